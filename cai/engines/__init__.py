@@ -1,0 +1,119 @@
+"""What a stage may ask of a model: *generate* and *score*, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from cai.conversation import Prompt
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One completion.
+
+    Attributes:
+        prompt: What to continue.
+        seed: The draw at each position comes from a hash of (seed, position), so the text does not
+            depend on batch mates, concurrency or interruption.
+        max_tokens: At most so many new tokens.
+        temperature: Logits are divided by it; 0 is greedy.
+        stop: Texts that end the completion; they are cut off.
+    """
+
+    prompt: Prompt
+    seed: int
+    max_tokens: int
+    temperature: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model said.
+
+    Attributes:
+        text: Decoded, stripped, without stop text and special tokens.
+        token_ids: Every sampled id, the stop token included.
+        logprobs: log P of each sampled id under the sampling distribution, nats, same length.
+        finish: `stop` (a stop token or stop text) or `length` (cut off by `max_tokens`).
+        fingerprint: The weights that said it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Literal["stop", "length"]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """How probable is each option as the continuation of the prompt, to the letter?"""
+
+    prompt: Prompt
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """log P(option | prompt) in nats, summed over the option's tokens; one per option."""
+
+    logprobs: tuple[float, ...]
+    fingerprint: str
+
+
+@dataclass
+class Usage:
+    """What an engine has done so far."""
+
+    engine_calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+
+
+class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming error)
+    """The prompt and the tokens asked for do not fit the model's context; nothing was truncated."""
+
+
+class Engine(Protocol):
+    """A model that answers requests, many at a time."""
+
+    usage: Usage
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights, tokenizer and template behind the answers."""
+        ...
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        """Complete a prompt.
+
+        Raises:
+            PromptTooLong: The prompt and `max_tokens` exceed the model's context.
+        """
+        ...
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Return the log-probability of each option.
+
+        Raises:
+            PromptTooLong: The prompt and an option exceed the model's context.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the memory back. Requests in flight fail."""
+        ...
+
+
+__all__ = [
+    "Completion",
+    "Engine",
+    "GenerateRequest",
+    "PromptTooLong",
+    "ScoreRequest",
+    "Scores",
+    "Usage",
+]

@@ -1,0 +1,9 @@
+"""The one exception that people are meant to read."""
+
+
+class CaiError(Exception):
+    """Something the user can mend: one paragraph that says what is wrong, where, and the mend.
+
+    The command line prints the message without a traceback and exits with status 1. Raise it with
+    a whole sentence: what is wrong, the file (and line) it is wrong in, and what to change or run.
+    """

@@ -1,0 +1,222 @@
+"""Every setting of a pipeline file, typed, in one place. `docs/settings.md` is made from this page.
+
+Unknown keys are refused. A stage runs when its section is present in the file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """The base of all sections: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Settings):
+    """A model and how to speak with it."""
+
+    path: str
+    """A folder in transformers' format, a hub id, or `playground` for the shipped tiny model."""
+    engine: Literal["transformers"] = "transformers"
+    format: Literal["chat", "transcript"] = "chat"
+    """`chat`: the tokenizer's own chat template. `transcript`: "Human: … Assistant: …" (base models)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` is float32 on a CPU and bfloat16 on a GPU."""
+    max_batch_tokens: Positive = 16384
+    """Prompt and new tokens that the local engine keeps in flight; lower it when memory is short."""
+
+
+class ModelsSettings(Settings):
+    """Who plays which role."""
+
+    helpful: ModelSettings
+    """The helpful-only model that answers, critiques and revises."""
+    base: ModelSettings | None = None
+    """The model that is fine-tuned into SL-CAI; the helpful-only model if left out."""
+    feedback: ModelSettings | None = None
+    """The model that compares responses; the helpful-only model if left out."""
+
+
+class SourceSettings(Settings):
+    """Where prompts or comparisons come from."""
+
+    path: str
+    """A file, `hub:owner/name`, or `playground:red_team`, `playground:helpful`, …"""
+    format: Literal["auto", "jsonl", "json", "csv", "text", "parquet"] = "auto"
+    column: str | None = None
+    """The column that holds the prompt, when its name is not one of the usual ones."""
+    split: str = "train"
+    """The split of a hub data set."""
+    limit: Positive | None = None
+    """Take so many rows, drawn with the run's seed."""
+
+
+Sources = Annotated[list[SourceSettings], Field(min_length=1)]
+
+
+class PromptsSettings(Settings):
+    """Red-team and helpful prompts, and how they are split."""
+
+    red_team: Sources
+    helpful: Sources
+    helpfulness_comparisons: list[SourceSettings] = []
+    """Human comparisons of helpfulness, mixed into preference training."""
+    held_out: Fraction = 0.1
+    """The share of tasks kept for evaluation; sources that bring their own split keep it."""
+    near_duplicate: Fraction = 0.8
+    """Prompts whose word 3-gram sets overlap (Jaccard) at least so much count as one task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:  # noqa: ANN401
+        """Accept `red_team: FILE` and lists of files for lists of sources."""
+        if not isinstance(data, dict):
+            return data
+        short: dict[str, Any] = dict(data)  # pyright: ignore[reportUnknownArgumentType]
+        for name in ("red_team", "helpful", "helpfulness_comparisons"):
+            if name in short:
+                items = short[name] if isinstance(short[name], list) else [short[name]]
+                short[name] = [{"path": i} if isinstance(i, str) else i for i in items]
+        return short
+
+
+class SamplingSettings(Settings):
+    """How a stage samples."""
+
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    max_new_tokens: Positive = 256
+
+
+class ReviseSettings(SamplingSettings):
+    """Critique-revision chains (paper, section 3)."""
+
+    rounds: Annotated[int, Field(ge=0)] = 4
+    helpful_samples: Positive = 1
+    """Responses per helpful prompt, mixed into fine-tuning."""
+    critique: bool = True
+    """Without it, responses are revised directly (the paper's figure 7)."""
+    concurrency: Positive = 64
+
+
+class OptimizerSettings(Settings):
+    """What every training stage has."""
+
+    learning_rate: PositiveFloat = 1e-5
+    batch_size: Positive = 32
+    micro_batch_size: Positive | None = None
+    """Sequences per forward pass; the batch size if left out. Changes memory, not results."""
+    epochs: Positive = 1
+    max_length: Positive = 1024
+    """Longer rows are left out of training and counted, never truncated."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """0 trains all weights; otherwise LoRA of this rank, merged when saved."""
+    checkpoint_steps: Positive = 200
+
+
+class SftSettings(OptimizerSettings):
+    """Fine-tuning on the revisions (paper, section 3.5)."""
+
+    helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
+    """Helpful samples per revision row; what is not there is not invented."""
+
+
+class CompareSettings(SamplingSettings):
+    """Response pairs and AI feedback (paper, section 4.1)."""
+
+    against_helpful: Fraction = 0.0
+    """The share of pairs that set an SL-CAI response against one of the helpful-only model."""
+    pairs_per_prompt: Positive = 1
+    principles: Positive | Literal["all"] = 1
+    """Principles each pair is judged under; their log-odds are averaged by weight."""
+    reasoning: bool = False
+    """Chain of thought before the verdict (the paper's second method)."""
+    reasoning_tokens: Positive = 128
+    layout: Literal["recommended", "paper"] = "recommended"
+    """`paper` puts the principle before the responses; `recommended` after, to share the prefix."""
+    both_orders: bool = True
+    clamp: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Probabilities are clamped to this range (the paper: 0.4 to 0.6 with chain of thought)."""
+    min_mass: Fraction = 0.0
+    """Verdicts that put less probability on the two options together count as unparsed."""
+    ignore_within: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Principles whose probability is this close to one half are left out of the average."""
+    few_shot: Annotated[int, Field(ge=0)] = 5
+    """At most so many of the constitution's comparison examples."""
+    concurrency: Positive = 64
+
+
+class PreferenceSettings(OptimizerSettings):
+    """The preference model (paper, section 4.2)."""
+
+    ai_weight: PositiveFloat = 1.0
+    human_weight: PositiveFloat = 1.0
+
+
+class PPOSettings(Settings):
+    """Proximal policy optimisation against the preference model."""
+
+    steps: Positive = 100
+    batch_size: Positive = 64
+    """Episodes (prompts) per step."""
+    minibatches: Positive = 2
+    micro_batch_size: Positive | None = None
+    epochs: Positive = 2
+    learning_rate: PositiveFloat = 1e-5
+    final_learning_rate: Fraction = 0.2
+    """The learning rates decay linearly to this share of themselves."""
+    critic_learning_rate: PositiveFloat = 2e-5
+    kl_coef: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    clip_range: PositiveFloat = 0.2
+    value_clip_range: PositiveFloat = 0.2
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    max_grad_norm: PositiveFloat = 1.0
+    temperature: PositiveFloat = 1.0
+    max_new_tokens: Positive = 128
+    no_eos_reward: float = -1.0
+    """The score of a response that does not end in time (in place of the preference model's)."""
+    red_team_fraction: Fraction = 0.5
+    checkpoint_steps: Positive = 20
+
+
+class EvaluateSettings(SamplingSettings):
+    """What the models do on held-out prompts."""
+
+    samples_per_side: Positive = 300
+    grader: Literal["playground", "refusals"] = "refusals"
+    """`playground`: the small world's ground truth. `refusals`: string match, for real prompts."""
+    stratum: str | None = None
+    """Evaluate only held-out prompts with this `stratum` tag."""
+    concurrency: Positive = 64
+
+
+class ReportSettings(Settings):
+    """The page at the end."""
+
+    examples: Positive = 12
+
+
+class PipelineSettings(Settings):
+    """A whole pipeline file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: int = 0
+    constitution: str
+    """A built-in name (`harmless`) or a file."""
+    models: ModelsSettings
+    prompts: PromptsSettings
+    revise: ReviseSettings | None = None
+    sft: SftSettings | None = None
+    compare: CompareSettings | None = None
+    preference: PreferenceSettings | None = None
+    ppo: PPOSettings | None = None
+    evaluate: EvaluateSettings | None = None
+    report: ReportSettings | None = None

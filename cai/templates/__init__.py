@@ -1,0 +1,154 @@
+"""Every prompt that is sent to a model: Jinja2 texts, and the functions that fill them.
+
+What varies (the principle) comes after what is shared (the conversation, the responses), so that
+engines can reuse the prefix. The `paper` layout of the comparison keeps the paper's order instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+from jinja2 import Environment, StrictUndefined
+
+from cai.constitution.schema import ComparisonExample, CritiqueExample
+from cai.conversation import Conversation, Message, Prompt, to_transcript
+from cai.records import content_hash
+
+Layout = Literal["recommended", "paper"]
+COMPARISON_TEMPLATES: dict[Layout, str] = {
+    "recommended": "comparison.j2",
+    "paper": "comparison_paper.j2",
+}
+
+OPTIONS = (" (A)", " (B)")
+"""What the verdict is scored on, to the letter, after `VERDICT`."""
+VERDICT = "The answer is:"
+REASONING = "Let's think step by step:"
+
+_ENVIRONMENT = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
+
+
+@cache
+def source(name: str) -> str:
+    """Return the text of a template file."""
+    return resources.files("cai.templates").joinpath(name).read_text(encoding="utf-8")
+
+
+def template_hash(*names: str) -> str:
+    """Name the texts of templates, and the fixed phrases around them."""
+    return content_hash([source(name) for name in names], OPTIONS, VERDICT, REASONING)
+
+
+def render(name: str, **values: str) -> str:
+    """Fill a template. Values are inserted as they are and never read as templates."""
+    return _ENVIRONMENT.from_string(source(name)).render(**values)
+
+
+def critique_prompt(
+    messages: Conversation,
+    response: str,
+    critique_request: str,
+    few_shot: Sequence[CritiqueExample] = (),
+) -> Prompt:
+    """Ask for a critique of `response` (paper, section 3.1)."""
+    turns = (*messages, _assistant(response), _user(critique_request, "Critique Request"))
+    return Prompt(_after_examples(turns, few_shot), speaker="Critique")
+
+
+def revision_prompt(
+    messages: Conversation,
+    response: str,
+    critique_request: str,
+    critique: str | None,
+    revision_request: str,
+    few_shot: Sequence[CritiqueExample] = (),
+) -> Prompt:
+    """Ask for a revision of `response`, after its critique or (None) directly."""
+    criticised = (
+        ()
+        if critique is None
+        else (
+            _user(critique_request, "Critique Request"),
+            _assistant(critique, "Critique"),
+        )
+    )
+    turns = (
+        *messages,
+        _assistant(response),
+        *criticised,
+        _user(revision_request, "Revision Request"),
+    )
+    return Prompt(_after_examples(turns, few_shot), speaker="Revision")
+
+
+def comparison_prompt(
+    messages: Conversation,
+    first: str,
+    second: str,
+    principle: str,
+    *,
+    layout: Layout = "recommended",
+    few_shot: Sequence[tuple[ComparisonExample, str]] = (),
+    reasoning: bool = False,
+) -> Prompt:
+    """Ask which of two responses is better (paper, section 4.1).
+
+    Args:
+        messages: The conversation that both responses answer.
+        first: The response shown as (A).
+        second: The response shown as (B).
+        principle: The comparison text of a principle.
+        layout: Where the principle stands.
+        few_shot: Worked examples, each with the principle it is shown under.
+        reasoning: Ask for a chain of thought; `verdict_prompt` then asks for the verdict.
+    """
+
+    def question(messages: Conversation, first: str, second: str, principle: str) -> Message:
+        content = render(
+            COMPARISON_TEMPLATES[layout],
+            conversation=to_transcript(messages),
+            first=first,
+            second=second,
+            principle=principle,
+        )
+        return _user(content)
+
+    turns: list[Message] = []
+    for example, text in few_shot:
+        turns.append(question(example.messages, *example.responses, text))
+        thoughts = f"{REASONING} {example.reasoning} " if reasoning and example.reasoning else ""
+        turns.append(_assistant(f"{thoughts}{VERDICT} ({example.answer})"))
+    turns.append(question(messages, first, second, principle))
+    return Prompt(tuple(turns), prefill=REASONING if reasoning else VERDICT)
+
+
+def verdict_prompt(prompt: Prompt, reasoning: str) -> Prompt:
+    """Follow a comparison prompt's chain of thought with the question for the verdict."""
+    return Prompt(prompt.messages, prefill=f"{REASONING} {reasoning} {VERDICT}")
+
+
+def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) -> Conversation:
+    """Put worked examples before `turns`, but after the system message."""
+    system = tuple(m for m in turns[:1] if m.role == "system")
+    shown: list[Message] = []
+    for example in examples:
+        shown += [
+            *example.messages,
+            _assistant(example.response),
+            _user(example.critique_request, "Critique Request"),
+            _assistant(example.critique, "Critique"),
+            _user(example.revision_request, "Revision Request"),
+            _assistant(example.revision, "Revision"),
+        ]
+    return (*system, *shown, *turns[len(system) :])
+
+
+def _user(content: str, label: str | None = None) -> Message:
+    return Message(role="user", content=content, label=label)
+
+
+def _assistant(content: str, label: str | None = None) -> Message:
+    return Message(role="assistant", content=content, label=label)
