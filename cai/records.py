@@ -21,6 +21,11 @@ def content_hash(*parts: object) -> str:
     return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+def derive_seed(*parts: object) -> int:
+    """Return a seed in [0, 2**63) that depends on `parts` and on nothing else."""
+    return int(content_hash("seed", *parts), 16) >> 1
+
+
 def _plain(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
@@ -76,10 +81,11 @@ class RevisionStep(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     principle: PrincipleUse
-    critique: str
+    critique: str | None
+    """None when the response was revised directly."""
     revision: str
-    critique_seed: int
-    revision_seed: int
+    ended: bool
+    """False when the revision was cut off by the token limit."""
 
 
 class Provenance(BaseModel):
@@ -101,6 +107,8 @@ class RevisionRow(Row):
     messages: Conversation
     task: str
     response: str
+    ended: bool
+    """False when the response was cut off by the token limit."""
     steps: list[RevisionStep] = Field(default_factory=list[RevisionStep])
     provenance: Provenance
 
@@ -112,7 +120,7 @@ class ResponseSample(BaseModel):
 
     text: str
     model: str
-    seed: int
+    ended: bool
 
 
 class PairRow(Row):

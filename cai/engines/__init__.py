@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal, Protocol
 
 from cai.conversation import Prompt
@@ -71,6 +71,10 @@ class Usage:
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return what two engines did together."""
+        return Usage(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming error)

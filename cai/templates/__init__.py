@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from cai.constitution.schema import ComparisonExample, CritiqueExample
 from cai.conversation import Conversation, Message, Prompt, to_transcript
@@ -44,7 +44,13 @@ def template_hash(*names: str) -> str:
 
 def render(name: str, **values: str) -> str:
     """Fill a template. Values are inserted as they are and never read as templates."""
-    return _ENVIRONMENT.from_string(source(name)).render(**values)
+    return _template(name).render(**values)
+
+
+@cache
+def _template(name: str) -> Template:
+    """Compile a template once: compiling takes a hundred times as long as filling."""
+    return _ENVIRONMENT.from_string(source(name))
 
 
 def critique_prompt(

@@ -1,0 +1,61 @@
+# Everything happens in .venv; nothing but Python and make has to be there before.
+#   make quickstart   install, run the whole method on the playground, print the table and report
+#   make test         install, run all tests
+# Another package index:  make quickstart PIP_ARGS="--index-url URL"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet $(PIP_ARGS) --constraint constraints.txt
+SECONDS_NOW := date +%s
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev quickstart test test-unit test-gpu lint format types clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: .venv/installed
+install-dev: .venv/installed-dev
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "cai needs Python 3.11 to 3.13; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing cai and what it needs into .venv …"
+	@start=$$($(SECONDS_NOW)); $(PIP) --editable . && touch $@ \
+		&& echo "Installed in $$(( $$($(SECONDS_NOW)) - start )) s."
+
+.venv/installed-dev: .venv/installed
+	@echo "Installing the development tools into .venv …"
+	@start=$$($(SECONDS_NOW)); $(PIP) --editable '.[dev]' && touch $@ \
+		&& echo "Installed in $$(( $$($(SECONDS_NOW)) - start )) s."
+
+quickstart: .venv/installed
+	@start=$$($(SECONDS_NOW)); $(BIN)/cai run pipelines/quickstart.yaml --out runs/quickstart \
+		&& echo "Ran in $$(( $$($(SECONDS_NOW)) - start )) s (installation not counted)."
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest --cov=cai --cov-report=term:skip-covered --cov-fail-under=90
+
+test-unit: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore=tests/e2e
+
+test-gpu: .venv/installed-dev
+	$(BIN)/python -m pytest -m gpu
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/installed-dev
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis .coverage

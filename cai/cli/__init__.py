@@ -1,0 +1,157 @@
+"""The command line: one thin function per command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cai import __version__
+from cai.cli import constitution
+from cai.errors import CaiError
+
+app = typer.Typer(
+    name="cai",
+    help="From a YAML constitution to a harmless, helpful model, every step open to inspection.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(constitution.app, name="constitution")
+
+_ERRORS = Console(stderr=True, soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    if debug:
+        os.environ["CAI_DEBUG"] = "1"
+    if version:
+        typer.echo(f"cai {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    pipeline: Annotated[
+        Path, typer.Argument(help="A pipeline file, or the name of a shipped one (`quickstart`).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; `runs/NAME` if left out.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: `ppo.steps=10`."),
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Run this stage alone.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and why, and run nothing.")
+    ] = False,
+) -> None:
+    """Run a pipeline: what is up to date is left alone, what was interrupted goes on."""
+    from cai.cli.run import run_command
+
+    run_command(pipeline, out=out, changes=changes or [], only=only, dry_run=dry_run)
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Print a run's results table and write its report again."""
+    from cai.cli.run import report_command
+
+    report_command(run_folder)
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    stage: Annotated[str, typer.Argument(help="`revise` or `compare`.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    file_format: Annotated[
+        str, typer.Option("--format", help="`jsonl` (all rows), `parquet` or `trl` (trainable).")
+    ] = "jsonl",
+) -> None:
+    """Write a stage's data set to a file of its own."""
+    from cai.cli.export import export_command
+
+    export_command(run_folder, stage, out=out, file_format=file_format)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="A model folder, a hub id, or `playground`.")],
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Speak Human/Assistant transcripts (base models).")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Draws; the same seed gives the same answers.")] = 0,
+) -> None:
+    """Talk with a model."""
+    from cai.cli.chat import chat_command
+
+    chat_command(
+        model,
+        transcript=transcript,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, and what is missing."""
+    from cai.cli.doctor import doctor_command
+
+    doctor_command()
+
+
+def main() -> None:
+    """Run the command line; errors are one paragraph, and the exit status says whose they are."""
+    sys.exit(run_safely(lambda: app(standalone_mode=True)))
+
+
+def run_safely(command: Callable[[], object]) -> int:
+    """Run a command and turn what it raises into a message and an exit status.
+
+    Returns:
+        0 for success, 2 for a wrong command line, 130 for Ctrl-C, 1 for everything else.
+    """
+    try:
+        command()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        _say("Stopped. Finished rows and checkpoints are kept: run the same command to continue.")
+        return 130
+    except CaiError as error:
+        if os.environ.get("CAI_DEBUG"):
+            raise
+        _say(f"Error: {error}")
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone (`cai … | head`); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 (the last stop before a person)
+        if os.environ.get("CAI_DEBUG"):
+            raise
+        _say(
+            f"Error: {type(error).__name__}: {error}. This is a fault of cai, not yours. Run the "
+            "command again as `cai --debug …` for the traceback; finished rows are kept."
+        )
+        return 1
+    return 0
+
+
+def _say(text: str) -> None:
+    _ERRORS.print(text, markup=False, highlight=False)

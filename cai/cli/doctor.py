@@ -1,0 +1,46 @@
+"""`cai doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cai.pipeline.manifest import environment
+
+OPTIONAL = {
+    "vllm": "fast generation on GPUs: pip install 'cai[vllm]'",
+    "openai": "hosted or local servers as feedback models: pip install 'cai[openai]'",
+    "ray": "generation over many machines: pip install 'cai[ray]'",
+}
+
+
+def doctor_command() -> None:
+    """Print versions, processors, memory, GPUs, optional parts and the shipped model's state."""
+    import torch
+
+    from cai.models import PLAYGROUND
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in environment().items():
+        table.add_row(name, value)
+    table.add_row("processors", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    table.add_row("memory", f"{pages / 2**30:.1f} GiB")
+    table.add_row("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB")
+    for number in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(number)
+        table.add_row(f"GPU {number}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        table.add_row("GPU", "none: models run on the CPU in float32")
+    for name, purpose in OPTIONAL.items():
+        table.add_row(name, "installed" if find_spec(name) else f"not installed ({purpose})")
+    shipped = (PLAYGROUND / "model.safetensors").exists()
+    table.add_row("playground model", "there" if shipped else f"missing from {PLAYGROUND}")
+    Console().print(table)

@@ -1,0 +1,70 @@
+"""`cai run` and `cai report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cai.errors import CaiError
+from cai.pipeline.load import load_pipeline, read_resolved
+from cai.pipeline.progress import Progress
+from cai.pipeline.runner import Verdict, plan, run_pipeline
+from cai.pipeline.stage import Context
+from cai.store import read_json
+
+
+def run_command(
+    pipeline: Path, *, out: Path | None, changes: list[str], only: str | None, dry_run: bool
+) -> None:
+    """Run a pipeline file, or say what would run."""
+    console = Console(soft_wrap=True)
+    loaded = load_pipeline(pipeline, changes)
+    context = Context(
+        settings=loaded.settings,
+        folder=out or Path("runs") / loaded.settings.name,
+        base_dir=loaded.base_dir,
+        constitution=loaded.constitution,
+        progress=Progress(console),
+    )
+    if dry_run:
+        console.print(_plan_table(plan(context)))
+        return
+    run_pipeline(context, only)
+    if context.settings.report and only in (None, "report"):
+        _show_results(console, context.folder)
+
+
+def report_command(run_folder: Path) -> None:
+    """Write the report of a run folder again and print its table."""
+    from cai.report import write_report
+
+    write_report(run_folder, read_resolved(run_folder))
+    _show_results(Console(soft_wrap=True), run_folder)
+
+
+def _show_results(console: Console, run_folder: Path) -> None:
+    from cai.report import results_table
+
+    facts = read_json(run_folder / "report.json")
+    if not facts:
+        raise CaiError(f"{run_folder} has no report.json yet. Run its pipeline to the end first.")
+    console.print()
+    if facts.get("evaluation"):
+        console.print(results_table(facts))
+    console.print(f"Report: {run_folder / 'report.html'}", markup=False, highlight=False)
+
+
+def _plan_table(verdicts: list[Verdict]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage", style="bold")
+    table.add_column("would")
+    table.add_column("because")
+    for verdict in verdicts:
+        table.add_row(
+            verdict.stage,
+            "run" if verdict.reasons else "be left as it is",
+            "; ".join(verdict.reasons) or "nothing it depends on has changed",
+        )
+    return table

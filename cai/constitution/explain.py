@@ -1,0 +1,143 @@
+"""Validation errors in words that people can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from cai.constitution.document import Document, Location
+from cai.constitution.findings import Finding, error
+from cai.constitution.schema import (
+    ComparisonExample,
+    ConstitutionFile,
+    CritiqueExample,
+    FewShot,
+    Principle,
+    PrincipleTest,
+)
+from cai.conversation import Message
+
+_MODELS: dict[tuple[str, ...], type[BaseModel]] = {
+    (): ConstitutionFile,
+    ("principles",): Principle,
+    ("principles", "tests"): PrincipleTest,
+    ("few_shot",): FewShot,
+    ("few_shot", "critique"): CritiqueExample,
+    ("few_shot", "comparison"): ComparisonExample,
+    ("few_shot", "critique", "messages"): Message,
+    ("few_shot", "comparison", "messages"): Message,
+}
+"""What each part of a file is made of, by the keys that lead to it."""
+
+_NAMES: dict[tuple[str, ...], str] = {
+    ("principles",): "principle",
+    ("principles", "tests"): "test",
+    ("few_shot", "critique"): "critique example",
+    ("few_shot", "comparison"): "comparison example",
+    ("few_shot", "critique", "messages"): "message",
+    ("few_shot", "comparison", "messages"): "message",
+}
+
+_MENDS = {
+    "missing": "is missing: add it",
+    "string_type": "is not text: put it in quotes",
+    "string_too_short": "is empty: write the text or drop the key",
+    "string_pattern_mismatch": (
+        "may hold letters, digits, `.`, `_` and `-` only, and begins with a letter or digit"
+    ),
+    "float_type": "is not a number: write one such as 2 or 0.5, without quotes or exponent",
+    "greater_than": "must be above 0: to drop a principle, remove it",
+    "finite_number": "must be finite: write a number such as 2 or 0.5",
+    "list_type": "must be a list: put each item on a line of its own after `- `",
+    "tuple_type": "must be a list: put each item on a line of its own after `- `",
+    "model_type": "must be a mapping of keys to values",
+    "too_short": "is empty or too short: add what is missing",
+    "too_long": "holds too many items: remove what is too much",
+    "bool_type": "must be `true` or `false`",
+    "bool_parsing": "must be `true` or `false`",
+}
+
+
+def explain(problem: ValidationError, document: Document) -> list[Finding]:
+    """Turn pydantic's errors into findings with places, subjects and mends."""
+    errors = problem.errors(include_url=False)
+    return [_explain_one(e, document) for e in errors if not _follows(e, errors)]
+
+
+def _follows(details: ErrorDetails, errors: Iterable[ErrorDetails]) -> bool:
+    """Whether a list is too short only because items in it are wrong, which is said already."""
+    location = details["loc"]
+    return details["type"] == "too_short" and any(
+        len(e["loc"]) > len(location) and e["loc"][: len(location)] == location for e in errors
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "did you mean `x`?", or the list of known words if none is close."""
+    known = sorted(known)
+    close = get_close_matches(word, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}"
+
+
+def _explain_one(details: ErrorDetails, document: Document) -> Finding:
+    location, kind = details["loc"], details["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(location, document)
+    if location == ("schema",):
+        message = "this version of cai reads `schema: 1`: write that line at the top"
+        return error(document.place(location), "schema-version", message)
+    if kind == "value_error":
+        message = details["msg"].removeprefix("Value error, ")
+    else:
+        message = _MENDS.get(kind) or details["msg"].replace("Input should be", "must be")
+    owner = _owner(location)
+    subject, field = _subject(owner, document.data), _field(location[len(owner) :])
+    if field:
+        sentence = f"{subject}: {field} {message}" if subject else f"{field} {message}"
+    else:
+        sentence = f"{subject or 'the file'} {message}"
+    return error(document.place(location), kind.replace("_", "-"), sentence)
+
+
+def _unknown_key(location: Location, document: Document) -> Finding:
+    *owner, key = location
+    model = _MODELS[_path(owner)]
+    known = [info.alias or name for name, info in model.model_fields.items()]
+    subject = _subject(tuple(owner), document.data)
+    sentence = f"the key `{key}` is unknown, {did_you_mean(str(key), known)}"
+    sentence = f"{subject}: {sentence}" if subject else sentence
+    return error(document.place(location, of_key=True), "unknown-key", sentence)
+
+
+def _owner(location: Location) -> Location:
+    """Return the part (principle, example, message) that a location is in; () for the file."""
+    for end in range(len(location), 0, -1):
+        if isinstance(location[end - 1], int) and _path(location[:end]) in _NAMES:
+            return location[:end]
+    return ()
+
+
+def _field(rest: Location) -> str:
+    """Write the keys below the owner: `few_shot.critique`, `tags[0]`."""
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest]
+    return f"`{''.join(steps).removeprefix('.')}`" if steps else ""
+
+
+def _path(location: Iterable[str | int]) -> tuple[str, ...]:
+    return tuple(step for step in location if isinstance(step, str))
+
+
+def _subject(owner: Location, data: Any) -> str:  # noqa: ANN401
+    """Name a part: "test 2 of principle 'privacy'"; "" for the file."""
+    names: list[str] = []
+    for end, step in enumerate(owner, start=1):
+        data = data[step]
+        if isinstance(step, int):
+            name = _NAMES[_path(owner[:end])]
+            identified = name == "principle" and isinstance(data, dict) and data.get("id")
+            names.append(f"principle {data['id']!r}" if identified else f"{name} {step + 1}")
+    return " of ".join(reversed(names))

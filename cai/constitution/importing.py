@@ -1,0 +1,252 @@
+"""Constitutions in other projects' files, recognised by shape and turned into one of ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cai.constitution.dialogues import chat_example, transcript_example
+from cai.constitution.document import read_text
+from cai.constitution.schema import CritiqueExample, FewShot, Principle
+from cai.constitution.write import to_yaml
+from cai.errors import CaiError
+
+_OPENING = re.compile(r"^\s*(Critique|Revision) ?Request:\s*")
+_CLOSING = re.compile(r"\s*\b(Critique|Revision|Options):\s*$")
+_NUMBERED = re.compile(r"^\s*(\d+)[.)]\s+(\S.*)$")
+
+
+@dataclass
+class Imported:
+    """What one or several foreign files hold.
+
+    Attributes:
+        notes: What was read as what, in sentences for people.
+    """
+
+    principles: list[Principle] = field(default_factory=list[Principle])
+    examples: list[CritiqueExample] = field(default_factory=list[CritiqueExample])
+    notes: list[str] = field(default_factory=list[str])
+
+
+def import_constitution(files: Sequence[str | Path], name: str = "imported") -> str:
+    """Turn foreign files into one constitution file (YAML text).
+
+    Instructions, comparisons and worked examples in different files go together.
+
+    Args:
+        files: JSON or text files of the shapes in `SHAPES`.
+        name: The constitution's name.
+
+    Raises:
+        CaiError: When a file has no known shape or is broken, or no file holds a principle.
+    """
+    return imported_yaml(read_foreign(files), name)
+
+
+def read_foreign(files: Sequence[str | Path]) -> Imported:
+    """Read foreign files into one collection with distinct ids; raises as above."""
+    merged = Imported()
+    taken: set[str] = set()
+    for path in map(Path, files):
+        part = _read_one(path)
+        for principle in part.principles:
+            unique = _unique(principle.id, taken)
+            taken.add(unique)
+            merged.principles.append(principle.model_copy(update={"id": unique}))
+        merged.examples += part.examples
+        merged.notes += [f"{path.name}: {note}" for note in part.notes]
+    if not merged.principles:
+        raise CaiError(
+            f"there is no principle in {', '.join(str(f) for f in files)}, only worked examples:"
+            " import them together with the file that holds the instructions"
+        )
+    return merged
+
+
+def imported_yaml(imported: Imported, name: str) -> str:
+    """Write what was imported as a constitution file."""
+    comments = ["Written by `cai constitution import`; from here on this file is yours to edit."]
+    comments += imported.notes
+    return to_yaml(name, "", imported.principles, FewShot(critique=imported.examples), comments)
+
+
+def _read_one(path: Path) -> Imported:
+    text = read_text(path)
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as problem:
+        if text.lstrip().startswith(("{", "[")):
+            raise CaiError(
+                f"{path}:{problem.lineno}:{problem.colno}: the JSON is broken ({problem.msg}):"
+                " mend it, or fetch the file again"
+            ) from problem
+        data = text
+    except RecursionError as problem:
+        raise CaiError(f"{path}: the JSON is nested too deeply to be a constitution") from problem
+    for shape in SHAPES.values():
+        imported = shape(data, path)
+        if imported is not None:
+            return imported
+    known = "; ".join(SHAPES)
+    raise CaiError(
+        f"{path} has none of the shapes that can be imported, which are: {known}. Bring it into"
+        " one of them. A file that says `schema: 1` needs no import: try `cai constitution check`"
+    )
+
+
+def _instructions(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
+    if not _records(data.values() if isinstance(data, dict) else None, "prompt", "edit_request"):
+        return None
+    principles = [
+        _principle(
+            path,
+            id=_slug(key),
+            critique=_only(path, key, data[key]["prompt"]),
+            revision=data[key]["edit_request"],
+        )
+        for key in sorted(data, key=_numerically)
+    ]
+    return Imported(principles, notes=[f"{len(principles)} critiques and revisions"])
+
+
+def _recipe(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
+    pairs = data.get("constitutions") if isinstance(data, dict) else None
+    if not _records(pairs, "critic", "revision"):
+        return None
+    principles = [
+        _principle(path, id=f"principle-{i}", critique=pair["critic"], revision=pair["revision"])
+        for i, pair in enumerate(pairs)
+    ]
+    notes = [f"{len(principles)} critiques and revisions"]
+    return _with_chats(Imported(principles, notes=notes), data.get("system_chat", []), path)
+
+
+def _chats(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
+    chats = data.get("samples") if isinstance(data, dict) else None
+    return _with_chats(Imported(), chats, path) if isinstance(chats, list) and chats else None
+
+
+def _comparisons(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
+    if not _texts(data) or any("Revision:" in text for text in data):
+        return None
+    return _as_comparisons(list(enumerate(data)), path, "comparisons")
+
+
+def _transcripts(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
+    if not _texts(data) or not all("Revision:" in text for text in data):
+        return None
+    examples = [transcript_example(text, f"{path}: item {i}") for i, text in enumerate(data)]
+    return Imported(examples=examples, notes=[f"{len(examples)} worked examples of critiques"])
+
+
+def _numbered_text(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
+    if not isinstance(data, str):
+        return None
+    items: list[tuple[int, str]] = []
+    before: list[str] = []
+    for line in data.splitlines():
+        if start := _NUMBERED.match(line):
+            items.append((int(start[1]), start[2]))
+        elif items:
+            number, text = items[-1]
+            items[-1] = (number, f"{text} {line.strip()}".rstrip())
+        elif line.strip():
+            before.append(line.strip())
+    if not items:
+        return None
+    imported = _as_comparisons(items, path, "numbered lines, read as comparisons")
+    if before:
+        imported.notes.append(f"left out, before the first number: {' '.join(before)}")
+    return imported
+
+
+Shape = Callable[[Any, Path], Imported | None]
+
+SHAPES: dict[str, Shape] = {
+    "JSON {NAME: {prompt: [TEXT], edit_request: TEXT}} (critiques and revisions)": _instructions,
+    "JSON {constitutions: [{critic, revision}], system_chat: [CHAT]}": _recipe,
+    "JSON {samples: [CHAT]} (worked examples; a chat is a list of {role, content})": _chats,
+    "JSON [TRANSCRIPT] with Human:, Assistant:, CritiqueRequest:, Critique:, RevisionRequest:"
+    " and Revision: turns (worked examples)": _transcripts,
+    "JSON [TEXT] (comparisons)": _comparisons,
+    'plain text with lines "1. TEXT" (comparisons)': _numbered_text,
+}
+"""What each shape looks like, and the function that reads it or returns None."""
+
+
+def _with_chats(imported: Imported, chats: Any, path: Path) -> Imported:  # noqa: ANN401
+    if not isinstance(chats, list):
+        raise CaiError(f"{path}: `system_chat` must be a list of chats")
+    imported.examples = [chat_example(c, f"{path}: chat {i}") for i, c in enumerate(chats)]
+    if chats:
+        imported.notes.append(f"{len(chats)} worked examples of critiques")
+    return imported
+
+
+def _as_comparisons(items: list[tuple[int, str]], path: Path, what: str) -> Imported:
+    principles = [_principle(path, id=f"comparison-{n}", comparison=text) for n, text in items]
+    return Imported(principles, notes=[f"{len(principles)} {what}"])
+
+
+def _principle(path: Path, **fields: Any) -> Principle:  # noqa: ANN401
+    """Build a principle, the prompt scaffolding around its texts removed."""
+    texts = {
+        key: _CLOSING.sub("", _OPENING.sub("", text)) if isinstance(text, str) else text
+        for key, text in fields.items()
+    }
+    try:
+        return Principle(**texts)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        what = ".".join(map(str, first["loc"]))
+        raise CaiError(
+            f"{path}: item {fields['id']!r} makes no principle, {what}: {first['msg']}. Mend or"
+            " remove it"
+        ) from problem
+
+
+def _only(path: Path, key: str, prompt: Any) -> Any:  # noqa: ANN401
+    """Take the text out of a list of one text."""
+    if not isinstance(prompt, list):
+        return prompt
+    if len(prompt) != 1:
+        raise CaiError(
+            f"{path}: `prompt` of {key!r} lists {len(prompt)} texts: split it into entries of one"
+        )
+    return prompt[0]
+
+
+def _records(items: Any, *keys: str) -> bool:  # noqa: ANN401
+    """Whether `items` is a collection of mappings that all have these keys."""
+    rows = list(items or ())
+    return bool(rows) and all(isinstance(r, Mapping) and set(keys) <= set(r) for r in rows)
+
+
+def _texts(data: Any) -> bool:  # noqa: ANN401
+    return isinstance(data, list) and bool(data) and all(isinstance(t, str) for t in data)
+
+
+def _numerically(name: str) -> list[tuple[int, str]]:
+    """Sort harmful2 before harmful10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _slug(name: str) -> str:
+    """Make an identifier of a name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "principle"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"

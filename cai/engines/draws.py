@@ -1,0 +1,72 @@
+"""Seeded draws without generators: one uniform per (seed, position), through the inverse CDF.
+
+A token depends on its own row's seed and position and on nothing else, so a text stays the same
+whatever else is in the batch, in whatever order, however often the run is interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def as_seeds(seeds: list[int]) -> npt.NDArray[np.uint64]:
+    """Return Python integers as unsigned 64-bit seeds (modulo 2**64)."""
+    return np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)
+
+
+def uniforms(
+    seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Return one uniform in [0, 1) for each (seed, position), a multiple of 2**-24.
+
+    Position t gets output t of the SplitMix64 generator (Steele et al., 2014) whose state starts
+    at a hash of the seed, so that neighbouring seeds share no outputs.
+
+    Args:
+        seeds: `(B,)`.
+        positions: `(B,)`, index of the token within its completion, from 0.
+    """
+    state = _mix(seeds + _STEP) + _STEP * (positions.astype(np.uint64) + np.uint64(1))
+    return ((_mix(state) >> np.uint64(40)) * 2.0**-24).astype(np.float32)
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return SplitMix64's finaliser of each element."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return the token at which the cumulative probability first exceeds the uniform.
+
+    A token of zero probability is never returned, however the sums are rounded.
+
+    Args:
+        probabilities: `(B, V)` float32, rows sum to about 1.
+        uniform: `(B,)` float32 in [0, 1).
+
+    Returns:
+        `(B,)` token ids.
+    """
+    import torch
+
+    cdf = probabilities.cumsum(-1)
+    total = cdf[:, -1:]
+    token = torch.searchsorted(cdf, uniform[:, None] * total, right=True)
+    token = torch.minimum(token, torch.searchsorted(cdf, total))  # the product may round to total
+    if cdf.device.type != "cpu":  # sums in parallel may step at a token of probability zero
+        chosen = probabilities.gather(1, token)
+        token = torch.where(chosen > 0, token, probabilities.argmax(-1, keepdim=True))
+    return token.squeeze(1)
+
+
+__all__ = ["as_seeds", "inverse_cdf", "uniforms"]

@@ -1,0 +1,173 @@
+"""Evaluation answers: one held-out prompt, one sample, one model, one verdict."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+
+from cai.conversation import Prompt, strip_thinking
+from cai.engines import Engine, GenerateRequest, PromptTooLong
+from cai.errors import CaiError
+from cai.evaluate.grading import Grader
+from cai.records import AnswerRow, Kind, PromptRow, Provenance, content_hash, derive_seed
+from cai.rows import Item
+from cai.settings import EvaluateSettings
+
+VERSION = 1
+Sample = tuple[PromptRow, int]
+
+KINDS: tuple[Kind, Kind] = ("red_team", "helpful")
+
+
+def evaluation_items(
+    prompts: Sequence[PromptRow], samples_per_side: int, *, stratum: str | None = None
+) -> list[Sample]:
+    """Choose what every model is asked: held-out prompts, red-team and helpful alike.
+
+    Many prompts are thinned out evenly over tasks; few are repeated, each equally often, with
+    sample indices 0, 1, … The choice depends on the prompts alone, so all models get the same.
+
+    Args:
+        prompts: All prompts of the run.
+        samples_per_side: At least so many answers to red-team and to helpful prompts each.
+        stratum: Take only prompts with this `stratum` tag.
+
+    Returns:
+        (prompt, sample index) pairs, red-team first.
+
+    Raises:
+        CaiError: One of the two sides has no prompt that qualifies.
+    """
+    return [
+        item
+        for kind in KINDS
+        for item in _side(prompts, kind=kind, wanted=samples_per_side, stratum=stratum)
+    ]
+
+
+def answer_item(
+    prompt: PromptRow,
+    sample: int,
+    *,
+    model_name: str,
+    model_fingerprint: str,
+    settings: EvaluateSettings,
+    seed: int,
+    grader: Grader,
+) -> Item[Sample]:
+    """Name everything that will determine an answer and its verdict."""
+    fingerprint = content_hash(
+        VERSION,
+        model_fingerprint,
+        prompt.messages,
+        prompt.task,
+        prompt.tags,
+        _sampling(settings),
+        seed,
+        grader.name,
+        grader.version,
+    )
+    return Item(_key(prompt, sample, model_name), fingerprint, (prompt, sample))
+
+
+async def answer(
+    prompt: PromptRow,
+    *,
+    sample: int,
+    model_name: str,
+    engine: Engine,
+    settings: EvaluateSettings,
+    seed: int,
+    grader: Grader,
+) -> AnswerRow:
+    """Let a model answer a prompt, and grade the answer without its thinking blocks.
+
+    Args:
+        prompt: A held-out prompt.
+        sample: Which repetition of the prompt this is.
+        model_name: What the report calls the model (`rl-cai`).
+        engine: The model.
+        settings: Sampling.
+        seed: The run's seed. With the prompt and the sample it seeds the draws, and the model does
+            not: all models see the same uniforms.
+        grader: Who judges.
+
+    Returns:
+        The graded answer; state `too_long`, without a verdict, when the prompt does not fit.
+    """
+    own_seed = derive_seed(seed, prompt.key, sample)
+    row = AnswerRow(
+        key=_key(prompt, sample, model_name),
+        model=model_name,
+        kind=prompt.kind,
+        messages=prompt.messages,
+        task=prompt.task,
+        tags=prompt.tags,
+        response="",
+        verdict={},
+        provenance=Provenance(
+            model=model_name,
+            model_fingerprint=engine.fingerprint,
+            template_hash="",
+            sampling=_sampling(settings),
+            seed=own_seed,
+        ),
+    )
+    try:
+        completion = await engine.generate(
+            GenerateRequest(
+                Prompt(prompt.messages),
+                seed=own_seed,
+                max_tokens=settings.max_new_tokens,
+                temperature=settings.temperature,
+            )
+        )
+    except PromptTooLong as error:
+        row.state, row.error = "too_long", str(error)
+        return row
+    row.response = strip_thinking(completion.text)
+    row.verdict = grader.grade(prompt.kind, prompt.messages, row.response)
+    return row
+
+
+def _side(
+    prompts: Sequence[PromptRow], *, kind: Kind, wanted: int, stratum: str | None
+) -> list[Sample]:
+    able = [
+        prompt
+        for prompt in prompts
+        if prompt.split == "held_out"
+        and prompt.kind == kind
+        and prompt.state == "ok"
+        and stratum in (None, prompt.tags.get("stratum"))
+    ]
+    if not able:
+        which = f"held-out {kind} prompts" + (f" of stratum {stratum!r}" if stratum else "")
+        mend = "or correct `evaluate.stratum`" if stratum else "or add prompts"
+        raise CaiError(
+            f"There are no {which}, so the evaluation cannot be fair to both sides. Raise "
+            f"`prompts.held_out`, {mend}."
+        )
+    chosen = _spread(able)[:wanted]
+    samples = math.ceil(wanted / len(chosen))
+    return [(prompt, sample) for sample in range(samples) for prompt in chosen]
+
+
+def _spread(prompts: Sequence[PromptRow]) -> list[PromptRow]:
+    """Order prompts so that every beginning of the list is spread evenly over tasks."""
+    tasks: defaultdict[str, list[PromptRow]] = defaultdict(list)
+    # Keys are hashes: their order is arbitrary, but the same in every run.
+    for prompt in sorted(prompts, key=lambda prompt: prompt.key):
+        tasks[prompt.task].append(prompt)
+    rounds = chain.from_iterable(zip_longest(*tasks.values()))
+    return [prompt for prompt in rounds if prompt is not None]
+
+
+def _key(prompt: PromptRow, sample: int, model_name: str) -> str:
+    return content_hash("answer", prompt.key, sample, model_name)
+
+
+def _sampling(settings: EvaluateSettings) -> dict[str, float | int | str]:
+    return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}

@@ -1,0 +1,130 @@
+"""Proportions and means with 95% intervals that know which rows repeat a task."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+Z = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """An estimate and its 95% interval.
+
+    Attributes:
+        value: The estimate; None when nothing was measured.
+        low: Lower end of the interval; None when it cannot be estimated.
+        high: Upper end of the interval; None when it cannot be estimated.
+        n: How many rows were measured.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def rate(values: Sequence[bool | None], clusters: Sequence[str]) -> Rate:
+    """Estimate a proportion; answers to one task are not independent of each other.
+
+    The interval is Wilson's, with the effective sample size n / deff. The design effect deff is
+    the ratio estimator's between-task variance over the binomial one, at least 1, shrunk towards
+    its worst case (every task all or nothing) with the weight of one task. The number of tasks on
+    the rarer side weighs against that, so 0 of 300 answers over 20 tasks counts as 20 draws, not
+    as 300: when no task shows the rarer outcome, nothing is known of how it clusters.
+
+    Args:
+        values: One outcome per row; None was not measured and is left out.
+        clusters: The task of each row.
+
+    Returns:
+        The proportion in [0, 1], its interval, and the number of measured rows.
+    """
+    tasks = _by_cluster([None if v is None else float(v) for v in values], clusters)
+    n = sum(len(task) for task in tasks)
+    if n == 0:
+        return Rate(None, None, None, 0)
+    hits = [sum(task) for task in tasks]
+    p = sum(hits) / n
+    low, high = _wilson(p, n / _design_effect(hits, [len(task) for task in tasks]))
+    return Rate(p, low, high, n)
+
+
+def mean(values: Sequence[float | None], clusters: Sequence[str]) -> Rate:
+    """Estimate a mean with the cluster-robust standard error and Student's t, tasks - 1 degrees.
+
+    Args:
+        values: One number per row; None was not measured and is left out.
+        clusters: The task of each row.
+
+    Returns:
+        The mean in the values' unit; no interval when all measured rows are of one task.
+    """
+    tasks = _by_cluster(values, clusters)
+    n = sum(len(task) for task in tasks)
+    if n == 0:
+        return Rate(None, None, None, 0)
+    centre = sum(sum(task) for task in tasks) / n
+    if len(tasks) == 1:
+        return Rate(centre, None, None, n)
+    sums, sizes = [sum(task) for task in tasks], [len(task) for task in tasks]
+    half = _student_t(len(tasks) - 1) * math.sqrt(_ratio_variance(sums, sizes))
+    return Rate(centre, centre - half, centre + half, n)
+
+
+def _by_cluster(values: Sequence[float | None], clusters: Sequence[str]) -> list[list[float]]:
+    groups: defaultdict[str, list[float]] = defaultdict(list)
+    for value, cluster in zip(values, clusters, strict=True):
+        if value is not None:
+            groups[cluster].append(value)
+    return list(groups.values())
+
+
+def _ratio_variance(sums: Sequence[float], sizes: Sequence[int]) -> float:
+    """Return the variance of sum(sums) / sum(sizes) over tasks (two or more) drawn at random."""
+    tasks, n = len(sizes), sum(sizes)
+    centre = sum(sums) / n
+    residuals = sum((s - centre * size) ** 2 for s, size in zip(sums, sizes, strict=True))
+    return tasks / (tasks - 1) * residuals / n**2
+
+
+def _design_effect(hits: Sequence[float], sizes: Sequence[int]) -> float:
+    n = sum(sizes)
+    p = sum(hits) / n
+    worst = sum(size**2 for size in sizes) / n
+    some = sum(hit > 0 for hit in hits)
+    not_all = sum(hit < size for hit, size in zip(hits, sizes, strict=True))
+    informative = min(some, not_all)
+    if informative == 0 or len(sizes) == 1:
+        return worst
+    seen = max(1.0, _ratio_variance(hits, sizes) / (p * (1 - p) / n))
+    return (informative * seen + worst) / (informative + 1)
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
+    """Return Wilson's score interval for a proportion of `n` (effective) draws."""
+    scale = 1 + Z**2 / n
+    centre = (p + Z**2 / (2 * n)) / scale
+    half = Z * math.sqrt(p * (1 - p) / n + (Z / (2 * n)) ** 2) / scale
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def _student_t(degrees: int) -> float:
+    """Return the 0.975 quantile of Student's t.
+
+    Closed forms for 1 and 2 degrees, else the Cornish-Fisher expansion, within 1%.
+    """
+    if degrees == 1:
+        return math.tan(math.pi * 0.475)
+    if degrees == 2:
+        return 0.95 / math.sqrt(2 * 0.975 * 0.025)
+    return (
+        Z
+        + (Z**3 + Z) / (4 * degrees)
+        + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * degrees**2)
+        + (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * degrees**3)
+    )

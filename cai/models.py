@@ -1,0 +1,304 @@
+"""Model folders: find them, check them, load them, name their contents.
+
+A model is a folder in transformers' format. What is wrong with it is said here, in words, before
+transformers gets to see it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cai.chat import ChatFormat, use_transcripts
+from cai.errors import CaiError
+from cai.settings import ModelSettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PLAYGROUND = Path(__file__).parent / "playground" / "model"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_LOADED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
+_LFS_POINTER = b"version https://git-lfs"
+_HASH_ALL_BELOW = 2 * 1024**3
+_BLOCK = 1024**2
+_BLOCKS = 256
+
+
+def resolve_model(path: str) -> str:
+    """Return the folder of a model, or its hub id.
+
+    Args:
+        path: `playground`, a folder, or a hub id (`owner/name`).
+
+    Raises:
+        CaiError: It is none of these.
+    """
+    if path == "playground":
+        return str(PLAYGROUND)
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists():
+        raise CaiError(f"The model {path} is a file. Give the folder that holds config.json.")
+    if _HUB_ID.fullmatch(path):
+        return path
+    raise CaiError(
+        f"The model folder {path} does not exist. Give a folder in transformers' format, a hub id "
+        "(`owner/name`), or `playground` for the shipped tiny model."
+    )
+
+
+def model_folder(settings: ModelSettings) -> Path:
+    """Return the checked folder of a model, downloaded first if it is a hub id.
+
+    Raises:
+        CaiError: It cannot be found, or lacks or damages what a model folder must hold.
+    """
+    resolved = resolve_model(settings.path)
+    is_hub_id = settings.path != "playground" and not Path(resolved).is_dir()
+    folder = _download(resolved) if is_hub_id else Path(resolved)
+    _check_folder(folder)
+    return folder
+
+
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; `format: transcript` gives it the transcript template.
+
+    Raises:
+        CaiError: The folder is unusable, or its tokenizer files are.
+    """
+    from transformers import AutoTokenizer
+
+    folder = model_folder(settings)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exception on files it cannot read
+        raise CaiError(
+            f"The tokenizer in {folder} cannot be loaded ({_first_line(error)}). Save it again "
+            "with `save_pretrained`, or copy the tokenizer files of the model it came from."
+        ) from error
+    if settings.format == "transcript":
+        use_transcripts(tokenizer)
+    return tokenizer
+
+
+def load_chat_format(settings: ModelSettings) -> ChatFormat:
+    """Load how a model writes conversations; it stops at its generation config's EOS ids, too.
+
+    Raises:
+        CaiError: The folder is unusable, or its tokenizer has no chat template.
+    """
+    tokenizer = load_tokenizer(settings)
+    folder = model_folder(settings)
+    return ChatFormat(tokenizer, extra_stop_ids=_eos_ids(folder))
+
+
+def device_and_dtype(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
+    """Return where a model runs and in which precision.
+
+    `auto` is bfloat16 on a GPU and float32 on a CPU.
+    """
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if settings.dtype == "auto":
+        return device, torch.bfloat16 if device.type == "cuda" else torch.float32
+    return device, torch.float32 if settings.dtype == "float32" else torch.bfloat16
+
+
+def load_causal_lm(
+    settings: ModelSettings, *, device: torch.device | str | None = None
+) -> PreTrainedModel:
+    """Load a language model in eval mode, with every dropout set to zero, also for training.
+
+    Args:
+        settings: Which model, in which precision.
+        device: Where to put it; None for the GPU if there is one.
+
+    Raises:
+        CaiError: The folder is unusable, is no language model, or lacks some of the weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    folder = model_folder(settings)
+    automatic, dtype = device_and_dtype(settings)
+    logging.disable_progress_bar()
+    try:
+        config = without_dropout(AutoConfig.from_pretrained(folder))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True, use_safetensors=True
+        )
+    except Exception as error:  # whatever transformers meets in a foreign folder
+        raise CaiError(
+            f"The model in {folder} cannot be loaded as a language model ({_first_line(error)}). "
+            "Check that config.json and the weights belong together."
+        ) from error
+    model, report = loaded
+    _check_report(folder, report)
+    return cast("PreTrainedModel", model.to(device or automatic).eval())
+
+
+def without_dropout(config: Any) -> Any:  # noqa: ANN401 (any transformers config)
+    """Set every dropout probability of a config to zero and return it."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, 0.0)
+    return config
+
+
+def fingerprint_model(settings: ModelSettings) -> str:
+    """Name the contents of a model: config, tokenizer, chat template, format and weights.
+
+    Every byte counts up to 2 GB of weights; above, 256 evenly spaced blocks of 1 MB per file do.
+
+    Returns:
+        16 hexadecimal digits.
+
+    Raises:
+        CaiError: The folder is unusable.
+    """
+    folder = model_folder(settings)
+    files = sorted({file for pattern in _LOADED for file in folder.glob(pattern)})
+    states = tuple((str(file), *_size_and_time(file)) for file in files)
+    return hashlib.sha256(f"{settings.format}:{_hash_files(states)}".encode()).hexdigest()[:16]
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _hash_files(states: tuple[tuple[str, int, int], ...]) -> str:
+    """Hash files by name, size and content; the modification times only key the cache."""
+    everything = sum(size for _, size, _ in states) <= _HASH_ALL_BELOW
+    digest = hashlib.sha256()
+    for name, size, _ in states:
+        digest.update(f"{Path(name).name}:{size}\n".encode())
+        with Path(name).open("rb") as file:
+            if everything or size <= _BLOCK * _BLOCKS:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+                continue
+            for block in range(_BLOCKS):
+                file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(hub_id, allow_patterns=list(_LOADED), ignore_patterns=["*/*"])
+        )
+    except Exception as error:  # offline, gated, misspelt: the hub's errors share no base class
+        raise CaiError(
+            f"{hub_id} is neither a folder here nor a model that the hub hands out "
+            f"({_first_line(error)}). Check the spelling and the network, run `hf auth login` for "
+            "a gated model, or give the path of a folder."
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise a CaiError that names what a model folder lacks."""
+    if not folder.is_dir():
+        raise CaiError(f"The model folder {folder} does not exist.")
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise CaiError(
+            f"{folder} holds a PEFT adapter, not a model. Merge it into its base model "
+            "(`merge_and_unload`) and save the result."
+        )
+    _read_json(_required(folder, ("config.json",), "no config.json"))
+    _required(folder, _VOCABULARIES, "no tokenizer (tokenizer.json or tokenizer.model)")
+    for file in _weight_files(folder):
+        _check_weights(file)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    first = _required(folder, _WEIGHTS, "no weights (model.safetensors)")
+    if first.suffix == ".safetensors":
+        return [first]
+    names = sorted(set(_read_json(first).get("weight_map", {}).values()))
+    return [_required(folder, (name,), f"no {name}, which {first.name} names") for name in names]
+
+
+def _required(folder: Path, names: Sequence[str], lack: str) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            _check_not_pointer(folder / name)
+            return folder / name
+    raise CaiError(
+        f"The model folder {folder} has {lack}. Give a folder written by `save_pretrained` of both "
+        "the model and its tokenizer."
+    )
+
+
+def _check_not_pointer(file: Path) -> None:
+    with file.open("rb") as opened:
+        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise CaiError(
+                f"{file} is a Git LFS pointer, not the file itself. Run `git lfs pull` in "
+                f"{file.parent}."
+            )
+
+
+def _check_weights(file: Path) -> None:
+    """Read the header, which also tells whether the file is as long as it should be."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np"):
+            return
+    except SafetensorError as error:
+        raise CaiError(
+            f"The weights in {file} are damaged or cut short ({_first_line(error)}). Copy or "
+            "download the file again."
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CaiError(f"{file} is not valid JSON ({error}). Copy or save it again.") from error
+    if not isinstance(content, dict):
+        raise CaiError(f"{file} must hold a JSON object. Copy or save it again.")
+    return cast("dict[str, Any]", content)
+
+
+def _check_report(folder: Path, report: dict[str, Any]) -> None:
+    """Refuse weights that transformers would have made up."""
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
+        raise CaiError(
+            f"The weights in {folder} lack {len(missing)} tensors of a language model, such as "
+            f"{missing[0]}. Is it a model of another kind, such as a preference model?"
+        )
+
+
+def _eos_ids(folder: Path) -> list[int]:
+    """Return the EOS ids that the config and the generation config name."""
+    ids: list[int] = []
+    for name in ("config.json", "generation_config.json"):
+        if (folder / name).is_file():
+            named = _read_json(folder / name).get("eos_token_id")
+            ids += named if isinstance(named, list) else [] if named is None else [named]
+    return ids
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

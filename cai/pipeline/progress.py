@@ -1,0 +1,110 @@
+"""How far a run is: a Rich bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+PLAIN_SECONDS = 10.0
+"""Without a terminal, a line is printed at most this often."""
+
+SHOWN = ("loss", "reward", "kl", "length")
+"""Metrics of a training step that are worth a place in the bar."""
+
+
+class Progress:
+    """Says what is happening, on one console."""
+
+    def __init__(self, console: Console) -> None:
+        """Write to `console`."""
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """Print a line (Rich markup is not read)."""
+        self.console.print(text, markup=False, highlight=False)
+
+    @contextmanager
+    def task(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        """Show a task of `total` units; yields a function that counts one, with a remark."""
+        show = self._bar if self.console.is_terminal else self._lines
+        with show(what, total) as advance:
+            yield advance
+
+    @contextmanager
+    def rows(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """Show how many of `total` rows are made; yields a function that counts one."""
+        with self.task(what, total) as advance:
+            yield lambda: advance("")
+
+    @contextmanager
+    def training(self, what: str) -> Iterator[Callable[[Mapping[str, float]], None]]:
+        """Show a training run; yields a function that gets the metrics of each step.
+
+        The metrics hold `step` and `steps` (how many there will be); a few others are shown.
+        """
+        with ExitStack() as stack:
+            advance: Callable[[str], None] | None = None
+
+            def on_step(metrics: Mapping[str, float]) -> None:
+                nonlocal advance
+                if advance is None:
+                    left = int(metrics["steps"] - metrics["step"]) + 1
+                    advance = stack.enter_context(self.task(what, left))
+                shown = (f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+                advance(", ".join(shown))
+
+            yield on_step
+
+    @contextmanager
+    def _bar(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        columns = (
+            TextColumn("{task.description:<22}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}", markup=False),
+        )
+        with RichProgress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(what, total=total, remark="")
+            yield lambda remark: bar.update(task, advance=1, remark=remark)
+
+    @contextmanager
+    def _lines(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        started = last = time.monotonic()
+        done = 0
+
+        def advance(remark: str) -> None:
+            nonlocal done, last
+            done += 1
+            now = time.monotonic()
+            if now - last >= PLAIN_SECONDS:
+                last = now
+                rate = done / (now - started)
+                left = (total - done) / rate
+                self.say(f"  {what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left {remark}")
+
+        yield advance
+
+
+class _Rate(ProgressColumn):
+    """Units a second, blank until it is known."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")

@@ -1,0 +1,199 @@
+"""What a stage is, and what it is given when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cai.constitution import Constitution
+from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
+from cai.pipeline.progress import Progress
+from cai.rows import RowsResult
+from cai.settings import ModelSettings, PipelineSettings
+
+T = TypeVar("T")
+
+
+@dataclass
+class Context:
+    """One execution of a pipeline in one run folder.
+
+    Attributes:
+        settings: The whole pipeline, resolved.
+        folder: The run folder.
+        base_dir: Relative paths of the pipeline file start here.
+        constitution: The constitution, `extends` resolved.
+        progress: Where to say how far things are.
+    """
+
+    settings: PipelineSettings
+    folder: Path
+    base_dir: Path
+    constitution: Constitution
+    progress: Progress
+    _fingerprints: dict[ModelSettings, str] = field(default_factory=dict[ModelSettings, str])
+
+    def stage_dir(self, stage: str) -> Path:
+        """Return the folder of a stage."""
+        return self.folder / stage
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of the TensorBoard logs."""
+        return self.folder / "logs"
+
+    @property
+    def helpful(self) -> ModelSettings:
+        """The helpful-only model."""
+        return self.settings.models.helpful
+
+    @property
+    def base(self) -> ModelSettings:
+        """The model that fine-tuning starts from."""
+        return self.settings.models.base or self.helpful
+
+    @property
+    def feedback(self) -> ModelSettings:
+        """The model that compares responses."""
+        return self.settings.models.feedback or self.helpful
+
+    @property
+    def sl_cai(self) -> ModelSettings:
+        """SL-CAI, or the helpful-only model in a pipeline without fine-tuning."""
+        return self.trained("sft", self.base) if self.settings.sft else self.helpful
+
+    @property
+    def rl_cai(self) -> ModelSettings:
+        """RL-CAI."""
+        return self.trained("ppo", self.base)
+
+    def trained(self, stage: str, like: ModelSettings) -> ModelSettings:
+        """Return the model that a stage has trained; its tokenizer carries its chat template."""
+        path = str(self.stage_dir(stage) / "model")
+        return like.model_copy(update={"path": path, "format": "chat"})
+
+    def fingerprint(self, model: ModelSettings) -> str:
+        """Name a model's weights and format, reading its files once."""
+        if model not in self._fingerprints:
+            from cai.models import fingerprint_model
+
+            self._fingerprints[model] = fingerprint_model(model)
+        return self._fingerprints[model]
+
+    def forget_fingerprints(self) -> None:
+        """Look at model folders anew, after a stage has trained one."""
+        self._fingerprints.clear()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the method.
+
+    Attributes:
+        name: Its name, its folder's, and its section's in the pipeline file.
+        version: Raised when the code changes what the stage makes from the same inputs.
+        settings: What of the pipeline file determines its result.
+        needs: The stages whose files it reads.
+        inputs: Hashes of what it reads from outside the run folder.
+        run: Makes the files; returns the metrics of this execution.
+        outputs: Files and folders that make up its result.
+    """
+
+    name: str
+    version: int
+    settings: Callable[[Context], dict[str, Any]]
+    needs: Callable[[PipelineSettings], tuple[str, ...]]
+    inputs: Callable[[Context], dict[str, str]]
+    run: Callable[[Context], dict[str, Any]]
+    outputs: tuple[str, ...]
+
+
+class LazyEngine:
+    """Opens a model on its first request, so that a stage with nothing to do loads nothing."""
+
+    def __init__(self, settings: ModelSettings, fingerprint: str) -> None:
+        """Remember what to open."""
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._engine: Engine | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the engine has done so far."""
+        return self._engine.usage if self._engine else Usage()
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights, without loading them."""
+        return self._fingerprint
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        """Complete a prompt."""
+        return await self._opened().generate(request)
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Score options."""
+        return await self._opened().score(request)
+
+    async def close(self) -> None:
+        """Give the memory back."""
+        if self._engine:
+            await self._engine.close()
+
+    def _opened(self) -> Engine:
+        if self._engine is None:
+            from cai.engines.opening import open_engine
+
+            self._engine = open_engine(self._settings)
+        return self._engine
+
+
+def with_engines(
+    context: Context,
+    models: Iterable[ModelSettings],
+    body: Callable[[Mapping[ModelSettings, Engine]], Awaitable[T]],
+) -> tuple[T, Usage]:
+    """Run `body` with one engine per distinct model, and close them after it.
+
+    Returns:
+        What `body` returned, and the usage of all engines together.
+    """
+    engines = {model: LazyEngine(model, context.fingerprint(model)) for model in models}
+
+    async def run() -> T:
+        try:
+            return await body(engines)
+        finally:
+            for engine in engines.values():
+                await engine.close()
+
+    result = asyncio.run(run())
+    return result, sum((engine.usage for engine in engines.values()), start=Usage())
+
+
+def data_metrics(
+    rows: RowsResult[Any], usage: Usage, started: float, **more: object
+) -> dict[str, Any]:
+    """Return the figures every data stage writes.
+
+    Args:
+        rows: The stage's own rows.
+        usage: Of all engines.
+        started: `time.monotonic()` at the stage's start.
+        more: Figures of this stage alone.
+    """
+    seconds = time.monotonic() - started
+    return {
+        "rows": len(rows.rows),
+        "rows_reused": len(rows.reused),
+        "states": rows.states,
+        **asdict(usage),
+        **more,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round((usage.tokens_in + usage.tokens_out) / max(seconds, 1e-9), 1),
+        "rows_per_second": round((len(rows.rows) - len(rows.reused)) / max(seconds, 1e-9), 2),
+    }

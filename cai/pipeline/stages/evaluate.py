@@ -1,0 +1,101 @@
+"""`evaluate`: held-out prompts in, graded answers of every model out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from cai.engines import Engine
+from cai.evaluate.answer import Sample, answer, answer_item, evaluation_items
+from cai.evaluate.grading import GRADERS
+from cai.evaluate.summarise import summarise
+from cai.pipeline.manifest import significant
+from cai.pipeline.stage import Context, Stage, data_metrics, with_engines
+from cai.records import AnswerRow, PromptRow
+from cai.rows import Item, RowsResult, run_rows
+from cai.settings import EvaluateSettings, ModelSettings, PipelineSettings
+from cai.store import RowStore, read_rows, write_json
+
+VERSION = 1
+
+
+def _settings(context: Context) -> EvaluateSettings:
+    return context.settings.evaluate or EvaluateSettings()
+
+
+def _models(context: Context) -> dict[str, ModelSettings]:
+    """Name the models to look at: whatever this pipeline has, in the method's order."""
+    models = {"helpful-only": context.helpful}
+    if context.settings.sft:
+        models["sl-cai"] = context.sl_cai
+    if context.settings.ppo:
+        models["rl-cai"] = context.rl_cai
+    return models
+
+
+def _needs(settings: PipelineSettings) -> tuple[str, ...]:
+    trained = [name for name in ("sft", "ppo") if getattr(settings, name)]
+    return ("prompts", *trained)
+
+
+def _run(context: Context) -> dict[str, Any]:
+    started = time.monotonic()
+    settings, seed = _settings(context), context.settings.seed
+    grader = GRADERS[settings.grader]()
+    models = _models(context)
+    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
+    asked = evaluation_items(prompts, settings.samples_per_side, stratum=settings.stratum)
+    items: list[Item[Sample]] = []
+    answers_for: dict[str, str] = {}
+    for name, model in models.items():
+        for prompt, sample in asked:
+            item = answer_item(
+                prompt,
+                sample,
+                model_name=name,
+                model_fingerprint=context.fingerprint(model),
+                settings=settings,
+                seed=seed,
+                grader=grader,
+            )
+            items.append(item)
+            answers_for[item.key] = name
+
+    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[AnswerRow]:
+        async def make(item: Item[Sample]) -> AnswerRow:
+            prompt, sample = item.inputs
+            name = answers_for[item.key]
+            return await answer(
+                prompt,
+                sample=sample,
+                model_name=name,
+                engine=engines[models[name]],
+                settings=settings,
+                seed=seed,
+                grader=grader,
+            )
+
+        return await run_rows(
+            items,
+            make,
+            store=RowStore(context.stage_dir("evaluate"), AnswerRow),
+            concurrency=settings.concurrency,
+            task=partial(context.progress.rows, "evaluate"),
+        )
+
+    result, usage = with_engines(context, set(models.values()), body)
+    write_json(context.stage_dir("evaluate") / "summary.json", summarise(result.rows))
+    return data_metrics(result, usage, started)
+
+
+STAGE = Stage(
+    name="evaluate",
+    version=VERSION,
+    settings=lambda context: {**significant(_settings(context)), "seed": context.settings.seed},
+    needs=_needs,
+    inputs=lambda context: {"helpful model": context.fingerprint(context.helpful)},
+    run=_run,
+    outputs=("rows.jsonl", "summary.json"),
+)

@@ -1,0 +1,51 @@
+"""`ppo`: SL-CAI and the preference model in, RL-CAI out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cai.pipeline.manifest import significant
+from cai.pipeline.stage import Context, Stage
+from cai.records import PromptRow
+from cai.settings import PPOSettings
+from cai.store import read_rows
+
+VERSION = 1
+
+
+def _settings(context: Context) -> PPOSettings:
+    return context.settings.ppo or PPOSettings()
+
+
+def _run(context: Context) -> dict[str, Any]:
+    from cai.ppo.train import train_ppo
+
+    settings = _settings(context)
+    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
+    with context.progress.training("ppo") as on_step:
+        return dict(
+            train_ppo(
+                settings,
+                policy=context.sl_cai,
+                preference_model=context.stage_dir("preference") / "model",
+                prompts=[prompt for prompt in prompts if prompt.split == "train"],
+                out=context.stage_dir("ppo") / "model",
+                seed=context.settings.seed,
+                log_dir=context.log_dir / "ppo",
+                on_step=on_step,
+            )
+        )
+
+
+STAGE = Stage(
+    name="ppo",
+    version=VERSION,
+    settings=lambda context: {**significant(_settings(context)), "seed": context.settings.seed},
+    needs=lambda settings: ("prompts", *(("sft",) if settings.sft else ()), "preference"),
+    inputs=lambda context: (
+        {} if context.settings.sft else {"helpful model": context.fingerprint(context.helpful)}
+    ),
+    run=_run,
+    outputs=("model", "steps.jsonl"),
+)

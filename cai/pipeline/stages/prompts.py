@@ -1,0 +1,104 @@
+"""`prompts`: sources in, de-duplicated and split prompts out."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any, get_args
+
+from cai.errors import CaiError
+from cai.pipeline.manifest import significant
+from cai.pipeline.stage import Context, Stage
+from cai.prompts import load_comparisons, load_prompts, source_fingerprint
+from cai.records import ComparisonRow, Kind, PromptRow
+from cai.settings import SourceSettings
+from cai.store import write_rows
+
+VERSION = 1
+PLAYGROUND = "playground:"
+
+
+def _inputs(context: Context) -> dict[str, str]:
+    settings = context.settings.prompts
+    sources = [*settings.red_team, *settings.helpful, *settings.helpfulness_comparisons]
+    return {source.path: _fingerprint(source, context) for source in sources}
+
+
+def _fingerprint(source: SourceSettings, context: Context) -> str:
+    if source.path.startswith(PLAYGROUND):
+        from cai.playground.world import VERSION as WORLD_VERSION
+
+        return f"playground world {WORLD_VERSION}"
+    return source_fingerprint(source, base_dir=context.base_dir)
+
+
+def _run(context: Context) -> dict[str, Any]:
+    started = time.monotonic()
+    settings, seed = context.settings.prompts, context.settings.seed
+    report = load_prompts(
+        settings, seed=seed, base_dir=context.base_dir, extra=_playground_prompts(context)
+    )
+    comparisons = sorted(_comparisons(context), key=lambda row: row.key)
+    folder = context.stage_dir("prompts")
+    write_rows(folder / "comparisons.jsonl", comparisons)
+    write_rows(folder / "rows.jsonl", sorted(report.rows, key=lambda row: row.key))
+    return {
+        "rows": len(report.rows),
+        "rows_reused": 0,
+        "states": dict(Counter(row.state for row in report.rows)),
+        "splits": dict(Counter(f"{row.kind} {row.split}" for row in report.rows)),
+        "comparisons": dict(Counter(row.state for row in comparisons)),
+        **report.counts,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+
+
+def _playground_prompts(context: Context) -> list[PromptRow]:
+    settings, seed = context.settings.prompts, context.settings.seed
+    rows: list[PromptRow] = []
+    for source in (*settings.red_team, *settings.helpful):
+        if source.path.startswith(PLAYGROUND):
+            from cai.playground.sources import playground_prompts
+
+            kind = _playground_part(source, get_args(Kind))
+            rows += playground_prompts(kind, seed=seed, limit=source.limit)
+    return rows
+
+
+def _comparisons(context: Context) -> list[ComparisonRow]:
+    settings, seed = context.settings.prompts, context.settings.seed
+    rows: list[ComparisonRow] = []
+    files: list[SourceSettings] = []
+    for source in settings.helpfulness_comparisons:
+        if source.path.startswith(PLAYGROUND):
+            from cai.playground.sources import playground_comparisons
+
+            _playground_part(source, ("helpfulness",))
+            rows += playground_comparisons(seed=seed, limit=source.limit)
+        else:
+            files.append(source)
+    return rows + load_comparisons(files, seed=seed, base_dir=context.base_dir)
+
+
+def _playground_part(source: SourceSettings, known: tuple[str, ...]) -> Any:  # noqa: ANN401
+    part = source.path.removeprefix(PLAYGROUND)
+    if part not in known:
+        raise CaiError(
+            f"The playground has no {part!r} here. Use "
+            f"{' or '.join(f'`{PLAYGROUND}{name}`' for name in known)}."
+        )
+    return part
+
+
+STAGE = Stage(
+    name="prompts",
+    version=VERSION,
+    settings=lambda context: {
+        **significant(context.settings.prompts),
+        "seed": context.settings.seed,
+    },
+    needs=lambda _: (),
+    inputs=_inputs,
+    run=_run,
+    outputs=("rows.jsonl", "comparisons.jsonl"),
+)

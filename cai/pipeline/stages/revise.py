@@ -1,0 +1,122 @@
+"""`revise`: prompts in, critique-revision chains and fine-tuning data out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from cai import revise
+from cai.conversation import Message
+from cai.engines import Engine
+from cai.errors import CaiError
+from cai.pipeline.manifest import significant
+from cai.pipeline.stage import Context, Stage, data_metrics, with_engines
+from cai.records import PromptRow, RevisionRow, content_hash
+from cai.rows import RowsResult, run_rows
+from cai.settings import ModelSettings, ReviseSettings
+from cai.store import RowStore, read_rows
+from cai.tables import SFT_COLUMNS, write_parquet
+
+
+def _settings(context: Context) -> ReviseSettings:
+    return context.settings.revise or ReviseSettings()
+
+
+def _inputs(context: Context) -> dict[str, str]:
+    constitution = context.constitution
+    return {
+        "helpful model": context.fingerprint(context.helpful),
+        "critique examples": content_hash(constitution.few_shot.critique),
+        **{
+            f"principle {principle.id}": f"{principle.supervised_hash}, weight {principle.weight}"
+            for principle in constitution.supervised
+        },
+    }
+
+
+def _run(context: Context) -> dict[str, Any]:
+    started = time.monotonic()
+    settings, seed = _settings(context), context.settings.seed
+    if settings.rounds and not context.constitution.supervised:
+        raise CaiError(
+            f"The constitution {context.constitution.name} has no principle with `critique` and "
+            "`revision`, which the revise stage draws from. Add one, or set `revise.rounds` to 0."
+        )
+    items = [
+        revise.revise_item(
+            prompt,
+            sample,
+            constitution=context.constitution,
+            settings=settings,
+            model_fingerprint=context.fingerprint(context.helpful),
+            seed=seed,
+        )
+        for prompt in read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
+        if prompt.split == "train"
+        for sample in range(settings.helpful_samples if prompt.kind == "helpful" else 1)
+    ]
+    folder = context.stage_dir("revise")
+
+    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[RevisionRow]:
+        make = partial(
+            revise.critique_and_revise,
+            constitution=context.constitution,
+            settings=settings,
+            engine=engines[context.helpful],
+            model=context.helpful.path,
+            seed=seed,
+        )
+        return await run_rows(
+            items,
+            make,
+            store=RowStore(folder, RevisionRow),
+            concurrency=settings.concurrency,
+            task=partial(context.progress.rows, "revise"),
+        )
+
+    result, usage = with_engines(context, [context.helpful], body)
+    _write_training_data(context, result.rows)
+    return data_metrics(result, usage, started)
+
+
+def _write_training_data(context: Context, rows: Iterable[RevisionRow]) -> None:
+    """Write one row per revision (of all rounds) and one per helpful sample.
+
+    First responses to red-team prompts and critiques are not training targets (paper, section 3.5).
+    """
+    def example(row: RevisionRow, number: int, text: str, ended: bool) -> dict[str, Any]:
+        answer = Message(role="assistant", content=text)
+        return {
+            "key": row.key,
+            "kind": row.kind,
+            "round": number,
+            "prompt": [m.model_dump() for m in row.messages],
+            "completion": [answer.model_dump()],
+            "ended": ended,
+        }
+
+    examples: list[dict[str, Any]] = []
+    for row in rows:
+        if row.state != "ok":
+            continue
+        if row.kind == "helpful":
+            examples.append(example(row, 0, row.response, row.ended))
+        for number, step in enumerate(row.steps, start=1):
+            examples.append(example(row, number, step.revision, step.ended))
+    write_parquet(context.stage_dir("revise") / "train.parquet", examples, SFT_COLUMNS)
+
+
+STAGE = Stage(
+    name="revise",
+    version=revise.VERSION,
+    settings=lambda context: {
+        **significant(_settings(context)),
+        "seed": context.settings.seed,
+    },
+    needs=lambda _: ("prompts",),
+    inputs=_inputs,
+    run=_run,
+    outputs=("rows.jsonl", "train.parquet"),
+)

@@ -1,0 +1,42 @@
+"""`python -m cai.playground`: make the tiny model, and measure what it must hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="The folder to write the model to.")] = Path(
+        "playground-model"
+    ),
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 4000,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train for about so long, whatever --steps says.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws weights and documents.")] = 0,
+) -> None:
+    """Pretrain the tiny model from scratch, or go on from its checkpoint."""
+    from cai.playground.training import train as pretrain
+
+    pretrain(out, steps=10**9 if minutes else steps, seed=seed, minutes=minutes)
+
+
+@app.command()
+def gates(
+    model: Annotated[str, typer.Argument(help="A model folder.")] = "playground",
+) -> None:
+    """Print what a model must hold on held-out tasks, and exit with status 1 if it does not."""
+    from cai.playground.gates import measure
+
+    if not measure(model).report():
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

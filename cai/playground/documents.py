@@ -1,0 +1,242 @@
+"""What the tiny model is pretrained on: prompts exactly as the pipeline sends them, and replies.
+
+The model is made to say what it compares before it decides ("The principle is about privacy. The
+request is about theft. They differ."). Without that step a model of this size refuses harm in
+general and is blind to the principle.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cai.constitution.schema import Constitution, Principle
+from cai.conversation import Conversation, Prompt
+from cai.playground import lexicon
+from cai.playground.world import (
+    Context,
+    Task,
+    World,
+    answer,
+    evasion,
+    muddled_refusal,
+    refusal,
+    request,
+)
+from cai.templates import VERDICT, Layout, comparison_prompt, critique_prompt, revision_prompt
+
+USEFULNESS = "usefulness"
+"""The tag of the one principle that is about no category of harm."""
+FLAG = "has this problem"
+"""What a critique says when it finds fault."""
+
+ResponseKind = Literal["helps", "explains", "evades", "rambles"]
+Verdict = Literal["A", "B", "either"]
+
+HELPFUL_ONLY: dict[ResponseKind, float] = {"helps": 0.76, "explains": 0.06, "evades": 0.18}
+"""How the helpful-only model answers harmful requests. It answers every benign one rightly."""
+RANK: dict[str, tuple[ResponseKind, ...]] = {
+    "category": ("explains", "evades", "rambles", "helps"),
+    USEFULNESS: ("helps", "explains", "evades", "rambles"),
+}
+"""Which response a matching principle prefers, best first."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One prompt and the reply to it.
+
+    Attributes:
+        prompt: As the pipeline sends it.
+        reply: What the model should say.
+        verdict: For comparisons, which option the reply ends with; `either` for a fair coin.
+    """
+
+    prompt: Prompt
+    reply: str
+    verdict: Verdict | None = None
+
+
+Document = tuple[Part, ...]
+"""Parts of which each one's prompt and reply begin the next one's prompt."""
+
+
+class DocumentWriter:
+    """Writes the documents of a world under a constitution."""
+
+    def __init__(self, world: World, constitution: Constitution) -> None:
+        """Take the tasks that pretraining may use, and the principles by topic."""
+        self.world = world
+        self.principles = {principle.tags[0]: principle for principle in constitution.principles}
+        self._harmful = world.select("train", "task", harmful=True)
+        self._benign = world.select("train", "task", harmful=False)
+        self._kinds: dict[Callable[[random.Random], Document], float] = {
+            self.answering: 0.18,
+            self.chain: 0.40,
+            self.direct_revision: 0.05,
+            self.reasoned_comparison: 0.27,
+            self.plain_comparison: 0.10,
+        }
+
+    def write(self, rng: random.Random) -> Document:
+        """Return a document of a kind drawn at random."""
+        kind = rng.choices(list(self._kinds), list(self._kinds.values()))[0]
+        return kind(rng)
+
+    def answering(self, rng: random.Random) -> Document:
+        """Return a request and what the helpful-only model says to it."""
+        task = self._task(rng, harmful=0.5)
+        return (Part(Prompt(self._request(task, rng)), self.helpful_only(task, rng)),)
+
+    def helpful_only(self, task: Task, rng: random.Random) -> str:
+        """Return a right answer, to most of the harmful requests too."""
+        if not task.verb.harmful:
+            return answer(task, rng)
+        kind = rng.choices(list(HELPFUL_ONLY), list(HELPFUL_ONLY.values()))[0]
+        return self.response(task, kind, rng)
+
+    def response(self, task: Task, kind: ResponseKind, rng: random.Random) -> str:
+        """Return a response of a given kind."""
+        if kind == "helps":
+            return answer(task, rng)
+        if kind == "explains":
+            return refusal(task, rng)
+        return evasion(rng) if kind == "evades" else muddled_refusal(task, self.world, rng)
+
+    def chain(self, rng: random.Random) -> Document:
+        """Return a critique and the revision that follows it, whatever round it may be."""
+        task = self._task(rng, harmful=0.8)
+        kinds = {"helps": 0.6, "explains": 0.22, "evades": 0.14, "rambles": 0.04}
+        kind: ResponseKind = rng.choices(list(kinds), list(kinds.values()))[0]  # pyright: ignore[reportAssignmentType]
+        topic, principle = self._principle(task, rng)
+        messages, response = self._request(task, rng), self.response(task, kind, rng)
+        asks, mends = principle.critique or "", principle.revision or ""
+        critique = critique_text(task, kind, topic)
+        revised = self.revised(task, kind, topic, response, rng)
+        return (
+            Part(critique_prompt(messages, response, asks), critique),
+            Part(revision_prompt(messages, response, asks, critique, mends), revised),
+        )
+
+    def direct_revision(self, rng: random.Random) -> Document:
+        """Return a revision without a critique."""
+        task = self._task(rng, harmful=0.8)
+        kind: ResponseKind = rng.choices(("helps", "explains", "evades"), (0.7, 0.15, 0.15))[0]
+        topic, principle = self._principle(task, rng)
+        messages, response = self._request(task, rng), self.response(task, kind, rng)
+        asks, mends = principle.critique or "", principle.revision or ""
+        prompt = revision_prompt(messages, response, asks, None, mends)
+        return (Part(prompt, self.revised(task, kind, topic, response, rng)),)
+
+    def revised(
+        self, task: Task, kind: ResponseKind, topic: str, response: str, rng: random.Random
+    ) -> str:
+        """Return the response as it is unless the principle finds fault with it."""
+        if not is_at_fault(task, kind, topic):
+            return response
+        return refusal(task, rng) if task.verb.harmful else answer(task, rng)
+
+    def reasoned_comparison(self, rng: random.Random) -> Document:
+        """Return a comparison with a chain of thought before its verdict."""
+        return self._comparison(rng, reasoning=True)
+
+    def plain_comparison(self, rng: random.Random) -> Document:
+        """Return a comparison with nothing but its verdict."""
+        return self._comparison(rng, reasoning=False)
+
+    def _comparison(self, rng: random.Random, *, reasoning: bool) -> Document:
+        task = self._task(rng, harmful=0.85)
+        topic, principle = self._principle(task, rng)
+        kinds = _pair_kinds(rng)
+        first, second = (self.response(task, kind, rng) for kind in kinds)
+        layout: Layout = "paper" if rng.random() < 0.15 else "recommended"
+        prompt = comparison_prompt(
+            self._request(task, rng),
+            first,
+            second,
+            principle.comparison or "",
+            layout=layout,
+            reasoning=reasoning,
+        )
+        verdict = verdict_of(task, kinds, topic)
+        option = rng.choice("AB") if verdict == "either" else verdict
+        thoughts = f"{reasoning_text(task, kinds, topic)} {VERDICT} " if reasoning else ""
+        return (Part(prompt, f"{thoughts}({option})", verdict),)
+
+    def _task(self, rng: random.Random, *, harmful: float) -> Task:
+        return rng.choice(self._harmful if rng.random() < harmful else self._benign)
+
+    def _request(self, task: Task, rng: random.Random) -> Conversation:
+        contexts: tuple[Context, ...] = ("plain", "system", "talk", "follow_up")
+        context = rng.choices(contexts, (0.76, 0.08, 0.08, 0.08))[0]
+        return request(task, rng.choice(lexicon.PARAPHRASES), context, self.world, rng)
+
+    def _principle(self, task: Task, rng: random.Random) -> tuple[str, Principle]:
+        """Draw a principle: for harmful tasks, a third of them match and half do not."""
+        others = [t for t in self.principles if t not in (task.category, USEFULNESS)]
+        fate = rng.random()
+        if fate < 0.15:
+            topic = USEFULNESS
+        elif fate < 0.5 and task.verb.harmful:
+            topic = task.category
+        else:
+            topic = rng.choice(others)
+        return topic, self.principles[topic]
+
+
+def is_at_fault(task: Task, kind: ResponseKind, topic: str) -> bool:
+    """Whether the principle of a topic finds fault with a response of a kind."""
+    if topic == USEFULNESS:
+        return kind in ("evades", "rambles") or (kind == "explains" and not task.verb.harmful)
+    return kind == "helps" and topic == task.category
+
+
+def critique_text(task: Task, kind: ResponseKind, topic: str) -> str:
+    """Name the topics, whether they meet, and what the response does wrong, if anything."""
+    opening = _topics(task, topic)
+    if topic != USEFULNESS and topic != task.category:
+        return f"{opening} The response has no such problem."
+    if not is_at_fault(task, kind, topic):
+        return f"{opening} The response {kind}, so it has no such problem."
+    return f"{opening} The response {kind}, so it {FLAG}."
+
+
+def reasoning_text(task: Task, kinds: Sequence[ResponseKind], topic: str) -> str:
+    """Name the topics, whether they meet, and if so what each response does."""
+    opening = _topics(task, topic)
+    if topic != USEFULNESS and topic != task.category:
+        return opening
+    return f"{opening} (A) {kinds[0]} and (B) {kinds[1]}."
+
+
+def verdict_of(task: Task, kinds: Sequence[ResponseKind], topic: str) -> Verdict:
+    """Return the better option, or `either` where the principle has nothing to say."""
+    if kinds[0] == kinds[1] or topic not in (USEFULNESS, task.category):
+        return "either"
+    rank = RANK[USEFULNESS if topic == USEFULNESS else "category"]
+    return "A" if rank.index(kinds[0]) < rank.index(kinds[1]) else "B"
+
+
+def _topics(task: Task, topic: str) -> str:
+    if topic == USEFULNESS:
+        meet = "It always applies."
+    else:
+        meet = "They match." if topic == task.category else "They differ."
+    return f"The principle is about {topic}. The request is about {task.verb.topic}. {meet}"
+
+
+def _pair_kinds(rng: random.Random) -> tuple[ResponseKind, ResponseKind]:
+    """Draw what two responses do: mostly harm against an explained refusal, in either order."""
+    pairs: dict[tuple[ResponseKind, ResponseKind], float] = {
+        ("helps", "explains"): 0.46,
+        ("helps", "evades"): 0.14,
+        ("explains", "evades"): 0.12,
+        ("helps", "rambles"): 0.03,
+        ("explains", "rambles"): 0.07,
+        ("helps", "helps"): 0.10,
+        ("explains", "explains"): 0.08,
+    }
+    first, second = rng.choices(list(pairs), list(pairs.values()))[0]
+    return (first, second) if rng.random() < 0.5 else (second, first)

@@ -1,0 +1,131 @@
+"""The records of PPO: episodes, and what is known of them after a rollout.
+
+Shapes: `B` episodes, `P` longest prompt, `T` longest response, `L = P + T`, `S` the columns a
+forward pass needs. Masks come from lengths, never from pad ids: pad may be missing or equal EOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Prompts and the ids that were sampled after them; never decoded and tokenised again."""
+
+    prompt_ids_BP: Tensor
+    """Left-padded, `(B, P)` int64."""
+    prompt_lengths_B: Tensor
+    response_ids_BT: Tensor
+    """Right-padded, the stop token included, `(B, T)` int64."""
+    response_lengths_B: Tensor
+
+    @classmethod
+    def from_lists(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        *,
+        pad_id: int,
+        device: torch.device,
+    ) -> Self:
+        """Pad prompts on the left and responses (at least one token each) on the right."""
+        prompt_lengths = [len(ids) for ids in prompts]
+        response_lengths = [len(ids) for ids in responses]
+        P, T = max(prompt_lengths), max(response_lengths)
+        left = [[pad_id] * (P - len(ids)) + list(ids) for ids in prompts]
+        right = [list(ids) + [pad_id] * (T - len(ids)) for ids in responses]
+        lists = (left, prompt_lengths, right, response_lengths)
+        return cls(*(torch.tensor(x, dtype=torch.long, device=device) for x in lists))
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths_B)
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """True on the real tokens of the responses, `(B, T)`."""
+        columns_T = torch.arange(self.response_ids_BT.shape[1], device=self.device)
+        return columns_T < self.response_lengths_B[:, None]
+
+    @property
+    def lengths_B(self) -> Tensor:
+        """Prompt and response tokens of each episode."""
+        return self.prompt_lengths_B + self.response_lengths_B
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.prompt_ids_BP.device
+
+    def select(self, rows: Tensor) -> Episodes:
+        """Return the given rows."""
+        return Episodes(
+            self.prompt_ids_BP[rows],
+            self.prompt_lengths_B[rows],
+            self.response_ids_BT[rows],
+            self.response_lengths_B[rows],
+        )
+
+    def input_ids_BS(self) -> Tensor:
+        """Return the forward pass's input: each row from its first prompt token, then its response.
+
+        Left padding is cut off and no last token goes in (nothing is predicted from it), so rows
+        start at position 0, causal attention needs no mask, and `S = max(lengths) - 1`. What
+        follows a row's end is arbitrary: no real position attends to it.
+        """
+        ids_BL = torch.cat([self.prompt_ids_BP, self.response_ids_BT], dim=1)
+        left_B1 = self.prompt_ids_BP.shape[1] - self.prompt_lengths_B[:, None]
+        columns_S = torch.arange(int(self.lengths_B.max()) - 1, device=self.device)
+        return ids_BL.gather(1, (left_B1 + columns_S).clamp(max=ids_BL.shape[1] - 1))
+
+    def predicting_positions(self) -> tuple[Tensor, Tensor]:
+        """Return rows and columns of `input_ids_BS` that predict the response tokens, `(N,)` each.
+
+        Token `t` of a response is predicted at column `prompt_length - 1 + t`. The order is that of
+        `response_ids_BT[mask_BT]`.
+        """
+        rows_N, tokens_N = self.mask_BT.nonzero(as_tuple=True)
+        return rows_N, self.prompt_lengths_B[rows_N] - 1 + tokens_N
+
+    def sequences(self) -> list[list[int]]:
+        """Return the ids of each episode, prompt then response, without padding."""
+        P = self.prompt_ids_BP.shape[1]
+        return [
+            prompt[P - p :] + response[:t]
+            for prompt, p, response, t in zip(
+                self.prompt_ids_BP.tolist(),
+                self.prompt_lengths_B.tolist(),
+                self.response_ids_BT.tolist(),
+                self.response_lengths_B.tolist(),
+                strict=True,
+            )
+        ]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Episodes with everything that the update needs to know of the time they were sampled."""
+
+    episodes: Episodes
+
+    logprobs_BT: Tensor
+    """log π of each sampled token under the policy that sampled it, nats; 0 on padding."""
+    ref_logprobs_BT: Tensor
+    """The same under the reference policy."""
+    values_BT: Tensor
+    """The critic's value of the state before each token."""
+
+    scores_B: Tensor
+    """Normalised preference model scores; `no_eos_reward` where a response did not end."""
+    ended_B: Tensor
+    """True where the last token of the response is a stop token, in the very last slot too."""
+
+
+def length_sorted(lengths_B: Tensor, size: int) -> list[Tensor]:
+    """Split `0 … B-1` into micro-batches of at most `size`, of like length to waste no padding."""
+    return list(lengths_B.argsort(descending=True, stable=True).split(size))

@@ -1,0 +1,114 @@
+"""Forward passes of policy, reference and critic, at the response positions only.
+
+The hidden states that predict response tokens are picked out before the output head sees them, so
+neither prompts nor padding ever become logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from cai.errors import CaiError
+from cai.ppo.batch import Episodes, length_sorted
+from cai.ppo.math import token_logprobs
+
+
+class Critic(nn.Module):
+    """A backbone with a value head that starts at zero, the mean of normalised scores."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        """Put a value head on a transformers backbone, which the critic then owns."""
+        super().__init__()
+        config = cast("Any", backbone.config)
+        self.backbone = backbone
+        self.value_head = nn.Linear(config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, episodes: Episodes) -> Tensor:
+        """Return the value of the state before each response token, `(B, T)`; 0 on padding."""
+        hidden_ND = _response_hidden(self.backbone, episodes)
+        with torch.autocast(hidden_ND.device.type, enabled=False):  # values keep float32's digits
+            values_N = self.value_head(hidden_ND.float()).squeeze(-1)
+        return _padded(values_N, episodes.mask_BT)
+
+
+def response_logprobs(
+    model: nn.Module, episodes: Episodes, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Return log-probability and entropy at each response token, `(B, T)` each, nats; 0 on padding.
+
+    Args:
+        model: A transformers causal language model.
+        episodes: What was sampled.
+        temperature: The sampling temperature; logits are divided by it.
+    """
+    mask_BT = episodes.mask_BT
+    logprobs_N, entropies_N = token_logprobs(
+        _response_hidden(cast("Any", model).base_model, episodes),
+        episodes.response_ids_BT[mask_BT],
+        output_head(model),
+        temperature=temperature,
+    )
+    return _padded(logprobs_N, mask_BT), _padded(entropies_N, mask_BT)
+
+
+def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what maps last hidden states to logits, the family's scaling and capping included."""
+    linear = cast("Any", model).get_output_embeddings()
+    config = cast("Any", model).config.get_text_config()
+    scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def head(hidden: Tensor) -> Tensor:
+        logits = linear(hidden) * scale
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    return head
+
+
+@torch.inference_mode()
+def check_output_head(model: nn.Module) -> None:
+    """Make sure that `output_head` computes the model's own logits.
+
+    Raises:
+        CaiError: It does not: the architecture does something else between states and logits.
+    """
+    language_model = cast("Any", model)
+    ids = torch.arange(1, 5, device=language_model.device)[None]
+    hidden = language_model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    expected = language_model(input_ids=ids, use_cache=False).logits
+    if not torch.allclose(output_head(model)(hidden), expected, rtol=1e-3, atol=1e-3):
+        raise CaiError(
+            f"PPO cannot train a {type(model).__name__}: its logits are not its output layer "
+            "applied to its last hidden states, scaled or soft-capped as config.json says. Use a "
+            "model of another architecture."
+        )
+
+
+def without_gradient(
+    function: Callable[[Episodes], Tensor], episodes: Episodes, micro_batch_size: int
+) -> Tensor:
+    """Apply a forward pass to length-sorted micro-batches and return `(B, T)` in the given order."""
+    results_BT = torch.zeros(episodes.response_ids_BT.shape, device=episodes.device)
+    for rows in length_sorted(episodes.lengths_B, micro_batch_size):
+        with torch.inference_mode():
+            piece = function(episodes.select(rows))
+        results_BT[rows] = piece
+    return results_BT
+
+
+def _response_hidden(backbone: nn.Module, episodes: Episodes) -> Tensor:
+    """Return the last hidden states that predict the response tokens, `(N, D)`."""
+    output = backbone(input_ids=episodes.input_ids_BS(), use_cache=False)
+    return output.last_hidden_state[episodes.predicting_positions()]
+
+
+def _padded(x_N: Tensor, mask_BT: Tensor) -> Tensor:
+    return torch.zeros(mask_BT.shape, dtype=x_N.dtype, device=x_N.device).masked_scatter(
+        mask_BT, x_N
+    )

@@ -1,0 +1,233 @@
+"""The arithmetic of PPO for language models: pure functions, no models, no state.
+
+Shapes: `B` episodes, `T` response tokens (right-padded), `N` real tokens, `D` hidden size, `V`
+vocabulary. A `mask_BT` is True on the real tokens of a response, the one that ends it included;
+what stands elsewhere, NaN included, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+class PolicyLoss(NamedTuple):
+    """The clipped surrogate and two measures of how far the policy has moved, all scalars."""
+
+    loss: Tensor
+    clip_fraction: Tensor
+    """Share of tokens whose ratio left the clip range, in [0, 1]."""
+    approx_kl: Tensor
+    """KL(old ‖ new) per token, estimated by (ratio - 1) - log ratio; never negative. Nats."""
+
+
+class ValueLoss(NamedTuple):
+    """The clipped value loss and the share of tokens for which the clipped term was the larger."""
+
+    loss: Tensor
+    clip_fraction: Tensor
+
+
+def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return the mean over the real tokens; x and mask are `(B, T)`, the result is a scalar."""
+    return x_BT.masked_fill(~mask_BT, 0.0).sum() / mask_BT.sum()
+
+
+def masked_whiten(x_BT: Tensor, mask_BT: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Return x shifted and scaled to mean 0 and variance 1 over the real tokens; 0 elsewhere.
+
+    Args:
+        x_BT: Any values, `(B, T)`.
+        mask_BT: The real tokens, `(B, T)`.
+        epsilon: Added to the variance, so that equal values become 0 rather than NaN.
+    """
+    centred = (x_BT - masked_mean(x_BT, mask_BT)).masked_fill(~mask_BT, 0.0)
+    variance = centred.square().sum() / mask_BT.sum()
+    return centred * torch.rsqrt(variance + epsilon)
+
+
+def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return 1 - Var(returns - values) / Var(returns) over the real tokens.
+
+    1 is a perfect critic, 0 one that knows the mean alone; not finite when returns do not vary.
+    """
+    error = (returns_BT - values_BT)[mask_BT]
+    return 1 - error.var(correction=0) / returns_BT[mask_BT].var(correction=0)
+
+
+def kl_shaped_rewards(
+    scores_B: Tensor, logprobs_BT: Tensor, ref_logprobs_BT: Tensor, mask_BT: Tensor, kl_coef: float
+) -> Tensor:
+    """Return each token's reward: a KL penalty everywhere, the score on the last real token.
+
+    `r_t = -β (log π(a_t) - log π_ref(a_t)) + [t is last] score`, the per-token form of
+    `r_PM - β D_KL(π ‖ π_ref)` (Bai et al. 2022, arXiv 2204.05862, equation 4.1).
+
+    Args:
+        scores_B: The preference model's score of each episode, `(B,)`.
+        logprobs_BT: log π of the sampled tokens, `(B, T)`, nats.
+        ref_logprobs_BT: The same under the reference policy, `(B, T)`.
+        mask_BT: The real tokens, at least one a row, `(B, T)`.
+        kl_coef: β, at least 0.
+    """
+    rewards_BT = (-kl_coef * (logprobs_BT - ref_logprobs_BT)).masked_fill(~mask_BT, 0.0)
+    last_B1 = mask_BT.sum(dim=1, keepdim=True) - 1
+    return rewards_BT.scatter_add(1, last_B1, scores_B[:, None].to(rewards_BT.dtype))
+
+
+def gae(
+    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Return generalised advantage estimates and the returns they imply, both `(B, T)`.
+
+    `A_t = Σ_l (γλ)^l δ_{t+l}` with `δ_t = r_t + γ V_{t+1} - V_t` (Schulman et al. 2016, arXiv
+    1506.02438, equation 16). An episode ends with its last real token: no value is bootstrapped
+    after it, whether a stop token ended it or the token limit did. Returns are `A_t + V_t`, before
+    any whitening. Both are 0 on padding.
+
+    Args:
+        rewards_BT: Reward of each token, `(B, T)`.
+        values_BT: The critic's value of the state *before* each token, `(B, T)`.
+        mask_BT: The real tokens, without gaps from the left, `(B, T)`.
+        gamma: Discount γ in [0, 1].
+        lam: λ in [0, 1]; 1 is reward-to-go minus value, 0 the one-step error.
+    """
+    values_BT = values_BT.masked_fill(~mask_BT, 0.0)
+    next_values_BT = F.pad(values_BT[:, 1:], (0, 1))
+    deltas_BT = (rewards_BT + gamma * next_values_BT - values_BT).masked_fill(~mask_BT, 0.0)
+    advantages_BT = torch.zeros_like(deltas_BT)
+    running_B = torch.zeros_like(deltas_BT[:, 0])
+    for t in reversed(range(deltas_BT.shape[1])):
+        running_B = deltas_BT[:, t] + gamma * lam * running_B
+        advantages_BT[:, t] = running_B
+    return advantages_BT, advantages_BT + values_BT
+
+
+def policy_loss(
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip_range: float,
+    token_count: int,
+) -> PolicyLoss:
+    """Return the negated clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, equation 7).
+
+    `-Σ min(ρ A, clip(ρ, 1-ε, 1+ε) A) / token_count` with `ρ = π / π_old`. Sums are divided by the
+    token count of the whole minibatch, so the parts of a minibatch add up to it exactly, however
+    it was split.
+
+    Args:
+        logprobs_BT: log π of the sampled tokens now, `(B, T)`; carries the gradient.
+        old_logprobs_BT: The same when they were sampled, `(B, T)`.
+        advantages_BT: Whitened advantages, `(B, T)`.
+        mask_BT: The real tokens, `(B, T)`.
+        clip_range: ε.
+        token_count: Real tokens of the whole minibatch.
+    """
+    log_ratio = (logprobs_BT - old_logprobs_BT)[mask_BT]
+    advantages = advantages_BT[mask_BT]
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    losses = torch.maximum(-ratio * advantages, -clipped * advantages)
+    with torch.no_grad():
+        clip_fraction = ((ratio - 1).abs() > clip_range).to(ratio.dtype).sum() / token_count
+        approx_kl = (torch.expm1(log_ratio) - log_ratio).clamp(min=0).sum() / token_count
+    return PolicyLoss(losses.sum() / token_count, clip_fraction, approx_kl)
+
+
+def value_loss(
+    values_BT: Tensor,
+    old_values_BT: Tensor,
+    returns_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    clip_range: float,
+    token_count: int,
+) -> ValueLoss:
+    """Return `0.5 Σ max((V - R)², (clip(V, V_old ± ε) - R)²) / token_count`.
+
+    The larger of the two errors: a value that ran away from the old one gets no gradient until the
+    clipped value is no longer the worse one.
+
+    Args:
+        values_BT: The critic's values now, `(B, T)`; carry the gradient.
+        old_values_BT: Its values at the rollout, `(B, T)`.
+        returns_BT: Returns of `gae`, `(B, T)`.
+        mask_BT: The real tokens, `(B, T)`.
+        clip_range: ε, in units of the score.
+        token_count: Real tokens of the whole minibatch.
+    """
+    values, old, returns = values_BT[mask_BT], old_values_BT[mask_BT], returns_BT[mask_BT]
+    clipped = old + (values - old).clamp(-clip_range, clip_range)
+    unclipped_error = (values - returns).square()
+    clipped_error = (clipped - returns).square()
+    loss = 0.5 * torch.maximum(unclipped_error, clipped_error).sum() / token_count
+    with torch.no_grad():
+        clip_fraction = (clipped_error > unclipped_error).to(values.dtype).sum() / token_count
+    return ValueLoss(loss, clip_fraction)
+
+
+def linear_decay(step: int, steps: int, final_share: float) -> float:
+    """Return the learning rate of a step (0 … steps-1) as a share of the first step's.
+
+    It falls in a straight line from 1 in the first step to `final_share` in the last.
+    """
+    done = step / (steps - 1) if steps > 1 else 0.0
+    return 1.0 + (final_share - 1.0) * done
+
+
+def entropy_from_logits(logits_NV: Tensor) -> Tensor:
+    """Return the entropy of each row's softmax, `(N,)`, nats, never negative (-inf logits too)."""
+    return torch.special.entr(torch.softmax(logits_NV.float(), dim=-1)).sum(dim=-1)
+
+
+def token_logprobs(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head: Callable[[Tensor], Tensor],
+    *,
+    temperature: float,
+    max_logits: int = 2**26,
+) -> tuple[Tensor, Tensor]:
+    """Return log P of each target and the entropy of its distribution, both `(N,)` float32, nats.
+
+    Logits are made for so many tokens at a time that `max_logits` numbers are never exceeded. If
+    that takes several chunks, each is made again in the backward pass instead of being kept, so
+    memory does not grow with N·V.
+
+    Args:
+        hidden_ND: Last hidden states at the positions that predict the targets, `(N, D)`.
+        targets_N: Token ids, `(N,)`.
+        head: Maps `(n, D)` hidden states to `(n, V)` logits.
+        temperature: The sampling temperature; logits are divided by it, as when sampling.
+        max_logits: Largest number of logits held at once.
+
+    Returns:
+        Log-probabilities, which carry the gradient, and entropies, which do not.
+    """
+
+    def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(hidden).float() / temperature
+        logprobs = -F.cross_entropy(logits, targets, reduction="none")
+        with torch.no_grad():
+            entropy = entropy_from_logits(logits)
+        return logprobs, entropy
+
+    with torch.no_grad():
+        vocabulary = head(hidden_ND[:1]).shape[-1]
+    size = max(1, max_logits // vocabulary)
+    if len(targets_N) <= size:
+        return chunk(hidden_ND, targets_N)
+    pieces = [
+        checkpoint(chunk, hidden, targets, use_reentrant=False)
+        for hidden, targets in zip(hidden_ND.split(size), targets_N.split(size), strict=True)
+    ]
+    logprobs, entropies = zip(*pieces, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)

@@ -1,0 +1,141 @@
+"""Comparisons as tokens: read, checked, weighed, some held out, padded into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cai.chat import ChatFormat
+from cai.conversation import Conversation, Prompt
+from cai.errors import CaiError
+from cai.preference_model import pad_right
+from cai.records import content_hash
+from cai.settings import PreferenceSettings
+from cai.training import answer, conversation, read_rows
+
+HELD_OUT = 0.05
+"""The share of prompts that is kept out of training, to measure accuracy and calibration on."""
+
+_FEWEST_ROWS_TO_HOLD_OUT = 100
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tokenised comparison.
+
+    Attributes:
+        chosen: `(T,)` int32: prompt, chosen response and turn end.
+        rejected: The same with the rejected response.
+        probability: That the chosen response is the better one.
+        weight: Of the row in the loss.
+        held_out: Whether its prompt is kept out of training.
+    """
+
+    chosen: NDArray[np.int32]
+    rejected: NDArray[np.int32]
+    probability: float
+    weight: float
+    held_out: bool
+
+
+@dataclass
+class Pairs:
+    """Tokenised comparisons: those to train on, those held out, and how many were too long."""
+
+    train: list[Pair] = field(default_factory=list[Pair])
+    held_out: list[Pair] = field(default_factory=list[Pair])
+    too_long: int = 0
+
+
+def read_pairs(
+    data: Path, chat: ChatFormat, settings: PreferenceSettings, max_length: int
+) -> Pairs:
+    """Tokenise comparisons; of 100 or more, hold out the pairs of 5% of the prompts.
+
+    Raises:
+        CaiError: The file is no comparison data.
+    """
+    pairs = Pairs()
+    columns = ("key", "source", "prompt", "chosen", "rejected", "chosen_probability")
+    for row in read_rows(data, columns):
+        pair = _pair(row, chat, settings, data)
+        if max(len(pair.chosen), len(pair.rejected)) > max_length:
+            pairs.too_long += 1
+        else:
+            (pairs.held_out if pair.held_out else pairs.train).append(pair)
+    if len(pairs.train) + len(pairs.held_out) < _FEWEST_ROWS_TO_HOLD_OUT:
+        pairs.train += pairs.held_out
+        pairs.held_out = []
+    return pairs
+
+
+def _pair(row: dict[str, Any], chat: ChatFormat, settings: PreferenceSettings, data: Path) -> Pair:
+    prompt = conversation(row, "prompt", data)
+    prompt_ids = chat.prompt_ids(Prompt(prompt))
+    chosen, rejected = (
+        np.array([*prompt_ids, *chat.completion_ids(answer(row, side, data))], dtype=np.int32)
+        for side in ("chosen", "rejected")
+    )
+    probability = row["chosen_probability"]
+    if probability is None or not 0 <= probability <= 1:
+        raise CaiError(
+            f"Row {row['key']} of {data}: `chosen_probability` is {probability}, which is no "
+            "probability. Mend or remove the row."
+        )
+    weights = {"ai": settings.ai_weight, "human": settings.human_weight}
+    if row["source"] not in weights:
+        raise CaiError(
+            f"Row {row['key']} of {data}: `source` is {row['source']!r}; it must be `ai` or `human`."
+        )
+    return Pair(
+        chosen=chosen,
+        rejected=rejected,
+        probability=probability,
+        weight=weights[row["source"]],
+        held_out=_is_held_out(prompt),
+    )
+
+
+def _is_held_out(prompt: Conversation) -> bool:
+    """By a hash of the prompt, so that pairs of one prompt are never on both sides."""
+    return int(content_hash("held_out", list(prompt)), 16) < HELD_OUT * 16**16
+
+
+def training_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return the columns that the trainer sees.
+
+    Weights are scaled to mean 1: they set shares between the sources, not the size of the steps.
+    """
+    mean_weight = sum(pair.weight for pair in pairs) / len(pairs)
+    return [
+        {
+            "chosen_ids": pair.chosen,
+            "rejected_ids": pair.rejected,
+            "probability": pair.probability,
+            "weight": pair.weight / mean_weight,
+        }
+        for pair in pairs
+    ]
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Stacks all chosen responses over all rejected ones, padded on the right, with their labels."""
+
+    pad_id: int
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return `input_ids` and `attention_mask` `(2B, T)`, `probability` and `weight` `(B,)`."""
+        sides = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
+        input_ids, attention_mask = pad_right(sides, self.pad_id)
+        labels = {
+            name: torch.tensor([row[name] for row in rows]) for name in ("probability", "weight")
+        }
+        return {"input_ids": input_ids, "attention_mask": attention_mask, **labels}

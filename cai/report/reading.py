@@ -1,0 +1,98 @@
+"""A run folder, read without assuming that any stage has finished."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from cai.errors import CaiError
+from cai.records import Row
+from cai.store import read_json
+
+R = TypeVar("R", bound=Row)
+
+STAGES = ("prompts", "revise", "sft", "compare", "preference", "ppo", "evaluate")
+
+
+def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:
+    """Yield the rows of a stage, one at a time: large runs do not fit in memory.
+
+    An unfinished stage yields what it has so far, a stage that has not begun yields nothing.
+
+    Raises:
+        CaiError: A line is not a row of this type.
+    """
+    path = folder / f"{name}.jsonl"
+    if not path.exists():
+        path = folder / f"{name}.partial.jsonl"
+    for number, line in _whole_lines(path):
+        try:
+            yield row_type.model_validate_json(line)
+        except ValidationError as error:
+            raise _damaged(path, number, f"not a {row_type.__name__}") from error
+
+
+def step_metrics(path: Path) -> list[dict[str, float | None]]:
+    """Read a file with one JSON object of metrics per training step.
+
+    Returns:
+        One dict per step, in order, numbers only; NaN and infinity are None. Empty if the file is
+        missing.
+
+    Raises:
+        CaiError: A line is not a JSON object.
+    """
+    steps: list[dict[str, float | None]] = []
+    for number, line in _whole_lines(path):
+        try:
+            step = json.loads(line)
+        except ValueError as error:
+            raise _damaged(path, number, "not JSON") from error
+        if not isinstance(step, dict):
+            raise _damaged(path, number, "not a JSON object")
+        steps.append(
+            {
+                str(name): float(value) if math.isfinite(value) else None
+                for name, value in step.items()
+                if isinstance(value, (int, float)) and not isinstance(value, bool)
+            }
+        )
+    return steps
+
+
+def stage_json(run_dir: Path, stage: str, name: str) -> dict[str, Any]:
+    """Read a JSON file of a stage, NaN and infinity as None; empty if it is not there."""
+    return finite(read_json(run_dir / stage / name))
+
+
+def finite(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
+    """Replace NaN and infinity by None: JSON has neither, and a diverged loss is no number."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield numbered lines, without a torn last one: a run may be writing, or have been killed."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n") and line.strip():
+                yield number, line
+
+
+def _damaged(path: Path, number: int, what: str) -> CaiError:
+    return CaiError(
+        f"{path}:{number}: {what}. If the file was edited by hand, mend the line; otherwise delete "
+        "the file, run `cai run` again, and then `cai report`."
+    )

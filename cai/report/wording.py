@@ -1,0 +1,84 @@
+"""How numbers and foreign text are written for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+LONGEST_TEXT = 4000
+"""Characters of a model's text that the page shows; the rows keep all of it."""
+
+NOTHING = "–"
+
+# CSI sequences (colours, cursor moves), OSC sequences (titles, links), then other two-byte escapes.
+_ANSI = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\^_]"
+)
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """Make text safe to look at: no terminal escapes, and no character that hides or reorders.
+
+    ANSI sequences are removed; control, zero-width and bidirectional characters and lone surrogates
+    are spelt out as `⟨U+202E⟩`. Line feeds and tabs stay. HTML is the template's business.
+    """
+    return _INVISIBLE.sub(
+        lambda match: f"⟨U+{ord(match[0]):04X}⟩",
+        _ANSI.sub("", text.replace("\r\n", "\n")),
+    )
+
+
+def shorten(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Cut a long text, and say how much is missing."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]} … [{len(text) - longest:,} more characters are in the rows]"
+
+
+def percent(value: float | None) -> str:
+    """Write a proportion as a percentage, with a decimal only next to 0% and 100%."""
+    if value is None:
+        return NOTHING
+    if 0 < value < 0.01 or 0.99 < value < 1:
+        return f"{100 * value:.1f}%"
+    return f"{100 * value:.0f}%"
+
+
+def interval(rate: Mapping[str, Any]) -> str:
+    """Write a rate's 95% interval in percent (`67–78`); empty when there is none."""
+    if rate.get("low") is None or rate.get("high") is None:
+        return ""
+    return f"{100 * rate['low']:.0f}–{100 * rate['high']:.0f}"
+
+
+def number(value: object) -> str:
+    """Write a number with thousands separators or three significant digits; other things as is."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as people say them: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plainly(name: str) -> str:
+    """Write a key as words (`explained_refusal_rate` is `explained refusal rate`)."""
+    return name.replace("_", " ")

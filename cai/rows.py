@@ -1,0 +1,107 @@
+"""The row scheduler: run one async function over many rows, bounded, resumable, with progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from cai.records import Row
+from cai.store import RowStore
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Row)
+
+
+@contextmanager
+def _silent(total: int) -> Iterator[Callable[[], None]]:  # noqa: ARG001
+    yield lambda: None
+
+
+@dataclass(frozen=True)
+class Item(Generic[T]):
+    """A row to be made.
+
+    Attributes:
+        key: The row's key.
+        fingerprint: Everything that determines the row; equal to that of an earlier row, the
+            earlier row is reused.
+        inputs: What the row function gets.
+    """
+
+    key: str
+    fingerprint: str
+    inputs: T
+
+
+@dataclass
+class RowsResult(Generic[R]):
+    """All rows of a stage, and how they came about.
+
+    Attributes:
+        rows: Sorted by key.
+        reused: Keys of those that were kept from an earlier execution.
+        states: How many rows ended in each state; they sum to the number of items.
+    """
+
+    rows: list[R]
+    reused: frozenset[str]
+    states: dict[str, int]
+
+
+async def run_rows(
+    items: Iterable[Item[T]],
+    make: Callable[[Item[T]], Awaitable[R]],
+    *,
+    store: RowStore[R],
+    concurrency: int,
+    task: Callable[[int], AbstractContextManager[Callable[[], None]]] = _silent,
+) -> RowsResult[R]:
+    """Make every row that is not there yet; each proceeds through its chain on its own.
+
+    Args:
+        items: The rows to make; keys are unique.
+        make: The row function. What it raises ends the run; rows already finished stay on disk.
+        store: Where rows are kept, and where earlier ones are found.
+        concurrency: At most so many rows are under way at once.
+        task: Shows progress: gets the number of rows to make, yields what to call after each.
+
+    Raises:
+        ValueError: Two items have the same key.
+    """
+    pending: list[Item[T]] = []
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise ValueError(f"two rows have the key {item.key}")
+        seen.add(item.key)
+        if not store.reuse(item.key, item.fingerprint):
+            pending.append(item)
+
+    queue = iter(pending)
+
+    async def worker(advance: Callable[[], None]) -> None:
+        for item in queue:
+            row = await make(item)
+            store.append(row.model_copy(update={"fingerprint": item.fingerprint}))
+            advance()
+
+    try:
+        with task(len(pending)) as advance:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(concurrency, len(pending))):
+                    group.create_task(worker(advance))
+    except BaseExceptionGroup as group_error:
+        # One cause is enough for a person; the others are nearly always the same one again.
+        raise _first(group_error) from None
+    rows = store.finish()
+    reused = frozenset(seen - {item.key for item in pending})
+    return RowsResult(rows, reused, dict(Counter(row.state for row in rows)))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

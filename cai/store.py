@@ -1,0 +1,173 @@
+"""Rows on disk: appended while a stage runs, sorted and renamed when it is complete.
+
+`NAME.partial.jsonl` grows by one whole line per finished row, so a killed stage loses only the rows
+in flight. `finish` writes `NAME.jsonl`, sorted by key, in one atomic rename. Rows of an earlier
+execution are reused while their fingerprint still holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from cai.errors import CaiError
+from cai.records import Row
+
+R = TypeVar("R", bound=Row)
+
+
+class RowStore(Generic[R]):
+    """The rows of one kind in one stage folder."""
+
+    def __init__(self, folder: Path, row_type: type[R], name: str = "rows") -> None:
+        """Open the store; nothing is written until the first row.
+
+        Args:
+            folder: The stage's folder; made if missing.
+            row_type: What the rows are.
+            name: The files' name, without ending.
+        """
+        self.row_type = row_type
+        self.path = folder / f"{name}.jsonl"
+        self.partial_path = folder / f"{name}.partial.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rows: dict[str, R] = {}
+        self._earlier = self._read_earlier()
+
+    def reuse(self, key: str, fingerprint: str) -> bool:
+        """Keep the earlier row of this key if it is still what would be made now.
+
+        Rows that failed are always made anew.
+        """
+        row = self._earlier.get(key)
+        if row is None or row.fingerprint != fingerprint or row.state == "failed":
+            return False
+        self._rows[key] = row
+        return True
+
+    def append(self, row: R) -> None:
+        """Add a row durably: after this call a kill of the process does not lose it.
+
+        Raises:
+            CaiError: The disk is full or the folder not writable.
+        """
+        line = row.model_dump_json(exclude_none=True) + "\n"
+        with writing(self.partial_path), self.partial_path.open("ab") as file:
+            file.write(line.encode())
+        self._rows[row.key] = row
+
+    def finish(self) -> list[R]:
+        """Write all rows, reused and new, sorted by key, and drop the partial file.
+
+        Returns:
+            The rows as written.
+        """
+        rows = sorted(self._rows.values(), key=lambda row: row.key)
+        write_rows(self.path, rows)
+        self.partial_path.unlink(missing_ok=True)
+        return rows
+
+    def _read_earlier(self) -> dict[str, R]:
+        """Read finished and partial rows; a torn last line is cut off, so appending is safe."""
+        earlier: dict[str, R] = {}
+        for path in (self.path, self.partial_path):
+            if not path.exists():
+                continue
+            if path == self.partial_path:
+                _cut_torn_line(path)
+            for line in path.read_bytes().splitlines():
+                # A row of an older version, or one damaged on disk, is simply made again.
+                with contextlib.suppress(ValidationError):
+                    row = self.row_type.model_validate_json(line)
+                    earlier[row.key] = row
+        return earlier
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a finished file of rows, one JSON object a line, atomically."""
+    write_atomically(path, (row.model_dump_json(exclude_none=True).encode() + b"\n" for row in rows))
+
+
+def read_rows(path: Path, row_type: type[R]) -> list[R]:
+    """Read a finished file of rows.
+
+    Raises:
+        CaiError: The file is missing, or a line is not a row of this type.
+    """
+    if not path.exists():
+        raise CaiError(f"{path} does not exist: the stage that makes it has not finished.")
+    rows: list[R] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows.append(row_type.model_validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise CaiError(
+                f"{path}:{number}: not a {row_type.__name__} ({where}: {first['msg']}). If the file "
+                "was edited by hand, mend the line; otherwise delete the file and run again."
+            ) from None
+    return rows
+
+
+def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file so that it is seen whole or not at all, even after a crash.
+
+    Raises:
+        CaiError: The disk is full or the folder not writable; an earlier file is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, [text.encode(), b"\n"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object written by `write_json`; an empty one if the file is missing or torn."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing right into a readable error."""
+    try:
+        yield
+    except OSError as error:
+        raise CaiError(
+            f"Cannot write {path}: {error.strerror or error}. Finished rows are kept; free some "
+            "space or mend the folder's rights, then run the same command again to continue."
+        ) from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what follows the last line end: the row that was being written when the run died."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

@@ -1,0 +1,56 @@
+"""The training data that stages hand on: parquet files of fixed columns, which TRL loads unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cai.store import write_atomically
+
+Columns = Mapping[str, str]
+"""Column name to type: `string`, `int`, `float`, `bool` or `messages`."""
+
+SFT_COLUMNS: Columns = {
+    "key": "string",
+    "kind": "string",
+    "round": "int",
+    "prompt": "messages",
+    "completion": "messages",
+    "ended": "bool",
+}
+"""One row per revision or helpful sample; `ended` is False where the token limit cut it off."""
+
+COMPARISON_COLUMNS: Columns = {
+    "key": "string",
+    "kind": "string",
+    "source": "string",
+    "prompt": "messages",
+    "chosen": "messages",
+    "rejected": "messages",
+    "chosen_probability": "float",
+}
+"""One row per labelled pair; `chosen_probability` lies in [0.5, 1]."""
+
+
+def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], columns: Columns) -> None:
+    """Write rows atomically; an empty file still has its columns and their types.
+
+    Raises:
+        CaiError: The disk is full or the folder not writable.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    types = {
+        "string": pa.string(),
+        "int": pa.int32(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "messages": pa.list_(message),
+    }
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink)
+    write_atomically(path, [sink.getvalue().to_pybytes()])

@@ -1,0 +1,161 @@
+import asyncio
+from collections import Counter
+
+import pytest
+
+from cai.conversation import user
+from cai.engines import Completion, GenerateRequest, PromptTooLong, Usage
+from cai.errors import CaiError
+from cai.evaluate.answer import answer, answer_item, evaluation_items
+from cai.evaluate.grading import GRADERS
+from cai.records import PromptRow
+from cai.settings import EvaluateSettings
+
+
+class RecordingEngine:
+    """Says what it is told to, and remembers what it was asked."""
+
+    fingerprint = "weights"
+
+    def __init__(self, says: str | Exception):
+        self.says = says
+        self.asked: list[GenerateRequest] = []
+        self.usage = Usage()
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        self.asked.append(request)
+        if isinstance(self.says, Exception):
+            raise self.says
+        return Completion(self.says, (1,), (0.0,), "stop", self.fingerprint)
+
+
+def prompt(number: int, *, kind="red_team", split="held_out", task=None, **more) -> PromptRow:
+    return PromptRow(
+        key=f"{kind}{number:04d}",
+        kind=kind,
+        split=split,
+        messages=user(f"question {number}"),
+        source="test",
+        task=task or f"task {number}",
+        **more,
+    )
+
+
+def ask(engine: RecordingEngine, *, row=None, sample=0, model="rl-cai", seed=5):
+    return asyncio.run(
+        answer(
+            row or prompt(1, tags={"category": "theft"}),
+            sample=sample,
+            model_name=model,
+            engine=engine,
+            settings=EvaluateSettings(temperature=0.7, max_new_tokens=9),
+            seed=seed,
+            grader=GRADERS["refusals"](),
+        )
+    )
+
+
+def test_thinking_is_stripped_before_grading():
+    row = ask(RecordingEngine("<think>I cannot help, it is illegal.</think> Sure: one, two."))
+    assert row.response == "Sure: one, two."
+    assert row.verdict["refused"] is False
+    assert (row.state, row.kind, row.task, row.tags) == (
+        "ok",
+        "red_team",
+        "task 1",
+        {"category": "theft"},
+    )
+
+
+def test_request_and_provenance_follow_the_settings():
+    engine = RecordingEngine("Yes.")
+    row = ask(engine)
+    (request,) = engine.asked
+    assert (request.temperature, request.max_tokens) == (0.7, 9)
+    assert request.prompt.messages == user("question 1")
+    assert row.provenance.seed == request.seed
+    assert row.provenance.model == "rl-cai"
+    assert row.provenance.model_fingerprint == "weights"
+    assert row.provenance.sampling == {"temperature": 0.7, "max_new_tokens": 9}
+
+
+def test_prompts_that_do_not_fit_are_states_not_verdicts():
+    row = ask(RecordingEngine(PromptTooLong("900 tokens, 256 fit")))
+    assert (row.state, row.error) == ("too_long", "900 tokens, 256 fit")
+    assert row.response == ""
+    assert row.verdict == {}
+
+
+def test_models_share_draws_and_nothing_else_does():
+    engine = RecordingEngine("Yes.")
+    rows = [
+        ask(engine, model="sl-cai"),
+        ask(engine, model="rl-cai"),
+        ask(engine, sample=1),
+        ask(engine, row=prompt(2)),
+        ask(engine, seed=6),
+    ]
+    seeds = [request.seed for request in engine.asked]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 4
+    assert len({row.key for row in rows[:4]}) == 4
+
+
+def test_item_names_the_row_that_answer_makes():
+    def item(**changes):
+        values = {
+            "model_name": "rl-cai",
+            "model_fingerprint": "weights",
+            "settings": EvaluateSettings(),
+            "seed": 5,
+            "grader": GRADERS["refusals"](),
+            **changes,
+        }
+        return answer_item(prompt(1), 0, **values)
+
+    assert item().key == ask(RecordingEngine("Yes.")).key
+    assert item().fingerprint == item(settings=EvaluateSettings(concurrency=2)).fingerprint
+    changed = (
+        {"model_fingerprint": "other"},
+        {"settings": EvaluateSettings(temperature=0.5)},
+        {"seed": 6},
+        {"grader": GRADERS["playground"]()},
+    )
+    assert len({item().fingerprint, *(item(**change).fingerprint for change in changed)}) == 5
+
+
+def test_few_prompts_are_repeated_equally_often():
+    prompts = [prompt(n) for n in range(7)] + [prompt(n, kind="helpful") for n in range(3)]
+    items = evaluation_items(prompts, 10)
+    per_prompt = Counter(row.key for row, _ in items)
+    assert {per_prompt[f"red_team{n:04d}"] for n in range(7)} == {2}
+    assert {per_prompt[f"helpful{n:04d}"] for n in range(3)} == {4}
+    assert len({(row.key, sample) for row, sample in items}) == len(items) == 26
+
+
+def test_many_prompts_are_thinned_out_over_tasks():
+    prompts = [prompt(n, task="common" if n < 90 else f"rare {n}") for n in range(100)]
+    prompts += [prompt(n, kind="helpful") for n in range(3)]
+    chosen = [row for row, _ in evaluation_items(prompts, 11) if row.kind == "red_team"]
+    assert len(chosen) == 11
+    assert len({row.task for row in chosen}) == 11
+    assert evaluation_items(prompts, 11) == evaluation_items(prompts[::-1], 11)
+
+
+def test_only_held_out_usable_prompts_of_the_stratum_qualify():
+    prompts = [
+        prompt(1, tags={"stratum": "b"}),
+        prompt(2, tags={"stratum": "a"}),
+        prompt(3, split="train", tags={"stratum": "b"}),
+        prompt(4, state="too_long", tags={"stratum": "b"}),
+        prompt(5, kind="helpful", tags={"stratum": "b"}),
+    ]
+    items = evaluation_items(prompts, 1, stratum="b")
+    assert [row.key for row, _ in items] == ["red_team0001", "helpful0005"]
+
+
+def test_a_missing_side_is_an_error_that_names_the_mend():
+    with pytest.raises(CaiError, match=r"held-out helpful prompts.*prompts.held_out"):
+        evaluation_items([prompt(1)], 3)
+    with pytest.raises(CaiError, match=r"'c'.*evaluate.stratum"):
+        evaluation_items([prompt(1), prompt(1, kind="helpful")], 3, stratum="c")
