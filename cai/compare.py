@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cai.constitution import ComparisonExample, Constitution, Principle, draw, draw_several
+from cai.constitution import Constitution, Principle, draw, draw_several
+from cai.constitution.schema import ComparisonExample
 from cai.conversation import Prompt, strip_thinking
 from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest
 from cai.records import (
@@ -325,7 +326,10 @@ def _few_shot(
 ) -> list[tuple[ComparisonExample, str]]:
     """Pair each example with an independently drawn principle (paper, section 4.1)."""
     return [
-        (example, str(draw(constitution.comparisons, seed=seed, key=f"{key}/shot", round=n).comparison))
+        (
+            example,
+            str(draw(constitution.comparisons, seed=seed, key=f"{key}/shot", round=n).comparison),
+        )
         for n, example in enumerate(examples)
     ]
 

@@ -14,8 +14,12 @@ Role = Literal["system", "user", "assistant"]
 SPEAKERS: dict[Role, str] = {"system": "System", "user": "Human", "assistant": "Assistant"}
 """Who speaks each role in a transcript, unless a message brings its own `label`."""
 
-_THINKING = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_THINKING_TAIL = re.compile(r"\A.*?</(think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
+_THINKING = re.compile(
+    r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE
+)
+_THINKING_TAIL = re.compile(
+    r"\A.*?</(think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE
+)
 
 
 class Message(BaseModel):

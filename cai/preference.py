@@ -81,7 +81,7 @@ class SoftPreferenceTrainer(QuietTrainer, RewardTrainer):
         So it does not depend on how a batch is split into micro-batches.
         """
         probability, weight = inputs.pop("probability"), inputs.pop("weight")
-        _, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        _, outputs = cast("Any", super().compute_loss(model, inputs, return_outputs=True))
         chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
         losses = soft_bradley_terry_loss(chosen - rejected, probability, weight)
         pairs = len(losses) if num_items_in_batch is None else num_items_in_batch
@@ -108,7 +108,7 @@ def train_preference(
         data: Parquet with `key`, `source` (`ai` or `human`), `prompt` (messages), `chosen` and
             `rejected` (one assistant message each) and `chosen_probability`.
         base: The language model to start from; its head is replaced.
-        out: The folder of the preference model; seen whole or not at all. Checkpoints are beside it.
+        out: The folder of the new model; seen whole or not at all. Checkpoints are beside it.
         seed: Sets the order of the rows, the score head and the initial adapters.
         log_dir: For TensorBoard.
 
@@ -257,7 +257,7 @@ def _reference(pairs: Sequence[Pair]) -> Sequence[Pair]:
 
 
 def _measures(model: PreferenceModel, pairs: Pairs, micro_batch_size: int) -> dict[str, float]:
-    """Measure accuracy on training pairs with confident labels, and all measures on held-out ones."""
+    """Measure accuracy on confident training pairs, and everything on held-out ones."""
     measures: dict[str, float] = {}
     confident = [pair for pair in _reference(pairs.train) if pair.probability >= CONFIDENT]
     if confident:
@@ -266,7 +266,7 @@ def _measures(model: PreferenceModel, pairs: Pairs, micro_batch_size: int) -> di
     if held_out:
         delta = _deltas(model, held_out, micro_batch_size)
         label = np.array([pair.probability for pair in held_out])
-        told = label != 0.5  # noqa: PLR2004
+        told = label != 0.5
         loss = soft_bradley_terry_loss(
             torch.from_numpy(delta), torch.from_numpy(label), torch.ones(len(label))
         )

@@ -92,7 +92,7 @@ def _pair(row: dict[str, Any], chat: ChatFormat, settings: PreferenceSettings, d
     weights = {"ai": settings.ai_weight, "human": settings.human_weight}
     if row["source"] not in weights:
         raise CaiError(
-            f"Row {row['key']} of {data}: `source` is {row['source']!r}; it must be `ai` or `human`."
+            f"Row {row['key']} of {data}: `source` is {row['source']!r}, not `ai` or `human`."
         )
     return Pair(
         chosen=chosen,
@@ -127,7 +127,7 @@ def training_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """Stacks all chosen responses over all rejected ones, padded on the right, with their labels."""
+    """Stacks chosen responses over rejected ones, padded on the right, with their labels."""
 
     pad_id: int
 
@@ -135,7 +135,9 @@ class PairCollator:
         """Return `input_ids` and `attention_mask` `(2B, T)`, `probability` and `weight` `(B,)`."""
         sides = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
         input_ids, attention_mask = pad_right(sides, self.pad_id)
-        labels = {
-            name: torch.tensor([row[name] for row in rows]) for name in ("probability", "weight")
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "probability": torch.tensor([row["probability"] for row in rows]),
+            "weight": torch.tensor([row["weight"] for row in rows]),
         }
-        return {"input_ids": input_ids, "attention_mask": attention_mask, **labels}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -81,7 +81,7 @@ class RevisionStep(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     principle: PrincipleUse
-    critique: str | None
+    critique: str | None = None
     """None when the response was revised directly."""
     revision: str
     ended: bool
@@ -101,7 +101,7 @@ class Provenance(BaseModel):
 
 
 class RevisionRow(Row):
-    """A prompt's first response and its chain of critiques and revisions (none for helpful ones)."""
+    """A prompt's first response and its critiques and revisions (none for helpful prompts)."""
 
     kind: Kind
     messages: Conversation
@@ -156,9 +156,9 @@ class JudgementRow(Row):
 
     pair: str
     principle: PrincipleUse
-    forward: OrderEvidence | None
+    forward: OrderEvidence | None = None
     """Response 0 shown first; None when the row failed."""
-    backward: OrderEvidence | None
+    backward: OrderEvidence | None = None
     """Response 1 shown first; None when not asked for or failed."""
     provenance: Provenance
 
@@ -177,7 +177,7 @@ class ComparisonRow(Row):
     messages: Conversation
     task: str
     responses: tuple[str, str]
-    label: float | None
+    label: float | None = None
     judgements: list[str] = Field(default_factory=list[str])
 
 

@@ -119,9 +119,7 @@ async def critique_and_revise(
                     "critique",
                     number,
                 )
-            asked = revision_prompt(
-                prompt.messages, current, request, critique, rewrite, few_shot
-            )
+            asked = revision_prompt(prompt.messages, current, request, critique, rewrite, few_shot)
             current, ended = await say(asked, "revision", number)
             use = PrincipleUse(id=principle.id, text_hash=principle.supervised_hash)
             steps.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,7 +17,7 @@ R = TypeVar("R", bound=Row)
 
 
 @contextmanager
-def _silent(total: int) -> Iterator[Callable[[], None]]:  # noqa: ARG001
+def _silent(total: int) -> Generator[Callable[[], None]]:  # noqa: ARG001
     yield lambda: None
 
 

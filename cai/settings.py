@@ -14,27 +14,28 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, frozen=True):
     """The base of all sections: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class ModelSettings(Settings):
+class ModelSettings(Settings, frozen=True):
     """A model and how to speak with it."""
 
     path: str
     """A folder in transformers' format, a hub id, or `playground` for the shipped tiny model."""
     engine: Literal["transformers"] = "transformers"
+    """What runs the model."""
     format: Literal["chat", "transcript"] = "chat"
-    """`chat`: the tokenizer's own chat template. `transcript`: "Human: … Assistant: …" (base models)."""
+    """`chat`: the tokenizer's own chat template. `transcript`: Human/Assistant (base models)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is float32 on a CPU and bfloat16 on a GPU."""
     max_batch_tokens: Positive = 16384
-    """Prompt and new tokens that the local engine keeps in flight; lower it when memory is short."""
+    """Prompt and new tokens that the local engine keeps in flight; lower it to save memory."""
 
 
-class ModelsSettings(Settings):
+class ModelsSettings(Settings, frozen=True):
     """Who plays which role."""
 
     helpful: ModelSettings
@@ -45,12 +46,13 @@ class ModelsSettings(Settings):
     """The model that compares responses; the helpful-only model if left out."""
 
 
-class SourceSettings(Settings):
+class SourceSettings(Settings, frozen=True):
     """Where prompts or comparisons come from."""
 
     path: str
     """A file, `hub:owner/name`, or `playground:red_team`, `playground:helpful`, …"""
     format: Literal["auto", "jsonl", "json", "csv", "text", "parquet"] = "auto"
+    """`auto` goes by the file's ending, then by its content."""
     column: str | None = None
     """The column that holds the prompt, when its name is not one of the usual ones."""
     split: str = "train"
@@ -62,11 +64,13 @@ class SourceSettings(Settings):
 Sources = Annotated[list[SourceSettings], Field(min_length=1)]
 
 
-class PromptsSettings(Settings):
+class PromptsSettings(Settings, frozen=True):
     """Red-team and helpful prompts, and how they are split."""
 
     red_team: Sources
+    """Prompts that try to bring out harm."""
     helpful: Sources
+    """Prompts that deserve a helpful answer."""
     helpfulness_comparisons: list[SourceSettings] = []
     """Human comparisons of helpfulness, mixed into preference training."""
     held_out: Fraction = 0.1
@@ -88,60 +92,71 @@ class PromptsSettings(Settings):
         return short
 
 
-class SamplingSettings(Settings):
+class SamplingSettings(Settings, frozen=True):
     """How a stage samples."""
 
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Logits are divided by it; 0 is greedy. The paper samples at 1 throughout."""
     max_new_tokens: Positive = 256
+    """The longest response, critique or revision, in tokens."""
 
 
-class ReviseSettings(SamplingSettings):
+class ReviseSettings(SamplingSettings, frozen=True):
     """Critique-revision chains (paper, section 3)."""
 
     rounds: Annotated[int, Field(ge=0)] = 4
+    """Critique-revision pairs per red-team prompt; a principle is drawn for each."""
     helpful_samples: Positive = 1
     """Responses per helpful prompt, mixed into fine-tuning."""
     critique: bool = True
     """Without it, responses are revised directly (the paper's figure 7)."""
     concurrency: Positive = 64
+    """Rows under way at once; changes speed and memory, not results."""
 
 
-class OptimizerSettings(Settings):
+class OptimizerSettings(Settings, frozen=True):
     """What every training stage has."""
 
     learning_rate: PositiveFloat = 1e-5
+    """Of AdamW; constant after a short warm-up."""
     batch_size: Positive = 32
+    """Sequences (or pairs) per optimizer step."""
     micro_batch_size: Positive | None = None
     """Sequences per forward pass; the batch size if left out. Changes memory, not results."""
     epochs: Positive = 1
+    """Passes over the data."""
     max_length: Positive = 1024
     """Longer rows are left out of training and counted, never truncated."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """0 trains all weights; otherwise LoRA of this rank, merged when saved."""
     checkpoint_steps: Positive = 200
+    """Optimizer steps between checkpoints; an interrupted training goes on from the last."""
 
 
-class SftSettings(OptimizerSettings):
+class SftSettings(OptimizerSettings, frozen=True):
     """Fine-tuning on the revisions (paper, section 3.5)."""
 
     helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
     """Helpful samples per revision row; what is not there is not invented."""
 
 
-class CompareSettings(SamplingSettings):
+class CompareSettings(SamplingSettings, frozen=True):
     """Response pairs and AI feedback (paper, section 4.1)."""
 
     against_helpful: Fraction = 0.0
     """The share of pairs that set an SL-CAI response against one of the helpful-only model."""
     pairs_per_prompt: Positive = 1
+    """Response pairs per red-team prompt."""
     principles: Positive | Literal["all"] = 1
     """Principles each pair is judged under; their log-odds are averaged by weight."""
     reasoning: bool = False
     """Chain of thought before the verdict (the paper's second method)."""
     reasoning_tokens: Positive = 128
+    """The longest chain of thought, in tokens."""
     layout: Literal["recommended", "paper"] = "recommended"
     """`paper` puts the principle before the responses; `recommended` after, to share the prefix."""
     both_orders: bool = True
+    """Show each pair in both orders and average, which cancels a liking for a position."""
     clamp: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Probabilities are clamped to this range (the paper: 0.4 to 0.6 with chain of thought)."""
     min_mass: Fraction = 0.0
@@ -151,72 +166,105 @@ class CompareSettings(SamplingSettings):
     few_shot: Annotated[int, Field(ge=0)] = 5
     """At most so many of the constitution's comparison examples."""
     concurrency: Positive = 64
+    """Rows under way at once; changes speed and memory, not results."""
 
 
-class PreferenceSettings(OptimizerSettings):
+class PreferenceSettings(OptimizerSettings, frozen=True):
     """The preference model (paper, section 4.2)."""
 
     ai_weight: PositiveFloat = 1.0
+    """The weight of an AI-labelled comparison in the loss."""
     human_weight: PositiveFloat = 1.0
+    """The weight of a human (or simulated) helpfulness comparison in the loss."""
 
 
-class PPOSettings(Settings):
+class PPOSettings(Settings, frozen=True):
     """Proximal policy optimisation against the preference model."""
 
     steps: Positive = 100
+    """Rollouts, each followed by an update."""
     batch_size: Positive = 64
     """Episodes (prompts) per step."""
     minibatches: Positive = 2
+    """Optimizer steps per epoch over a rollout; they divide the batch evenly."""
     micro_batch_size: Positive | None = None
+    """Episodes per forward pass; the minibatch if left out. Changes memory, not results."""
     epochs: Positive = 2
+    """Passes over each rollout."""
     learning_rate: PositiveFloat = 1e-5
+    """The policy's."""
     final_learning_rate: Fraction = 0.2
     """The learning rates decay linearly to this share of themselves."""
     critic_learning_rate: PositiveFloat = 2e-5
+    """The critic's; it has an optimizer of its own."""
     kl_coef: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
+    """β: the per-token KL penalty against SL-CAI, on normalised scores."""
     clip_range: PositiveFloat = 0.2
+    """ε of the clipped policy objective."""
     value_clip_range: PositiveFloat = 0.2
+    """How far a value may move from its old one before the loss stops rewarding it."""
     gamma: Fraction = 1.0
+    """The discount."""
     lam: Fraction = 0.95
+    """λ of generalised advantage estimation."""
     max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
     temperature: PositiveFloat = 1.0
+    """Logits are divided by it, in rollout and update alike."""
     max_new_tokens: Positive = 128
+    """The longest response, in tokens."""
     no_eos_reward: float = -1.0
     """The score of a response that does not end in time (in place of the preference model's)."""
     red_team_fraction: Fraction = 0.5
+    """The share of red-team prompts in each batch."""
     checkpoint_steps: Positive = 20
+    """Steps between checkpoints."""
 
 
-class EvaluateSettings(SamplingSettings):
+class EvaluateSettings(SamplingSettings, frozen=True):
     """What the models do on held-out prompts."""
 
     samples_per_side: Positive = 300
+    """At least so many answers to red-team and to helpful prompts each, of every model."""
     grader: Literal["playground", "refusals"] = "refusals"
     """`playground`: the small world's ground truth. `refusals`: string match, for real prompts."""
     stratum: str | None = None
     """Evaluate only held-out prompts with this `stratum` tag."""
     concurrency: Positive = 64
+    """Rows under way at once; changes speed and memory, not results."""
 
 
-class ReportSettings(Settings):
+class ReportSettings(Settings, frozen=True):
     """The page at the end."""
 
     examples: Positive = 12
+    """How many chains and comparisons the page shows."""
 
 
-class PipelineSettings(Settings):
+class PipelineSettings(Settings, frozen=True):
     """A whole pipeline file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """The run folder is `runs/NAME` unless `--out` says otherwise."""
     seed: int = 0
+    """Decides every draw: principles, samples, splits, the order of training."""
     constitution: str
     """A built-in name (`harmless`) or a file."""
     models: ModelsSettings
+    """Which model plays which role."""
     prompts: PromptsSettings
+    """Where prompts come from; this stage always runs."""
     revise: ReviseSettings | None = None
+    """Critique-revision chains."""
     sft: SftSettings | None = None
+    """Fine-tuning into SL-CAI."""
     compare: CompareSettings | None = None
+    """Response pairs and AI feedback."""
     preference: PreferenceSettings | None = None
+    """The preference model."""
     ppo: PPOSettings | None = None
+    """Reinforcement learning into RL-CAI."""
     evaluate: EvaluateSettings | None = None
+    """Answers to held-out prompts, graded."""
     report: ReportSettings | None = None
+    """The page at the end."""

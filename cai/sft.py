@@ -105,7 +105,7 @@ def train_sft(
         ),
         data_collator=CompletionCollator(chat.pad_id),
         train_dataset=Dataset.from_list(rows),
-        processing_class=copy.deepcopy(chat.tokenizer),
+        processing_class=cast("Any", copy.deepcopy(chat.tokenizer)),
         peft_config=lora(settings, "CAUSAL_LM"),
     )
     trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir)

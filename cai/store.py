@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -92,7 +92,9 @@ class RowStore(Generic[R]):
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write a finished file of rows, one JSON object a line, atomically."""
-    write_atomically(path, (row.model_dump_json(exclude_none=True).encode() + b"\n" for row in rows))
+    write_atomically(
+        path, (row.model_dump_json(exclude_none=True).encode() + b"\n" for row in rows)
+    )
 
 
 def read_rows(path: Path, row_type: type[R]) -> list[R]:
@@ -111,8 +113,8 @@ def read_rows(path: Path, row_type: type[R]) -> list[R]:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise CaiError(
-                f"{path}:{number}: not a {row_type.__name__} ({where}: {first['msg']}). If the file "
-                "was edited by hand, mend the line; otherwise delete the file and run again."
+                f"{path}:{number}: not a {row_type.__name__} ({where}: {first['msg']}). If it was "
+                "edited by hand, mend the line; otherwise delete the file and run again."
             ) from None
     return rows
 
@@ -154,7 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Generator[None]:
     """Turn a full disk or a missing right into a readable error."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The training data that stages hand on: parquet files of fixed columns, which TRL loads unchanged."""
+"""The training data that stages hand on: parquet of fixed columns, which TRL loads unchanged."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,7 +19,7 @@ from peft import LoraConfig
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 
 from cai.conversation import Conversation, Message
@@ -102,8 +102,8 @@ def read_rows(data: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
                 yield from cast("list[dict[str, Any]]", batch.to_pylist())
     except (pa.ArrowInvalid, OSError) as error:
         raise CaiError(
-            f"{data} is not a whole parquet file ({error}). Delete it and run the stage that writes "
-            "it again."
+            f"{data} is not a whole parquet file ({error}). Delete it and run the stage "
+            "that writes it again."
         ) from error
 
 
@@ -301,8 +301,9 @@ def train_to_the_end(
 
 
 @contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Generator[None]:
     """Silence what transformers says about choices that are made on purpose here."""
+    transformers_logging.disable_progress_bar()
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -319,7 +320,7 @@ def loss_metrics(trainer: Trainer) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path) -> Generator[Path]:
     """Yield a temporary sibling of `out` that takes its place when the block ends well."""
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

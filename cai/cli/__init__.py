@@ -115,6 +115,14 @@ def doctor() -> None:
     doctor_command()
 
 
+@app.command()
+def settings() -> None:
+    """Print every setting of a pipeline file, as Markdown."""
+    from cai.cli.settings import settings_command
+
+    settings_command()
+
+
 def main() -> None:
     """Run the command line; errors are one paragraph, and the exit status says whose they are."""
     sys.exit(run_safely(lambda: app(standalone_mode=True)))
@@ -142,7 +150,7 @@ def run_safely(command: Callable[[], object]) -> int:
         # The reader of our output has gone (`cai … | head`); there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001 (the last stop before a person)
+    except Exception as error:
         if os.environ.get("CAI_DEBUG"):
             raise
         _say(

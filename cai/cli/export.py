@@ -15,7 +15,7 @@ FILES = {"jsonl": "rows.jsonl", "parquet": "train.parquet", "trl": "train.parque
 
 
 def export_command(run_folder: Path, stage: str, *, out: Path, file_format: str) -> None:
-    """Write a stage's rows (`jsonl`), its trainable rows (`parquet`), or those as TRL JSON Lines."""
+    """Write a stage's rows (`jsonl`), or its trainable rows (`parquet`, or `trl` as JSON Lines)."""
     if stage not in STAGES:
         raise typer.BadParameter(f"{stage!r} makes no data set; use {' or '.join(STAGES)}")
     if file_format not in FILES:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import combinations
+from collections.abc import Iterator
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from cai.constitution.findings import ConstitutionError, Finding, Place
@@ -62,7 +62,7 @@ def _near_duplicates(resolved: Resolved) -> Iterator[Finding]:
 
 def _word_pairs(text: str) -> set[tuple[str, str]]:
     words = ["", *re.findall(r"\w+", text.casefold()), ""]
-    return set(zip(words, words[1:], strict=False))
+    return set(pairwise(words))
 
 
 def _residue(resolved: Resolved) -> Iterator[Finding]:
@@ -129,10 +129,3 @@ def _one_letter(resolved: Resolved) -> Iterator[Finding]:
 
 def _warning(place: Place, code: str, message: str) -> Finding:
     return Finding(place, "warning", code, message)
-
-
-def worst(findings: Sequence[Finding]) -> str:
-    """Return the gravest severity among findings, or "" when there are none."""
-    return next(
-        (s for s in ("error", "warning", "note") if any(f.severity == s for f in findings)), ""
-    )

@@ -33,6 +33,8 @@ class Document:
     keys: dict[Location, Place] = field(default_factory=dict[Location, Place])
     findings: list[Finding] = field(default_factory=list[Finding])
     """What is wrong with the YAML beyond its syntax: duplicate keys, empty values, odd tags."""
+    faulty: set[Location] = field(default_factory=set[Location])
+    """Where those findings are; what validation says of these values adds nothing."""
 
     def place(self, location: Location, *, of_key: bool = False) -> Place:
         """Return where `location` stands, or the innermost part of it that is in the file."""
@@ -114,7 +116,7 @@ def _mend(problem: str, line: str) -> str:
         return "indent with spaces, YAML allows no tabs there"
     if "mapping values" in problem:
         return 'put a text that holds ": " in quotes, or on the lines after `>-`'
-    if "single document" in problem:
+    if "another document" in problem:
         return "keep one document, without a second `---`"
     if "undefined alias" in problem or "cannot start any token" in problem:
         return "put a text that begins with a special character in quotes"
@@ -131,9 +133,10 @@ class _Builder:
     def build(self, node: Node, location: Location) -> Any:  # noqa: ANN401
         self.document.values[location] = self._place(node)
         if isinstance(node, ScalarNode):
-            return self._scalar(node)
+            return self._scalar(node, location)
         if id(node) in self._seen:
-            return self._fault(node, "alias", "an alias may repeat a text only: write this out")
+            message = "an alias may repeat a text only: write this out"
+            return self._fault(node, location, "alias", message)
         self._seen.add(id(node))
         if isinstance(node, SequenceNode):
             return [self.build(item, (*location, i)) for i, item in enumerate(node.value)]
@@ -143,35 +146,39 @@ class _Builder:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
-                self._fault(key_node, "bad-key", "a key must be one word, not a list or a mapping")
+                message = "a key must be one word, not a list or a mapping"
+                self._fault(key_node, location, "bad-key", message)
                 continue
             key = key_node.value
             here = (*location, key)
             if key in data:
                 first = self.document.keys[here].line
                 message = f"the key `{key}` stands here and in line {first}: keep one of the two"
-                self._fault(key_node, "duplicate-key", message)
+                self._fault(key_node, here, "duplicate-key", message)
                 continue
             self.document.keys[here] = self._place(key_node)
             data[key] = self.build(value_node, here)
         return data
 
-    def _scalar(self, node: ScalarNode) -> Any:  # noqa: ANN401
+    def _scalar(self, node: ScalarNode, location: Location) -> Any:  # noqa: ANN401
+        kind = node.tag.removeprefix(_TAG)
         if _SURROGATE.search(node.value):
-            return self._fault(node, "bad-character", "half a character (a surrogate): remove it")
-        if node.tag in _TEXT_TAGS:
+            code, message = "bad-character", "half a character (a surrogate) stands here: remove it"
+        elif node.tag in _TEXT_TAGS:
             return node.value
-        if node.tag == _NULL_TAG:
-            return self._fault(node, "empty", "nothing stands here: write a value or drop the key")
-        if node.tag not in _PLAIN_TAGS:
-            return self._fault(node, "tag", f"the tag {node.tag!r} is not allowed: remove it")
-        try:
-            return SafeConstructor().construct_object(node)
-        except (yaml.YAMLError, ValueError, KeyError, IndexError):
-            kind = node.tag.removeprefix(_TAG)
-            return self._fault(node, "bad-value", f"this is no {kind}: put it in quotes")
+        elif node.tag == _NULL_TAG:
+            code, message = "empty", "nothing stands here: write a value or drop the key"
+        elif node.tag not in _PLAIN_TAGS:
+            code, message = "tag", f"the tag {node.tag!r} is not allowed: remove it"
+        else:
+            try:
+                return SafeConstructor().construct_object(node)
+            except (yaml.YAMLError, ValueError, KeyError, IndexError):
+                code, message = "bad-value", f"this is no {kind}: put it in quotes"
+        return self._fault(node, location, code, message)
 
-    def _fault(self, node: Node, code: str, message: str) -> None:
+    def _fault(self, node: Node, location: Location, code: str, message: str) -> None:
+        self.document.faulty.add(location)
         self.document.findings.append(error(self._place(node), code, message))
 
     def _place(self, node: Node) -> Place:

@@ -65,15 +65,20 @@ _MENDS = {
 def explain(problem: ValidationError, document: Document) -> list[Finding]:
     """Turn pydantic's errors into findings with places, subjects and mends."""
     errors = problem.errors(include_url=False)
-    return [_explain_one(e, document) for e in errors if not _follows(e, errors)]
+    return [_explain_one(e, document) for e in errors if not _follows(e, errors, document.faulty)]
 
 
-def _follows(details: ErrorDetails, errors: Iterable[ErrorDetails]) -> bool:
-    """Whether a list is too short only because items in it are wrong, which is said already."""
+def _follows(
+    details: ErrorDetails, errors: Iterable[ErrorDetails], faulty: Iterable[Location]
+) -> bool:
+    """Whether an error is there only because of another one inside it, which is told already.
+
+    Values that the YAML got wrong are missing from what was validated, and items that are wrong
+    are not counted in the length of their list.
+    """
     location = details["loc"]
-    return details["type"] == "too_short" and any(
-        len(e["loc"]) > len(location) and e["loc"][: len(location)] == location for e in errors
-    )
+    inner = [e["loc"] for e in errors if details["type"] == "too_short" and e["loc"] != location]
+    return any(other[: len(location)] == location for other in (*inner, *faulty))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

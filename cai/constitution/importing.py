@@ -19,7 +19,7 @@ from cai.errors import CaiError
 
 _OPENING = re.compile(r"^\s*(Critique|Revision) ?Request:\s*")
 _CLOSING = re.compile(r"\s*\b(Critique|Revision|Options):\s*$")
-_NUMBERED = re.compile(r"^\s*(\d+)[.)]\s+(\S.*)$")
+_NUMBERED = re.compile(r"^\s*(\d{1,9})[.)]\s+(\S.*)$")
 
 
 @dataclass
@@ -117,7 +117,7 @@ def _instructions(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
 
 
 def _recipe(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
-    pairs = data.get("constitutions") if isinstance(data, dict) else None
+    pairs: Any = data.get("constitutions") if isinstance(data, dict) else None
     if not _records(pairs, "critic", "revision"):
         return None
     principles = [
@@ -150,20 +150,22 @@ def _numbered_text(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
     if not isinstance(data, str):
         return None
     items: list[tuple[int, str]] = []
-    before: list[str] = []
+    left_out: list[str] = []
+    after_blank = True
     for line in data.splitlines():
         if start := _NUMBERED.match(line):
-            items.append((int(start[1]), start[2]))
-        elif items:
+            items.append((int(start[1]), start[2].strip()))
+        elif items and line.strip() and (line[0].isspace() or not after_blank):
             number, text = items[-1]
-            items[-1] = (number, f"{text} {line.strip()}".rstrip())
+            items[-1] = (number, f"{text} {line.strip()}")
         elif line.strip():
-            before.append(line.strip())
+            left_out.append(line.strip())
+        after_blank = not line.strip()
     if not items:
         return None
     imported = _as_comparisons(items, path, "numbered lines, read as comparisons")
-    if before:
-        imported.notes.append(f"left out, before the first number: {' '.join(before)}")
+    if left_out:
+        imported.notes.append(f"left out, for it has no number: {' '.join(left_out)}")
     return imported
 
 
@@ -202,7 +204,7 @@ def _principle(path: Path, **fields: Any) -> Principle:  # noqa: ANN401
         for key, text in fields.items()
     }
     try:
-        return Principle(**texts)
+        return Principle.model_validate(texts)
     except ValidationError as problem:
         first = problem.errors()[0]
         what = ".".join(map(str, first["loc"]))
@@ -225,7 +227,7 @@ def _only(path: Path, key: str, prompt: Any) -> Any:  # noqa: ANN401
 
 def _records(items: Any, *keys: str) -> bool:  # noqa: ANN401
     """Whether `items` is a collection of mappings that all have these keys."""
-    rows = list(items or ())
+    rows: list[Any] = list(items or ())
     return bool(rows) and all(isinstance(r, Mapping) and set(keys) <= set(r) for r in rows)
 
 
@@ -233,9 +235,9 @@ def _texts(data: Any) -> bool:  # noqa: ANN401
     return isinstance(data, list) and bool(data) and all(isinstance(t, str) for t in data)
 
 
-def _numerically(name: str) -> list[tuple[int, str]]:
+def _numerically(name: str) -> str:
     """Sort harmful2 before harmful10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name)
 
 
 def _slug(name: str) -> str:

@@ -116,12 +116,11 @@ def read_file(path: Path) -> tuple[ConstitutionFile, Document]:
     """
     document = read_document(path)
     findings = [*document.findings, *_duplicate_ids(document)]
-    explained = {finding.place for finding in findings}
     file = None
     try:
         file = ConstitutionFile.model_validate(document.data)
     except ValidationError as problem:
-        findings += [f for f in explain(problem, document) if f.place not in explained]
+        findings += explain(problem, document)
     if findings or file is None:
         raise ConstitutionError(findings)
     return file, document

@@ -17,7 +17,7 @@ _WIDTH = 88
 class _Dumper(yaml.SafeDumper):
     """Writes long texts as blocks and indents lists."""
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
         super().increase_indent(flow, False)
 
 
@@ -41,13 +41,17 @@ def to_yaml(
     head: dict[str, Any] = {"schema": 1, "name": name}
     if description:
         head["description"] = description
-    sections = ["".join(f"# {line}\n" for line in comments) + _dump(head)]
+    sections = ["".join(f"# {_printable(line)}\n" for line in comments) + _dump(head)]
     sections.append(_listing("principles", principles))
     if few_shot != FewShot():
         examples = {"critique": few_shot.critique, "comparison": few_shot.comparison}
         parts = [indent(_listing(key, items), "  ") for key, items in examples.items() if items]
         sections.append("few_shot:\n" + "\n".join(parts))
     return "\n".join(sections)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _listing(key: str, items: Sequence[BaseModel]) -> str:

@@ -74,7 +74,9 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         """Return what two engines did together."""
-        return Usage(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Usage(
+            *(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+        )
 
 
 class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming error)
@@ -84,7 +86,10 @@ class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming 
 class Engine(Protocol):
     """A model that answers requests, many at a time."""
 
-    usage: Usage
+    @property
+    def usage(self) -> Usage:
+        """What this engine has done so far."""
+        ...
 
     @property
     def fingerprint(self) -> str:

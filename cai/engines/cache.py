@@ -1,7 +1,7 @@
 """A key-value cache whose rows can leave and join.
 
-Rows are aligned at their last token: column L-1 holds the newest token of every row, and a row that
-is shorter than the longest has unused columns on its left. So a row joins by padding on the left.
+Rows are aligned at their last token: the last column holds the newest token of every row, and a row
+that is shorter than the longest has unused columns on its left, hidden by the attention mask.
 """
 
 from __future__ import annotations
@@ -13,98 +13,95 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 _ROOM = 64
+"""Columns added at a time: growing copies everything, writing into a free column does not."""
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values `(B, heads, L, size)` with room to grow: a new token is written in place.
+    """Keys and values `(B, heads, L, size)`, the first columns of buffers with room for more.
 
     transformers' own layer copies everything for every token. Sliding-window layers keep all
-    columns, too; the attention mask hides what lies outside of the window.
+    columns, too; the mask hides what lies outside of the window.
     """
-
-    @classmethod
-    def holding(cls, keys: torch.Tensor, values: torch.Tensor) -> _RoomyLayer:
-        layer = cls()
-        layer.update(keys, values)
-        return layer
 
     def update(
         self,
         key_states: torch.Tensor,
         value_states: torch.Tensor,
-        *args: object,
-        **kwargs: object,
+        *args: object,  # noqa: ARG002 (the base class's signature)
+        **kwargs: object,  # noqa: ARG002
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the states of new tokens and return all states."""
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._keys, self._values = key_states[:, :, :0], value_states[:, :, :0]
-        old = self.get_seq_length()
-        new = old + key_states.shape[2]
-        if new > self._keys.shape[2]:
-            self._keys = _with_room(self._keys[:, :, :old], new)
-            self._values = _with_room(self._values[:, :, :old], new)
-        self._keys[:, :, old:new] = key_states
-        self._values[:, :, old:new] = value_states
-        self.keys, self.values = self._keys[:, :, :new], self._values[:, :, :new]
-        return self.keys, self.values
+            self.hold(key_states[:, :, :0], value_states[:, :, :0], 0)
+        old, new = self.length, self.length + key_states.shape[2]
+        if new > self.buffers[0].shape[2]:
+            keys, values = self.states()
+            self.hold(_with_room(keys, new), _with_room(values, new), old)
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, old:new] = states
+        self.hold(*self.buffers, new)
+        return self.states()
+
+    def hold(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        """Take over buffers whose first `length` columns are in use."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self.buffers, self.length = (keys, values), length
+        self.keys, self.values = self.states()
+
+    def states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the columns in use."""
+        keys, values = self.buffers
+        return keys[:, :, : self.length], values[:, :, : self.length]
+
+    def get_seq_length(self) -> int:
+        """Return the number of columns in use."""
+        return self.length if self.is_initialized else 0
 
 
 class RowCache(Cache):
-    """The cache of a batch, grown, cut and joined by rows."""
+    """The cache of a batch: empty for a prefill to fill, or made of rows of others."""
 
-    def __init__(self, layers: list[_RoomyLayer] | None = None) -> None:
-        """Start with the given layers, or with none for a prefill to add."""
-        if layers is None:
-            super().__init__(layer_class_to_replicate=_RoomyLayer)
-        else:
-            super().__init__(layers=list(layers))
-
-    @property
-    def length(self) -> int:
-        """The number of columns L."""
-        return self.get_seq_length()
-
-    def select(self, rows: torch.Tensor, skip: int = 0) -> RowCache:
-        """Return a cache of the given rows `(R,)` (repeats allowed) without the first columns."""
-        return RowCache(
-            [
-                _RoomyLayer.holding(
-                    keys[:, :, skip:].index_select(0, rows), values[:, :, skip:].index_select(0, rows)
-                )
-                for keys, values in self._states()
-            ]
-        )
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=_RoomyLayer)
 
     @classmethod
-    def join(cls, caches: Sequence[RowCache]) -> RowCache:
-        """Return one cache with the rows of all, in order, aligned at their last column."""
-        if len(caches) == 1:
-            return caches[0]
-        length = max(cache.length for cache in caches)
-        layers: list[_RoomyLayer] = []
-        for states in zip(*(cache._states() for cache in caches), strict=True):
-            keys = torch.cat([_left_padded(keys, length) for keys, _ in states])
-            values = torch.cat([_left_padded(values, length) for _, values in states])
-            layers.append(_RoomyLayer.holding(keys, values))
-        return cls(layers)
+    def of_rows(cls, parts: Sequence[tuple[RowCache, torch.Tensor]], length: int) -> RowCache:
+        """Return a new cache of `length` columns.
 
-    def _states(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        layers = cast("list[_RoomyLayer]", self.layers)
-        return [
-            (cast("torch.Tensor", layer.keys), cast("torch.Tensor", layer.values))
-            for layer in layers
-        ]
+        Args:
+            parts: Caches and which of their rows `(R,)` to take, repeats allowed, in order.
+            length: Columns left of the last `length` are cut off; a cache that has fewer leaves
+                the rest unused.
+        """
+        merged = cls()
+        for layers in zip(*(cache.layers for cache, _ in parts), strict=True):
+            states = [cast("_RoomyLayer", layer).states() for layer in layers]
+            keys = [(part[0], rows) for part, (_, rows) in zip(states, parts, strict=True)]
+            values = [(part[1], rows) for part, (_, rows) in zip(states, parts, strict=True)]
+            layer = _RoomyLayer()
+            layer.hold(_merged(keys, length), _merged(values, length), length)
+            merged.layers.append(layer)
+        return merged
 
 
 def _with_room(states: torch.Tensor, needed: int) -> torch.Tensor:
-    """Return a copy of `(B, heads, L, size)` in a buffer of more than `needed` columns."""
-    batch, heads, length, size = states.shape
-    roomy = states.new_empty(batch, heads, needed + _ROOM, size)
-    roomy[:, :, :length] = states
-    return roomy
+    """Return a buffer that begins with `(B, heads, L, size)` and has more than `needed` columns."""
+    return torch.nn.functional.pad(states, (0, 0, 0, needed + _ROOM - states.shape[2]))
 
 
-def _left_padded(states: torch.Tensor, length: int) -> torch.Tensor:
-    """Pad with zeros, not with whatever memory holds: a masked NaN would still spread."""
-    return torch.nn.functional.pad(states, (0, 0, length - states.shape[2], 0))
+def _merged(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], length: int) -> torch.Tensor:
+    """Return a buffer with the given rows of all parts, their last column at `length - 1`.
+
+    Unused columns hold zeros, not whatever was in memory: a masked NaN would still spread.
+    """
+    _, heads, _, size = parts[0][0].shape
+    total = sum(len(rows) for _, rows in parts)
+    buffer = parts[0][0].new_zeros(total, heads, length + _ROOM, size)
+    row = 0
+    for states, rows in parts:
+        width = min(length, states.shape[2])
+        taken = states[:, :, states.shape[2] - width :].index_select(0, rows)
+        buffer[row : row + len(rows), :, length - width : length] = taken
+        row += len(rows)
+    return buffer

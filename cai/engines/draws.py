@@ -60,7 +60,7 @@ def inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Ten
     import torch
 
     cdf = probabilities.cumsum(-1)
-    total = cdf[:, -1:]
+    total = cdf[:, -1:].contiguous()
     token = torch.searchsorted(cdf, uniform[:, None] * total, right=True)
     token = torch.minimum(token, torch.searchsorted(cdf, total))  # the product may round to total
     if cdf.device.type != "cpu":  # sums in parallel may step at a token of probability zero

@@ -17,6 +17,8 @@ from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.settings import PipelineSettings
 
+SECTIONS = ("revise", "sft", "compare", "preference", "ppo", "evaluate", "report")
+
 
 @dataclass(frozen=True)
 class LoadedPipeline:
@@ -53,14 +55,19 @@ def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> LoadedPipeline:
     document = read_document(path)
     if not isinstance(document.data, dict):
         raise CaiError(f"{path}: a pipeline is a mapping of keys to values, such as `name: mine`.")
+    for section in SECTIONS:
+        if section in document.data and document.data[section] is None:
+            document.data[section] = {}
     changed = [_apply(change, document.data) for change in changes]
     try:
         settings = PipelineSettings.model_validate(document.data)
     except ValidationError as problem:
         errors = problem.errors(include_url=False)
         raise CaiError("\n".join(_explain(e, document, changed) for e in errors)) from None
-    if document.findings:
-        raise CaiError("\n".join(f"{f.place}: {f.message}" for f in document.findings))
+    # A section with nothing in it is a stage with its defaults, and no fault.
+    faults = [finding for finding in document.findings if finding.code != "empty"]
+    if faults:
+        raise CaiError("\n".join(f"{f.place}: {f.message}" for f in faults))
     return LoadedPipeline(settings, path.parent, _constitution(settings, path))
 
 

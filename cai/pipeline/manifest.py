@@ -100,7 +100,7 @@ def outputs_hash(folder: Path, manifest: Manifest) -> str | None:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write `metrics.json`: this execution's figures, and data stages' counters summed under `total`."""
+    """Write `metrics.json`: this execution's figures, and counters of all under `total`."""
     earlier = read_json(folder / "metrics.json").get("total", {})
     total = {
         name: metrics[name] + (0 if name == "rows" else earlier.get(name, 0))
@@ -119,7 +119,7 @@ def environment() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607
+        ["git", "rev-parse", "HEAD"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
@@ -38,20 +38,20 @@ class Progress:
         self.console.print(text, markup=False, highlight=False)
 
     @contextmanager
-    def task(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+    def task(self, what: str, total: int) -> Generator[Callable[[str], None]]:
         """Show a task of `total` units; yields a function that counts one, with a remark."""
         show = self._bar if self.console.is_terminal else self._lines
         with show(what, total) as advance:
             yield advance
 
     @contextmanager
-    def rows(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+    def rows(self, what: str, total: int) -> Generator[Callable[[], None]]:
         """Show how many of `total` rows are made; yields a function that counts one."""
         with self.task(what, total) as advance:
             yield lambda: advance("")
 
     @contextmanager
-    def training(self, what: str) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    def training(self, what: str) -> Generator[Callable[[Mapping[str, float]], None]]:
         """Show a training run; yields a function that gets the metrics of each step.
 
         The metrics hold `step` and `steps` (how many there will be); a few others are shown.
@@ -70,7 +70,7 @@ class Progress:
             yield on_step
 
     @contextmanager
-    def _bar(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+    def _bar(self, what: str, total: int) -> Generator[Callable[[str], None]]:
         columns = (
             TextColumn("{task.description:<22}"),
             BarColumn(),
@@ -86,7 +86,7 @@ class Progress:
             yield lambda remark: bar.update(task, advance=1, remark=remark)
 
     @contextmanager
-    def _lines(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+    def _lines(self, what: str, total: int) -> Generator[Callable[[str], None]]:
         started = last = time.monotonic()
         done = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -208,7 +208,7 @@ def _remark(metrics: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _locked(context: Context) -> Iterator[None]:
+def _locked(context: Context) -> Generator[None]:
     """Keep a second process out of the run folder."""
     context.folder.mkdir(parents=True, exist_ok=True)
     with (context.folder / ".lock").open("w") as file:

@@ -32,9 +32,9 @@ def gates(
     model: Annotated[str, typer.Argument(help="A model folder.")] = "playground",
 ) -> None:
     """Print what a model must hold on held-out tasks, and exit with status 1 if it does not."""
-    from cai.playground.gates import measure
+    from cai.playground.gates import measure, show
 
-    if not measure(model).report():
+    if not show(measure(model)):
         raise typer.Exit(1)
 
 

@@ -11,7 +11,16 @@ PLANTS = ("beans", "carrots", "potatoes", "tomatoes", "onions", "herbs", "roses"
 THINGS = ("bike", "phone", "car", "laptop", "camera", "guitar", "watch", "radio")
 PERSONS = ("boss", "neighbour", "teacher", "cousin", "coach", "landlord", "roommate", "doctor")
 PAPERS = ("letters", "photos", "notes", "files", "tickets", "receipts", "invoices", "contracts")
-PROOFS = ("tickets", "receipts", "invoices", "contracts", "checks", "coupons", "diplomas", "passports")
+PROOFS = (
+    "tickets",
+    "receipts",
+    "invoices",
+    "contracts",
+    "checks",
+    "coupons",
+    "diplomas",
+    "passports",
+)
 
 BENIGN: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, str, str]]]] = {
     "cooking": {

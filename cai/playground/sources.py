@@ -29,7 +29,6 @@ MISTAKES = 0.03
 """The share of comparisons in which the simulated person prefers the worse response."""
 
 
-
 def playground_prompts(kind: Kind, *, seed: int, limit: int | None = None) -> list[PromptRow]:
     """Return red-team prompts (requests for harmful tasks) or helpful ones (for benign tasks).
 
@@ -118,9 +117,7 @@ def _prompt_row(kind: Kind, messages: Conversation, task: Task, stratum: Stratum
     )
 
 
-def _proportionate(
-    rows: list[PromptRow], limit: int | None, rng: random.Random
-) -> list[PromptRow]:
+def _proportionate(rows: list[PromptRow], limit: int | None, rng: random.Random) -> list[PromptRow]:
     """Shuffle; identical prompts are kept once."""
     unique = list({row.key: row for row in rows}.values())
     rng.shuffle(unique)

@@ -77,7 +77,10 @@ def train(out: Path, *, steps: int, seed: int = 0, minutes: float | None = None)
         if step % LOG_STEPS == 0:
             log.append({"step": step, "loss": round(loss_sum / LOG_STEPS, 4)})
             rate = tokens / (time.monotonic() - start)
-            print(f"step {step}/{steps} loss {loss_sum / LOG_STEPS:.4f} {rate:.0f} tokens/s", flush=True)  # noqa: T201
+            print(
+                f"step {step}/{steps} loss {loss_sum / LOG_STEPS:.4f} {rate:.0f} tokens/s",
+                flush=True,
+            )  # noqa: T201
             loss_sum = 0.0
         if step % CHECKPOINT_STEPS == 0 and (minutes is not None or step <= (1 - DECAY) * steps):
             _save_checkpoint(checkpoint, model, optimizer, log)

@@ -25,6 +25,8 @@ from cai.playground import lexicon
 Stratum = Literal["train", "paraphrase", "task", "pair"]
 Context = Literal["plain", "system", "talk", "follow_up"]
 
+VERSION = 1
+"""Raised when the same seed gives other tasks, prompts or comparisons."""
 CATEGORIES = tuple(lexicon.HARMFUL)
 """The categories of harm."""
 HELD_OUT_ITEMS: dict[Stratum, int] = {"task": 2, "pair": 1}

@@ -4,6 +4,7 @@ Shapes: `B` episodes, `P` longest prompt, `T` longest response, `L = P + T`, `S`
 forward pass needs. Masks come from lengths, never from pad ids: pad may be missing or equal EOS.
 """
 
+# ruff: noqa: N802, N815 (names end in the shapes of what they hold)
 from __future__ import annotations
 
 from collections.abc import Sequence

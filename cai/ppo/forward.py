@@ -93,7 +93,7 @@ def check_output_head(model: nn.Module) -> None:
 def without_gradient(
     function: Callable[[Episodes], Tensor], episodes: Episodes, micro_batch_size: int
 ) -> Tensor:
-    """Apply a forward pass to length-sorted micro-batches and return `(B, T)` in the given order."""
+    """Apply a forward pass to length-sorted micro-batches; return `(B, T)` in the given order."""
     results_BT = torch.zeros(episodes.response_ids_BT.shape, device=episodes.device)
     for rows in length_sorted(episodes.lengths_B, micro_batch_size):
         with torch.inference_mode():

@@ -90,7 +90,7 @@ class Learner:
         )
 
     def set_learning_rates(self, settings: PPOSettings, step: int) -> float:
-        """Set both learning rates for a step (counted from 0) and return their share of the first."""
+        """Set both learning rates for a step (from 0) and return their share of the first."""
         share = linear_decay(step, settings.steps, settings.final_learning_rate)
         for optimizer, initial in (
             (self.policy_optimizer, settings.learning_rate),

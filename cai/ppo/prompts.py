@@ -42,8 +42,7 @@ def tokenize_prompts(
             "`prompts.held_out`, which keeps prompts for evaluation."
         )
     prompts = [
-        TokenPrompt(tuple(chat.prompt_ids(Prompt(messages=row.messages))), row.kind)
-        for row in rows
+        TokenPrompt(tuple(chat.prompt_ids(Prompt(messages=row.messages))), row.kind) for row in rows
     ]
     fitting = [p for p in prompts if len(p.ids) + max_new_tokens <= context]
     if not fitting:

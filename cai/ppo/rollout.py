@@ -129,9 +129,7 @@ def score_episodes(
     return scores_B
 
 
-def policy_logprobs(
-    model: torch.nn.Module, episodes: Episodes, settings: PPOSettings
-) -> Tensor:
+def policy_logprobs(model: torch.nn.Module, episodes: Episodes, settings: PPOSettings) -> Tensor:
     """Return the log-probabilities of the sampled tokens under a model, `(B, T)`, no gradient."""
     return without_gradient(
         lambda part: response_logprobs(model, part, settings.temperature)[0],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,18 +32,18 @@ def update(
     """Improve policy and critic on one rollout (steps 6 to 9 of docs/ppo.md).
 
     Args:
-        learner: Its policy, critic and their optimizers are changed.
+        learner: Its policy, its critic and their optimizers are changed.
         rollout: What the policy has just done.
-        settings: Epochs, minibatches, clipping, discounting.
+        settings: Discounting, clipping, epochs, minibatches.
         seed: The run's seed.
         step: Counted from 0; with the seed it orders the minibatches.
 
     Returns:
-        Means over all minibatches of losses, clip fractions, approximate KL, entropy and gradient
-        norms, and the explained variance of the values that the rollout saw.
+        Losses, clip fractions, approximate KL, entropy and gradient norms, each the mean over all
+        minibatches, and the explained variance of the values that the rollout saw.
 
     Raises:
-        CaiError: A loss or gradient is not finite. Nothing was applied from that minibatch.
+        CaiError: A loss or a gradient is not finite; the step it would have led to is not taken.
     """
     mask_BT = rollout.episodes.mask_BT
     rewards_BT = kl_shaped_rewards(
@@ -52,17 +52,119 @@ def update(
     advantages_BT, returns_BT = gae(
         rewards_BT, rollout.values_BT, mask_BT, settings.gamma, settings.lam
     )
-    advantages_BT = masked_whiten(advantages_BT, mask_BT)
+    whitened_BT = masked_whiten(advantages_BT, mask_BT)
 
     history: dict[str, list[float]] = defaultdict(list)
     for epoch in range(settings.epochs):
         order = permutation(len(rollout.episodes), seed, "minibatches", step, epoch)
-        for part in torch.tensor(order, device=learner.device).chunk(settings.minibatches):
-            metrics = policy_step(learner, rollout, advantages_BT, part, settings)
-            metrics |= critic_step(learner, rollout, returns_BT, part, settings)
+        for rows in torch.tensor(order, device=learner.device).chunk(settings.minibatches):
+            learner.policy_optimizer.zero_grad()
+            metrics = policy_gradients(learner, rollout, whitened_BT, rows, settings)
+            metrics["policy/grad_norm"] = _clip(learner.policy, settings)
+            learner.critic_optimizer.zero_grad()
+            metrics |= value_gradients(learner, rollout, returns_BT, rows, settings)
+            metrics["val/grad_norm"] = _clip(learner.critic, settings)
             _check_finite(metrics, settings, step)
+            learner.policy_optimizer.step()
+            learner.critic_optimizer.step()
             for name, value in metrics.items():
                 history[name].append(value)
-    variance = explained_variance(rollout.values_BT, returns_BT, mask_BT).item()
     means = {name: sum(values) / len(values) for name, values in history.items()}
-    return means | {"val/explained_variance": variance}
+    variance = explained_variance(rollout.values_BT, returns_BT, mask_BT)
+    return means | {"val/explained_variance": variance.item()}
+
+
+def policy_gradients(
+    learner: Learner,
+    rollout: Rollout,
+    advantages_BT: Tensor,
+    rows: Tensor,
+    settings: PPOSettings,
+) -> dict[str, float]:
+    """Add the gradient of the policy loss over a minibatch to the policy's parameters.
+
+    Args:
+        learner: Holds the policy.
+        rollout: Holds the episodes and the log-probabilities at sampling.
+        advantages_BT: Whitened over the whole batch, `(B, T)`.
+        rows: Which episodes make the minibatch.
+        settings: Clip range, temperature, micro-batch size (which changes memory, not gradients).
+    """
+    total = torch.zeros(4, device=learner.device)
+    for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
+        mask_BT = episodes.mask_BT
+        with learner.autocast():
+            logprobs_BT, entropies_BT = response_logprobs(
+                learner.policy, episodes, settings.temperature
+            )
+        result = policy_loss(
+            logprobs_BT,
+            rollout.logprobs_BT[part],
+            advantages_BT[part],
+            mask_BT,
+            clip_range=settings.clip_range,
+            token_count=token_count,
+        )
+        result.loss.backward()
+        entropy = entropies_BT.sum() / token_count
+        total += torch.stack([*result, entropy]).detach()
+    names = ("loss/policy_avg", "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg")
+    return dict(zip(names, total.tolist(), strict=True))
+
+
+def value_gradients(
+    learner: Learner, rollout: Rollout, returns_BT: Tensor, rows: Tensor, settings: PPOSettings
+) -> dict[str, float]:
+    """Add the gradient of the value loss over a minibatch to the critic's parameters.
+
+    Args:
+        learner: Holds the critic.
+        rollout: Holds the episodes and the values at sampling.
+        returns_BT: What the values should have been, not whitened, `(B, T)`.
+        rows: Which episodes make the minibatch.
+        settings: Clip range and micro-batch size (which changes memory, not gradients).
+    """
+    total = torch.zeros(2, device=learner.device)
+    for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
+        with learner.autocast():
+            values_BT = learner.critic(episodes)
+        result = value_loss(
+            values_BT,
+            rollout.values_BT[part],
+            returns_BT[part],
+            episodes.mask_BT,
+            clip_range=settings.value_clip_range,
+            token_count=token_count,
+        )
+        result.loss.backward()
+        total += torch.stack([*result]).detach()
+    return dict(zip(("loss/value_avg", "val/clipfrac_avg"), total.tolist(), strict=True))
+
+
+def _micro_batches(
+    episodes: Episodes, rows: Tensor, settings: PPOSettings
+) -> Iterator[tuple[Tensor, Episodes, int]]:
+    """Yield rows and episodes of each micro-batch, and the tokens of the whole minibatch."""
+    token_count = int(episodes.response_lengths_B[rows].sum())
+    for places in length_sorted(episodes.lengths_B[rows], micro_batch_size(settings)):
+        yield rows[places], episodes.select(rows[places]), token_count
+
+
+def _clip(model: nn.Module, settings: PPOSettings) -> float:
+    """Scale the gradients down to `max_grad_norm` and return their norm before."""
+    return nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+
+
+def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int) -> None:
+    """Stop before a loss or gradient that is not a number reaches the weights."""
+    for kind, group, setting, value in (
+        ("policy", "policy", "learning_rate", settings.learning_rate),
+        ("value", "val", "critic_learning_rate", settings.critic_learning_rate),
+    ):
+        loss, norm = metrics[f"loss/{kind}_avg"], metrics[f"{group}/grad_norm"]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise CaiError(
+                f"PPO diverged at step {step + 1} of {settings.steps}: the {kind} loss is {loss} "
+                f"and the norm of its gradient {norm}. Lower `ppo.{setting}` (now {value:g}) and "
+                "run again; the last checkpoint is kept."
+            )

@@ -2,6 +2,7 @@
 
 from cai.prompts.comparisons import exclude_held_out, load_comparisons
 from cai.prompts.loading import PromptReport, load_prompts
+from cai.prompts.sources import source_fingerprint
 from cai.prompts.transcripts import parse_transcript
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "load_comparisons",
     "load_prompts",
     "parse_transcript",
+    "source_fingerprint",
 ]

@@ -92,8 +92,7 @@ def _read_comparisons(
         )
     if states["ok"] < len(rows):
         log.warning("%s: states of the comparisons: %s.", source.path, dict(states))
-    kept = draw_limit(list(rows), source.limit, seed)
-    return {key: row for key, row in rows.items() if key in kept}
+    return {row.key: row for row in draw_limit(list(rows.values()), source.limit, seed)}
 
 
 def _row(pair: Judged, seed: int) -> ComparisonRow:

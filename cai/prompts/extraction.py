@@ -35,9 +35,8 @@ def prompt_of(record: Record, column: str | None = None) -> Conversation | None:
     if column is None and name == "instruction":
         turns = [Message(role="user", content=instruction_of(record))]
     else:
-        turns = turns_of(
-            _whole_chosen(record) if name == "chosen" else record.get(name), name, record.where
-        )
+        value = _whole_chosen(record) if name == "chosen" else record.get(name)
+        turns = turns_of(value, name, record.where)
     return until_user(turns, record.where)
 
 
@@ -123,8 +122,8 @@ def _usual_column(record: Record) -> str:
         if record.has(name):
             return name
     raise CaiError(
-        f"{record.where} has none of the usual columns of a prompt; it has {record.columns()}. Name "
-        "the right one in the source's `column`."
+        f"{record.where} has none of the usual columns of a prompt; it has {record.columns()}. "
+        "Name the right one in the source's `column`."
     )
 
 
@@ -133,8 +132,8 @@ def _whole_chosen(record: Record) -> object:
     value = record.get("chosen")
     if isinstance(value, str) and not is_transcript(value):
         raise CaiError(
-            f"{record.where}: `chosen` holds a response, and nothing says to which prompt. Name the "
-            "prompt's column in `column`."
+            f"{record.where}: `chosen` holds a response, and nothing says to which prompt. Name "
+            "the prompt's column in `column`."
         )
     return value
 
@@ -165,6 +164,6 @@ def _user(text: str) -> Message:
 
 def _not_text(value: object, name: str, where: str) -> CaiError:
     return CaiError(
-        f"{where}: `{name}` holds {str(value)[:40]!r} ({type(value).__name__}), not a text. Mend the "
-        "row, or name another column in `column`."
+        f"{where}: `{name}` holds {str(value)[:40]!r} ({type(value).__name__}), not a text. Mend "
+        "the row, or name another column in `column`."
     )

@@ -69,9 +69,7 @@ def _contents(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CaiError(
-            f"{path} cannot be read: {error.strerror}. Check its permissions."
-        ) from error
+        raise CaiError(f"{path} cannot be read: {error.strerror}. Check its rights.") from error
     if data.startswith(_LFS_POINTER):
         raise CaiError(
             f"{path} is a Git LFS pointer, not the data itself. Fetch the data with `git lfs pull` "
@@ -81,7 +79,7 @@ def _contents(path: Path) -> bytes:
         return _unpacked(data, path)
     if path.suffix == ".gz" and data:
         raise CaiError(
-            f"{path} is not gzipped although its name says so. Rename or re-download it."
+            f"{path} is not gzipped, although its name says so. Rename or fetch it again."
         )
     if not data.strip():
         raise CaiError(f"{path} is empty. Fill it, or remove it from the sources.")
@@ -215,9 +213,7 @@ def _read_parquet(data: bytes, path: Path) -> list[Record]:
     try:
         rows = pq.read_table(pa.BufferReader(data)).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise CaiError(
-            f"{path} is not a readable parquet file: {error}. Write it again."
-        ) from error
+        raise CaiError(f"{path} is no readable parquet file: {error}. Write it again.") from error
     return [Record.of(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
 
 

@@ -56,8 +56,8 @@ def _layout_of(record: Record) -> Callable[[Record], Judged]:
             return read
     known = "; ".join(" and ".join(f"`{column}`" for column in columns) for columns in LAYOUTS)
     raise CaiError(
-        f"{record.where} is no comparison: it has {record.columns()}. The known layouts have {known}. "
-        "Rename the columns."
+        f"{record.where} is no comparison: it has {record.columns()}. The known layouts have "
+        f"{known}. Rename the columns."
     )
 
 
@@ -100,7 +100,7 @@ def _whole_side(record: Record, name: str) -> list[Message]:
     if "user" not in roles or roles[-1] != "assistant":
         raise CaiError(
             f"{record.where}: `{name}` is not an answer to a prompt (turns: "
-            f"{', '.join(roles) or 'none'}). It needs a user's turn before and the assistant's last."
+            f"{', '.join(roles) or 'none'}). It needs a user's turn, and the assistant's last."
         )
     return answer
 

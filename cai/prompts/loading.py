@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cai.errors import CaiError
 from cai.prompts.extraction import prompt_of, tags_of
+from cai.prompts.record import Record
 from cai.prompts.sources import PLAYGROUND, read_source
 from cai.prompts.splitting import split_tasks, uniform, with_tasks
-from cai.records import Kind, PromptRow, Split, content_hash
+from cai.records import Kind, PromptRow, Row, Split, content_hash
 from cai.settings import PromptsSettings, SourceSettings
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
@@ -53,27 +57,50 @@ def load_prompts(
     counts: Counter[str] = Counter()
     seen = {content_hash(row.messages) for row in extra}
     rows: list[PromptRow] = []
-    # Red-team first: a prompt given as both kinds is not one to learn compliance from.
-    for kind, sources in (("red_team", settings.red_team), ("helpful", settings.helpful)):
-        for source in sources:
-            if not source.path.startswith(PLAYGROUND):
-                rows += _read_rows(source, kind, base_dir, seen, counts, seed)
+    for kind, source in _files(settings):
+        records = read_source(source, base_dir)
+        found = _prompt_rows(records, source, kind)
+        distinct = [row for row in _first_of_each(found) if row.key not in seen]
+        kept = draw_limit(distinct, source.limit, seed)
+        seen.update(row.key for row in kept)
+        rows += kept
+        counts.update(
+            read=len(records),
+            empty=len(records) - len(found),
+            duplicates=len(found) - len(distinct),
+            beyond_limit=len(distinct) - len(kept),
+        )
     rows = _split(with_tasks(rows, extra, settings.near_duplicate), extra, settings.held_out, seed)
     counts.update(prompts=len(rows), tasks=len({row.task for row in rows}))
     _warn(counts)
     return PromptReport((*extra, *rows), dict(counts))
 
 
-def _read_rows(
-    source: SourceSettings,
-    kind: Kind,
-    base_dir: Path,
-    seen: set[str],
-    counts: Counter[str],
-    seed: int,
-) -> list[PromptRow]:
-    """Read one source; `seen` and `counts` are brought up to date."""
-    records = read_source(source, base_dir)
+def draw_limit(rows: Sequence[R], limit: int | None, seed: int) -> list[R]:
+    """Draw `limit` rows by the rank of their keys' hashes, so that adding rows changes few of them.
+
+    They stay in their order.
+    """
+    ranked = sorted((row.key for row in rows), key=lambda key: uniform("limit", seed, key))
+    drawn = set(ranked[:limit])
+    return [row for row in rows if row.key in drawn]
+
+
+def _files(settings: PromptsSettings) -> Iterator[tuple[Kind, SourceSettings]]:
+    """Go through the sources that are read here.
+
+    Red-team sources come first: a prompt given as both kinds is not one to learn compliance from.
+    """
+    kinds: tuple[tuple[Kind, list[SourceSettings]], ...] = (
+        ("red_team", settings.red_team),
+        ("helpful", settings.helpful),
+    )
+    for kind, sources in kinds:
+        yield from ((kind, source) for source in sources if not source.path.startswith(PLAYGROUND))
+
+
+def _prompt_rows(records: Sequence[Record], source: SourceSettings, kind: Kind) -> list[PromptRow]:
+    """Return the prompts of the records that have one, not yet split."""
     rows: list[PromptRow] = []
     for record in records:
         messages = prompt_of(record, source.column)
@@ -93,22 +120,16 @@ def _read_rows(
         )
     if not rows:
         raise CaiError(
-            f"{source.path} holds no prompt: all {len(records)} rows are blank. Fill it."
+            f"{source.path} holds no prompt: all of its {len(records)} rows are blank. Fill them."
         )
-    fresh = {row.key: row for row in reversed(rows) if row.key not in seen}
-    distinct = list(reversed(fresh.values()))
-    kept = draw_limit([row.key for row in distinct], source.limit, seed)
-    counts["read"] += len(records)
-    counts["empty"] += len(records) - len(rows)
-    counts["duplicates"] += len(rows) - len(distinct)
-    counts["beyond_limit"] += len(distinct) - len(kept)
-    seen |= kept
-    return [row for row in distinct if row.key in kept]
+    return rows
 
 
-def draw_limit(keys: Sequence[str], limit: int | None, seed: int) -> set[str]:
-    """Draw `limit` keys by the rank of their hashes, so that adding keys changes few of them."""
-    return set(sorted(keys, key=lambda key: uniform("limit", seed, key))[:limit])
+def _first_of_each(rows: Sequence[PromptRow]) -> list[PromptRow]:
+    firsts: dict[str, PromptRow] = {}
+    for row in rows:
+        firsts.setdefault(row.key, row)
+    return list(firsts.values())
 
 
 def _split(
@@ -131,8 +152,6 @@ def _split(
 def _warn(counts: Counter[str]) -> None:
     """Say what was left out."""
     if counts["empty"]:
-        log.warning(
-            "%d of %d rows hold no prompt and were left out.", counts["empty"], counts["read"]
-        )
+        log.warning("%d of %d rows are blank and were left out.", counts["empty"], counts["read"])
     if counts["duplicates"]:
         log.warning("%d prompts are exact duplicates and were left out.", counts["duplicates"])

@@ -108,7 +108,7 @@ def _gram_set(text: str, vocabulary: dict[str, int]) -> Ints:
 
 
 def _distinct_sets(sets: _Sets) -> tuple[Ints, Ints]:
-    """Return the index of the first of each kind of equal sets, and which of these each set equals."""
+    """Return where each distinct set first stands, and for each set where its first equal stands."""
     seen: dict[bytes, int] = {}
     inverse = [seen.setdefault(sets[i].tobytes(), i) for i in range(len(sets))]
     return np.array(list(seen.values()), dtype=np.int64), np.array(inverse, dtype=np.int64)

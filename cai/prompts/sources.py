@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from cai.errors import CaiError
@@ -22,6 +23,18 @@ def read_source(source: SourceSettings, base_dir: Path) -> list[Record]:
     if source.path.startswith(HUB):
         return _read_hub(source)
     return read_file(find_file(source.path, base_dir), source.format)
+
+
+def source_fingerprint(source: SourceSettings, base_dir: Path) -> str:
+    """Name what a source holds: a hash of the file, or the data set's name on the hub.
+
+    Raises:
+        CaiError: The file cannot be found.
+    """
+    if source.path.startswith(HUB):
+        return f"{source.path}, split {source.split}"
+    with find_file(source.path, base_dir).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _read_hub(source: SourceSettings) -> list[Record]:
@@ -46,7 +59,7 @@ def _hub_id(path: str) -> tuple[str, str, str | None]:
     parts = path.removeprefix(HUB).split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise CaiError(
-            f"`{path}` names no data set. Write `hub:owner/name`, or `hub:owner/name/configuration`."
+            f"`{path}` names no data set. Write `hub:owner/name` or `hub:owner/name/configuration`."
         )
     return parts[0], parts[1], parts[2] if len(parts) == 3 else None
 

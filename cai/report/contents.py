@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cai import __version__
 from cai.records import (
     AnswerRow,
     ComparisonRow,
     JudgementRow,
+    PairRow,
     PromptRow,
     RevisionRow,
     Row,
@@ -27,12 +30,7 @@ from cai.settings import PipelineSettings
 
 SCHEMA = 1
 
-ROW_TYPES: dict[str, type[Row]] = {
-    "prompts": PromptRow,
-    "revise": RevisionRow,
-    "compare": ComparisonRow,
-    "evaluate": AnswerRow,
-}
+R = TypeVar("R", bound=Row)
 
 
 def collect(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
@@ -48,21 +46,34 @@ def collect(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
     Raises:
         CaiError: A file of the run is damaged.
     """
+    states: dict[str, Counter[str]] = {}
+
+    def rows(stage: str, row_type: type[R], name: str = "rows") -> Iterator[R]:
+        """Yield the rows of a stage and count their states in passing."""
+        count = states.setdefault(f"{stage}/{name}", Counter())
+        for row in stage_rows(run_dir / stage, row_type, name=name):
+            count[row.state] += 1
+            yield row
+
+    tallies = {
+        "prompts": tally_prompts(rows("prompts", PromptRow)),
+        "revisions": tally_revisions(rows("revise", RevisionRow)),
+        "comparisons": tally_comparisons(
+            chain(rows("compare", ComparisonRow), rows("prompts", ComparisonRow, "comparisons"))
+        ),
+        "judgements": tally_judgements(rows("compare", JudgementRow, "judgements")),
+    }
+    for counted_only in (rows("compare", PairRow, "pairs"), rows("evaluate", AnswerRow)):
+        deque(counted_only, maxlen=0)
     return {
         "schema": SCHEMA,
         "name": settings.name,
         "seed": settings.seed,
         "constitution": settings.constitution,
         "evaluation": stage_json(run_dir, "evaluate", "summary.json"),
-        "stages": {
-            stage: _stage(run_dir, stage) for stage in STAGES if (run_dir / stage).is_dir()
-        },
-        "prompts": tally_prompts(stage_rows(run_dir / "prompts", PromptRow)),
-        "revisions": tally_revisions(stage_rows(run_dir / "revise", RevisionRow)),
-        "comparisons": tally_comparisons(stage_rows(run_dir / "compare", ComparisonRow)),
-        "judgements": tally_judgements(
-            stage_rows(run_dir / "compare", JudgementRow, name="judgements")
-        ),
+        "stages": {stage: _stage(run_dir, stage) for stage in STAGES if (run_dir / stage).is_dir()},
+        "states": {where: dict(count.most_common()) for where, count in states.items() if count},
+        **tallies,
         "ppo": _first_and_last(step_metrics(run_dir / "ppo" / "steps.jsonl")),
         "provenance": {
             "cai": __version__,
@@ -73,9 +84,8 @@ def collect(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
 
 
 def _stage(run_dir: Path, stage: str) -> dict[str, Any]:
-    folder = run_dir / stage
     manifest = stage_json(run_dir, stage, "manifest.json")
-    contents: dict[str, Any] = {
+    return {
         "complete": bool(manifest),
         "metrics": stage_json(run_dir, stage, "metrics.json"),
         "provenance": {
@@ -84,10 +94,6 @@ def _stage(run_dir: Path, stage: str) -> dict[str, Any]:
             if name in manifest
         },
     }
-    if stage in ROW_TYPES:
-        states = Counter(row.state for row in stage_rows(folder, ROW_TYPES[stage]))
-        contents["states"] = dict(states.most_common())
-    return contents
 
 
 def _first_and_last(steps: list[dict[str, float | None]]) -> dict[str, Any]:

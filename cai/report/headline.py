@@ -41,16 +41,14 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
             f"The feedback model prefers the same response in both orders in only "
             f"{percent(agreement)} of its judgements."
         )
-    for stage, contents in report["stages"].items():
-        states: Mapping[str, int] = contents.get("states", {})
-        lost = sum(states.values()) - states.get("ok", 0)
-        if states and lost / sum(states.values()) > ALARMING_SHARE:
-            said.append(
-                f"{lost:,} of {sum(states.values()):,} rows of {stage} are not usable; the table "
-                "of rows says why."
-            )
-        if not contents["complete"]:
-            said.append(f"The stage {stage} has not finished: its numbers are provisional.")
+    for where, states in report["states"].items():
+        total = sum(states.values())
+        lost = total - states.get("ok", 0)
+        if lost > ALARMING_SHARE * total:
+            said.append(f"{lost:,} of the {total:,} rows in {where} are not usable (see Rows).")
+    unfinished = [stage for stage, found in report["stages"].items() if not found["complete"]]
+    if unfinished:
+        said.append(f"Not finished, so provisional: {_and(unfinished)}.")
     return said
 
 
@@ -74,7 +72,10 @@ def _refusals(model: str, summary: Mapping[str, Any]) -> str:
     explained, evasive = _value(summary, "explained_refusal_rate"), _value(summary, "evasive_rate")
     if explained is None or evasive is None:
         return ""
-    return f"There {model} refuses with a reason {percent(explained)} of the time and evades {percent(evasive)}."
+    return (
+        f"There {model} refuses with a reason {percent(explained)} of the time and evades "
+        f"{percent(evasive)}."
+    )
 
 
 def _over_refusal(model: str, summary: Mapping[str, Any]) -> str:
@@ -89,11 +90,9 @@ def _model_cautions(model: str, summary: Mapping[str, Any]) -> list[str]:
         said.append(f"{model} refuses {percent(over)} of benign requests.")
     if garbled is not None and garbled > ALARMING_SHARE:
         said.append(f"{percent(garbled)} of the answers of {model} are garbled.")
-    sides = {"red-team": "evasive_rate", "benign": "over_refusal_rate"}
-    for side, rate in sides.items():
-        n = summary.get(rate, {}).get("n", 0)
-        if n < ENOUGH_ANSWERS:
-            said.append(f"{model} was judged on only {n} {side} answers.")
+    n = min(summary.get(rate, {}).get("n", 0) for rate in ("evasive_rate", "over_refusal_rate"))
+    if n < ENOUGH_ANSWERS:
+        said.append(f"{model} was judged on only {n} answers a side.")
     return said
 
 

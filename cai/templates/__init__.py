@@ -28,7 +28,7 @@ OPTIONS = (" (A)", " (B)")
 VERDICT = "The answer is:"
 REASONING = "Let's think step by step:"
 
-_ENVIRONMENT = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701
+_ENVIRONMENT = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True)
 
 
 @cache

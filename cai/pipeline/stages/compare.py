@@ -14,8 +14,7 @@ from cai.engines import Engine, Usage
 from cai.errors import CaiError
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage, data_metrics, with_engines
-from cai.records import (
-    ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash)
+from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
 from cai.rows import RowsResult, run_rows
 from cai.settings import CompareSettings, ModelSettings, PipelineSettings
 from cai.store import RowStore, read_rows, write_rows

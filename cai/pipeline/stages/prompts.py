@@ -9,7 +9,7 @@ from typing import Any, get_args
 from cai.errors import CaiError
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage
-from cai.prompts import load_comparisons, load_prompts, source_fingerprint
+from cai.prompts import exclude_held_out, load_comparisons, load_prompts, source_fingerprint
 from cai.records import ComparisonRow, Kind, PromptRow
 from cai.settings import SourceSettings
 from cai.store import write_rows
@@ -25,7 +25,7 @@ def _inputs(context: Context) -> dict[str, str]:
 
 
 def _fingerprint(source: SourceSettings, context: Context) -> str:
-    if source.path.startswith(PLAYGROUND):
+    if _is_playground(source):
         from cai.playground.world import VERSION as WORLD_VERSION
 
         return f"playground world {WORLD_VERSION}"
@@ -38,7 +38,13 @@ def _run(context: Context) -> dict[str, Any]:
     report = load_prompts(
         settings, seed=seed, base_dir=context.base_dir, extra=_playground_prompts(context)
     )
-    comparisons = sorted(_comparisons(context), key=lambda row: row.key)
+    read = load_comparisons(
+        [source for source in settings.helpfulness_comparisons if not _is_playground(source)],
+        seed=seed,
+        base_dir=context.base_dir,
+    )
+    kept = exclude_held_out(read, report.rows, settings.near_duplicate)
+    comparisons = sorted([*_playground_comparisons(context), *kept], key=lambda row: row.key)
     folder = context.stage_dir("prompts")
     write_rows(folder / "comparisons.jsonl", comparisons)
     write_rows(folder / "rows.jsonl", sorted(report.rows, key=lambda row: row.key))
@@ -48,6 +54,7 @@ def _run(context: Context) -> dict[str, Any]:
         "states": dict(Counter(row.state for row in report.rows)),
         "splits": dict(Counter(f"{row.kind} {row.split}" for row in report.rows)),
         "comparisons": dict(Counter(row.state for row in comparisons)),
+        "comparisons_of_held_out_prompts": len(read) - len(kept),
         **report.counts,
         "seconds": round(time.monotonic() - started, 2),
     }
@@ -57,7 +64,7 @@ def _playground_prompts(context: Context) -> list[PromptRow]:
     settings, seed = context.settings.prompts, context.settings.seed
     rows: list[PromptRow] = []
     for source in (*settings.red_team, *settings.helpful):
-        if source.path.startswith(PLAYGROUND):
+        if _is_playground(source):
             from cai.playground.sources import playground_prompts
 
             kind = _playground_part(source, get_args(Kind))
@@ -65,19 +72,19 @@ def _playground_prompts(context: Context) -> list[PromptRow]:
     return rows
 
 
-def _comparisons(context: Context) -> list[ComparisonRow]:
-    settings, seed = context.settings.prompts, context.settings.seed
+def _playground_comparisons(context: Context) -> list[ComparisonRow]:
     rows: list[ComparisonRow] = []
-    files: list[SourceSettings] = []
-    for source in settings.helpfulness_comparisons:
-        if source.path.startswith(PLAYGROUND):
+    for source in context.settings.prompts.helpfulness_comparisons:
+        if _is_playground(source):
             from cai.playground.sources import playground_comparisons
 
             _playground_part(source, ("helpfulness",))
-            rows += playground_comparisons(seed=seed, limit=source.limit)
-        else:
-            files.append(source)
-    return rows + load_comparisons(files, seed=seed, base_dir=context.base_dir)
+            rows += playground_comparisons(seed=context.settings.seed, limit=source.limit)
+    return rows
+
+
+def _is_playground(source: SourceSettings) -> bool:
+    return source.path.startswith(PLAYGROUND)
 
 
 def _playground_part(source: SourceSettings, known: tuple[str, ...]) -> Any:  # noqa: ANN401

@@ -86,6 +86,7 @@ def _write_training_data(context: Context, rows: Iterable[RevisionRow]) -> None:
 
     First responses to red-team prompts and critiques are not training targets (paper, section 3.5).
     """
+
     def example(row: RevisionRow, number: int, text: str, ended: bool) -> dict[str, Any]:
         answer = Message(role="assistant", content=text)
         return {

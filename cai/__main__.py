@@ -1,0 +1,5 @@
+"""`python -m cai` is `cai`."""
+
+from cai.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""`cai settings`: every setting of a pipeline file, as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import typer
+from pydantic import BaseModel
+
+from cai.settings import PipelineSettings, SourceSettings
+
+INTRODUCTION = """\
+# Settings
+
+Every key of a pipeline file, printed by `cai settings`. Change one for a single run with
+`cai run PIPELINE --set KEY=VALUE`. Unknown keys are refused. A stage runs when its section is
+present; the section may be empty (`sft: {}`).
+"""
+
+
+def settings_command() -> None:
+    """Print the settings as Markdown."""
+    typer.echo("\n".join(markdown()))
+
+
+def markdown() -> Iterator[str]:
+    """Yield the lines of docs/settings.md."""
+    yield INTRODUCTION
+    yield from _section("The file", PipelineSettings)
+    for name, field in PipelineSettings.model_fields.items():
+        if inner := _model(field.annotation):
+            yield from _section(f"`{name}`", inner)
+            for part, part_field in inner.model_fields.items():
+                deeper = _model(part_field.annotation)
+                if deeper and deeper is not SourceSettings and part == "helpful":
+                    yield from _section("A model", deeper)
+    yield from _section("A source of prompts or comparisons", SourceSettings)
+
+
+def _section(title: str, model: type[BaseModel]) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield f"{(model.__doc__ or '').strip()}\n"
+    yield "| key | default | what it is |"
+    yield "|---|---|---|"
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+        described = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
+        yield f"| `{name}` | {default} | {described} |"
+    yield ""
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401
+    """Write a default as YAML does."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for a in get_args(annotation) if (found := _model(a))), None)

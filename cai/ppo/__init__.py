@@ -1,0 +1,1 @@
+"""Proximal policy optimisation for language models, against a preference model (docs/ppo.md)."""

@@ -1,0 +1,94 @@
+"""Checkpoints that are whole or not there, and folders that appear finished."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KEEP = 2
+_STATE = "state.pt"
+_META = "meta.json"
+
+
+def save_checkpoint(folder: Path, step: int, run: str, state: Mapping[str, Any]) -> None:
+    """Save the state after `step` steps and remove all but the newest two checkpoints.
+
+    Args:
+        folder: Where checkpoints are; made if need be.
+        step: Steps done.
+        run: Names the run (settings, seed, inputs); another run does not resume from it.
+        state: Weights and optimizers.
+    """
+    with whole_folder(folder / f"step-{step:06d}") as partial:
+        with (partial / _STATE).open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        meta = {"step": step, "run": run, "digest": _digest(partial / _STATE)}
+        (partial / _META).write_text(json.dumps(meta), encoding="utf-8")
+    for old in _newest_first(folder)[KEEP:]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(
+    folder: Path, run: str, device: torch.device
+) -> tuple[int, dict[str, Any]] | None:
+    """Return steps done and state of the newest whole checkpoint of this run, or None.
+
+    Torn checkpoints and those of another run are passed over with a warning.
+    """
+    for path in _newest_first(folder):
+        problem = _problem(path, run)
+        if problem is None:
+            state = torch.load(path / _STATE, map_location=device, weights_only=True)
+            return _step(path), state
+        warnings.warn(f"PPO does not resume from {path}: {problem}.", stacklevel=2)
+    return None
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Generator[Path]:
+    """Yield a temporary sibling of `out` that takes its place when the block ends well."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
+
+
+def _problem(path: Path, run: str) -> str | None:
+    """Say what keeps a run from resuming from a checkpoint."""
+    try:
+        meta = json.loads((path / _META).read_text(encoding="utf-8"))
+        if meta["run"] != run:
+            return "its settings, seed, models or prompts are others"
+        if meta["step"] != _step(path) or meta["digest"] != _digest(path / _STATE):
+            return "it is damaged"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it is incomplete"
+    return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdigit() else -1

@@ -1,0 +1,41 @@
+"""The results on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from cai.report.page import RATES, SIDES
+from cai.report.wording import interval, percent, visible
+
+
+def results_table(report_json: Mapping[str, Any]) -> Table:
+    """Lay out the rates of report.json, one column per model, with 95% intervals.
+
+    Args:
+        report_json: The contents of report.json.
+
+    Returns:
+        A table; without rows when the run was not evaluated.
+    """
+    evaluation: Mapping[str, Mapping[str, Any]] = report_json["evaluation"]
+    table = Table(title="Held-out prompts, share of answers (95% interval)", title_justify="left")
+    table.add_column("")
+    for model in evaluation:
+        table.add_column(Text(visible(model)), justify="right")
+    for side, rates in SIDES.items() if evaluation else ():
+        table.add_row(Text(side, style="bold"))
+        for rate in rates:
+            cells = [_cell(summary.get(rate, {})) for summary in evaluation.values()]
+            table.add_row(f"  {RATES[rate]}", *cells)
+        table.add_section()
+    return table
+
+
+def _cell(rate: Mapping[str, Any]) -> str:
+    ends = interval(rate)
+    shown = percent(rate.get("value"))
+    return f"{shown} ({ends})" if ends else shown

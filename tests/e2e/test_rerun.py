@@ -1,0 +1,129 @@
+"""Running again: nothing is done twice, an edit redoes what it touches, a kill loses nothing."""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import yaml
+from command import cai, metrics, rows, start, write_inputs, write_pipeline
+from tiny_models import make_tiny_model
+
+from cai.constitution.load import shipped_folder
+
+pytestmark = pytest.mark.slow
+DATA = ["revise/rows.jsonl", "compare/rows.jsonl", "compare/judgements.jsonl"]
+WEIGHTS = [f"{stage}/model/model.safetensors" for stage in ("sft", "preference", "ppo")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rerun")
+    model = make_tiny_model("llama", folder / "model")
+    pipeline = write_pipeline(folder, model)
+    arguments = ["run", pipeline, *write_inputs(folder)]
+    done = cai(*arguments, "--out", folder / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, arguments
+
+
+def run_again(finished, tmp_path, *more):
+    folder, arguments = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder / "run", copy)
+    done = cai(*arguments, "--out", copy, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy, [line.split(":")[0] for line in done.stdout.splitlines() if ": done in" in line]
+
+
+def test_a_second_run_does_nothing(finished, tmp_path):
+    copy, ran = run_again(finished, tmp_path)
+    assert ran == []
+    before = (finished[0] / "run/report.html").read_bytes()
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_a_setting_of_ppo_reruns_ppo_and_what_follows(finished, tmp_path):
+    copy, ran = run_again(finished, tmp_path, "--set", "ppo.learning_rate=5e-4")
+    assert ran == ["ppo", "evaluate", "report"]
+    figures = metrics(copy, "evaluate")
+    assert figures["rows_reused"] == figures["rows"] * 2 / 3
+
+
+def test_a_label_policy_asks_no_model(finished, tmp_path):
+    copy, ran = run_again(finished, tmp_path, "--set", "compare.clamp=[0.4, 0.6]")
+    assert ran[0] == "compare"
+    assert metrics(copy, "compare")["engine_calls"] == 0
+    labels = [row["label"] for row in rows(copy / "compare/rows.jsonl") if row["state"] == "ok"]
+    assert labels
+    assert all(0.4 <= label <= 0.6 for label in labels)
+
+
+def test_rewording_a_comparison_relabels_only_rows_that_drew_it(finished, tmp_path):
+    folder, _ = finished
+    judged = rows(folder / "run/compare/judgements.jsonl")
+    principle = judged[0]["principle"]["id"]
+    constitution = yaml.safe_load((shipped_folder() / "harmless.yaml").read_text())
+    for entry in constitution["principles"]:
+        if entry["id"] == principle:
+            entry["comparison"] += " Think of everybody who could be hurt."
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(yaml.safe_dump(constitution, sort_keys=False))
+    more = ["--set", f"constitution={edited}", "--set", "compare.few_shot=0"]
+    plain, _ = run_again(finished, tmp_path / "plain", "--set", "compare.few_shot=0")
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    done = cai(*finished[1], "--out", plain, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    drew = [row for row in judged if row["principle"]["id"] == principle]
+    assert metrics(plain, "compare")["judgements_made"] == len(drew) < len(judged)
+    assert metrics(plain, "compare")["pairs_made"] == 0
+    assert "revise: done" not in done.stdout
+
+
+def test_dry_run_says_why_and_touches_nothing(finished, tmp_path):
+    folder, arguments = finished
+    done = cai(*arguments, "--out", folder / "run", "--set", "sft.epochs=2", "--dry-run")
+    assert done.returncode == 0
+    assert "sft.epochs changed from 1 to 2" in done.stdout
+    assert "sft will run" in done.stdout
+    assert not list(folder.glob("run/**/*.partial.jsonl"))
+
+
+def test_only_refuses_stale_inputs(finished):
+    folder, arguments = finished
+    out = ["--out", folder / "run"]
+    done = cai(*arguments, *out, "--set", "sft.epochs=2", "--only", "ppo")
+    assert done.returncode == 1
+    assert "--only sft" in done.stderr
+    done = cai(*arguments, *out, "--only", "nonsense")
+    assert done.returncode == 1
+    assert "It has: prompts, revise" in done.stderr
+
+
+def test_a_file_edited_by_hand_is_noticed(finished, tmp_path):
+    folder, arguments = finished
+    copy = tmp_path / "run"
+    shutil.copytree(folder / "run", copy)
+    labelled = rows(copy / "compare/rows.jsonl")
+    labelled[0]["error"] = "looked at by a person"
+    (copy / "compare/rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in labelled))
+    done = cai(*arguments, "--out", copy, "--dry-run")
+    assert "compare changed" in done.stdout
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_anywhere_ends_the_same(finished, tmp_path, seed):
+    """kill -9 at random moments, then run to the end: same rows, same weights, to the bit."""
+    folder, arguments = finished
+    draw = random.Random(seed)
+    for _ in range(4):
+        process = start(*arguments, "--out", tmp_path / "run")
+        time.sleep(draw.uniform(1, 12))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = cai(*arguments, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in [*DATA, *WEIGHTS]:
+        assert (tmp_path / "run" / name).read_bytes() == (folder / "run" / name).read_bytes(), name

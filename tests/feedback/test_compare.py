@@ -1,0 +1,283 @@
+"""Pairs, evidence and labels: position bias cancels, failures never become labels."""
+
+import asyncio
+import math
+
+import pytest
+from cai.engines.scripted import ScriptedEngine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cai.compare import (
+    judge,
+    judgement_items,
+    label_pair,
+    pair_item,
+    preference,
+    respond_twice,
+)
+from cai.constitution import Constitution, Principle
+from cai.constitution.schema import ComparisonExample, FewShot
+from cai.conversation import to_transcript, user
+from cai.engines import PromptTooLong
+from cai.records import (
+    JudgementRow,
+    OrderEvidence,
+    PairRow,
+    PrincipleUse,
+    PromptRow,
+    Provenance,
+    ResponseSample,
+)
+from cai.settings import CompareSettings
+
+PROVENANCE = Provenance(model="m", model_fingerprint="f", template_hash="t", sampling={}, seed=0)
+PRINCIPLES = tuple(
+    Principle(id=f"p{n}", comparison=f"Which response is better by rule {n}?") for n in range(16)
+)
+CONSTITUTION = Constitution(name="test", principles=PRINCIPLES)
+
+
+def pair(key="pair", texts=("good", "bad"), state="ok"):
+    first, second = (ResponseSample(text=text, model="sl-cai", ended=True) for text in texts)
+    return PairRow(
+        key=key,
+        kind="red_team",
+        messages=user("Do harm."),
+        task="harm",
+        responses=(first, second),
+        provenance=PROVENANCE,
+        state=state,
+    )
+
+
+def evidence(p_first, mass=1.0):
+    return OrderEvidence(
+        logp_first=math.log(p_first * mass), logp_second=math.log((1 - p_first) * mass), mass=mass
+    )
+
+
+def judgement(p_forward, p_backward=None, principle="p0", mass=1.0, state="ok"):
+    return JudgementRow(
+        key=f"j-{principle}",
+        pair="pair",
+        principle=PrincipleUse(id=principle, text_hash="h"),
+        forward=evidence(p_forward, mass),
+        backward=None if p_backward is None else evidence(p_backward, mass),
+        provenance=PROVENANCE,
+        state=state,
+    )
+
+
+def label(judgements, settings=None, weights=None, of=None):
+    return label_pair(
+        of or pair(),
+        judgements,
+        weights=weights or {f"p{n}": 1.0 for n in range(16)},
+        settings=settings or CompareSettings(),
+    )
+
+
+probabilities = st.floats(min_value=0.01, max_value=0.99)
+
+
+@given(probabilities, probabilities, st.floats(min_value=0.001, max_value=1))
+def test_preference_is_the_mean_of_both_orders_whatever_the_mass(forward, backward, mass):
+    found = preference(judgement(forward, backward, mass=mass))
+    assert found == pytest.approx((forward + (1 - backward)) / 2)
+
+
+@given(probabilities, probabilities)
+def test_swapping_the_responses_mirrors_the_label(forward, backward):
+    one = label([judgement(forward, backward)]).label
+    other = label([judgement(backward, forward)]).label
+    assert one + other == pytest.approx(1)
+
+
+def test_a_judge_that_only_likes_the_first_position_has_no_preference():
+    assert preference(judgement(0.9, 0.9)) == pytest.approx(0.5)
+
+
+def test_too_little_mass_on_the_options_is_not_a_verdict():
+    weak = judgement(0.9, 0.1, mass=0.01)
+    assert preference(weak, min_mass=0.05) is None
+    row = label([weak], CompareSettings(min_mass=0.05))
+    assert (row.state, row.label) == ("unparsed", None)
+
+
+def test_several_principles_are_averaged_by_weight_in_log_odds():
+    row = label(
+        [judgement(0.9, 0.1, "p0"), judgement(0.3, 0.7, "p1")], weights={"p0": 2.0, "p1": 1.0}
+    )
+    odds = (2 * math.log(0.9 / 0.1) + math.log(0.3 / 0.7)) / 3
+    assert row.label == pytest.approx(1 / (1 + math.exp(-odds)))
+    assert row.judgements == ["j-p0", "j-p1"]
+
+
+def test_principles_without_an_opinion_have_no_vote():
+    settings = CompareSettings(ignore_within=0.2)
+    row = label([judgement(0.95, 0.05, "p0"), judgement(0.55, 0.6, "p1")], settings)
+    assert row.label == pytest.approx(0.95)
+
+
+def test_no_opinion_at_all_is_a_tie_and_not_a_label():
+    row = label([judgement(0.5, 0.5)], CompareSettings(ignore_within=0.2))
+    assert (row.state, row.label) == ("tie", None)
+
+
+def test_a_failed_judgement_does_not_vote_and_alone_gives_its_state():
+    good, bad = judgement(0.8, 0.2, "p0"), judgement(0.1, 0.9, "p1", state="too_long")
+    assert label([good, bad]).label == pytest.approx(0.8)
+    assert label([bad]).state == "too_long"
+    assert label([bad]).label is None
+
+
+def test_clamping_bounds_the_label():
+    settings = CompareSettings(clamp=(0.4, 0.6))
+    assert label([judgement(0.99, 0.01)], settings).label == 0.6
+    assert label([judgement(0.01, 0.99)], settings).label == 0.4
+
+
+def test_certainty_does_not_overflow():
+    sure = judgement(0.5, 0.5)
+    sure.forward = OrderEvidence(logp_first=0.0, logp_second=-800.0, mass=1.0)
+    sure.backward = OrderEvidence(logp_first=-800.0, logp_second=0.0, mass=1.0)
+    assert label([sure]).label == pytest.approx(1)
+
+
+def test_an_unusable_pair_is_not_judged():
+    tied = pair(state="tie")
+    assert not judgement_items(
+        tied, constitution=CONSTITUTION, settings=CompareSettings(), model_fingerprint="m", seed=0
+    )
+    assert label([], of=tied).state == "tie"
+
+
+def items_of(key, constitution=CONSTITUTION, **settings):
+    return judgement_items(
+        pair(key),
+        constitution=constitution,
+        settings=CompareSettings(**settings),
+        model_fingerprint="m",
+        seed=0,
+    )
+
+
+def test_rewording_one_comparison_touches_only_the_pairs_that_drew_it():
+    reworded = PRINCIPLES[3].model_copy(update={"comparison": "Reworded?"})
+    edited = Constitution(name="test", principles=(*PRINCIPLES[:3], reworded, *PRINCIPLES[4:]))
+    changed = 0
+    for number in range(400):
+        (before,), (after,) = items_of(f"{number}"), items_of(f"{number}", edited)
+        assert (before.fingerprint != after.fingerprint) == (before.inputs[1].id == "p3")
+        changed += before.fingerprint != after.fingerprint
+    assert 10 < changed < 50
+
+
+def test_all_principles_means_each_once():
+    assert {i.inputs[1].id for i in items_of("k", principles="all")} == {p.id for p in PRINCIPLES}
+
+
+def run_judge(engine, constitution=CONSTITUTION, **settings):
+    chosen = CompareSettings(**settings)
+    (item,) = items_of("k", constitution, **settings)
+    return asyncio.run(
+        judge(item, constitution=constitution, settings=chosen, engine=engine, model="m", seed=0)
+    )
+
+
+def test_the_judge_sees_both_orders_and_scores_the_options_to_the_letter():
+    seen = []
+
+    def score(request):
+        seen.append(request)
+        return [-0.1, -2.0] if len(seen) == 1 else [-3.0, -0.2]
+
+    row = run_judge(ScriptedEngine(lambda request: "", score))
+    forward, backward = (to_transcript(request.prompt.messages) for request in seen)
+    assert "(A) good\n(B) bad" in forward
+    assert "(A) bad\n(B) good" in backward
+    assert all(request.options == (" (A)", " (B)") for request in seen)
+    assert all(request.prompt.prefill == "The answer is:" for request in seen)
+    assert (row.forward.logp_first, row.backward.logp_second) == (-0.1, -0.2)
+    assert row.forward.mass == pytest.approx(math.exp(-0.1) + math.exp(-2.0))
+
+
+def test_reasoning_is_asked_for_and_stands_before_the_verdict():
+    scored = []
+
+    def score(request):
+        scored.append(request.prompt.prefill)
+        return [-1.0, -1.0]
+
+    row = run_judge(ScriptedEngine(lambda request: "A is kinder.", score), reasoning=True)
+    assert row.forward.reasoning == "A is kinder."
+    assert scored == ["Let's think step by step: A is kinder. The answer is:"] * 2
+
+
+def test_one_order_is_enough_when_asked():
+    row = run_judge(ScriptedEngine(lambda r: "", lambda r: [-1.0, -2.0]), both_orders=False)
+    assert row.backward is None
+    assert preference(row) == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def test_few_shot_examples_come_first_each_under_a_principle():
+    example = ComparisonExample(messages=user("Hi"), responses=("yes", "no"), answer="B")
+    constitution = Constitution(
+        name="test", principles=PRINCIPLES, few_shot=FewShot(comparison=[example, example])
+    )
+    seen = []
+
+    def score(request):
+        seen.append(request.prompt.messages)
+        return [-1.0, -1.0]
+
+    run_judge(ScriptedEngine(lambda r: "", score), constitution, few_shot=2)
+    contents = [message.content for message in seen[0]]
+    assert contents[1] == contents[3] == "The answer is: (B)"
+    shown = [content.split("by rule ")[1].split("?")[0] for content in contents[::2]]
+    assert len(shown) == 3
+
+
+def test_a_question_that_does_not_fit_is_a_state():
+    row = run_judge(ScriptedEngine(lambda r: "", lambda r: PromptTooLong("too long")))
+    assert (row.state, row.forward) == ("too_long", None)
+
+
+def respond(answers, against_helpful=0.0):
+    settings = CompareSettings(against_helpful=against_helpful)
+    prompt = PromptRow(
+        key="p", kind="red_team", split="train", messages=user("Hi"), source="s", task="t"
+    )
+    item = pair_item(
+        prompt, 0, settings=settings, policy_fingerprint="a", helpful_fingerprint="b", seed=0
+    )
+    said = iter(answers)
+    return asyncio.run(
+        respond_twice(
+            item,
+            settings=settings,
+            policy=ScriptedEngine(lambda r: next(said)),
+            helpful=ScriptedEngine(lambda r: "helpful says"),
+            names=("sl-cai", "helpful-only"),
+            seed=0,
+        )
+    )
+
+
+def test_pairs_are_two_samples_of_the_policy():
+    row = respond(["one", "two"])
+    assert [(r.text, r.model) for r in row.responses] == [("one", "sl-cai"), ("two", "sl-cai")]
+
+
+def test_pairs_can_set_the_policy_against_the_helpful_model():
+    row = respond(["one"], against_helpful=1.0)
+    assert [r.model for r in row.responses] == ["sl-cai", "helpful-only"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "state"),
+    [(["same", "same"], "tie"), (["", "x"], "unparsed"), ([PromptTooLong("long")], "too_long")],
+)
+def test_pairs_that_cannot_be_compared_say_so(answers, state):
+    assert respond(answers).state == state

@@ -1,0 +1,161 @@
+"""Critique-revision chains: what is asked, what is kept, what is never invented."""
+
+import asyncio
+
+from cai.engines.scripted import ScriptedEngine
+
+from cai.constitution import Constitution, Principle
+from cai.conversation import Message, to_transcript, user
+from cai.engines import PromptTooLong
+from cai.records import PromptRow
+from cai.revise import critique_and_revise, revise_item
+from cai.settings import ReviseSettings
+
+PRIVACY = Principle(id="privacy", critique="Say what is private.", revision="Make it public.")
+THEFT = Principle(id="theft", critique="Say what is stolen.", revision="Give it back.")
+CONSTITUTION = Constitution(name="test", principles=(PRIVACY, THEFT))
+
+
+QUESTION = user("Where does Ann live?")
+
+
+def prompt(messages=QUESTION, kind="red_team"):
+    return PromptRow(
+        key="p1", kind=kind, split="train", messages=messages, source="test", task="ann"
+    )
+
+
+def item_for(row, settings=None, constitution=CONSTITUTION, seed=0):
+    return revise_item(
+        row,
+        0,
+        constitution=constitution,
+        settings=settings or ReviseSettings(rounds=2),
+        model_fingerprint="m",
+        seed=seed,
+    )
+
+
+def revise(answer, row=None, settings=None):
+    asked = []
+
+    def generate(request):
+        asked.append(request)
+        return answer(request)
+
+    settings = settings or ReviseSettings(rounds=2)
+    made = asyncio.run(
+        critique_and_revise(
+            item_for(row or prompt(), settings),
+            constitution=CONSTITUTION,
+            settings=settings,
+            engine=ScriptedEngine(generate),
+            model="scripted",
+            seed=0,
+        )
+    )
+    return made, asked
+
+
+def by_speaker(request):
+    return {"Assistant": "response", "Critique": "critique", "Revision": "revision"}[
+        request.prompt.speaker
+    ]
+
+
+def test_each_round_criticises_the_latest_revision():
+    count = iter(range(100))
+    row, asked = revise(lambda request: f"{by_speaker(request)} {next(count)}")
+    assert row.response == "response 0"
+    assert [(s.critique, s.revision) for s in row.steps] == [
+        ("critique 1", "revision 2"),
+        ("critique 3", "revision 4"),
+    ]
+    second_critique = to_transcript(asked[3].prompt.messages)
+    assert "revision 2" in second_critique
+    assert "response 0" not in second_critique
+
+
+def test_the_revision_sees_its_critique_and_its_principle():
+    row, asked = revise(by_speaker)
+    for step, request in zip(row.steps, (asked[2], asked[4]), strict=True):
+        principle = {"privacy": PRIVACY, "theft": THEFT}[step.principle.id]
+        text = to_transcript(request.prompt.messages)
+        assert text.endswith(f"Critique: critique\n\nRevision Request: {principle.revision}")
+        assert f"Critique Request: {principle.critique}" in text
+
+
+def test_direct_revision_asks_for_no_critique():
+    row, asked = revise(by_speaker, settings=ReviseSettings(rounds=2, critique=False))
+    assert [request.prompt.speaker for request in asked] == ["Assistant", "Revision", "Revision"]
+    assert [step.critique for step in row.steps] == [None, None]
+    assert "Critique" not in to_transcript(asked[1].prompt.messages)
+
+
+def test_helpful_prompts_are_answered_and_not_revised():
+    row, asked = revise(by_speaker, prompt(kind="helpful"))
+    assert len(asked) == 1
+    assert row.steps == []
+
+
+def test_system_prompt_and_earlier_turns_are_carried_to_every_question():
+    messages = (
+        Message(role="system", content="You are terse."),
+        Message(role="user", content="Hello."),
+        Message(role="assistant", content="Hi."),
+        Message(role="user", content="Where does Ann live?"),
+    )
+    row, asked = revise(by_speaker, prompt(messages))
+    assert row.messages == messages
+    for request in asked:
+        assert request.prompt.messages[:4] == messages
+
+
+def test_thinking_is_removed_before_it_can_be_criticised():
+    row, asked = revise(lambda request: f"<think>secret plan</think>{by_speaker(request)}")
+    assert row.response == "response"
+    assert all("secret" not in to_transcript(request.prompt.messages) for request in asked)
+
+
+def test_an_answer_of_nothing_but_thoughts_is_a_state_and_keeps_the_steps_before():
+    def answer(request):
+        late = by_speaker(request) == "critique" and "revision" in to_transcript(
+            request.prompt.messages
+        )
+        return "<think>hm" if late else by_speaker(request)
+
+    row, _ = revise(answer)
+    assert row.state == "unparsed"
+    assert row.error == "the model said nothing as its critique 1"
+    assert len(row.steps) == 1
+
+
+def test_a_prompt_that_does_not_fit_is_a_state():
+    row, _ = revise(lambda request: PromptTooLong("900 tokens, context 512"))
+    assert (row.state, row.error) == ("too_long", "900 tokens, context 512")
+
+
+def test_every_question_has_its_own_seed():
+    _, asked = revise(by_speaker)
+    assert len({request.seed for request in asked}) == len(asked) == 5
+
+
+def test_rewording_a_principle_changes_only_chains_that_drew_it():
+    reworded = PRIVACY.model_copy(update={"critique": "What is private here?"})
+    edited = Constitution(name="test", principles=(reworded, THEFT))
+    settings = ReviseSettings(rounds=1)
+    changed = 0
+    for number in range(200):
+        row = prompt().model_copy(update={"key": f"p{number}"})
+        before, after = item_for(row, settings), item_for(row, settings, edited)
+        drew_it = before.inputs[1][0].id == "privacy"
+        assert before.key == after.key
+        assert (before.fingerprint != after.fingerprint) == drew_it
+        changed += drew_it
+    assert 60 < changed < 140
+
+
+def test_editing_a_comparison_leaves_chains_alone():
+    edited = PRIVACY.model_copy(update={"comparison": "Which is more private?"})
+    other = Constitution(name="test", principles=(edited, THEFT))
+    assert item_for(prompt()).fingerprint == item_for(prompt(), None, other).fingerprint

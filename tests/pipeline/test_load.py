@@ -1,0 +1,106 @@
+"""Pipeline files: what is read, what is refused, and in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from cai.errors import CaiError
+from cai.pipeline.load import load_pipeline, shipped_pipelines
+from cai.pipeline.runner import check_needs, stages_of
+
+MINIMAL = """\
+name: mine
+constitution: harmless
+models:
+  helpful: {path: playground}
+prompts:
+  red_team: red.jsonl
+  helpful: [a.jsonl, {path: b.csv, column: q}]
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", shipped_pipelines())
+def test_every_shipped_pipeline_loads_and_is_whole(name):
+    loaded = load_pipeline(Path(name))
+    assert loaded.settings.name == name
+    check_needs(loaded.settings)
+
+
+def test_sources_have_short_forms(tmp_path):
+    prompts = load_pipeline(write(tmp_path, MINIMAL)).settings.prompts
+    assert [s.path for s in prompts.red_team] == ["red.jsonl"]
+    assert [(s.path, s.column) for s in prompts.helpful] == [("a.jsonl", None), ("b.csv", "q")]
+
+
+def test_changes_set_nested_values_and_remove_sections(tmp_path):
+    path = write(tmp_path, MINIMAL + "sft: {}\nppo: {steps: 5}\n")
+    settings = load_pipeline(
+        path, ["ppo.steps=10", "ppo.learning_rate=1e-4", "sft=null", "prompts.red_team=x.csv"]
+    ).settings
+    assert settings.ppo
+    assert (settings.ppo.steps, settings.ppo.learning_rate) == (10, 1e-4)
+    assert settings.sft is None
+    assert settings.prompts.red_team[0].path == "x.csv"
+
+
+def test_a_section_may_be_empty(tmp_path):
+    settings = load_pipeline(write(tmp_path, MINIMAL + "revise:\n")).settings
+    assert [stage.name for stage in stages_of(settings)] == ["prompts", "revise"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("ppo: {step: 5}\n", r"pipeline\.yaml:8:7: the key `ppo\.step` is unknown, did you mean"),
+        ("revise: {rounds: -1}\n", r"pipeline\.yaml:8:\d+: `revise\.rounds`: .*greater"),
+        ("sft:\n  learning_rate: .nan\n", r"pipeline\.yaml:9:\d+: `sft\.learning_rate`"),
+        ("seed: 1\nseed: 2\n", r"pipeline\.yaml:9"),
+        ("revise: [\n", r"pipeline\.yaml:\d+:\d+: the YAML is broken"),
+    ],
+)
+def test_errors_name_file_line_and_mend(tmp_path, extra, message):
+    with pytest.raises(CaiError, match=message):
+        load_pipeline(write(tmp_path, MINIMAL + extra))
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(CaiError, match="`constitution` is missing"):
+        load_pipeline(write(tmp_path, MINIMAL.replace("constitution: harmless\n", "")))
+
+
+@pytest.mark.parametrize("change", ["ppo.steps", "=3", "ppo..steps=3", "name.inner=3", "seed=[1"])
+def test_bad_changes_are_explained(tmp_path, change):
+    with pytest.raises(CaiError, match="--set"):
+        load_pipeline(write(tmp_path, MINIMAL), [change])
+
+
+def test_a_wrong_value_from_the_command_line_is_said_to_be_from_there(tmp_path):
+    with pytest.raises(CaiError, match=r"--set ppo\.steps"):
+        load_pipeline(write(tmp_path, MINIMAL), ["ppo.steps=many"])
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(CaiError, match="quickstart"):
+        load_pipeline(tmp_path / "none.yaml")
+    with pytest.raises(CaiError, match="is a folder"):
+        load_pipeline(tmp_path)
+
+
+def test_a_stage_without_its_input_is_refused(tmp_path):
+    settings = load_pipeline(write(tmp_path, MINIMAL + "ppo: {}\n")).settings
+    with pytest.raises(CaiError, match="`ppo:` but not `preference:`"):
+        check_needs(settings)
+
+
+def test_a_constitution_beside_the_pipeline_is_found(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        'schema: 1\nname: own\nprinciples:\n  - {id: a, comparison: "Which is better?"}\n'
+    )
+    path = write(tmp_path, MINIMAL.replace("harmless", "own.yaml"))
+    assert load_pipeline(path).constitution.name == "own"

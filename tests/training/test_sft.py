@@ -1,0 +1,274 @@
+"""Fine-tuning: what carries loss, what is saved, and that a killed training loses nothing."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_models import FAMILIES
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cai.errors import CaiError
+from cai.models import load_causal_lm, load_chat_format
+from cai.settings import ModelSettings, SftSettings
+from cai.sft import NO_LOSS, CompletionCollator, completion_rows, train_sft
+
+SETTINGS = SftSettings(batch_size=4, learning_rate=1e-2, epochs=2, checkpoint_steps=2)
+
+
+def train(
+    out: Path, base: ModelSettings, data: Path, settings: SftSettings = SETTINGS, seed: int = 5
+):
+    return train_sft(
+        settings, data=data, base=base, out=out / "model", seed=seed, log_dir=out / "logs"
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], atol: float = 0):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=0, atol=atol, msg=name)
+
+
+def reference_loss(base: ModelSettings, texts: list[tuple[str, str]]) -> float:
+    """Mean over completion tokens of −log p, row by row, without padding, in float64."""
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float64).eval()
+    chat = load_chat_format(base)
+    total, count = 0.0, 0
+    for prompt, completion in texts:
+        messages = [{"role": "user", "content": prompt}]
+        if base.format == "transcript":
+            text, lead = f"Human: {prompt}\n\nAssistant:", " "
+        else:
+            text, lead = (
+                chat.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                ),
+                "",
+            )
+        start = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+        rest = chat.tokenizer(lead + completion, add_special_tokens=False)["input_ids"]
+        rest = [*rest, chat.turn_end]
+        logits = model(torch.tensor([start + rest])).logits[0]
+        for place, token in enumerate(rest, start=len(start)):
+            total -= torch.log_softmax(logits[place - 1], dim=-1)[token].item()
+            count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_counts_exactly_the_completion_tokens_and_the_turn_end(
+    family, base, completions, tmp_path
+):
+    settings = SftSettings(batch_size=5, micro_batch_size=5, learning_rate=1e-3)
+    metrics = train(tmp_path / "run", base(family), completions(5), settings)
+    texts = [(f"What comes after {i}?", f"It is {i + 1}." + " Yes." * i) for i in range(5)]
+    assert metrics["first_loss"] == pytest.approx(reference_loss(base(family), texts), rel=1e-5)
+    assert metrics["steps"] == 1
+    assert metrics["rows"] == 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_folder_is_a_plain_model_with_the_base_models_special_tokens(
+    family, base, completions, tmp_path
+):
+    train(tmp_path / "run", base(family), completions())
+    out, start = tmp_path / "run" / "model", Path(base(family).path)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    load_causal_lm(ModelSettings(path=str(out)))
+    for name in ("config.json", "generation_config.json"):
+        before, after = (json.loads((folder / name).read_text()) for folder in (start, out))
+        for token in ("eos_token_id", "bos_token_id", "pad_token_id"):
+            assert after.get(token) == before.get(token), (name, token)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.chat_template == load_chat_format(base(family)).tokenizer.chat_template
+    assert tokenizer.pad_token == AutoTokenizer.from_pretrained(start).pad_token
+
+
+def test_labels_are_on_the_completion_alone_whatever_the_pad_token(base, completions):
+    chat = load_chat_format(base("llama"))
+    rows, _ = completion_rows(completions(5), chat, 1024)
+    batch = CompletionCollator(pad_id=chat.turn_end)(rows)
+    for i in range(5):
+        answer = f"It is {i + 1}." + " Yes." * i
+        labelled = batch["labels"][i][batch["labels"][i] != NO_LOSS].tolist()
+        assert labelled == [
+            *chat.tokenizer(answer, add_special_tokens=False)["input_ids"],
+            chat.turn_end,
+        ]
+        real = int(batch["attention_mask"][i].sum())
+        assert batch["labels"][i, real - 1] == chat.turn_end
+        assert (batch["labels"][i, real:] == NO_LOSS).all()
+        assert (batch["attention_mask"][i, :real] == 1).all()
+        assert (batch["attention_mask"][i, real:] == 0).all()
+
+
+def test_long_rows_are_left_out_and_counted_never_cut(base, completions):
+    chat = load_chat_format(base())
+    data = completions(10)
+    everything, _ = completion_rows(data, chat, 10_000)
+    lengths = [len(row["input_ids"]) for row in everything]
+    limit = sorted(lengths)[4]
+    kept, too_long = completion_rows(data, chat, limit)
+    assert [len(row["input_ids"]) for row in kept] == [n for n in lengths if n <= limit]
+    assert too_long == sum(n > limit for n in lengths) > 0
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_micro_batches_change_memory_not_results(micro, base, completions, tmp_path):
+    # 13 rows: the last batch of an epoch is a partial one.
+    data = completions(13)
+    train(tmp_path / "whole", base(), data)
+    train(tmp_path / "split", base(), data, SETTINGS.model_copy(update={"micro_batch_size": micro}))
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "split"), atol=2e-4)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("passes", [3, 9, 13])
+def test_killed_and_resumed_training_ends_with_the_same_weights(
+    passes, rank, base, completions, killed_after, tmp_path
+):
+    # 4 steps an epoch, 7 passes of 2 rows: killed in the first and second epoch, and in the last step.
+    settings = SETTINGS.model_copy(update={"micro_batch_size": 2, "lora_rank": rank})
+    data = completions(13)
+    undisturbed = train(tmp_path / "undisturbed", base(), data, settings)
+    with killed_after(passes):
+        train(tmp_path / "killed", base(), data, settings)
+    assert not (tmp_path / "killed" / "model").exists()
+    resumed = train(tmp_path / "killed", base(), data, settings)
+    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "killed"))
+    for metric in ("steps", "tokens", "first_loss", "final_loss"):
+        assert resumed[metric] == undisturbed[metric]
+
+
+def test_training_killed_while_saving_the_model_resumes_at_its_end(
+    base, completions, monkeypatch, tmp_path
+):
+    data = completions(9)
+    undisturbed = train(tmp_path / "undisturbed", base(), data)
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("cai.sft._save", fail)
+        train(tmp_path / "killed", base(), data)
+    resumed = train(tmp_path / "killed", base(), data)
+    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "killed"))
+    assert resumed["final_loss"] == undisturbed["final_loss"]
+
+
+def test_torn_checkpoint_is_skipped_with_a_warning(
+    base, completions, killed_after, caplog, tmp_path
+):
+    data = completions(13)
+    train(tmp_path / "undisturbed", base(), data)
+    with killed_after(7):
+        train(tmp_path / "killed", base(), data)
+    newest = tmp_path / "killed" / "checkpoints" / "checkpoint-6"
+    (newest / "trainer_state.json").unlink()
+    train(tmp_path / "killed", base(), data)
+    assert "checkpoint-6 was not written to its end" in caplog.text
+    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "killed"))
+
+
+def test_checkpoints_of_another_training_are_not_resumed_from(
+    base, completions, killed_after, tmp_path
+):
+    data = completions(13)
+    train(tmp_path / "undisturbed", base(), data, seed=7)
+    with killed_after(5):
+        train(tmp_path / "run", base(), data, seed=6)
+    train(tmp_path / "run", base(), data, seed=7)
+    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "run"))
+
+
+def test_order_of_rows_depends_on_the_seed(base, completions, tmp_path):
+    data = completions(13)
+    for seed in (1, 2):
+        train(tmp_path / str(seed), base(), data, seed=seed)
+    first, second = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_is_merged_into_what_is_saved(family, base, completions, monkeypatch, tmp_path):
+    monkeypatch.setattr("cai.sft.shutil.rmtree", lambda folder, **_: None)
+    settings = SETTINGS.model_copy(update={"lora_rank": 2})
+    train(tmp_path / "run", base(family), completions(13), settings)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
+    start = AutoModelForCausalLM.from_pretrained(base(family).path).eval()
+    ids = torch.arange(5, 30)[None]
+    before = start(ids).logits
+    adapted = PeftModel.from_pretrained(start, tmp_path / "run" / "checkpoints" / "checkpoint-8")
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=0, atol=1e-3)
+    assert (merged(ids).logits - before).abs().max() > 0.05
+
+
+def test_training_is_silent_and_offline_and_logs_to_tensorboard(
+    base, completions, monkeypatch, capfd, tmp_path
+):
+    def refuse(*args, **kwargs):
+        raise AssertionError("telemetry")
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", refuse)
+    train(tmp_path / "run", base(), completions(4))
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
+    assert list((tmp_path / "run" / "logs").glob("events.out.tfevents.*"))
+
+
+def test_batch_that_does_not_divide_is_refused_before_anything_is_loaded(tmp_path):
+    settings = SftSettings(batch_size=8, micro_batch_size=3)
+    with pytest.raises(CaiError, match="not a multiple of `micro_batch_size` 3"):
+        train(tmp_path, ModelSettings(path="/nowhere"), tmp_path / "missing.parquet", settings)
+
+
+def test_data_that_cannot_be_used_is_named(base, completions, tmp_path):
+    with pytest.raises(CaiError, match=r"missing\.parquet does not exist"):
+        train(tmp_path, base(), tmp_path / "missing.parquet")
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(completions().read_bytes()[:-20])
+    with pytest.raises(CaiError, match=r"broken\.parquet is not a whole parquet file"):
+        train(tmp_path, base(), broken)
+    with pytest.raises(CaiError, match="longer than `max_length` 4"):
+        train(tmp_path, base(), completions(), SftSettings(max_length=4))
+    with pytest.raises(CaiError, match="one assistant message"):
+        train(tmp_path, base(), completions(completion=[{"role": "user", "content": "x"}]))
+    with pytest.raises(CaiError, match="Row 0000 of .*: `prompt` is not a list of messages"):
+        train(tmp_path, base(), completions(prompt=[{"role": "narrator", "content": "x"}]))
+
+
+def test_empty_data_is_named(base, completions, tmp_path):
+    data = completions(1)
+    pq.write_table(pq.read_table(data)[:0], data)
+    with pytest.raises(CaiError, match="no trainable rows"):
+        train(tmp_path, base(), data)
+
+
+def test_missing_column_is_named(base, comparisons, tmp_path):
+    with pytest.raises(CaiError, match="has no column `completion`"):
+        train(tmp_path, base(), comparisons([("a", "b", 1.0)]))
+
+
+def test_base_model_without_chat_template_is_named(base, completions, tmp_path):
+    plain = base("gpt2").model_copy(update={"format": "chat"})
+    with pytest.raises(CaiError, match="format: transcript"):
+        train(tmp_path, plain, completions())
+
+
+@pytest.mark.parametrize(("rate", "rows"), [(1e20, 13), (3e38, 4)])
+def test_training_that_breaks_down_stops_with_the_mend(rate, rows, base, completions, tmp_path):
+    settings = SftSettings(batch_size=4, learning_rate=rate)
+    with pytest.raises(CaiError, match="Lower `learning_rate`"):
+        train(tmp_path, base(), completions(rows), settings)
+    assert not (tmp_path / "model").exists()
