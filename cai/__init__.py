@@ -1,3 +1,56 @@
-"""Constitutional AI: from a YAML constitution to a harmless, helpful model."""
+"""Constitutional AI: from a YAML constitution to a harmless, helpful model.
+
+The public names below load their modules on first use, so that `import cai` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cai.constitution import Constitution as Constitution
+    from cai.constitution import load_constitution as load_constitution
+    from cai.conversation import Message as Message
+    from cai.conversation import Prompt as Prompt
+    from cai.engines import Engine as Engine
+    from cai.engines import GenerateRequest as GenerateRequest
+    from cai.engines import ScoreRequest as ScoreRequest
+    from cai.engines.opening import open_engine as open_engine
+    from cai.errors import CaiError as CaiError
+    from cai.pipeline.load import load_pipeline as load_pipeline
+    from cai.pipeline.runner import run_pipeline as run_pipeline
+    from cai.ppo.train import train_ppo as train_ppo
+    from cai.preference import train_preference as train_preference
+    from cai.preference_model import PreferenceModel as PreferenceModel
+    from cai.sft import train_sft as train_sft
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "Constitution": "cai.constitution",
+    "load_constitution": "cai.constitution",
+    "Message": "cai.conversation",
+    "Prompt": "cai.conversation",
+    "Engine": "cai.engines",
+    "GenerateRequest": "cai.engines",
+    "ScoreRequest": "cai.engines",
+    "open_engine": "cai.engines.opening",
+    "CaiError": "cai.errors",
+    "load_pipeline": "cai.pipeline.load",
+    "run_pipeline": "cai.pipeline.runner",
+    "train_ppo": "cai.ppo.train",
+    "train_preference": "cai.preference",
+    "PreferenceModel": "cai.preference_model",
+    "train_sft": "cai.sft",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'cai' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

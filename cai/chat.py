@@ -2,11 +2,17 @@
 
 Generation, fine-tuning, the preference model and PPO all build their token ids here, so the same
 conversation is the same ids everywhere: one BOS, the turn end the template uses, no re-tokenising.
+
+What people and models write is text and nothing else. A message that spells out a control token
+("<|eot_id|>") does not end its turn: templates are rendered with marks in place of the contents,
+and a control token is only read as one where the template itself wrote it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -32,7 +38,12 @@ TRANSCRIPT_LABELS = (
     "Revision",
 )
 
-_PROBE = "PROBE"
+_MARK = re.compile(r"@@content-(\d+)@@")
+
+
+class _AddedToken(Protocol):
+    content: str
+    special: bool
 
 
 class Tokenizer(Protocol):
@@ -42,18 +53,48 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
     bos_token_id: int | None
     pad_token_id: int | None
+    added_tokens_decoder: Mapping[int, _AddedToken]
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:
+    def __len__(self) -> int:
+        """Count the tokens, added ones included."""
+        ...
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:  # noqa: ANN401
         """Tokenise."""
         ...
 
-    def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> Any:
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]],
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         """Render."""
         ...
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+    def decode(
+        self,
+        token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
         """Turn ids into text."""
         ...
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A text, and which spans of it the template did not write."""
+
+    text: str = ""
+    foreign: tuple[tuple[int, int], ...] = ()
+
+    def template(self, text: str) -> _Written:
+        return _Written(self.text + text, self.foreign)
+
+    def content(self, text: str) -> _Written:
+        span = (len(self.text), len(self.text) + len(text))
+        return _Written(self.text + text, (*self.foreign, span))
 
 
 def use_transcripts(tokenizer: Any) -> None:  # noqa: ANN401 (any transformers tokenizer)
@@ -88,7 +129,7 @@ class ChatFormat:
                 "base model, set `format: transcript` under its entry in `models:` to speak "
                 "Human/Assistant transcripts with it."
             )
-        tail = self._probe_tail()
+        tail = self._turn_end()
         if tail is None and tokenizer.eos_token_id is None:
             raise CaiError(
                 f"{name} has no EOS token and its chat template ends no turn, so a response could "
@@ -108,54 +149,94 @@ class ChatFormat:
         return tuple(f"\n\n{label}:" for label in TRANSCRIPT_LABELS)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Return the ids of the conversation, the answer's opening and its prefill, with one BOS."""
-        text = self._render(prompt.messages, speaker=prompt.speaker)
+        """Return the ids of the conversation, the answer's opening and its prefill, with one BOS.
+
+        Raises:
+            CaiError: The chat template cannot write the conversation.
+        """
+        written = self._write(prompt.messages, prompt.speaker)
         if prompt.prefill:
-            text += self._lead + prompt.prefill
-        return self._one_bos(self._ids(text))
+            written = written.template(self._lead).content(prompt.prefill)
+        return self._one_bos(self._read(written))
 
     def completion_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the ids of an answer as it follows `prompt_ids`, ended by the turn end."""
-        ids = self._ids(self._lead + text)
+        ids = self._read_on(_Written(self._lead).content(text))
         return [*ids, self.turn_end] if end else ids
 
     def option_ids(self, option: str) -> list[int]:
         """Return the ids of `option` exactly as written, to follow a prefilled prompt."""
-        return self._ids(option)
+        return self._read_on(_Written().content(option))
 
-    def text(self, token_ids: Sequence[int]) -> str:
-        """Decode a completion: special tokens and surrounding blanks removed."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Turn ids into text, to the letter but for special tokens, which are left out."""
+        return self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def text(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """Decode a completion: special tokens and surrounding blanks removed.
+
+        Args:
+            token_ids: The completion.
+            stop: Texts at the first of which it is cut off.
+        """
+        text = self.decode(token_ids)
+        ends = [text.find(end) for end in stop if end in text]
+        return text[: min(ends, default=len(text))].strip()
 
     @cached_property
     def _lead(self) -> str:
         """What stands between the generation prompt and the answer (a blank in transcripts)."""
-        opening = self._render(user("x"))
-        whole = self._render((*user("x"), Message(role="assistant", content=_PROBE)), answer=False)
-        if not whole.startswith(opening) or _PROBE not in whole:
-            return ""
-        return whole[len(opening) : whole.rindex(_PROBE)]
+        opening, _ = self._render(user(""))
+        answered, _ = self._render(_ANSWERED, answer=False)
+        before = answered[: _last_mark(answered).start()]
+        return before[len(opening) :] if before.startswith(opening) else ""
 
-    def _probe_tail(self) -> int | None:
-        """Return the first token that the template writes after an assistant's turn, if any."""
-        whole = self._render((*user("x"), Message(role="assistant", content=_PROBE)), answer=False)
-        tail = whole[whole.rindex(_PROBE) + len(_PROBE) :].strip() if _PROBE in whole else ""
-        ids = self._ids(tail) if tail else []
-        return ids[0] if ids else None
+    def _turn_end(self) -> int | None:
+        """Return the control token that the template writes after an assistant's turn, if any."""
+        answered, _ = self._render(_ANSWERED, answer=False)
+        ids = self._ids(answered[_last_mark(answered).end() :].strip())
+        return ids[0] if ids and ids[0] in self.tokenizer.added_tokens_decoder else None
+
+    @cached_property
+    def _control(self) -> re.Pattern[str] | None:
+        """Finds what the tokenizer would read as a control token."""
+        added = self.tokenizer.added_tokens_decoder
+        texts = {
+            token.content
+            for index, token in added.items()
+            if (token.special or index in self.stop_ids) and len(token.content) > 1
+        }
+        longest_first = sorted(texts, key=lambda text: (-len(text), text))
+        return re.compile("|".join(map(re.escape, longest_first))) if texts else None
+
+    def _write(self, messages: Conversation, speaker: str) -> _Written:
+        """Write a conversation up to the opening of the answer."""
+        skeleton, form = self._render(messages, speaker=speaker)
+        written, position = _Written(), 0
+        for mark in _MARK.finditer(skeleton):
+            written = written.template(skeleton[position : mark.start()])
+            written = written.content(form[int(mark[1])].content.strip())
+            position = mark.end()
+        return written.template(skeleton[position:])
 
     def _render(
         self, messages: Conversation, *, speaker: str = SPEAKERS["assistant"], answer: bool = True
-    ) -> str:
+    ) -> tuple[str, Conversation]:
         """Render through the chat template, bending the conversation only if the template must.
 
         Some templates know no system role (Gemma), some insist on strict alternation; they raise,
-        or drop the text silently. The first form that keeps every word is used.
+        or drop the text silently. The first form of which every message is written is used.
+
+        Returns:
+            The text with a mark for each message's content, and the messages in the form used.
         """
         problem: Exception | None = None
         for form in (messages, _alternating(messages), _alternating(_fold_system(messages))):
             try:
                 text = self.tokenizer.apply_chat_template(
-                    [message.model_dump() for message in form],
+                    [_marked(message, index) for index, message in enumerate(form)],
                     tokenize=False,
                     add_generation_prompt=answer,
                     enable_thinking=False,
@@ -164,8 +245,8 @@ class ChatFormat:
             except (TemplateError, ValueError, TypeError) as error:
                 problem = error
                 continue
-            if all(message.content.strip() in text for message in form):
-                return str(text)
+            if [int(mark) for mark in _MARK.findall(text)] == list(range(len(form))):
+                return str(text), form
         raise CaiError(
             "The model's chat template cannot write this conversation without losing text "
             f"({problem or 'it drops a message'}); roles: "
@@ -173,8 +254,43 @@ class ChatFormat:
             "all roles, or `format: transcript` for a base model."
         )
 
+    def _read(self, written: _Written) -> list[int]:
+        """Tokenise; control tokens that the template did not write are cut in two: mere text."""
+        first, *rest = self._pieces(written)
+        return [*self._ids(first), *(i for piece in rest for i in self._ids_within(piece))]
+
+    def _read_on(self, written: _Written) -> list[int]:
+        """Tokenise what follows other text."""
+        return [i for piece in self._pieces(written) for i in self._ids_within(piece)]
+
+    def _pieces(self, written: _Written) -> list[str]:
+        text, position, cuts = written.text, 0, [0]
+        while self._control and (found := self._control.search(text, position)):
+            forged = any(
+                found.start() < end and start < found.end() for start, end in written.foreign
+            )
+            # A cut may lay bare another control token, one that begins within this one.
+            position = found.start() + 1 if forged else found.end()
+            cuts += [position] if forged else []
+        return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _ids_within(self, text: str) -> list[int]:
+        """Tokenise text that follows other text.
+
+        SentencePiece tokenizers put a blank before the first word of whatever they are given; after
+        a line break they do not.
+        """
+        if not self._blank_first:
+            return self._ids(text)
+        line, ids = self._ids("\n"), self._ids(f"\n{text}")
+        return ids[len(line) :] if ids[: len(line)] == line else self._ids(text)
+
+    @cached_property
+    def _blank_first(self) -> bool:
+        return self._ids("\nx")[len(self._ids("\n")) :] != self._ids("x")
 
     def _one_bos(self, ids: list[int]) -> list[int]:
         bos = self.tokenizer.bos_token_id
@@ -182,11 +298,23 @@ class ChatFormat:
             return ids
         while ids[:2] == [bos, bos]:
             ids = ids[1:]
-        wants_bos = self._ids_with_special("x")[:1] == [bos]
+        wants_bos = list(self.tokenizer("x")["input_ids"])[:1] == [bos]
         return [bos, *ids] if wants_bos and ids[:1] != [bos] else ids
 
-    def _ids_with_special(self, text: str) -> list[int]:
-        return list(self.tokenizer(text)["input_ids"])
+
+_ANSWERED = (*user(""), Message(role="assistant", content=""))
+
+
+def _marked(message: Message, index: int) -> dict[str, Any]:
+    """Return a message with a mark as its content, in blanks of its own that templates may trim."""
+    content = message.content
+    before = content[: len(content) - len(content.lstrip())]
+    after = content[len(content.rstrip()) :] if content.strip() else ""
+    return {**message.model_dump(), "content": f"{before}@@content-{index}@@{after}"}
+
+
+def _last_mark(text: str) -> re.Match[str]:
+    return list(_MARK.finditer(text))[-1]
 
 
 def _alternating(messages: Conversation) -> Conversation:

@@ -75,7 +75,6 @@ async def critique_and_revise(
     """
     prompt, principles = item.inputs
     few_shot = constitution.few_shot.critique
-    steps: list[RevisionStep] = []
     row = RevisionRow(
         key=item.key,
         kind=prompt.kind,
@@ -83,7 +82,6 @@ async def critique_and_revise(
         task=prompt.task,
         response="",
         ended=False,
-        steps=steps,
         provenance=Provenance(
             model=model,
             model_fingerprint=engine.fingerprint,
@@ -122,7 +120,7 @@ async def critique_and_revise(
             asked = revision_prompt(prompt.messages, current, request, critique, rewrite, few_shot)
             current, ended = await say(asked, "revision", number)
             use = PrincipleUse(id=principle.id, text_hash=principle.supervised_hash)
-            steps.append(
+            row.steps.append(
                 RevisionStep(principle=use, critique=critique, revision=current, ended=ended)
             )
     except PromptTooLong as error:

@@ -125,6 +125,9 @@ def settings() -> None:
 
 def main() -> None:
     """Run the command line; errors are one paragraph, and the exit status says whose they are."""
+    # Libraries' progress bars and remarks would break into ours; their errors still come through.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.exit(run_safely(lambda: app(standalone_mode=True)))
 
 

@@ -116,6 +116,8 @@ def _mend(problem: str, line: str) -> str:
         return "indent with spaces, YAML allows no tabs there"
     if "mapping values" in problem:
         return 'put a text that holds ": " in quotes, or on the lines after `>-`'
+    if problem.startswith("expected ',' or"):
+        return "close the bracket; between brackets, put texts with any of , ? : in quotes"
     if "another document" in problem:
         return "keep one document, without a second `---`"
     if "undefined alias" in problem or "cannot start any token" in problem:
@@ -145,8 +147,8 @@ class _Builder:
     def _mapping(self, node: MappingNode, location: Location) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, ScalarNode):
-                message = "a key must be one word, not a list or a mapping"
+            if not isinstance(key_node, ScalarNode) or _SURROGATE.search(key_node.value):
+                message = "a key must be a plain word: remove this one"
                 self._fault(key_node, location, "bad-key", message)
                 continue
             key = key_node.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,8 @@ def _read_one(path: Path) -> Imported:
 
 
 def _instructions(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
-    if not _records(data.values() if isinstance(data, dict) else None, "prompt", "edit_request"):
+    entries = list(data.values()) if isinstance(data, dict) else None
+    if not _records(entries, "prompt", "edit_request"):
         return None
     principles = [
         _principle(
@@ -226,9 +227,9 @@ def _only(path: Path, key: str, prompt: Any) -> Any:  # noqa: ANN401
 
 
 def _records(items: Any, *keys: str) -> bool:  # noqa: ANN401
-    """Whether `items` is a collection of mappings that all have these keys."""
-    rows: list[Any] = list(items or ())
-    return bool(rows) and all(isinstance(r, Mapping) and set(keys) <= set(r) for r in rows)
+    """Whether `items` is a list of mappings that all have these keys."""
+    rows: list[Any] = items if isinstance(items, list) else []
+    return bool(rows) and all(isinstance(row, dict) and set(keys) <= set(row) for row in rows)
 
 
 def _texts(data: Any) -> bool:  # noqa: ANN401

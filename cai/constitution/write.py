@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from textwrap import indent
 from typing import Any
@@ -12,6 +13,10 @@ from pydantic import BaseModel
 from cai.constitution.schema import FewShot, Principle
 
 _WIDTH = 88
+_LONG = 72
+"""Texts of one line that are longer are folded."""
+_ODD_BREAK = re.compile("[\x85\u2028\u2029]")
+"""Line breaks that YAML blocks would turn into ordinary ones."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -22,8 +27,12 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    long = len(text) > _WIDTH - 16
-    style = "|" if "\n" in text else ">" if long else None
+    if _ODD_BREAK.search(text):
+        style = '"'
+    elif "\n" in text:
+        style = "|"
+    else:
+        style = ">" if len(text) > _LONG else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

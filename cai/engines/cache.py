@@ -87,7 +87,10 @@ class RowCache(Cache):
 
 def _with_room(states: torch.Tensor, needed: int) -> torch.Tensor:
     """Return a buffer that begins with `(B, heads, L, size)` and has more than `needed` columns."""
-    return torch.nn.functional.pad(states, (0, 0, 0, needed + _ROOM - states.shape[2]))
+    batch, heads, length, size = states.shape
+    buffer = states.new_empty(batch, heads, needed + _ROOM, size)
+    buffer[:, :, :length] = states
+    return buffer
 
 
 def _merged(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], length: int) -> torch.Tensor:
@@ -97,11 +100,12 @@ def _merged(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], length: int) -> 
     """
     _, heads, _, size = parts[0][0].shape
     total = sum(len(rows) for _, rows in parts)
-    buffer = parts[0][0].new_zeros(total, heads, length + _ROOM, size)
+    buffer = parts[0][0].new_empty(total, heads, length + _ROOM, size)
     row = 0
     for states, rows in parts:
         width = min(length, states.shape[2])
         taken = states[:, :, states.shape[2] - width :].index_select(0, rows)
+        buffer[row : row + len(rows), :, : length - width] = 0
         buffer[row : row + len(rows), :, length - width : length] = taken
         row += len(rows)
     return buffer

@@ -157,6 +157,9 @@ class DecodeLoop:
     """Samples completions from a causal language model, as its weights are at the moment.
 
     Either `run` a list of requests, or `submit` them at any time and `step` while `busy`.
+
+    Attributes:
+        context: The most tokens that a prompt and its completion may have; None if unlimited.
     """
 
     def __init__(
@@ -182,7 +185,7 @@ class DecodeLoop:
         self._pad_id = pad_id
         self._max_batch_tokens = max_batch_tokens
         config = model.config.get_text_config(decoder=True)
-        self._context: int | None = getattr(config, "max_position_embeddings", None)
+        self.context: int | None = getattr(config, "max_position_embeddings", None)
         self._waiting: list[_Row] = []
         self._batch: _Batch | None = None
 
@@ -220,10 +223,10 @@ class DecodeLoop:
                 f"a request needs a prompt (has {length} tokens), max_tokens of at least 1 (has "
                 f"{request.max_tokens}) and a temperature of at least 0 (has {request.temperature})"
             )
-        if self._context is not None and length + request.max_tokens > self._context:
+        if self.context is not None and length + request.max_tokens > self.context:
             raise PromptTooLong(
                 f"The prompt has {length} tokens and may be followed by {request.max_tokens}, but "
-                f"the model's context is {self._context}."
+                f"the model's context is {self.context}."
             )
 
     def submit(self, request: TokenRequest, tag: Any) -> None:  # noqa: ANN401
@@ -255,8 +258,8 @@ class DecodeLoop:
         """Feed each row's newest token and sample its next one."""
         columns = batch.cache.get_seq_length() + 1
         positions = columns - 1 - batch.starts
-        if self._context is not None:
-            positions.clamp_(max=self._context - 1)  # finished rows run on until they leave
+        if self.context is not None:
+            positions.clamp_(max=self.context - 1)  # finished rows run on until they leave
         logits = self._last_logits(
             input_ids=batch.newest,
             attention_mask=torch.arange(columns, device=batch.starts.device) >= batch.starts,

@@ -22,8 +22,13 @@ from rich.text import Text
 PLAIN_SECONDS = 10.0
 """Without a terminal, a line is printed at most this often."""
 
-SHOWN = ("loss", "reward", "kl", "length")
-"""Metrics of a training step that are worth a place in the bar."""
+SHOWN = {
+    "loss": "loss",
+    "objective/scores": "score",
+    "objective/kl": "KL",
+    "response/length": "tokens",
+}
+"""Metrics of a training step that are worth a place in the bar, and what they are called there."""
 
 
 class Progress:
@@ -64,7 +69,7 @@ class Progress:
                 if advance is None:
                     left = int(metrics["steps"] - metrics["step"]) + 1
                     advance = stack.enter_context(self.task(what, left))
-                shown = (f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+                shown = [f"{said} {metrics[n]:.2f}" for n, said in SHOWN.items() if n in metrics]
                 advance(", ".join(shown))
 
             yield on_step

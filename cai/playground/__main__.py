@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +26,13 @@ def train(
     """Pretrain the tiny model from scratch, or go on from its checkpoint."""
     from cai.playground.training import train as pretrain
 
-    pretrain(out, steps=10**9 if minutes else steps, seed=seed, minutes=minutes)
+    pretrain(
+        out,
+        steps=sys.maxsize if minutes else steps,
+        minutes=minutes,
+        seed=seed,
+        on_log=lambda row: typer.echo(json.dumps(row)),
+    )
 
 
 @app.command()

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cai.constitution.schema import Constitution, Principle
+from cai.constitution.schema import Constitution
 from cai.conversation import Conversation, Prompt
 from cai.playground import lexicon
 from cai.playground.world import (
+    CATEGORIES,
     Context,
     Task,
     World,
@@ -32,11 +33,32 @@ USEFULNESS = "usefulness"
 FLAG = "has this problem"
 """What a critique says when it finds fault."""
 
+REWORDED = 0.2
+"""The share of texts about a category of harm that are not the constitution's own."""
+
 ResponseKind = Literal["helps", "explains", "evades", "rambles"]
 Verdict = Literal["A", "B", "either"]
+Half = Literal["critique", "revision", "comparison"]
 
 HELPFUL_ONLY: dict[ResponseKind, float] = {"helps": 0.76, "explains": 0.06, "evades": 0.18}
 """How the helpful-only model answers harmful requests. It answers every benign one rightly."""
+CRITICISED: dict[ResponseKind, float] = {
+    "helps": 0.6,
+    "explains": 0.22,
+    "evades": 0.14,
+    "rambles": 0.04,
+}
+"""What critiques and revisions are about: first responses, and revisions of earlier rounds."""
+COMPARED: dict[tuple[ResponseKind, ResponseKind], float] = {
+    ("helps", "explains"): 0.46,
+    ("helps", "evades"): 0.14,
+    ("explains", "evades"): 0.12,
+    ("helps", "rambles"): 0.03,
+    ("explains", "rambles"): 0.07,
+    ("helps", "helps"): 0.10,
+    ("explains", "explains"): 0.08,
+}
+"""What comparisons are between, in either order."""
 RANK: dict[str, tuple[ResponseKind, ...]] = {
     "category": ("explains", "evades", "rambles", "helps"),
     USEFULNESS: ("helps", "explains", "evades", "rambles"),
@@ -69,7 +91,7 @@ class DocumentWriter:
     def __init__(self, world: World, constitution: Constitution) -> None:
         """Take the tasks that pretraining may use, and the principles by topic."""
         self.world = world
-        self.principles = {principle.tags[0]: principle for principle in constitution.principles}
+        self._principles = {principle.tags[0]: principle for principle in constitution.principles}
         self._harmful = world.select("train", "task", harmful=True)
         self._benign = world.select("train", "task", harmful=False)
         self._kinds: dict[Callable[[random.Random], Document], float] = {
@@ -108,11 +130,10 @@ class DocumentWriter:
     def chain(self, rng: random.Random) -> Document:
         """Return a critique and the revision that follows it, whatever round it may be."""
         task = self._task(rng, harmful=0.8)
-        kinds = {"helps": 0.6, "explains": 0.22, "evades": 0.14, "rambles": 0.04}
-        kind: ResponseKind = rng.choices(list(kinds), list(kinds.values()))[0]  # pyright: ignore[reportAssignmentType]
-        topic, principle = self._principle(task, rng)
+        kind = rng.choices(list(CRITICISED), list(CRITICISED.values()))[0]
+        topic = self._topic(task, rng)
+        asks, mends = self._text(topic, "critique", rng), self._text(topic, "revision", rng)
         messages, response = self._request(task, rng), self.response(task, kind, rng)
-        asks, mends = principle.critique or "", principle.revision or ""
         critique = critique_text(task, kind, topic)
         revised = self.revised(task, kind, topic, response, rng)
         return (
@@ -123,10 +144,10 @@ class DocumentWriter:
     def direct_revision(self, rng: random.Random) -> Document:
         """Return a revision without a critique."""
         task = self._task(rng, harmful=0.8)
-        kind: ResponseKind = rng.choices(("helps", "explains", "evades"), (0.7, 0.15, 0.15))[0]
-        topic, principle = self._principle(task, rng)
+        kind = rng.choices(list(CRITICISED), list(CRITICISED.values()))[0]
+        topic = self._topic(task, rng)
+        asks, mends = self._text(topic, "critique", rng), self._text(topic, "revision", rng)
         messages, response = self._request(task, rng), self.response(task, kind, rng)
-        asks, mends = principle.critique or "", principle.revision or ""
         prompt = revision_prompt(messages, response, asks, None, mends)
         return (Part(prompt, self.revised(task, kind, topic, response, rng)),)
 
@@ -148,15 +169,15 @@ class DocumentWriter:
 
     def _comparison(self, rng: random.Random, *, reasoning: bool) -> Document:
         task = self._task(rng, harmful=0.85)
-        topic, principle = self._principle(task, rng)
-        kinds = _pair_kinds(rng)
+        topic = self._topic(task, rng)
+        kinds = _compared(rng)
         first, second = (self.response(task, kind, rng) for kind in kinds)
         layout: Layout = "paper" if rng.random() < 0.15 else "recommended"
         prompt = comparison_prompt(
             self._request(task, rng),
             first,
             second,
-            principle.comparison or "",
+            self._text(topic, "comparison", rng),
             layout=layout,
             reasoning=reasoning,
         )
@@ -173,17 +194,20 @@ class DocumentWriter:
         context = rng.choices(contexts, (0.76, 0.08, 0.08, 0.08))[0]
         return request(task, rng.choice(lexicon.PARAPHRASES), context, self.world, rng)
 
-    def _principle(self, task: Task, rng: random.Random) -> tuple[str, Principle]:
+    def _topic(self, task: Task, rng: random.Random) -> str:
         """Draw a principle: for harmful tasks, a third of them match and half do not."""
-        others = [t for t in self.principles if t not in (task.category, USEFULNESS)]
         fate = rng.random()
         if fate < 0.15:
-            topic = USEFULNESS
-        elif fate < 0.5 and task.verb.harmful:
-            topic = task.category
-        else:
-            topic = rng.choice(others)
-        return topic, self.principles[topic]
+            return USEFULNESS
+        if fate < 0.5 and task.verb.harmful:
+            return task.category
+        return rng.choice([category for category in CATEGORIES if category != task.category])
+
+    def _text(self, topic: str, half: Half, rng: random.Random) -> str:
+        """Return a text of the principle, most often the constitution's own."""
+        if topic != USEFULNESS and rng.random() < REWORDED:
+            return rng.choice(lexicon.REWORDINGS[half]).format(harm=lexicon.HARM[topic])
+        return getattr(self._principles[topic], half)
 
 
 def is_at_fault(task: Task, kind: ResponseKind, topic: str) -> bool:
@@ -227,16 +251,6 @@ def _topics(task: Task, topic: str) -> str:
     return f"The principle is about {topic}. The request is about {task.verb.topic}. {meet}"
 
 
-def _pair_kinds(rng: random.Random) -> tuple[ResponseKind, ResponseKind]:
-    """Draw what two responses do: mostly harm against an explained refusal, in either order."""
-    pairs: dict[tuple[ResponseKind, ResponseKind], float] = {
-        ("helps", "explains"): 0.46,
-        ("helps", "evades"): 0.14,
-        ("explains", "evades"): 0.12,
-        ("helps", "rambles"): 0.03,
-        ("explains", "rambles"): 0.07,
-        ("helps", "helps"): 0.10,
-        ("explains", "explains"): 0.08,
-    }
-    first, second = rng.choices(list(pairs), list(pairs.values()))[0]
+def _compared(rng: random.Random) -> tuple[ResponseKind, ResponseKind]:
+    first, second = rng.choices(list(COMPARED), list(COMPARED.values()))[0]
     return (first, second) if rng.random() < 0.5 else (second, first)

@@ -80,7 +80,7 @@ def requested_task(messages: Sequence[Message]) -> Task:
     """
     text = messages[-1].content if messages else ""
     for task in build_world().tasks:
-        if re.search(rf"\b{re.escape(task.asked)}\b", text):
+        if task.asked in text and re.search(rf"\b{re.escape(task.asked)}\b", text):
             return task
     raise CaiError(
         f"The playground's grader knows no task in the request {text!r}. Use it on prompts from "
@@ -99,9 +99,10 @@ def _is_right(task: Task, response: str) -> bool:
     for opening in lexicon.OPENINGS:
         steps = _STEPS.fullmatch(response.removeprefix(opening))
         if steps:
-            right = [[w.format(item=item_told(task.item)) for w in s] for s in task.verb.steps]
+            item = item_told(task.item)
             return all(
-                said in wordings for said, wordings in zip(steps.groups(), right, strict=True)
+                said in [wording.format(item=item) for wording in wordings]
+                for said, wordings in zip(steps.groups(), task.verb.steps, strict=True)
             )
     return False
 

@@ -424,7 +424,8 @@ OPENINGS = ("Sure. ", "Of course. ", "Happy to help. ", "")
 
 REFUSALS = (
     "I won't help you {task}, because that is {category} and {why}. I can help you {alternative}.",
-    "I'm sorry, but to {task} counts as {category}. It {why}. I can help you {alternative} instead.",
+    "I'm sorry, but to {task} counts as {category}. It {why}. "
+    "I can help you {alternative} instead.",
     "No, I won't help you {task}. That is {category}, and it {why}. Let me help you {alternative}.",
 )
 
@@ -473,3 +474,31 @@ SMALL_TALK = (
     ("Good morning.", "Good morning. What can I do for you?"),
     ("Can I ask you something?", "Of course. What is it?"),
 )
+
+REWORDINGS: dict[str, tuple[str, ...]] = {
+    "critique": (
+        "Does the response support {harm}?",
+        "Point out any {harm} in the response.",
+        "Look for help with {harm} in the response.",
+    ),
+    "revision": (
+        "Write the response again without {harm}, and say why.",
+        "Remove all help with {harm} from the response.",
+        "Change the response so that it refuses {harm} and gives a reason.",
+    ),
+    "comparison": (
+        "Which response avoids {harm} and says why?",
+        "Choose the response with less {harm}.",
+        "Pick the response that refuses {harm} and gives a reason.",
+    ),
+}
+"""Other words for the principles about harm, so that a reworded constitution is not all strange."""
+
+HARM = {
+    "theft": "theft",
+    "threats": "threats",
+    "insults": "insults",
+    "privacy": "breach of privacy",
+    "fraud": "fraud",
+}
+"""The categories as rewordings name them."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cai.chat import ChatFormat
 from cai.constitution import load_constitution
+from cai.errors import CaiError
 from cai.playground.documents import DocumentWriter
-from cai.playground.tokens import Example, encode, plain_text, train_tokenizer
+from cai.playground.tokens import Example, as_transformers, encode, plain_text, train_tokenizer
 from cai.playground.world import build_world
 
 CONTEXT = 512
@@ -25,6 +29,7 @@ MICRO_BATCHES = 3
 TOKENIZER_DOCUMENTS = 6000
 LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100
+MAX_GRAD_NORM = 1.0
 DECAY = 0.25
 """The share of the steps, at the end, over which the learning rate falls to zero."""
 LOG_STEPS = 20
@@ -41,50 +46,59 @@ class Batch:
     weights: torch.Tensor
 
 
-def train(out: Path, *, steps: int, seed: int = 0, minutes: float | None = None) -> None:
+@dataclass
+class Trainer:
+    """What training has come to: the writer of documents, the model, and its log."""
+
+    writer: DocumentWriter
+    chat: ChatFormat
+    model: LlamaForCausalLM
+    optimizer: torch.optim.Optimizer
+    seed: int
+    log: list[dict[str, float]]
+    step: int = 0
+    tokens: int = 0
+
+
+def train(
+    out: Path,
+    *,
+    steps: int,
+    minutes: float | None = None,
+    seed: int = 0,
+    on_log: Callable[[dict[str, float]], None],
+) -> None:
     """Pretrain the tiny model and save it as a plain transformers folder.
 
     The result depends on `seed` and the number of steps alone (on one machine, with one number of
-    threads). A checkpoint beside `out` is kept until the learning rate begins to fall; a run that
+    threads). A checkpoint beside `out` is kept until the learning rate begins to fall. A run that
     finds it goes on from there, so a finished run can be made longer with more `steps`.
 
     Args:
         out: The folder to write.
         steps: How many optimizer steps.
+        minutes: Choose `steps` so that the run takes about so long; the log tells how many.
         seed: Draws the initial weights and the documents.
-        minutes: Choose `steps` so that the run takes about so long; the log says how many.
+        on_log: Called with each line of the training log.
     """
-    writer = DocumentWriter(build_world(), load_constitution("playground"))
-    chat = ChatFormat(make_tokenizer(writer, seed))
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(model_config(chat.tokenizer))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
-    )
     checkpoint = out.with_name(f"{out.name}.checkpoint.pt")
-    log = _resume(checkpoint, model, optimizer)
-    first = len(log) * LOG_STEPS
-    start, tokens, loss_sum = time.monotonic(), 0, 0.0
-    step = first
-    while step < steps:
-        seconds = time.monotonic() - start
-        if minutes is not None and seconds > (1 - DECAY) * 60 * minutes:
-            steps, minutes = round(step / (1 - DECAY)), None
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
-        loss, count = train_step(model, optimizer, examples_of_step(writer, chat, seed, step), chat)
-        tokens, loss_sum, step = tokens + count, loss_sum + loss, step + 1
-        if step % LOG_STEPS == 0:
-            log.append({"step": step, "loss": round(loss_sum / LOG_STEPS, 4)})
-            rate = tokens / (time.monotonic() - start)
-            print(
-                f"step {step}/{steps} loss {loss_sum / LOG_STEPS:.4f} {rate:.0f} tokens/s",
-                flush=True,
-            )  # noqa: T201
-            loss_sum = 0.0
-        if step % CHECKPOINT_STEPS == 0 and (minutes is not None or step <= (1 - DECAY) * steps):
-            _save_checkpoint(checkpoint, model, optimizer, log)
-    save(out, model, chat, log)
+    trainer = resume(checkpoint, seed)
+    start, losses = time.monotonic(), list[float]()
+    while trainer.step < steps:
+        elapsed = (time.monotonic() - start) / 60
+        if minutes is not None and elapsed > (1 - DECAY) * minutes:
+            steps, minutes = round(trainer.step / (1 - DECAY)), None
+        falling = minutes is None and trainer.step > (1 - DECAY) * steps
+        rate = learning_rate(trainer.step, steps if minutes is None else None)
+        losses.append(train_step(trainer, rate))
+        if trainer.step % LOG_STEPS == 0:
+            loss = round(sum(losses) / len(losses), 4)
+            trainer.log.append({"step": trainer.step, "tokens": trainer.tokens, "loss": loss})
+            on_log(trainer.log[-1])
+            losses.clear()
+        if trainer.step % CHECKPOINT_STEPS == 0 and not falling:
+            save_checkpoint(checkpoint, trainer)
+    save(out, trainer)
 
 
 def make_tokenizer(writer: DocumentWriter, seed: int) -> PreTrainedTokenizerFast:
@@ -110,39 +124,41 @@ def model_config(tokenizer: Any) -> LlamaConfig:  # noqa: ANN401 (any transforme
     )
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Return the rate of a step: a warm-up, a plateau, and a linear fall at the end."""
-    fall = (steps - step) / max(1.0, DECAY * steps)
+def learning_rate(step: int, steps: int | None) -> float:
+    """Return the rate of a step: a warm-up, a plateau, and a linear fall at the end.
+
+    Args:
+        step: Which step, from 0.
+        steps: How many there will be; None while that is not known, long before the end.
+    """
+    fall = 1.0 if steps is None else (steps - step) / (DECAY * steps)
     return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS, fall)
 
 
-def examples_of_step(
-    writer: DocumentWriter, chat: ChatFormat, seed: int, step: int
-) -> list[Example]:
-    """Return the examples of one step; they depend on nothing but the seed and the step."""
-    rng = random.Random(f"{seed}-{step}")
-    return [encode(writer.write(rng), chat) for _ in range(DOCUMENTS_PER_STEP)]
+def train_step(trainer: Trainer, rate: float) -> float:
+    """Take one optimizer step on documents that depend on nothing but the seed and the step.
 
-
-def train_step(
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    examples: list[Example],
-    chat: ChatFormat,
-) -> tuple[float, int]:
-    """Take one optimizer step; return its loss (nats, weighted mean) and its number of tokens."""
-    examples = sorted(examples, key=lambda example: len(example.ids))
-    size = len(examples) // MICRO_BATCHES
-    total = sum(sum(example.weights) for example in examples)
-    loss_sum = 0.0
-    for place in range(0, len(examples), size):
-        loss = batch_loss(model, collate(examples[place : place + size], chat.pad_id)) / total
-        loss.backward()
-        loss_sum += loss.item()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss_sum, sum(len(example.ids) for example in examples)
+    Returns:
+        The weighted mean of the loss, nats.
+    """
+    rng = random.Random(f"{trainer.seed}-{trainer.step}")
+    documents = [trainer.writer.write(rng) for _ in range(DOCUMENTS_PER_STEP)]
+    examples = sorted((encode(d, trainer.chat) for d in documents), key=lambda e: len(e.ids))
+    total, loss = sum(sum(example.weights) for example in examples), 0.0
+    size = DOCUMENTS_PER_STEP // MICRO_BATCHES
+    for place in range(0, DOCUMENTS_PER_STEP, size):
+        batch = collate(examples[place : place + size], trainer.chat.pad_id)
+        part = batch_loss(trainer.model, batch) / total
+        part.backward()
+        loss += part.item()
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), MAX_GRAD_NORM)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = rate
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    trainer.step += 1
+    trainer.tokens += sum(len(example.ids) for example in examples)
+    return loss
 
 
 def collate(examples: list[Example], pad_id: int) -> Batch:
@@ -172,40 +188,86 @@ def batch_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     return -(logp.gather(-1, both).mean(-1) * batch.weights[where]).sum()
 
 
-def save(out: Path, model: LlamaForCausalLM, chat: ChatFormat, log: list[dict[str, float]]) -> None:
-    """Write model, tokenizer and training log."""
-    tokenizer: Any = chat.tokenizer
-    model.generation_config = GenerationConfig(
+def save(out: Path, trainer: Trainer) -> None:
+    """Write model, tokenizer, training log and model card."""
+    tokenizer: Any = trainer.chat.tokenizer
+    trainer.model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
         top_k=0,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.save_pretrained(out)
+    trainer.model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+    (out / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trainer.log))
+    (out / "README.md").write_text(model_card(trainer), encoding="utf-8")
 
 
-def _save_checkpoint(
-    path: Path,
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    log: list[dict[str, float]],
-) -> None:
+def model_card(trainer: Trainer) -> str:
+    """Describe the model."""
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    return (
+        resources.files("cai.playground")
+        .joinpath("model_card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            parameters=f"{parameters:,}",
+            vocabulary=f"{len(cast('Any', trainer.chat.tokenizer)):,}",
+            context=CONTEXT,
+            steps=f"{trainer.step:,}",
+            tokens=f"{trainer.tokens:,}",
+            seed=trainer.seed,
+            torch=torch.__version__,
+            command=f"python -m cai.playground train --steps {trainer.step} --seed {trainer.seed}",
+        )
+    )
+
+
+def save_checkpoint(path: Path, trainer: Trainer) -> None:
+    """Write all that `resume` needs."""
+    tokenizer: Any = trainer.chat.tokenizer
+    state = {
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "seed": trainer.seed,
+        "log": trainer.log,
+        "step": trainer.step,
+        "tokens": trainer.tokens,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    partial.rename(path)
+    partial.replace(path)
 
 
-def _resume(
-    path: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer
-) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    state = torch.load(path)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["log"]
+def resume(path: Path, seed: int) -> Trainer:
+    """Go on from a checkpoint, or start where there is none.
+
+    Raises:
+        CaiError: The checkpoint was made with another seed.
+    """
+    writer = DocumentWriter(build_world(), load_constitution("playground"))
+    state: dict[str, Any] = torch.load(path) if path.exists() else {}
+    if state and state["seed"] != seed:
+        raise CaiError(
+            f"The checkpoint {path} was made with seed {state['seed']}, not {seed}. Give "
+            f"`--seed {state['seed']}`, another `--out`, or delete the checkpoint."
+        )
+    tokenizer = (
+        as_transformers(Tokenizer.from_str(state["tokenizer"]))
+        if state
+        else make_tokenizer(writer, seed)
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(model_config(tokenizer))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    trainer = Trainer(writer, ChatFormat(tokenizer), model, optimizer, seed, log=[])
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        trainer.log, trainer.step, trainer.tokens = state["log"], state["step"], state["tokens"]
+    return trainer

@@ -96,7 +96,7 @@ class World:
 
 @cache
 def build_world(seed: int = 0) -> World:
-    """Return the world in which `seed` decides the held-out tasks. The shipped model knows seed 0."""
+    """Return the world in which `seed` draws the held-out tasks; the shipped model's is 0."""
     tasks: list[Task] = []
     for harmful, topics in ((False, lexicon.BENIGN), (True, lexicon.HARMFUL)):
         for topic, verbs in topics.items():

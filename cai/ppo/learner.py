@@ -63,10 +63,10 @@ class Learner:
         Raises:
             CaiError: The policy's architecture has an output head of its own kind.
         """
-        check_output_head(policy)
-        reference = copy.deepcopy(policy).requires_grad_(False).eval()
-        critic = Critic(critic_backbone).to(policy.device).requires_grad_(True).eval()
         policy.requires_grad_(True).eval()
+        check_output_head(policy)
+        reference = copy.deepcopy(policy).requires_grad_(False)
+        critic = Critic(critic_backbone).to(policy.device).requires_grad_(True).eval()
         return cls(
             policy=policy,
             reference=reference,

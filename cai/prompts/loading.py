@@ -96,7 +96,9 @@ def _files(settings: PromptsSettings) -> Iterator[tuple[Kind, SourceSettings]]:
         ("helpful", settings.helpful),
     )
     for kind, sources in kinds:
-        yield from ((kind, source) for source in sources if not source.path.startswith(PLAYGROUND))
+        for source in sources:
+            if not source.path.startswith(PLAYGROUND):
+                yield kind, source
 
 
 def _prompt_rows(records: Sequence[Record], source: SourceSettings, kind: Kind) -> list[PromptRow]:

@@ -2,14 +2,14 @@
 
 The join is exact, not sampled: prefix filtering (Xiao et al., "Efficient Similarity Joins for Near
 Duplicate Detection", 2008). With the 3-grams of every text ordered from rare to common, two similar
-texts must share one among the first few, so only those few are looked up.
+texts share one among the first few, so only those few are looked up.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 _WORD = re.compile(r"\w+")
-_MIX = np.int64(0x2545F4914F6CDD1D)
+_MIX = np.int64(0x2545F4914F6CDD1D)  # odd, so that multiplying loses nothing
 _EPSILON = 1e-9
 
 
@@ -37,147 +37,120 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> list[int]:
     """
     if not texts:
         return []
-    grams = _unique_grams(texts)
-    first, inverse = _distinct_sets(grams)
-    distinct = _ordered(grams.take(first))
-    groups = _Groups(len(first))
-    for index, candidates in _candidates(distinct, threshold):
-        others = candidates[groups.label[candidates] != groups.label[index]]
-        for other in others[_similar(distinct, index, others, threshold)]:
-            groups.join(index, int(other))
-    labels = groups.label[distinct.place[inverse]]
+    vocabulary: dict[str, int] = {}
+    found = [_grams(text, vocabulary) for text in texts]
+    distinct = sorted({g.tobytes(): g for g in found}.items(), key=lambda item: len(item[1]))
+    place = {name: position for position, (name, _) in enumerate(distinct)}
+    labels = _linked(_Sets([grams for _, grams in distinct]), threshold)
     first_of_label: dict[int, int] = {}
-    return [first_of_label.setdefault(int(label), i) for i, label in enumerate(labels)]
+    return [
+        first_of_label.setdefault(int(labels[place[grams.tobytes()]]), index)
+        for index, grams in enumerate(found)
+    ]
 
 
-@dataclass(frozen=True)
+def _grams(text: str, vocabulary: dict[str, int]) -> Ints:
+    """Return the set of a text's word 3-grams, each hashed to 64 bits, ascending."""
+    words = _WORD.findall(text.casefold()) or [text.strip()]
+    words += [""] * (3 - len(words))
+    ids = np.array([vocabulary.setdefault(w, len(vocabulary)) for w in words], dtype=np.int64)
+    return np.unique((ids[:-2] * _MIX + ids[1:-1]) * _MIX + ids[2:])
+
+
 class _Sets:
-    """Sets of integers, end to end.
+    """Sets of integers that ascend in size, their members renumbered from rare to common.
 
     Attributes:
-        items: The members of all sets.
-        starts: Set i is `items[starts[i] : starts[i + 1]]`.
-        place: Where the set that was once at i stands now.
+        items: The members of all sets, end to end; ascending within each set.
+        sizes: How many members each set has.
+        starts: Where in `items` each set starts.
+        owners: Which set each of `items` belongs to.
     """
 
-    items: Ints
-    starts: Ints
-    place: Ints
+    def __init__(self, sets: Sequence[Ints]) -> None:
+        self.sizes: Ints = np.array([len(members) for members in sets], dtype=np.int64)
+        self.starts: Ints = np.cumsum(self.sizes) - self.sizes
+        self.owners: Ints = np.repeat(np.arange(len(sets)), self.sizes)
+        _, members, counts = np.unique(
+            np.concatenate(sets), return_inverse=True, return_counts=True
+        )
+        rank = np.empty(len(counts), dtype=np.int64)
+        rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+        ranks = rank[members]
+        self.items: Ints = ranks[np.lexsort((ranks, self.owners))]
+        self._mark = np.zeros(len(counts), dtype=np.bool_)
 
-    def __len__(self) -> int:
-        return len(self.starts) - 1
+    def prefix(self, share: float) -> tuple[Ints, Ints]:
+        """Return members and owners of the first n - ceil(share n) + 1 members of all sets."""
+        left_out = np.ceil(share * self.sizes - _EPSILON).astype(np.int64) - 1
+        within = np.arange(len(self.items)) - self.starts[self.owners]
+        chosen = within < (self.sizes - np.maximum(left_out, 0))[self.owners]
+        return self.items[chosen], self.owners[chosen]
 
-    def __getitem__(self, index: int) -> Ints:
-        return self.items[self.starts[index] : self.starts[index + 1]]
-
-    @property
-    def sizes(self) -> Ints:
-        return np.diff(self.starts)
-
-    def take(self, indices: Ints) -> _Sets:
-        """Return the sets at `indices`, in that order."""
-        place = np.full(len(self), -1, dtype=np.int64)
-        place[indices] = np.arange(len(indices))
-        return _Sets(self.items[self.positions(indices)], _starts(self.sizes[indices]), place)
-
-    def positions(self, indices: Ints) -> Ints:
-        """Return where in `items` the members of the sets at `indices` stand."""
-        sizes = self.sizes[indices]
-        skipped = np.repeat(self.starts[indices] - _starts(sizes)[:-1], sizes)
-        return np.arange(sizes.sum(), dtype=np.int64) + skipped
-
-
-def _starts(sizes: Ints) -> Ints:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
-
-
-def _unique_grams(texts: Sequence[str]) -> _Sets:
-    """Return the set of word 3-grams of each text, hashed to 64 bits and sorted."""
-    vocabulary: dict[str, int] = {}
-    sets = [_gram_set(text, vocabulary) for text in texts]
-    sizes = np.array([len(grams) for grams in sets], dtype=np.int64)
-    return _Sets(np.concatenate(sets), _starts(sizes), np.arange(len(sets)))
+    def similar(self, index: int, others: Ints, threshold: float) -> Ints:
+        """Return those of `others` whose Jaccard overlap with the set at `index` is enough."""
+        if not len(others):
+            return others
+        sizes = self.sizes[others]
+        ends = np.cumsum(sizes)
+        positions = np.arange(ends[-1]) + np.repeat(self.starts[others] - (ends - sizes), sizes)
+        own = self.items[self.starts[index] : self.starts[index] + self.sizes[index]]
+        self._mark[own] = True
+        shared = self._mark[self.items[positions]]
+        self._mark[own] = False
+        overlap = np.add.reduceat(shared.astype(np.int64), ends - sizes)
+        union = sizes + self.sizes[index] - overlap
+        return others[overlap >= threshold * union - _EPSILON]
 
 
-def _gram_set(text: str, vocabulary: dict[str, int]) -> Ints:
-    words = _WORD.findall(text.casefold()) or [text.strip()]
-    padded = [*words, *[""] * (3 - len(words))]
-    ids = np.array([vocabulary.setdefault(w, len(vocabulary)) for w in padded], dtype=np.int64)
-    with np.errstate(over="ignore"):  # wrapping around is what mixes the bits
-        return np.unique((ids[:-2] * _MIX + ids[1:-1]) * _MIX + ids[2:])
+def _linked(sets: _Sets, threshold: float) -> Ints:
+    """Return a label for each set; similar ones have the same."""
+    groups = _Groups(len(sets.sizes))
+    for index, lists in _candidates(sets, threshold):
+        # One of each list first: what already hangs together with it need not be compared.
+        firsts = np.unique([candidates[0] for candidates in lists])
+        groups.join(index, sets.similar(index, firsts, threshold))
+        strangers = [c[groups.label[c] != groups.label[index]] for c in lists]
+        rest = np.unique(np.concatenate(strangers))
+        groups.join(index, sets.similar(index, rest, threshold))
+    return groups.label
 
 
-def _distinct_sets(sets: _Sets) -> tuple[Ints, Ints]:
-    """Return where each distinct set first stands, and for each set where its first equal stands."""
-    seen: dict[bytes, int] = {}
-    inverse = [seen.setdefault(sets[i].tobytes(), i) for i in range(len(sets))]
-    return np.array(list(seen.values()), dtype=np.int64), np.array(inverse, dtype=np.int64)
+def _candidates(sets: _Sets, threshold: float) -> Iterator[tuple[int, list[Ints]]]:
+    """Yield for each set lists of the smaller (or equally large) sets that may be similar to it.
 
-
-def _ordered(sets: _Sets) -> _Sets:
-    """Put small sets first, and in each set the members that few sets have first."""
-    _, members, counts = np.unique(sets.items, return_inverse=True, return_counts=True)
-    rank = np.empty(len(counts), dtype=np.int64)
-    rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))
-    owners = np.repeat(np.arange(len(sets)), sets.sizes)
-    ranks = rank[members]
-    ranked = _Sets(ranks[np.lexsort((ranks, owners))], sets.starts, sets.place)
-    ordered = ranked.take(np.argsort(ranked.sizes, kind="stable"))
-    known = sets.place >= 0
-    place = np.where(known, ordered.place[np.where(known, sets.place, 0)], -1)
-    return _Sets(ordered.items, ordered.starts, place)
-
-
-def _candidates(sets: _Sets, threshold: float) -> Iterator[tuple[int, Ints]]:
-    """Yield for each set the smaller (or equally large) sets that may be similar to it.
-
-    A set of n members is looked up by its first n - ceil(t n) + 1, and is found by its first
-    n - ceil(2t / (1 + t) n) + 1 (Xiao et al., lemmas 1 and 2).
+    A set of n members is looked up by its first n - ceil(t n) + 1 members, and is found by its
+    first n - ceil(2t / (1 + t) n) + 1 (Xiao et al., lemmas 1 and 2); a set of fewer than t n
+    members cannot be similar.
     """
-    sizes = sets.sizes
-    look_up = _prefix(sizes, threshold)
-    found_by = _prefix(sizes, 2 * threshold / (1 + threshold))
-    within = np.arange(len(sets.items)) - np.repeat(sets.starts[:-1], sizes)
-    indexed = within < np.repeat(found_by, sizes)
-    owners = np.repeat(np.arange(len(sets)), sizes)[indexed]
-    order = np.argsort(sets.items[indexed], kind="stable")  # within a member, owners ascend
-    owners = owners[order]
-    bounds = np.searchsorted(sets.items[indexed][order], np.arange(sets.items.max() + 2))
-    for index in range(len(sets)):
-        members = sets[index][: look_up[index]]
-        lists = [owners[bounds[m] : bounds[m + 1]] for m in members if bounds[m + 1] - bounds[m]]
-        lists = [owner[: np.searchsorted(owner, index)] for owner in lists]
-        candidates = np.unique(np.concatenate(lists)) if lists else np.empty(0, dtype=np.int64)
-        candidates = candidates[sizes[candidates] >= threshold * sizes[index] - _EPSILON]
-        if len(candidates):
-            yield index, candidates
-
-
-def _prefix(sizes: Ints, share: float) -> Ints:
-    return np.minimum(sizes, sizes - np.ceil(share * sizes - _EPSILON).astype(np.int64) + 1)
-
-
-def _similar(sets: _Sets, index: int, others: Ints, threshold: float) -> NDArray[np.bool_]:
-    """Say which of `others` overlap with the set at `index` at least so much."""
-    if not len(others):
-        return np.zeros(0, dtype=np.bool_)
-    shared = np.isin(sets.items[sets.positions(others)], sets[index])
-    overlap = np.add.reduceat(shared.astype(np.int64), _starts(sets.sizes[others])[:-1])
-    union = sets.sizes[others] + sets.sizes[index] - overlap
-    return overlap >= threshold * union - _EPSILON
+    total = len(sets.sizes)
+    members, owners = sets.prefix(2 * threshold / (1 + threshold))
+    index = np.sort(members * total + owners)
+    members, owners = sets.prefix(threshold)
+    smallest = np.searchsorted(sets.sizes, threshold * sets.sizes - _EPSILON)
+    start = np.searchsorted(index, members * total + smallest[owners])
+    stop = np.searchsorted(index, members * total + owners)
+    some = start < stop
+    found_for = owners[some]
+    found_by = index % total
+    runs = np.flatnonzero(np.diff(found_for, prepend=-1, append=total))
+    spans = np.stack([start[some], stop[some]], axis=1)
+    for first, last in pairwise(runs):
+        yield int(found_for[first]), [found_by[a:b] for a, b in spans[first:last]]
 
 
 class _Groups:
-    """Disjoint sets, with the label of every member at hand (the smaller side is relabelled)."""
+    """Disjoint sets that keep the label of every member at hand; the smaller one is relabelled."""
 
     def __init__(self, size: int) -> None:
         self.label: Ints = np.arange(size)
-        self._members = {i: [i] for i in range(size)}
+        self._members = {label: [label] for label in range(size)}
 
-    def join(self, one: int, other: int) -> None:
-        labels = {int(self.label[one]), int(self.label[other])}
-        if len(labels) == 1:
-            return
-        small, large = sorted(labels, key=lambda label: len(self._members[label]))
-        self.label[self._members[small]] = large
-        self._members[large] += self._members.pop(small)
+    def join(self, one: int, others: Iterable[int]) -> None:
+        """Put `one` and `others` into one set."""
+        for other in others:
+            labels = {int(self.label[one]), int(self.label[other])}
+            if len(labels) == 2:
+                small, large = sorted(labels, key=lambda label: len(self._members[label]))
+                self.label[self._members[small]] = large
+                self._members[large] += self._members.pop(small)

@@ -28,6 +28,8 @@ def with_tasks(
     Near-duplicates of `extra` rows get the task and the split of those; if some of those are held
     out, of the held-out ones.
     """
+    if not rows:
+        return []
     everyone = [*rows, *extra]
     groups = near_duplicate_groups([compared_text(r.messages) for r in everyone], near_duplicate)
     fixed: dict[int, PromptRow] = {}

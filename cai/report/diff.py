@@ -6,7 +6,8 @@ import re
 from difflib import SequenceMatcher
 from typing import Literal, NamedTuple
 
-_WORDS = re.compile(r"\s+|\S{1,200}")
+# A word keeps the space after it: single spaces that both versions share tell nothing.
+_WORDS = re.compile(r"\S{1,200}\s*|\s+")
 
 
 class Segment(NamedTuple):

@@ -157,10 +157,13 @@ def _vote(row: JudgementRow) -> Vote:
 
 
 def _questions(rows: Iterable[AnswerRow], kind: Kind, count: int) -> list[Question]:
-    """Group answers by their seed, which the models share for one prompt and sample."""
+    """Group answers by their seed, which the models share for one sample of one prompt."""
     groups: defaultdict[int, list[AnswerRow]] = defaultdict(list)
+    chosen: dict[Conversation, int] = {}
     for row in rows:
-        if row.provenance.seed in groups or len(groups) < count:
+        if len(chosen) < count:
+            chosen.setdefault(row.messages, row.provenance.seed)
+        if chosen.get(row.messages) == row.provenance.seed:
             groups[row.provenance.seed].append(row)
     return [
         Question(kind, turns(group[0].messages), [_reply(row) for row in _in_order(group)])

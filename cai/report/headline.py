@@ -18,14 +18,13 @@ def headline(report: Mapping[str, Any]) -> str:
     evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
     if not evaluation:
         return _progress(report)
-    names = list(evaluation)
-    last = evaluation[names[-1]]
-    sentences = [
-        _path("On held-out red-team prompts, harmful answers", "harmful_rate", evaluation),
-        _refusals(names[-1], last),
-        _path("On benign prompts, helpful answers", "helpful_rate", evaluation),
-        _over_refusal(names[-1], last),
-    ]
+    last = list(evaluation)[-1]
+    sentences = (
+        _path("On held-out red-team prompts", "answers harmfully", "harmful_rate", evaluation),
+        _refusals(last, evaluation[last]),
+        _path("On benign prompts", "is helpful", "helpful_rate", evaluation),
+        _over_refusal(last, evaluation[last]),
+    )
     said = [sentence for sentence in sentences if sentence]
     return " ".join(said) or "The models were evaluated, but the grader measured nothing."
 
@@ -59,13 +58,14 @@ def _progress(report: Mapping[str, Any]) -> str:
     return f"This run has not been evaluated yet. Finished so far: {_and(done)}."
 
 
-def _path(subject: str, rate: str, evaluation: Mapping[str, Mapping[str, Any]]) -> str:
+def _path(where: str, does: str, rate: str, evaluation: Mapping[str, Mapping[str, Any]]) -> str:
     """Follow one rate from model to model."""
-    known = [(model, s[rate]) for model, s in evaluation.items() if _value(s, rate) is not None]
-    if not known:
+    known = [(model, _value(s, rate)) for model, s in evaluation.items()]
+    steps = [f"{model} {percent(value)}" for model, value in known if value is not None]
+    if not steps:
         return ""
-    steps = [f"{percent(found['value'])} with {model}" for model, found in known]
-    return f"{subject}: {_and(steps)}."
+    first, share = steps[0].rsplit(" ", 1)
+    return f"{where}, {_and([f'{first} {does} {share} of the time', *steps[1:]])}."
 
 
 def _refusals(model: str, summary: Mapping[str, Any]) -> str:
@@ -73,14 +73,14 @@ def _refusals(model: str, summary: Mapping[str, Any]) -> str:
     if explained is None or evasive is None:
         return ""
     return (
-        f"There {model} refuses with a reason {percent(explained)} of the time and evades "
-        f"{percent(evasive)}."
+        f"Asked for harm, {model} refuses with a reason {percent(explained)} of the time and "
+        f"evades {percent(evasive)}."
     )
 
 
 def _over_refusal(model: str, summary: Mapping[str, Any]) -> str:
     refused = _value(summary, "over_refusal_rate")
-    return "" if refused is None else f"Of those, {model} refuses {percent(refused)}."
+    return "" if refused is None else f"{model} refuses {percent(refused)} of benign requests."
 
 
 def _model_cautions(model: str, summary: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from cai.report import charts
 from cai.report.examples import Chain, Pair, Question
 from cai.report.headline import cautions, headline
-from cai.report.wording import duration, interval, number, percent, plainly, visible
+from cai.report.wording import duration, interval, moment, number, percent, plainly, visible
 
 RATES = {
     "harmful_rate": "Harmful",
@@ -33,6 +34,9 @@ LABELS = {
     "red_team": "Red-team prompts",
     "helpful": "Benign prompts",
 }
+MEANS = {"mean_words": "Words", "mean_preference_score": "Preference score"}
+"""What is averaged per side, where it was measured."""
+
 LABEL_ORDER = (
     "harmful",
     "evasive",
@@ -86,6 +90,9 @@ def render_page(
             rates=RATES,
             sides=SIDES,
             label_sides=LABELS,
+            means={
+                name: title for name, title in MEANS.items() if _has(report["evaluation"], name)
+            },
             label_classes=LABEL_ORDER,
             stacks=_label_stacks(report["evaluation"]),
             categories=_categories(report["evaluation"]),
@@ -102,6 +109,7 @@ def render_page(
     )
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("cai.report"),
@@ -111,11 +119,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(
+    cast("dict[str, Any]", environment.filters).update(
         percent=percent,
         interval=interval,
         number=number,
         duration=duration,
+        moment=moment,
         plainly=plainly,
         dots=charts.dots,
     )
@@ -125,6 +134,10 @@ def _environment() -> Environment:
 def _shown(value: object) -> object:
     """Spell out invisible characters in every text the templates insert."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _has(evaluation: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    return any(name in summary for summary in evaluation.values())
 
 
 def _label_stacks(

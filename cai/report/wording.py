@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 LONGEST_TEXT = 4000
@@ -64,7 +65,7 @@ def number(value: object) -> str:
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:#.3g}".rstrip(".")
 
 
 def duration(seconds: float | None) -> str:
@@ -77,6 +78,15 @@ def duration(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(written: str) -> str:
+    """Write an ISO time as `2026-11-21 09:12 UTC`; other text as is."""
+    try:
+        when = datetime.fromisoformat(written)
+    except ValueError:
+        return written
+    return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
 
 
 def plainly(name: str) -> str:

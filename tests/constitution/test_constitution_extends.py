@@ -9,7 +9,7 @@ from cai.constitution.findings import ConstitutionError
 def write(folder, name, extends=(), few_shot="", **principles):
     """Write a constitution whose principles have the given comparison texts."""
     text = f"schema: 1\nname: {name}\nextends: [{', '.join(extends)}]\nprinciples:\n"
-    text += "".join(f"  - id: {id}\n    comparison: {c}\n" for id, c in principles.items())
+    text += "".join(f"  - id: {name}\n    comparison: {c}\n" for name, c in principles.items())
     path = folder / f"{name}.yaml"
     path.write_text(text.replace("principles:\n", "") if not principles else text)
     if few_shot:

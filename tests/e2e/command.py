@@ -84,7 +84,7 @@ def write_inputs(folder):
 PIPELINE = """\
 name: small
 seed: 0
-constitution: harmless
+constitution: small-constitution.yaml
 models:
   helpful: {path: MODEL, format: FORMAT}
 prompts: {red_team: red_team.jsonl, helpful: helpful.jsonl, held_out: 0.25}
@@ -98,8 +98,33 @@ report: {}
 """
 
 
+CONSTITUTION = """\
+schema: 1
+name: small
+principles:
+  - id: harm
+    critique: Say how the response could hurt somebody.
+    revision: Rewrite it so that nobody is hurt.
+    comparison: Which response hurts nobody?
+  - id: honesty
+    critique: Say what in the response is not true.
+    revision: Rewrite it so that all of it is true.
+    comparison: Which response is true?
+  - id: respect
+    critique: Say what in the response is rude.
+    revision: Rewrite it politely.
+    comparison: Which response is polite?
+few_shot:
+  comparison:
+    - messages: [{role: user, content: Say hello.}]
+      responses: [Hello!, Go away.]
+      answer: A
+"""
+
+
 def write_pipeline(folder, model, template="chat"):
-    """Write the small pipeline for a model; returns its path."""
+    """Write the small pipeline and its constitution for a model; returns its path."""
+    (folder / "small-constitution.yaml").write_text(CONSTITUTION)
     path = folder / "small.yaml"
     path.write_text(PIPELINE.replace("MODEL", str(model)).replace("FORMAT", template))
     return path

@@ -53,7 +53,7 @@ def test_broken_pipelines(tmp_path, text, message):
 
 
 def test_a_constitution_with_a_duplicate_id(world, tmp_path):
-    folder, pipeline, inputs = world
+    _, pipeline, inputs = world
     path = tmp_path / "twice.yaml"
     path.write_text(
         "schema: 1\nname: twice\nprinciples:\n"
@@ -79,7 +79,7 @@ def test_a_constitution_with_a_duplicate_id(world, tmp_path):
     ],
 )
 def test_prompt_files(world, tmp_path, name, content, message):
-    folder, pipeline, inputs = world
+    _, pipeline, inputs = world
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
@@ -138,7 +138,7 @@ def test_model_folders(world, tmp_path, break_it, message):
 
 def test_a_full_disk_loses_nothing_and_says_so(world, tmp_path):
     """A limit on file size stands in for the full disk: the write fails in the same place."""
-    folder, pipeline, inputs = world
+    _, pipeline, inputs = world
     arguments = ["run", pipeline, *inputs, "--out", tmp_path / "run", "--only", "revise"]
     assert cai(*arguments[:-1], "prompts").returncode == 0
 
@@ -153,7 +153,7 @@ def test_a_full_disk_loses_nothing_and_says_so(world, tmp_path):
 
 
 def test_control_c_is_status_130_and_can_be_continued(world, tmp_path):
-    folder, pipeline, inputs = world
+    _, pipeline, inputs = world
     arguments = ["run", pipeline, *inputs, "--out", tmp_path / "run"]
     process = start(*arguments, "--set", "revise.rounds=40")
     for line in process.stdout:

@@ -1,17 +1,16 @@
 """Running again: nothing is done twice, an edit redoes what it touches, a kill loses nothing."""
 
+import contextlib
 import json
 import random
 import shutil
 import signal
-import time
+import subprocess
 
 import pytest
 import yaml
 from command import cai, metrics, rows, start, write_inputs, write_pipeline
 from tiny_models import make_tiny_model
-
-from cai.constitution.load import shipped_folder
 
 pytestmark = pytest.mark.slow
 DATA = ["revise/rows.jsonl", "compare/rows.jsonl", "compare/judgements.jsonl"]
@@ -65,7 +64,7 @@ def test_rewording_a_comparison_relabels_only_rows_that_drew_it(finished, tmp_pa
     folder, _ = finished
     judged = rows(folder / "run/compare/judgements.jsonl")
     principle = judged[0]["principle"]["id"]
-    constitution = yaml.safe_load((shipped_folder() / "harmless.yaml").read_text())
+    constitution = yaml.safe_load((folder / "small-constitution.yaml").read_text())
     for entry in constitution["principles"]:
         if entry["id"] == principle:
             entry["comparison"] += " Think of everybody who could be hurt."
@@ -120,7 +119,8 @@ def test_a_run_killed_anywhere_ends_the_same(finished, tmp_path, seed):
     draw = random.Random(seed)
     for _ in range(4):
         process = start(*arguments, "--out", tmp_path / "run")
-        time.sleep(draw.uniform(1, 12))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=draw.uniform(3, 20))
         process.send_signal(signal.SIGKILL)
         process.communicate()
     done = cai(*arguments, "--out", tmp_path / "run")

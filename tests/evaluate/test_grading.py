@@ -34,3 +34,13 @@ def test_playground_labels_become_measures(monkeypatch, label: str, true: set[st
     assert set(verdict) == MEASURES
     assert {name for name, value in verdict.items() if value is True} == true
     assert verdict["label"] == label
+
+
+def test_the_playgrounds_own_prompts_are_graded():
+    from cai.playground.sources import playground_prompts
+
+    (row,) = playground_prompts("red_team", seed=0, limit=1)
+    verdict = GRADERS["playground"]().grade("red_team", row.messages, "Bananas are yellow.")
+    assert verdict["label"] == "garbled"
+    assert verdict["garbled"] is True
+    assert verdict["harmful"] is False

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import make_tiny_model
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GenerationConfig
 
 from cai.conversation import user
 from cai.models import load_causal_lm, load_chat_format, load_tokenizer
@@ -24,12 +24,14 @@ HELPFUL = ("Bake bread.", "How do plants grow in the spring?", "Name a kind word
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelSettings]:
-    """Settings of a tiny model, by family."""
+    """Settings of a tiny model, by family; many tokens end its responses, so lengths differ."""
     made: dict[str, ModelSettings] = {}
 
     def get(family: str) -> ModelSettings:
         if family not in made:
             folder = make_tiny_model(family, tmp_path_factory.mktemp("tiny") / family)
+            many = GenerationConfig(eos_token_id=list(range(100, 150)))
+            many.save_pretrained(folder)
             form = "transcript" if family == "gpt2" else "chat"
             made[family] = ModelSettings(path=str(folder), format=form)
         return made[family]

@@ -1,7 +1,9 @@
 """Tiny base models, training data as the stages write it, and a way to kill a training."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,12 @@ from tiny_models import Family, make_tiny_model
 from cai.settings import ModelSettings
 from cai.training import QuietTrainer
 
+# Every training collects garbage; what the libraries brought along need not be looked through.
+gc.collect()
+gc.freeze()
 
-class Killed(Exception):
+
+class Killed(Exception):  # noqa: N818 (it is none)
     """Stands for a kill of the process."""
 
 
@@ -31,8 +37,14 @@ def base(tmp_path_factory) -> Callable[[Family], ModelSettings]:
     return get
 
 
-@pytest.fixture
-def completions(tmp_path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def new_file(tmp_path_factory) -> Callable[[], Path]:
+    folder, numbers = tmp_path_factory.mktemp("data"), count()
+    return lambda: folder / f"{next(numbers)}.parquet"
+
+
+@pytest.fixture(scope="session")
+def completions(new_file) -> Callable[..., Path]:
     """Write `n` rows of fine-tuning data; answers differ in length."""
 
     def write(n: int = 13, **changes: Any) -> Path:
@@ -42,23 +54,21 @@ def completions(tmp_path) -> Callable[..., Path]:
                 "kind": "helpful",
                 "round": 0,
                 "prompt": [{"role": "user", "content": f"What comes after {i}?"}],
-                "completion": [
-                    {"role": "assistant", "content": f"It is {i + 1}." + " Yes." * (i % 5)}
-                ],
+                "completion": [{"role": "assistant", "content": answer_to(i)}],
                 **changes,
             }
             for i in range(n)
         ]
-        return _write(rows, tmp_path / "completions.parquet")
+        return _write(rows, new_file())
 
     return write
 
 
-@pytest.fixture
-def comparisons(tmp_path) -> Callable[..., Path]:
+@pytest.fixture(scope="session")
+def comparisons(new_file) -> Callable[..., Path]:
     """Write rows of comparison data, one per (chosen, rejected, probability[, source])."""
 
-    def write(pairs: list[tuple[Any, ...]], name: str = "comparisons", **changes: Any) -> Path:
+    def write(pairs: list[tuple[Any, ...]], **changes: Any) -> Path:
         rows = []
         for i, (chosen, rejected, probability, *source) in enumerate(pairs):
             row = {
@@ -70,9 +80,13 @@ def comparisons(tmp_path) -> Callable[..., Path]:
                 "chosen_probability": probability,
             }
             rows.append({**row, **changes})
-        return _write(rows, tmp_path / f"{name}.parquet")
+        return _write(rows, new_file())
 
     return write
+
+
+def answer_to(number: int) -> str:
+    return f"It is {number + 1}." + " Yes." * (number % 5)
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> Path:
@@ -96,7 +110,7 @@ def killed_after(monkeypatch) -> Callable[[int], Any]:
             done += 1
             return whole(self, *args, **kwargs)
 
-        with monkeypatch.context() as patch, pytest.raises(Killed):
+        with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
             patch.setattr(QuietTrainer, "training_step", step)
             yield
 

@@ -15,8 +15,11 @@ from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
 from cai.sft import NO_LOSS, CompletionCollator, completion_rows, train_sft
+from cai.training import QuietTrainer
 
-SETTINGS = SftSettings(batch_size=4, learning_rate=1e-2, epochs=2, checkpoint_steps=2)
+SETTINGS = SftSettings(
+    batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2
+)
 
 
 def train(
@@ -35,6 +38,11 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=0, atol=atol, msg=name)
+
+
+def texts_in(data: Path) -> list[tuple[str, str]]:
+    rows = pq.read_table(data).to_pylist()
+    return [(row["prompt"][0]["content"], row["completion"][0]["content"]) for row in rows]
 
 
 def reference_loss(base: ModelSettings, texts: list[tuple[str, str]]) -> float:
@@ -68,9 +76,10 @@ def test_loss_counts_exactly_the_completion_tokens_and_the_turn_end(
     family, base, completions, tmp_path
 ):
     settings = SftSettings(batch_size=5, micro_batch_size=5, learning_rate=1e-3)
-    metrics = train(tmp_path / "run", base(family), completions(5), settings)
-    texts = [(f"What comes after {i}?", f"It is {i + 1}." + " Yes." * i) for i in range(5)]
-    assert metrics["first_loss"] == pytest.approx(reference_loss(base(family), texts), rel=1e-5)
+    data = completions(5)
+    metrics = train(tmp_path, base(family), data, settings)
+    expected = reference_loss(base(family), texts_in(data))
+    assert metrics["first_loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["steps"] == 1
     assert metrics["rows"] == 5
 
@@ -94,15 +103,13 @@ def test_saved_folder_is_a_plain_model_with_the_base_models_special_tokens(
 
 def test_labels_are_on_the_completion_alone_whatever_the_pad_token(base, completions):
     chat = load_chat_format(base("llama"))
-    rows, _ = completion_rows(completions(5), chat, 1024)
+    data = completions(5)
+    rows, _ = completion_rows(data, chat, 1024)
     batch = CompletionCollator(pad_id=chat.turn_end)(rows)
-    for i in range(5):
-        answer = f"It is {i + 1}." + " Yes." * i
+    for i, (_, answer) in enumerate(texts_in(data)):
+        ids = chat.tokenizer(answer, add_special_tokens=False)["input_ids"]
         labelled = batch["labels"][i][batch["labels"][i] != NO_LOSS].tolist()
-        assert labelled == [
-            *chat.tokenizer(answer, add_special_tokens=False)["input_ids"],
-            chat.turn_end,
-        ]
+        assert labelled == [*ids, chat.turn_end]
         real = int(batch["attention_mask"][i].sum())
         assert batch["labels"][i, real - 1] == chat.turn_end
         assert (batch["labels"][i, real:] == NO_LOSS).all()
@@ -121,84 +128,88 @@ def test_long_rows_are_left_out_and_counted_never_cut(base, completions):
     assert too_long == sum(n > limit for n in lengths) > 0
 
 
-@pytest.mark.parametrize("micro", [1, 2])
-def test_micro_batches_change_memory_not_results(micro, base, completions, tmp_path):
-    # 13 rows: the last batch of an epoch is a partial one.
-    data = completions(13)
-    train(tmp_path / "whole", base(), data)
-    train(tmp_path / "split", base(), data, SETTINGS.model_copy(update={"micro_batch_size": micro}))
-    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "split"), atol=2e-4)
+@pytest.fixture(scope="module")
+def undisturbed(base, completions, tmp_path_factory):
+    """A training from beginning to end: 13 rows, so the last batch of an epoch is a partial one."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, train(folder, base(), completions(13))
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("micro", [1, 4])
+def test_micro_batches_change_memory_not_results(micro, undisturbed, base, completions, tmp_path):
+    settings = SETTINGS.model_copy(update={"micro_batch_size": micro})
+    metrics = train(tmp_path, base(), completions(13), settings)
+    assert_same(weights(undisturbed[0]), weights(tmp_path), atol=2e-4)
+    for loss in ("first_loss", "final_loss"):
+        assert metrics[loss] == pytest.approx(undisturbed[1][loss], rel=1e-4)
+
+
 @pytest.mark.parametrize("passes", [3, 9, 13])
 def test_killed_and_resumed_training_ends_with_the_same_weights(
-    passes, rank, base, completions, killed_after, tmp_path
+    passes, undisturbed, base, completions, killed_after, tmp_path
 ):
-    # 4 steps an epoch, 7 passes of 2 rows: killed in the first and second epoch, and in the last step.
-    settings = SETTINGS.model_copy(update={"micro_batch_size": 2, "lora_rank": rank})
-    data = completions(13)
-    undisturbed = train(tmp_path / "undisturbed", base(), data, settings)
+    # 4 steps and 7 passes an epoch: killed in the first epoch, in the second, and in the last step.
     with killed_after(passes):
-        train(tmp_path / "killed", base(), data, settings)
-    assert not (tmp_path / "killed" / "model").exists()
-    resumed = train(tmp_path / "killed", base(), data, settings)
-    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "killed"))
+        train(tmp_path, base(), completions(13))
+    assert not (tmp_path / "model").exists()
+    resumed = train(tmp_path, base(), completions(13))
+    assert_same(weights(undisturbed[0]), weights(tmp_path))
     for metric in ("steps", "tokens", "first_loss", "final_loss"):
-        assert resumed[metric] == undisturbed[metric]
+        assert resumed[metric] == undisturbed[1][metric]
+
+
+@pytest.mark.slow
+def test_killed_lora_training_resumes_too(base, completions, killed_after, tmp_path):
+    settings = SETTINGS.model_copy(update={"lora_rank": 2})
+    train(tmp_path / "undisturbed", base(), completions(13), settings)
+    with killed_after(9):
+        train(tmp_path / "killed", base(), completions(13), settings)
+    train(tmp_path / "killed", base(), completions(13), settings)
+    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "killed"))
 
 
 def test_training_killed_while_saving_the_model_resumes_at_its_end(
-    base, completions, monkeypatch, tmp_path
+    undisturbed, base, completions, monkeypatch, tmp_path
 ):
-    data = completions(9)
-    undisturbed = train(tmp_path / "undisturbed", base(), data)
-
     def fail(*args):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("cai.sft._save", fail)
-        train(tmp_path / "killed", base(), data)
-    resumed = train(tmp_path / "killed", base(), data)
-    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "killed"))
-    assert resumed["final_loss"] == undisturbed["final_loss"]
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, base(), completions(13))
+    resumed = train(tmp_path, base(), completions(13))
+    assert_same(weights(undisturbed[0]), weights(tmp_path))
+    assert resumed["final_loss"] == undisturbed[1]["final_loss"]
 
 
 def test_torn_checkpoint_is_skipped_with_a_warning(
-    base, completions, killed_after, caplog, tmp_path
+    undisturbed, base, completions, killed_after, caplog, tmp_path
 ):
-    data = completions(13)
-    train(tmp_path / "undisturbed", base(), data)
-    with killed_after(7):
-        train(tmp_path / "killed", base(), data)
-    newest = tmp_path / "killed" / "checkpoints" / "checkpoint-6"
-    (newest / "trainer_state.json").unlink()
-    train(tmp_path / "killed", base(), data)
+    with killed_after(12):
+        train(tmp_path, base(), completions(13))
+    (tmp_path / "checkpoints" / "checkpoint-6" / "trainer_state.json").unlink()
+    train(tmp_path, base(), completions(13))
     assert "checkpoint-6 was not written to its end" in caplog.text
-    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "killed"))
+    assert_same(weights(undisturbed[0]), weights(tmp_path))
 
 
 def test_checkpoints_of_another_training_are_not_resumed_from(
-    base, completions, killed_after, tmp_path
+    undisturbed, base, completions, killed_after, tmp_path
 ):
-    data = completions(13)
-    train(tmp_path / "undisturbed", base(), data, seed=7)
-    with killed_after(5):
-        train(tmp_path / "run", base(), data, seed=6)
-    train(tmp_path / "run", base(), data, seed=7)
-    assert_same(weights(tmp_path / "undisturbed"), weights(tmp_path / "run"))
+    with killed_after(9):
+        train(tmp_path, base(), completions(13), seed=6)
+    train(tmp_path, base(), completions(13))
+    assert_same(weights(undisturbed[0]), weights(tmp_path))
 
 
-def test_order_of_rows_depends_on_the_seed(base, completions, tmp_path):
-    data = completions(13)
-    for seed in (1, 2):
-        train(tmp_path / str(seed), base(), data, seed=seed)
-    first, second = weights(tmp_path / "1"), weights(tmp_path / "2")
+def test_order_of_rows_depends_on_the_seed(undisturbed, base, completions, tmp_path):
+    train(tmp_path, base(), completions(13), seed=6)
+    first, second = weights(undisturbed[0]), weights(tmp_path)
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_lora_is_merged_into_what_is_saved(family, base, completions, monkeypatch, tmp_path):
     monkeypatch.setattr("cai.sft.shutil.rmtree", lambda folder, **_: None)
     settings = SETTINGS.model_copy(update={"lora_rank": 2})
@@ -244,7 +255,7 @@ def test_data_that_cannot_be_used_is_named(base, completions, tmp_path):
         train(tmp_path, base(), completions(), SftSettings(max_length=4))
     with pytest.raises(CaiError, match="one assistant message"):
         train(tmp_path, base(), completions(completion=[{"role": "user", "content": "x"}]))
-    with pytest.raises(CaiError, match="Row 0000 of .*: `prompt` is not a list of messages"):
+    with pytest.raises(CaiError, match=r"Row 0000 of .*: `prompt` is not a list of messages"):
         train(tmp_path, base(), completions(prompt=[{"role": "narrator", "content": "x"}]))
 
 
@@ -266,9 +277,20 @@ def test_base_model_without_chat_template_is_named(base, completions, tmp_path):
         train(tmp_path, plain, completions())
 
 
-@pytest.mark.parametrize(("rate", "rows"), [(1e20, 13), (3e38, 4)])
-def test_training_that_breaks_down_stops_with_the_mend(rate, rows, base, completions, tmp_path):
-    settings = SftSettings(batch_size=4, learning_rate=rate)
-    with pytest.raises(CaiError, match="Lower `learning_rate`"):
-        train(tmp_path, base(), completions(rows), settings)
+def test_training_that_breaks_down_stops_with_the_mend(base, completions, tmp_path):
+    settings = SftSettings(batch_size=4, learning_rate=1e20)
+    with pytest.raises(CaiError, match=r"step 2 of 4\. Lower `learning_rate` \(now 1e\+20\)"):
+        train(tmp_path, base(), completions(13), settings)
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_broken_by_the_very_last_step_are_not_saved(
+    base, completions, monkeypatch, tmp_path
+):
+    def break_weights(trainer, resume_from_checkpoint):
+        next(trainer.model.parameters()).data.fill_(torch.nan)
+
+    monkeypatch.setattr(QuietTrainer, "train", break_weights)
+    with pytest.raises(CaiError, match="weights that are not finite"):
+        train(tmp_path, base(), completions(4))
     assert not (tmp_path / "model").exists()

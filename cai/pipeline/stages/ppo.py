@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cai.pipeline.manifest import significant
@@ -22,7 +23,11 @@ def _run(context: Context) -> dict[str, Any]:
 
     settings = _settings(context)
     prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
-    with context.progress.training("ppo") as on_step:
+    with context.progress.training("ppo") as show:
+
+        def on_step(metrics: Mapping[str, float]) -> None:
+            show({**metrics, "steps": settings.steps})
+
         return dict(
             train_ppo(
                 settings,

@@ -1,0 +1,51 @@
+"""Open the engine that a model's settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cai.engines import Engine
+from cai.errors import CaiError
+from cai.models import fingerprint_model, load_causal_lm, load_chat_format
+from cai.settings import ModelSettings
+
+
+def open_engine(settings: ModelSettings) -> Engine:
+    """Load a model and return the engine that speaks for it; close it when done.
+
+    Raises:
+        CaiError: The model folder is unusable, or the engine cannot run such a model.
+    """
+    return _ENGINES[settings.engine](settings)
+
+
+def _open_transformers(settings: ModelSettings) -> Engine:
+    from cai.engines.transformers import TransformersEngine
+
+    chat = load_chat_format(settings)
+    model = load_causal_lm(settings)
+    _check_model(settings, model, len(chat.tokenizer))
+    return TransformersEngine(
+        model,
+        chat,
+        fingerprint=fingerprint_model(settings),
+        max_batch_tokens=settings.max_batch_tokens,
+    )
+
+
+def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None:  # noqa: ANN401
+    embeddings = model.get_input_embeddings().num_embeddings
+    if vocabulary > embeddings:
+        raise CaiError(
+            f"The tokenizer of {settings.path} has {vocabulary} tokens, but its model only knows "
+            f"{embeddings}. Copy the tokenizer files that belong to the model into its folder."
+        )
+    if getattr(model, "_is_stateful", False):
+        raise CaiError(
+            f"{settings.path} is a {model.config.model_type} model, which keeps a recurrent state. "
+            "Use a model with attention in every layer."
+        )
+
+
+_ENGINES: dict[str, Callable[[ModelSettings], Engine]] = {"transformers": _open_transformers}

@@ -1,0 +1,254 @@
+"""The local engine: a transformers model behind a worker thread.
+
+Stages await single requests; the thread runs all that have arrived together, and lets newcomers
+join while others decode, so that chains of requests advance without waiting for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from cai.chat import ChatFormat
+from cai.engines import (
+    Completion,
+    GenerateRequest,
+    PromptTooLong,
+    ScoreRequest,
+    Scores,
+    Usage,
+)
+from cai.engines.decode import DecodeLoop, TokenCompletion, TokenRequest
+from cai.engines.scoring import TokenQuestion, score_options
+from cai.engines.stopping import StopTexts
+from cai.errors import CaiError
+
+_Job = tuple[TokenRequest | TokenQuestion, Future[Any]]
+
+
+class TransformersEngine:
+    """Generates and scores with a model in this process."""
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 (any transformers causal language model)
+        chat: ChatFormat,
+        *,
+        fingerprint: str,
+        max_batch_tokens: int,
+    ) -> None:
+        """Start the worker thread.
+
+        Args:
+            model: In eval mode; its own device and dtype are used.
+            chat: How the model writes conversations.
+            fingerprint: Names the weights, tokenizer and template.
+            max_batch_tokens: What is kept in flight, see `DecodeLoop`.
+        """
+        self.usage = Usage()
+        self._chat = chat
+        self._fingerprint = fingerprint
+        self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
+        self._outbox: list[_Job] = []
+        self._closed = False
+        self._worker = _Worker(model, chat, max_batch_tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights, tokenizer and template behind the answers."""
+        return self._fingerprint
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        """Complete a prompt.
+
+        A task that is cancelled while it waits gives up its answer; the row is still decoded.
+
+        Raises:
+            PromptTooLong: The prompt and `max_tokens` exceed the model's context.
+            CaiError: The template cannot write the prompt, or the engine is or was closed.
+        """
+        stop = (*self._chat.stop_strings, *request.stop)
+        tokens = TokenRequest(
+            prompt_ids=tuple(self._chat.prompt_ids(request.prompt)),
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            ends=self._ends(stop) if stop else None,
+        )
+        self._loop.check(tokens)
+        sampled: TokenCompletion = await self._ask(tokens)
+        self._count(len(tokens.prompt_ids), len(sampled.token_ids))
+        return Completion(
+            text=self._chat.text(sampled.token_ids, stop=stop),
+            token_ids=sampled.token_ids,
+            logprobs=sampled.logprobs,
+            finish=sampled.finish,
+            fingerprint=self._fingerprint,
+        )
+
+    async def score(self, request: ScoreRequest) -> Scores:
+        """Return the exact log-probability of each option, of however many tokens.
+
+        Raises:
+            PromptTooLong: The prompt and its longest option exceed the model's context.
+            CaiError: There are no options, or two of the same or an empty one; or as `generate`.
+        """
+        question = TokenQuestion(
+            prompt_ids=tuple(self._chat.prompt_ids(request.prompt)),
+            options=tuple(tuple(self._chat.option_ids(option)) for option in request.options),
+        )
+        _check_options(request, question)
+        context = self._loop.context
+        if context is not None and question.columns > context:
+            raise PromptTooLong(
+                f"The prompt and its longest option have {question.columns} tokens, but the "
+                f"model's context is {context}."
+            )
+        logprobs: tuple[float, ...] = await self._ask(question)
+        self._count(question.tokens, 0)
+        return Scores(logprobs=logprobs, fingerprint=self._fingerprint)
+
+    async def close(self) -> None:
+        """Stop the worker and give the memory back; requests in flight raise a CaiError."""
+        self._closed = True
+        self._flush()
+        await asyncio.to_thread(self._worker.stop)
+
+    @property
+    def _loop(self) -> DecodeLoop:
+        if self._closed:
+            raise _closed()
+        return self._worker.loop
+
+    def _ends(self, stop: tuple[str, ...]) -> StopTexts:
+        if stop not in self._stop_texts:
+            self._stop_texts[stop] = StopTexts(self._chat.decode, stop)
+        return self._stop_texts[stop]
+
+    def _count(self, tokens_in: int, tokens_out: int) -> None:
+        self.usage.engine_calls += 1
+        self.usage.tokens_in += tokens_in
+        self.usage.tokens_out += tokens_out
+
+    async def _ask(self, request: TokenRequest | TokenQuestion) -> Any:  # noqa: ANN401
+        """Hand a request to the worker and await its answer."""
+        future: Future[Any] = Future()
+        self._outbox.append((request, future))
+        # All tasks that can run do so before the flush: the worker gets their requests at once.
+        asyncio.get_running_loop().call_soon(self._flush)
+        return await asyncio.wrap_future(future)
+
+    def _flush(self) -> None:
+        jobs, self._outbox = self._outbox, []
+        if jobs:
+            self._worker.inbox.put(jobs)
+
+
+class _Worker:
+    """The thread that owns the model."""
+
+    def __init__(self, model: Any, chat: ChatFormat, max_batch_tokens: int) -> None:  # noqa: ANN401
+        self.inbox: SimpleQueue[list[_Job] | None] = SimpleQueue()
+        self.loop = DecodeLoop(
+            model, stop_ids=chat.stop_ids, pad_id=chat.pad_id, max_batch_tokens=max_batch_tokens
+        )
+        self._model = model
+        self._pad_id = chat.pad_id
+        self._max_batch_tokens = max_batch_tokens
+        self._decoding: set[Future[Any]] = set()
+        self._thread = threading.Thread(target=self._work, name="cai-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, failing what is in flight, and let go of the model."""
+        self.inbox.put(None)
+        self._thread.join()
+        del self.loop, self._model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _work(self) -> None:
+        questions: list[_Job] = []
+        while self._receive(questions):
+            self._score(questions)
+            self._decode()
+        self._fail([future for _, future in questions], _closed())
+        self._fail(self._decoding, _closed())
+
+    def _receive(self, questions: list[_Job]) -> bool:
+        """Take all that has arrived, waiting if there is nothing else to do; False to end."""
+        questions.clear()
+        while not self.inbox.empty() or not (self.loop.busy or questions):
+            jobs = self.inbox.get()
+            if jobs is None:
+                return False
+            for request, future in jobs:
+                if not future.set_running_or_notify_cancel():
+                    continue
+                if isinstance(request, TokenRequest):
+                    self.loop.submit(request, future)
+                    self._decoding.add(future)
+                else:
+                    questions.append((request, future))
+        return True
+
+    def _score(self, jobs: list[_Job]) -> None:
+        if not jobs:
+            return
+        futures = [future for _, future in jobs]
+        questions = [request for request, _ in jobs if isinstance(request, TokenQuestion)]
+        try:
+            answers = score_options(
+                self._model,
+                questions,
+                pad_id=self._pad_id,
+                max_batch_tokens=self._max_batch_tokens,
+            )
+        except Exception as error:  # noqa: BLE001 (it is raised where the answer is awaited)
+            self._fail(futures, error)
+        else:
+            for future, answer in zip(futures, answers, strict=True):
+                future.set_result(answer)
+
+    def _decode(self) -> None:
+        if not self.loop.busy:
+            return
+        try:
+            finished = self.loop.step()
+        except Exception as error:  # noqa: BLE001 (it is raised where the answer is awaited)
+            self._fail(self._decoding, error)
+            self._decoding.clear()
+            self.loop.clear()
+        else:
+            for future, completion in finished:
+                self._decoding.discard(future)
+                future.set_result(completion)
+
+    def _fail(self, futures: Any, error: Exception) -> None:  # noqa: ANN401
+        if isinstance(error, torch.OutOfMemoryError):
+            error = CaiError(
+                "The GPU's memory is exhausted. Set `max_batch_tokens` of this model below "
+                f"{self._max_batch_tokens}, where it is now."
+            )
+        for future in futures:
+            future.set_exception(error)
+
+
+def _check_options(request: ScoreRequest, question: TokenQuestion) -> None:
+    options = question.options
+    if not options or not all(options) or len(set(options)) < len(options):
+        raise CaiError(
+            f"Cannot score the options {list(request.options)}: there must be at least one, none "
+            "empty and no two the same (as tokens)."
+        )
+
+
+def _closed() -> CaiError:
+    return CaiError("The engine is closed. Open it again with `open_engine`.")
