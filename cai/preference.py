@@ -154,6 +154,7 @@ def train_preference(
     trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir)
     trained.config = config
     preference_model = normalised(trained, chat, _reference(pairs.train), micro)
+    measures = _measures(preference_model, pairs, micro)
     _save(preference_model, out)
     shutil.rmtree(checkpoints)
     return {
@@ -165,7 +166,7 @@ def train_preference(
         **loss_metrics(trainer),
         "score_mean": preference_model.mean,
         "score_std": preference_model.std,
-        **_measures(preference_model, pairs, micro),
+        **measures,
         "seconds": time.monotonic() - start,
     }
 

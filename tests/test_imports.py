@@ -30,11 +30,13 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"chat", "models", "store", *DATA},
     "sft": {"chat", "models", "training", *DATA},
     "preference_model": {"chat", "models", "training", *DATA},
-    "preference": {"chat", "models", "training", "preference_model", *DATA},
+    "preference_data": {"chat", "preference_model", "training", *DATA},
+    "preference": {"preference_data", "chat", "models", "training", "preference_model", *DATA},
     "ppo": {"chat", "engines", "models", "preference_model", "store", "training", *DATA},
     "playground": {"chat", "constitution", "engines", "models", "templates", *DATA},
-    "evaluate": {"engines", "rows", "playground.grader", *DATA},
-    "report": {"constitution", "store", *DATA},
+    "evaluate": {"engines", "playground.grader", "rows", *DATA},
+    "report": {"evaluate", "store", "__version__", *DATA},
+    "__main__": {"cli"},
 }
 """Room to rooms; `pipeline` may import all but `cli`, and `cli` everything."""
 

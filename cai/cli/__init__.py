@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from cai import __version__
 from cai.cli import constitution
 from cai.errors import CaiError
 
+# Newer Typers carry a click of their own: its errors are reached through Typer's public names.
+_CLICK_ERROR = cast(
+    "type[Exception]",
+    next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"),
+)
+
+
+class _Commands(TyperGroup):
+    """Turns what a command raises into a message and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (whichever click it is)
+        """Run the command; errors are one paragraph, the exit status says whose they are.
+
+        Status 0 is success, 2 a wrong command line, 130 Ctrl-C, 1 everything else.
+        """
+        try:
+            return super().invoke(ctx)
+        except (_CLICK_ERROR, typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            _say("Stopped. What is finished is kept: run the same command to continue.")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader of our output has gone (`cai … | head`); there is nobody left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if os.environ.get("CAI_DEBUG"):
+                raise
+            _say(f"Error: {error if isinstance(error, CaiError) else _fault(error)}")
+            raise typer.Exit(1) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="cai",
     help="From a YAML constitution to a harmless, helpful model, every step open to inspection.",
     no_args_is_help=True,
@@ -39,8 +74,8 @@ def _options(
         raise typer.Exit
 
 
-@app.command()
-def run(
+@app.command("run")
+def _run(
     pipeline: Annotated[
         Path, typer.Argument(help="A pipeline file, or the name of a shipped one (`quickstart`).")
     ],
@@ -62,16 +97,16 @@ def run(
     run_command(pipeline, out=out, changes=changes or [], only=only, dry_run=dry_run)
 
 
-@app.command()
-def report(run_folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+@app.command("report")
+def _report(run_folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Print a run's results table and write its report again."""
     from cai.cli.run import report_command
 
     report_command(run_folder)
 
 
-@app.command()
-def export(
+@app.command("export")
+def _export(
     run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
     stage: Annotated[str, typer.Argument(help="`revise` or `compare`.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
@@ -85,8 +120,8 @@ def export(
     export_command(run_folder, stage, out=out, file_format=file_format)
 
 
-@app.command()
-def chat(
+@app.command("chat")
+def _chat(
     model: Annotated[str, typer.Argument(help="A model folder, a hub id, or `playground`.")],
     transcript: Annotated[
         bool, typer.Option("--transcript", help="Speak Human/Assistant transcripts (base models).")
@@ -107,16 +142,16 @@ def chat(
     )
 
 
-@app.command()
-def doctor() -> None:
+@app.command("doctor")
+def _doctor() -> None:
     """Say what this machine can run, and what is missing."""
     from cai.cli.doctor import doctor_command
 
     doctor_command()
 
 
-@app.command()
-def settings() -> None:
+@app.command("settings")
+def _settings() -> None:
     """Print every setting of a pipeline file, as Markdown."""
     from cai.cli.settings import settings_command
 
@@ -124,44 +159,19 @@ def settings() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors are one paragraph, and the exit status says whose they are."""
+    """Run the command line."""
     # Libraries' progress bars and remarks would break into ours; their errors still come through.
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(run_safely(lambda: app(standalone_mode=True)))
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    app()
 
 
-def run_safely(command: Callable[[], object]) -> int:
-    """Run a command and turn what it raises into a message and an exit status.
-
-    Returns:
-        0 for success, 2 for a wrong command line, 130 for Ctrl-C, 1 for everything else.
-    """
-    try:
-        command()
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        _say("Stopped. Finished rows and checkpoints are kept: run the same command to continue.")
-        return 130
-    except CaiError as error:
-        if os.environ.get("CAI_DEBUG"):
-            raise
-        _say(f"Error: {error}")
-        return 1
-    except BrokenPipeError:
-        # The reader of our output has gone (`cai … | head`); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if os.environ.get("CAI_DEBUG"):
-            raise
-        _say(
-            f"Error: {type(error).__name__}: {error}. This is a fault of cai, not yours. Run the "
-            "command again as `cai --debug …` for the traceback; finished rows are kept."
-        )
-        return 1
-    return 0
+def _fault(error: Exception) -> str:
+    return (
+        f"{type(error).__name__}: {error}. This is a fault of cai, not yours. Run the command "
+        "again as `cai --debug …` for the traceback; what is finished is kept."
+    )
 
 
 def _say(text: str) -> None:

@@ -48,7 +48,8 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Return the token at which the cumulative probability first exceeds the uniform.
 
-    A token of zero probability is never returned, however the sums are rounded.
+    A token of zero probability is never returned, however the sums are rounded. Where there are
+    NaNs, some valid id is.
 
     Args:
         probabilities: `(B, V)` float32, rows sum to about 1.
@@ -63,6 +64,7 @@ def inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Ten
     total = cdf[:, -1:].contiguous()
     token = torch.searchsorted(cdf, uniform[:, None] * total, right=True)
     token = torch.minimum(token, torch.searchsorted(cdf, total))  # the product may round to total
+    token.clamp_(max=cdf.shape[1] - 1)  # NaN sorts behind everything
     if cdf.device.type != "cpu":  # sums in parallel may step at a token of probability zero
         chosen = probabilities.gather(1, token)
         token = torch.where(chosen > 0, token, probabilities.argmax(-1, keepdim=True))

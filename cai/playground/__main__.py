@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from random import Random
 from typing import Annotated
 
 import typer
@@ -17,7 +18,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The folder to write the model to.")] = Path(
         "playground-model"
     ),
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 4000,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 2800,
     minutes: Annotated[
         float | None, typer.Option(help="Train for about so long, whatever --steps says.")
     ] = None,
@@ -33,6 +34,19 @@ def train(
         seed=seed,
         on_log=lambda row: typer.echo(json.dumps(row)),
     )
+
+
+@app.command()
+def samples(seed: Annotated[int, typer.Option(help="Draws the documents.")] = 0) -> None:
+    """Print a document of each kind that the tiny model is pretrained on."""
+    from cai.constitution import load_constitution
+    from cai.playground.documents import DocumentWriter
+    from cai.playground.tokens import plain_text
+    from cai.playground.world import build_world
+
+    writer, rng = DocumentWriter(build_world(), load_constitution("playground")), Random(seed)
+    for kind in writer.kinds:
+        typer.echo(f"--- {kind.__name__}\n{plain_text(kind(rng))}\n")
 
 
 @app.command()

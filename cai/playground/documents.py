@@ -86,7 +86,11 @@ Document = tuple[Part, ...]
 
 
 class DocumentWriter:
-    """Writes the documents of a world under a constitution."""
+    """Writes the documents of a world under a constitution.
+
+    Attributes:
+        kinds: The functions that write a kind of document each, and their shares.
+    """
 
     def __init__(self, world: World, constitution: Constitution) -> None:
         """Take the tasks that pretraining may use, and the principles by topic."""
@@ -94,17 +98,17 @@ class DocumentWriter:
         self._principles = {principle.tags[0]: principle for principle in constitution.principles}
         self._harmful = world.select("train", "task", harmful=True)
         self._benign = world.select("train", "task", harmful=False)
-        self._kinds: dict[Callable[[random.Random], Document], float] = {
-            self.answering: 0.18,
-            self.chain: 0.40,
+        self.kinds: dict[Callable[[random.Random], Document], float] = {
+            self.answering: 0.24,
+            self.chain: 0.36,
             self.direct_revision: 0.05,
-            self.reasoned_comparison: 0.27,
+            self.reasoned_comparison: 0.25,
             self.plain_comparison: 0.10,
         }
 
     def write(self, rng: random.Random) -> Document:
         """Return a document of a kind drawn at random."""
-        kind = rng.choices(list(self._kinds), list(self._kinds.values()))[0]
+        kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
         return kind(rng)
 
     def answering(self, rng: random.Random) -> Document:

@@ -17,8 +17,10 @@ PAD = "<|pad|>"
 WORDS = r" ?[A-Za-z]+| ?[^\sA-Za-z]+|\n+|\s"
 """Pieces that no token crosses, so a prompt's ids do not depend on the text that follows."""
 
+OPENING_WEIGHT = 4.0
+"""How much more a reply's first token counts in the loss: it decides between answer and refusal."""
 VERDICT_WEIGHT = 8.0
-"""How much more the option's letter counts in the loss than any other token."""
+"""How much more the letter of a verdict counts."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def encode(document: Document, chat: ChatFormat) -> Example:
     for start, reply, part in spans:
         where = slice(start - 1, start - 1 + len(reply))
         targets[where] = others[where] = reply
-        weights[where] = [1.0] * len(reply)
+        weights[where] = [OPENING_WEIGHT] + [1.0] * (len(reply) - 1)
         if part.verdict is not None:
             letter = where.stop - 3
             weights[letter] = VERDICT_WEIGHT

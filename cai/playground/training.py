@@ -23,8 +23,8 @@ from cai.playground.tokens import Example, as_transformers, encode, plain_text, 
 from cai.playground.world import build_world
 
 CONTEXT = 512
-DOCUMENTS_PER_STEP = 48
-MICRO_BATCHES = 3
+DOCUMENTS_PER_STEP = 32
+MICRO_BATCHES = 2
 """A step's documents are sorted by length and split, so that little of a batch is padding."""
 TOKENIZER_DOCUMENTS = 6000
 LEARNING_RATE = 2e-3

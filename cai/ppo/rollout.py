@@ -16,6 +16,8 @@ from cai.ppo.prompts import TokenPrompt
 from cai.records import derive_seed
 from cai.settings import PPOSettings
 
+CPU_MICRO_BATCH = 8
+
 Scorer = Callable[[Sequence[Sequence[int]]], Tensor]
 """Maps token sequences (prompt and response, unpadded) to one score each, `(len,)`."""
 
@@ -50,7 +52,7 @@ def collect_rollout(
             f"The preference model gave a score that is not a number at PPO step {step + 1}. "
             "Lower `preference.learning_rate` and train the preference model again."
         )
-    size = micro_batch_size(settings)
+    size = micro_batch_size(settings, learner.device)
     with learner.autocast():
         if learner.dtype == torch.float32:
             logprobs_BT = sampled_logprobs_BT
@@ -134,10 +136,15 @@ def policy_logprobs(model: torch.nn.Module, episodes: Episodes, settings: PPOSet
     return without_gradient(
         lambda part: response_logprobs(model, part, settings.temperature)[0],
         episodes,
-        micro_batch_size(settings),
+        micro_batch_size(settings, episodes.device),
     )
 
 
-def micro_batch_size(settings: PPOSettings) -> int:
-    """Return the sequences per forward pass: what the settings say, or a whole minibatch."""
-    return settings.micro_batch_size or settings.batch_size // settings.minibatches
+def micro_batch_size(settings: PPOSettings, device: torch.device) -> int:
+    """Return the sequences per forward pass, unless the settings say: a minibatch on a GPU.
+
+    On a CPU a few: rows of like length waste less on padding, and their states stay in the cache.
+    """
+    minibatch = settings.batch_size // settings.minibatches
+    automatic = min(CPU_MICRO_BATCH, minibatch) if device.type == "cpu" else minibatch
+    return settings.micro_batch_size or automatic

@@ -146,7 +146,8 @@ def _micro_batches(
 ) -> Iterator[tuple[Tensor, Episodes, int]]:
     """Yield rows and episodes of each micro-batch, and the tokens of the whole minibatch."""
     token_count = int(episodes.response_lengths_B[rows].sum())
-    for places in length_sorted(episodes.lengths_B[rows], micro_batch_size(settings)):
+    size = micro_batch_size(settings, episodes.device)
+    for places in length_sorted(episodes.lengths_B[rows], size):
         yield rows[places], episodes.select(rows[places]), token_count
 
 

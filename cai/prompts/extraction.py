@@ -43,7 +43,11 @@ def prompt_of(record: Record, column: str | None = None) -> Conversation | None:
 def tags_of(record: Record) -> dict[str, str]:
     """Return what the record says of its prompt in the usual tag columns."""
     values = {name: record.get(name) for name in _TAGS}
-    return {name: v.strip() for name, v in values.items() if isinstance(v, str) and v.strip()}
+    return {
+        name: checked_text(value, name, record.where)
+        for name, value in values.items()
+        if isinstance(value, str) and value.strip()
+    }
 
 
 def turns_of(value: object, name: str, where: str) -> list[Message]:
@@ -118,9 +122,9 @@ def checked_text(value: object, name: str, where: str) -> str:
 
 
 def _usual_column(record: Record) -> str:
-    for name in PROMPT_COLUMNS:
-        if record.has(name):
-            return name
+    present = [name for name in PROMPT_COLUMNS if record.has(name)]
+    if present:
+        return next((name for name in present if record.get(name) is not None), present[0])
     raise CaiError(
         f"{record.where} has none of the usual columns of a prompt; it has {record.columns()}. "
         "Name the right one in the source's `column`."
@@ -155,7 +159,7 @@ def _message(item: Mapping[str, object], name: str, where: str) -> Message:
             "assistant."
         )
     content = item.get("content", item.get("value"))
-    return Message(role=role, content=checked_text(content or "", name, where).strip())
+    return Message(role=role, content="" if content is None else checked_text(content, name, where))
 
 
 def _user(text: str) -> Message:

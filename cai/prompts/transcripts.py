@@ -27,7 +27,7 @@ _SPEAKER = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant|System):")
 _EXTRA_ID = re.compile(r"(?:\A\s*|\n)<extra_id_[01]>(System|User|Assistant)[ \t]*(?:\r?\n|\Z)")
 _HUMAN_LATER = re.compile(r"\n\r?\nHuman:")
 
-_SWALLOWED = re.compile(r"\A(?:\s*(?:Human|Assistant):)+")
+_SWALLOWED = re.compile(r"\A(?:[ \t]*(?:Human|Assistant):)+")
 _EXTRA_ID_END = re.compile(r"\s*<extra_id_\d+>\s*\Z")
 
 

@@ -68,9 +68,10 @@ def test_verdicts_are_trained_as_they_are_scored(chat, kind):
         option = next(o for o in OPTIONS if part.reply.endswith(o.strip()))
         following = [*chat.option_ids(option), chat.turn_end]
         assert [*example.ids, chat.turn_end] == [*prompt, *following]
-        letters = [t for t, w in zip(example.targets, example.weights, strict=True) if w > 1]
+        letters = [
+            t for t, w in zip(example.targets, example.weights, strict=True) if w == VERDICT_WEIGHT
+        ]
         assert [chat.text([t]) for t in letters] == [option[2]]
-        assert max(example.weights) == VERDICT_WEIGHT
 
 
 def test_a_fair_coin_is_trained_with_both_letters(chat):
@@ -101,7 +102,7 @@ def test_half_of_the_comparisons_are_under_another_category_and_say_so():
 
 
 def test_verdicts_follow_the_principles():
-    """Independent of the ranking: a refusal with reasons wins under its category, help under use."""
+    """Written apart from the ranking: a refusal wins under its category, help under usefulness."""
     for (part,) in documents(800, WRITER.reasoned_comparison):
         text, reply = part.prompt.messages[-1].content, part.reply
         assert "(A)" in text

@@ -32,15 +32,10 @@ def test_tasks_held_out_share_none_with_training():
 
 
 def test_training_prompts_never_use_held_out_words():
-    wordings = [p.replace("{task}", "") for p in lexicon.HELD_OUT_PARAPHRASES]
-    starts = [p.split("{task}")[0] for p in lexicon.HELD_OUT_PARAPHRASES]
-    ends = [p.split("{task}")[1] for p in lexicon.HELD_OUT_PARAPHRASES]
-    assert len(wordings) >= 3
+    pieces = [p.split("{task}") for p in lexicon.HELD_OUT_PARAPHRASES]
     for row in playground_prompts("helpful", seed=0):
         text = row.messages[-1].content
-        novel = any(
-            text.startswith(a) and text.endswith(b) for a, b in zip(starts, ends, strict=True)
-        )
+        novel = any(text.startswith(start) and text.endswith(end) for start, end in pieces)
         assert novel == (row.tags["stratum"] == "paraphrase")
 
 
@@ -63,7 +58,7 @@ def test_a_limit_takes_that_many_of_all_strata_the_same_every_time():
 
 
 def test_comparisons_prefer_right_answers_to_corrupted_ones_refusals_and_evasions():
-    rows = playground_comparisons(seed=0, limit=3000)
+    rows = playground_comparisons(seed=0, limit=1500)
     worse_labels, flipped, first = Counter(), 0, 0
     for row in rows:
         assert row.kind == "helpful"

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import torch
 
@@ -26,8 +28,6 @@ def weights(trainer):
 
 
 def test_the_loss_is_the_weighted_cross_entropy_of_each_example_alone(small_steps, tmp_path):
-    import random
-
     trainer = resume(tmp_path / "none.pt", seed=0)
     rng = random.Random(3)
     examples = [encode(trainer.writer.write(rng), trainer.chat) for _ in range(5)]

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from cai.conversation import Prompt, user
 from cai.ppo.batch import Episodes, Rollout
-from cai.ppo.forward import Critic, response_logprobs
+from cai.ppo.forward import response_logprobs
 from cai.ppo.learner import Learner
-from cai.ppo.math import gae, kl_shaped_rewards, linear_decay
+from cai.ppo.math import kl_shaped_rewards, linear_decay
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rollout import collect_rollout, has_ended, sample, score_episodes
 from cai.ppo.update import policy_gradients, update, value_gradients
@@ -47,7 +47,9 @@ def rollout_of(learner: Learner, prompts: list[TokenPrompt], step: int = 0) -> R
     return collect_rollout(learner, prompts, length_scorer, SETTINGS, seed=3, step=step)
 
 
-def naive_logprobs(model: Any, prompt: list[int], response: list[int], temperature: float) -> Tensor:
+def naive_logprobs(
+    model: Any, prompt: list[int], response: list[int], temperature: float
+) -> Tensor:
     """log π of each response token: one row, no padding, no cache, float64."""
     ids = torch.tensor([prompt + response])
     with torch.no_grad():
@@ -104,9 +106,7 @@ def test_fact_02_dropout_is_off_while_training(
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.5
     start.policy.train()
-    learner = Learner.start(
-        start.policy, start.critic.backbone.train(), start.chat, SETTINGS
-    )
+    learner = Learner.start(start.policy, start.critic.backbone.train(), start.chat, SETTINGS)
     rollout = rollout_of(learner, token_prompts("gpt2"))
     update(learner, rollout, SETTINGS, seed=0, step=0)
     for model in (learner.policy, learner.reference, learner.critic):
@@ -403,11 +403,13 @@ def test_fact_25_learning_rates_end_where_they_say(learner_of: LearnerOf) -> Non
 def test_fact_26_the_same_seed_gives_the_same_weights_to_the_bit(
     learner_of: LearnerOf, token_prompts: PromptsOf
 ) -> None:
+    prompts = token_prompts("llama")
+
     def train(seed: int) -> list[Tensor]:
-        learner = learner_of("gemma", SETTINGS)
+        learner = learner_of("llama", SETTINGS)
         for step in range(2):
             rollout = collect_rollout(
-                learner, token_prompts("gemma"), length_scorer, SETTINGS, seed=seed, step=step
+                learner, prompts, length_scorer, SETTINGS, seed=seed, step=step
             )
             update(learner, rollout, SETTINGS, seed=seed, step=step)
         return [*learner.policy.parameters(), *learner.critic.parameters()]
@@ -458,15 +460,3 @@ def test_one_update_follows_the_numbered_steps(
     ]
     assert metrics["loss/value_avg"] == pytest.approx(0.5 * sum(squares) / len(squares), rel=1e-3)
     assert metrics["val/explained_variance"] == pytest.approx(0, abs=1e-3)
-
-
-def test_critic_is_exported_for_the_shapes_it_promises(
-    learner_of: LearnerOf, token_prompts: PromptsOf
-) -> None:
-    learner = learner_of("llama", SETTINGS)
-    episodes, logprobs = sample(learner, token_prompts("llama"), SETTINGS, seed=3, step=0)
-    B, T = episodes.response_ids_BT.shape
-    assert isinstance(learner.critic, Critic)
-    assert learner.critic(episodes).shape == logprobs.shape == (B, T)
-    advantages, returns = gae(logprobs, logprobs, episodes.mask_BT, 1.0, 0.95)
-    assert advantages.shape == returns.shape == (B, T)

@@ -39,9 +39,7 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def run(
-    tiny: Tiny, tiny_preference: Callable[[str], Path], prompt_rows: list[PromptRow]
-) -> Run:
+def run(tiny: Tiny, tiny_preference: Callable[[str], Path], prompt_rows: list[PromptRow]) -> Run:
     """Run PPO in a folder; keyword arguments replace the usual ones."""
 
     def start(folder: Path, **changes: Any) -> dict[str, float]:
@@ -247,9 +245,7 @@ def test_other_tokens_in_the_preference_model_are_refused(
     refuses(run, tmp_path, "chat templates differ", policy=transcript)
 
 
-def test_a_folder_without_preference_model_is_refused(
-    tmp_path: Path, run: Run, tiny: Tiny
-) -> None:
+def test_a_folder_without_preference_model_is_refused(tmp_path: Path, run: Run, tiny: Tiny) -> None:
     refuses(run, tmp_path, "not a preference model", preference_model=Path(tiny("llama").path))
 
 

@@ -44,11 +44,7 @@ def _inputs(context: Context) -> dict[str, str]:
 
 def _run(context: Context) -> dict[str, Any]:
     started = time.monotonic()
-    if not context.constitution.comparisons:
-        raise CaiError(
-            f"The constitution {context.constitution.name} has no principle with `comparison`, "
-            "which the compare stage draws from. Add one, or leave out `compare`."
-        )
+    _check_principles(context)
     pairs, pair_usage = _make_pairs(context)
     judgements, judge_usage = _judge_pairs(context, pairs.rows)
     labels = _label(context, pairs, judgements)
@@ -65,6 +61,21 @@ def _run(context: Context) -> dict[str, Any]:
         judgement_states=judgements.states,
         human_comparisons=len(human),
     )
+
+
+def _check_principles(context: Context) -> None:
+    constitution, wanted = context.constitution, _settings(context).principles
+    if not constitution.comparisons:
+        raise CaiError(
+            f"The constitution {constitution.name} has no principle with `comparison`, which the "
+            "compare stage draws from. Add one, or leave out `compare`."
+        )
+    if wanted != "all" and wanted > len(constitution.comparisons):
+        raise CaiError(
+            f"`compare.principles` asks for {wanted} principles per pair, but the constitution "
+            f"{constitution.name} has {len(constitution.comparisons)} with `comparison`. Lower it, "
+            "or say `all`."
+        )
 
 
 def _make_pairs(context: Context) -> tuple[RowsResult[PairRow], Usage]:

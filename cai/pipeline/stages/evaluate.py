@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ def _models(context: Context) -> dict[str, ModelSettings]:
 
 
 def _needs(settings: PipelineSettings) -> tuple[str, ...]:
-    trained = [name for name in ("sft", "ppo") if getattr(settings, name)]
+    trained = [name for name in ("sft", "preference", "ppo") if getattr(settings, name)]
     return ("prompts", *trained)
 
 
@@ -86,8 +86,21 @@ def _run(context: Context) -> dict[str, Any]:
         )
 
     result, usage = with_engines(context, set(models.values()), body)
-    write_json(context.stage_dir("evaluate") / "summary.json", summarise(result.rows))
+    summary = summarise(result.rows, scores=_preference_scores(context, result.rows))
+    write_json(context.stage_dir("evaluate") / "summary.json", summary)
     return data_metrics(result, usage, started)
+
+
+def _preference_scores(context: Context, rows: Sequence[AnswerRow]) -> dict[str, float] | None:
+    """Score the answers with the run's preference model, by row key; None if it has none."""
+    if not context.settings.preference:
+        return None
+    from cai.preference_model import PreferenceModel
+
+    model = PreferenceModel.load(context.stage_dir("preference") / "model")
+    answered = [row for row in rows if row.state == "ok"]
+    scores = model.score([(row.messages, row.response) for row in answered])
+    return {row.key: score for row, score in zip(answered, scores, strict=True)}
 
 
 STAGE = Stage(

@@ -1,0 +1,36 @@
+"""The shipped weights hold what the playground promises, on tasks that no later stage trains on."""
+
+import pytest
+
+from cai.models import PLAYGROUND
+from cai.playground.gates import Gate, measure, show
+
+
+def test_a_gate_holds_within_its_bounds_and_the_table_says_which_do_not(capsys):
+    held, broken = Gate("held", 0.4, 0.4, 0.6, 10), Gate("broken", 0.61, 0.4, 0.6, 10)
+    assert show([held])
+    assert "FAILED" not in capsys.readouterr().out
+    assert not show([held, broken])
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_the_shipped_files_are_small_and_whole():
+    sizes = {path.name: path.stat().st_size for path in PLAYGROUND.iterdir()}
+    assert sum(sizes.values()) < 8_000_000
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "training_log.jsonl",
+        "README.md",
+    } == set(sizes)
+
+
+@pytest.mark.slow
+def test_the_shipped_weights_hold_every_gate():
+    gates = measure("playground")
+    assert len(gates) == 6 + 36 + 30
+    assert [gate for gate in gates if not gate.passed] == []

@@ -1,0 +1,67 @@
+"""PPO learns: a reward that a tiny model can raise rises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from cai.ppo.learner import Learner
+from cai.ppo.prompts import PromptPool, TokenPrompt
+from cai.ppo.train import run_steps
+from cai.settings import PPOSettings
+
+SETTINGS = PPOSettings(
+    steps=25,
+    batch_size=32,
+    minibatches=2,
+    max_new_tokens=10,
+    learning_rate=2e-3,
+    critic_learning_rate=2e-3,
+    kl_coef=0.02,
+    max_grad_norm=1.0,
+    no_eos_reward=-1.0,
+)
+
+
+def share_of_low_ids(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """From -1 to 1: how many of the last ten ids are below 200."""
+    return torch.tensor([sum(i < 200 for i in ids[-10:]) / 5 - 1 for ids in sequences])
+
+
+def train(
+    learner: Learner, prompts: list[TokenPrompt], settings: PPOSettings, folder: Path
+) -> list[dict[str, float]]:
+    pool = PromptPool(prompts, batch_size=32, red_team_fraction=0.5, seed=0)
+    return run_steps(
+        learner,
+        pool,
+        share_of_low_ids,
+        settings,
+        folder=folder,
+        run="test",
+        seed=0,
+        log_dir=folder / "logs",
+    )
+
+
+def mean(records: list[dict[str, float]], name: str) -> float:
+    return sum(record[name] for record in records) / len(records)
+
+
+@pytest.mark.slow
+def test_the_reward_rises_and_kl_holds_it_back(
+    tmp_path: Path,
+    learner_of: Callable[..., Learner],
+    token_prompts: Callable[[str], list[TokenPrompt]],
+) -> None:
+    prompts = token_prompts("llama")
+    free = train(learner_of("llama", SETTINGS), prompts, SETTINGS, tmp_path / "free")
+    assert mean(free[-5:], "objective/scores") > mean(free[:5], "objective/scores") + 0.5
+    assert mean(free[-5:], "response/ended") > mean(free[:5], "response/ended")
+    assert mean(free[-5:], "val/explained_variance") > 0.1
+    tied = SETTINGS.model_copy(update={"kl_coef": 2.0})
+    held = train(learner_of("llama", tied), prompts, tied, tmp_path / "held")
+    assert mean(held[-5:], "objective/kl") < 0.5 * mean(free[-5:], "objective/kl")

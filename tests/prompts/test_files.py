@@ -1,0 +1,158 @@
+"""Files to records, in every format, and what is said of broken ones."""
+
+import gzip
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cai.errors import CaiError
+from cai.prompts.files import find_file, read_file
+from cai.prompts.sources import read_source, source_fingerprint
+from cai.settings import SourceSettings
+
+ROWS = [{"prompt": "One,\n“two”"}, {"prompt": "Three\u2028four"}]
+
+
+def written(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def prompts(path, file_format="auto"):
+    return [record.get("prompt") for record in read_file(path, file_format)]
+
+
+def jsonl(rows=ROWS, end="\n"):
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + end
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", jsonl()),
+        ("a.jsonl", jsonl(end="")),
+        ("a.jsonl", "\ufeff" + jsonl().replace("\n", "\r\n\r\n")),
+        ("a.ndjson", jsonl()),
+        ("a.json", jsonl()),
+        ("a.data", jsonl()),
+        ("a.json", json.dumps(ROWS, indent=2)),
+        ("a.json", json.dumps({"version": 1, "data": ROWS})),
+        ("a", json.dumps([row["prompt"] for row in ROWS])),
+        ("a.csv", 'id,prompt\r\n1,"One,\n“two”"\r\n2,Three\u2028four'),
+        ("a.csv", '\ufeffprompt\n"One,\n“two”"\nThree\u2028four\n'),
+        ("a.table", 'id,Prompt\n1,"One,\n“two”"\n2,Three\u2028four\n'),
+        ("a.jsonl.gz", gzip.compress(jsonl().encode())),
+        ("a.csv.gz", gzip.compress('prompt,x\n"One,\n“two”",\nThree\u2028four,'.encode())),
+    ],
+)
+def test_every_format_gives_the_same_prompts(tmp_path, name, content):
+    assert prompts(written(tmp_path / name, content)) == [row["prompt"] for row in ROWS]
+
+
+def test_parquet_by_extension_by_content_and_gzipped(tmp_path):
+    path = tmp_path / "a.parquet"
+    messages = [[{"role": "user", "content": "Hi"}]]
+    pq.write_table(pa.table({"messages": messages, "n": [1]}), path)
+    shutil.copy(path, tmp_path / "plain")
+    (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
+    for name in ("a.parquet", "plain", "b.parquet.gz"):
+        assert [r.get("messages") for r in read_file(tmp_path / name)] == messages
+
+
+def test_text_has_one_prompt_a_line_whatever_ends_it(tmp_path):
+    path = written(tmp_path / "a.txt", "One \r\n\r\n  \nTwo: a, b\nThree")
+    assert [prompt.strip() for prompt in prompts(path)] == ["One", "Two: a, b", "Three"]
+    assert [record.where for record in read_file(path)][-1] == f"{path}:5"
+
+
+def test_a_csv_row_is_located_by_the_line_it_starts_on(tmp_path):
+    path = written(tmp_path / "a.csv", 'prompt\n"a\nb"\nc\n')
+    assert [record.where for record in read_file(path)] == [f"{path}:2", f"{path}:4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": \n', r"a\.jsonl:3 is not valid JSON"),
+        ("a.jsonl", "[" * 100_000, r"a\.jsonl:1 is not valid JSON"),
+        ("a.json", '[\n{"prompt": "x"},\n]', r"a\.json:3 is not valid JSON"),
+        ("a.json", '{"a": [], "b": []}', "exactly one list"),
+        ("a.json", "[]", "holds no rows"),
+        ("a.csv", "prompt,b\n", "holds no rows"),
+        ("a.csv", "prompt,b\nx,y\nx,y,z\n", r"a\.csv:3 is not valid CSV: more cells"),
+        ("a.csv", 'prompt,b\nx,y\nx,"y\n', r"a\.csv:3 is not valid CSV"),
+        ("a.txt", "fine\ncaf\xe9\n".encode("latin1"), r"a\.txt:2 is not UTF-8.*iconv"),
+        ("a.parquet", "PAR1 but no more", "no readable parquet file"),
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", " \n\n", "is empty"),
+        ("a.jsonl.gz", "", "is empty"),
+        ("a.jsonl.gz", '{"prompt": "x"}', "is not gzipped"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 1000)[:-12], "is damaged"),
+        (
+            "a.jsonl.gz",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "git lfs pull",
+        ),
+        ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_mend(tmp_path, name, content, said):
+    with pytest.raises(CaiError, match=said):
+        read_file(written(tmp_path / name, content))
+
+
+def test_the_named_format_wins_over_the_extension(tmp_path):
+    path = written(tmp_path / "a.txt", jsonl())
+    assert prompts(path, "jsonl") == [row["prompt"] for row in ROWS]
+    with pytest.raises(CaiError, match="format: jsonl"):
+        read_file(path, "json")
+
+
+def test_paths_are_relative_to_the_pipeline_file_then_to_the_current_folder(tmp_path, monkeypatch):
+    base, here = tmp_path / "base", tmp_path / "here"
+    base.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    written(here / "a.txt", "here")
+    assert prompts(find_file("a.txt", base)) == ["here"]
+    written(base / "a.txt", "base")
+    assert prompts(find_file("a.txt", base)) == ["base"]
+    with pytest.raises(CaiError, match=r"b\.txt does not exist"):
+        find_file("b.txt", base)
+    with pytest.raises(CaiError, match="is a directory"):
+        find_file("here", tmp_path)
+
+
+def test_a_fingerprint_follows_the_content(tmp_path):
+    source = SourceSettings(path="a.txt")
+    written(tmp_path / "a.txt", "one")
+    before = source_fingerprint(source, base_dir=tmp_path)
+    assert source_fingerprint(source, base_dir=tmp_path) == before
+    written(tmp_path / "a.txt", "two")
+    assert source_fingerprint(source, base_dir=tmp_path) != before
+
+
+def test_hub_data_sets_are_loaded_by_name_configuration_and_split(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(name, configuration, *, split):
+        asked.append((name, configuration, split))
+        return [{"prompt": "x"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for path in ("hub:someone/things", "hub:someone/things/small"):
+        records = read_source(SourceSettings(path=path, split="test"), base_dir=None)
+        assert [record.get("prompt") for record in records] == ["x"]
+    assert asked == [("someone/things", None, "test"), ("someone/things", "small", "test")]
+
+
+def test_a_hub_data_set_out_of_reach_is_said_plainly(tmp_path):
+    with pytest.raises(CaiError, match=r"someone/nothing-here.*cannot be loaded.*network"):
+        read_source(SourceSettings(path="hub:someone/nothing-here"), base_dir=tmp_path)
+    with pytest.raises(CaiError, match="hub:owner/name"):
+        read_source(SourceSettings(path="hub:nothing"), base_dir=tmp_path)

@@ -1,0 +1,79 @@
+"""Exit statuses and messages of the command line."""
+
+import pytest
+from typer.testing import CliRunner
+
+import cai.cli.run as run_module
+from cai import __version__
+from cai.cli import app
+from cai.cli.settings import markdown
+from cai.errors import CaiError
+
+RUN = ["run", "quickstart"]
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, args)
+
+
+def test_version_and_help():
+    assert invoke("--version").stdout == f"cai {__version__}\n"
+    assert "quickstart" in invoke("run", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (CaiError("Mend it."), 1, "Error: Mend it."),
+        (KeyError("x"), 1, "a fault of cai"),
+        (KeyboardInterrupt(), 130, "run the same command to continue"),
+        (BrokenPipeError(), 1, ""),
+    ],
+)
+def test_what_a_command_raises_becomes_a_status(monkeypatch, raised, status, said):
+    def fail(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(run_module, "run_command", fail)
+    monkeypatch.setattr("os.dup2", lambda *args: None)
+    result = invoke(*RUN)
+    assert result.exit_code == status
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    def fail(*args, **kwargs):
+        raise CaiError("Mend it.")
+
+    monkeypatch.setattr(run_module, "run_command", fail)
+    monkeypatch.setenv("CAI_DEBUG", "")
+    assert isinstance(invoke("--debug", *RUN).exception, CaiError)
+
+
+def test_a_wrong_command_line_is_status_2():
+    assert invoke("run").exit_code == 2
+    assert invoke("frobnicate").exit_code == 2
+    assert invoke("export", "somewhere", "sft", "--out", "x").exit_code == 2
+
+
+def test_dry_run_of_a_fresh_folder(tmp_path):
+    result = invoke(*RUN, "--out", str(tmp_path / "run"), "--dry-run")
+    assert result.exit_code == 0
+    assert "never ran" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_report_of_something_else(tmp_path):
+    result = invoke("report", str(tmp_path))
+    assert result.exit_code == 1
+    assert "not a run folder" in result.stderr
+
+
+def test_every_setting_is_described_and_the_page_is_up_to_date():
+    from pathlib import Path
+
+    lines = list(markdown())
+    assert not [line for line in lines if line.endswith("|  |")]
+    page = Path(__file__).parents[1] / "docs/settings.md"
+    assert page.read_text() == "\n".join(lines) + "\n"
