@@ -145,7 +145,7 @@ def load_causal_lm(
             "Check that config.json and the weights belong together."
         ) from error
     model, report = loaded
-    _check_report(folder, report)
+    _check_report(folder, report, config.architectures or [])
     return cast("PreTrainedModel", model.to(device or automatic).eval())
 
 
@@ -279,13 +279,18 @@ def _read_json(file: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", content)
 
 
-def _check_report(folder: Path, report: dict[str, Any]) -> None:
-    """Refuse weights that transformers would have made up."""
+def _check_report(folder: Path, report: dict[str, Any], architectures: Sequence[str]) -> None:
+    """Refuse weights that transformers would have made up, and models of another kind."""
+    if any(name.endswith("Classification") for name in architectures):
+        raise CaiError(
+            f"{folder} holds a {architectures[0]}, such as a preference model, not a language model."
+            " Give the folder of a language model."
+        )
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:
         raise CaiError(
             f"The weights in {folder} lack {len(missing)} tensors of a language model, such as "
-            f"{missing[0]}. Is it a model of another kind, such as a preference model?"
+            f"{missing[0]}, which would be made up. Copy the whole model again."
         )
 
 

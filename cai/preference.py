@@ -34,7 +34,9 @@ from cai.preference_model import (
     soft_bradley_terry_loss,
 )
 from cai.settings import ModelSettings, PreferenceSettings
+from cai.store import whole_folder
 from cai.training import (
+    OnStep,
     QuietTrainer,
     longest_sequence,
     lora,
@@ -46,7 +48,6 @@ from cai.training import (
     train_to_the_end,
     training_arguments,
     training_identity,
-    whole_folder,
 )
 
 CONFIDENT = 0.75
@@ -97,6 +98,7 @@ def train_preference(
     out: Path,
     seed: int,
     log_dir: Path,
+    on_step: OnStep | None = None,
 ) -> dict[str, float]:
     """Train a preference model on comparisons and save it, in float32, in `out`.
 
@@ -111,6 +113,7 @@ def train_preference(
         out: The folder of the new model; seen whole or not at all. Checkpoints are beside it.
         seed: Sets the order of the rows, the score head and the initial adapters.
         log_dir: For TensorBoard.
+        on_step: Called at each logged step (below a thousand, at all) with `step`, `steps`, `loss`.
 
     Returns:
         `steps`, `rows` (trained on), `rows_held_out`, `rows_too_long` (left out), `tokens` (of both
@@ -151,7 +154,7 @@ def train_preference(
         processing_class=_with_pad_token(chat),
         peft_config=lora(settings, "SEQ_CLS", heads=("score",)),
     )
-    trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir)
+    trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir, on_step=on_step)
     trained.config = config
     preference_model = normalised(trained, chat, _reference(pairs.train), micro)
     measures = _measures(preference_model, pairs, micro)

@@ -75,7 +75,7 @@ class PromptsSettings(Settings, frozen=True):
     """Human comparisons of helpfulness, mixed into preference training."""
     held_out: Fraction = 0.1
     """The share of tasks kept for evaluation; sources that bring their own split keep it."""
-    near_duplicate: Fraction = 0.8
+    near_duplicate: Fraction = 0.5
     """Prompts whose word 3-gram sets overlap (Jaccard) at least so much count as one task."""
 
     @model_validator(mode="before")

@@ -7,6 +7,7 @@ learning rate. Only the answer's tokens and the turn end carry loss.
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,8 +26,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from cai.chat import ChatFormat
 from cai.conversation import Prompt
 from cai.models import load_causal_lm, load_chat_format
+from cai.records import content_hash
 from cai.settings import ModelSettings, SftSettings
+from cai.store import whole_folder
 from cai.training import (
+    OnStep,
     QuietTrainer,
     answer,
     conversation,
@@ -40,9 +44,9 @@ from cai.training import (
     train_to_the_end,
     training_arguments,
     training_identity,
-    whole_folder,
 )
 
+COLUMNS = ("key", "kind", "prompt", "completion", "ended")
 NO_LOSS = -100
 """The label of tokens that carry no loss: prompts and padding."""
 
@@ -59,6 +63,7 @@ def train_sft(
     out: Path,
     seed: int,
     log_dir: Path,
+    on_step: OnStep | None = None,
 ) -> dict[str, float]:
     """Fine-tune `base` on prompts and completions and save the model, in float32, in `out`.
 
@@ -66,14 +71,17 @@ def train_sft(
 
     Args:
         settings: How to train.
-        data: Parquet with `key`, `prompt` (messages) and `completion` (one assistant message).
+        data: Parquet with `key`, `kind`, `prompt` (messages), `completion` (one assistant message)
+            and `ended` (False where the completion was cut off: no turn end is trained there).
         base: The model to start from.
         out: The folder of the new model; seen whole or not at all. Checkpoints are beside it.
         seed: Sets the order of the rows and the initial adapters.
         log_dir: For TensorBoard.
+        on_step: Called at each logged step (below a thousand, at all) with `step`, `steps`, `loss`.
 
     Returns:
-        `steps`, `rows`, `rows_too_long` (left out), `tokens` (with prompts, over all epochs),
+        `steps`, `rows`, `rows_too_long` and `rows_unmixed` (left out: longer than the limit, and
+        helpful rows beyond `helpful_ratio`), `tokens` (with prompts, over all epochs),
         `seconds` (of this call), `first_loss` and `final_loss` (nats per token; the mean over the
         last tenth of the logged steps).
 
@@ -84,7 +92,8 @@ def train_sft(
     micro_batch_size(settings)
     chat = load_chat_format(base)
     model = load_causal_lm(base.model_copy(update={"dtype": "float32"}), device="cpu")
-    rows, too_long = completion_rows(data, chat, longest_sequence(settings, model.config))
+    mixed, unmixed = mixture(list(read_rows(data, COLUMNS)), settings.helpful_ratio, seed)
+    rows, too_long = completion_rows(mixed, data, chat, longest_sequence(settings, model.config))
     if not rows:
         raise no_rows_error(data, settings, too_long)
     checkpoints = out.parent / "checkpoints"
@@ -108,7 +117,7 @@ def train_sft(
         processing_class=cast("Any", copy.deepcopy(chat.tokenizer)),
         peft_config=lora(settings, "CAUSAL_LM"),
     )
-    trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir)
+    trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir, on_step=on_step)
     # Trainers align the EOS and pad ids with the tokenizer; the base model's stay ours.
     trained.config, trained.generation_config = configs
     _save(trained, chat, out)
@@ -117,19 +126,40 @@ def train_sft(
         "steps": trainer.state.global_step,
         "rows": len(rows),
         "rows_too_long": too_long,
+        "rows_unmixed": unmixed,
         "tokens": settings.epochs * sum(len(row["input_ids"]) for row in rows),
         "seconds": time.monotonic() - start,
         **loss_metrics(trainer),
     }
 
 
+def mixture(
+    rows: Sequence[dict[str, Any]], helpful_ratio: float, seed: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Keep at most `helpful_ratio` helpful rows per revision (all, where there are no revisions).
+
+    The paper mixed 27 helpful samples with 73 revisions (section 3.2). Which ones are kept is a
+    ranking by hash, so that a few rows more or less change few of them.
+
+    Returns:
+        The rows in their order, and how many helpful ones were left out.
+    """
+    helpful = [row["key"] for row in rows if row["kind"] == "helpful"]
+    revisions = len(rows) - len(helpful)
+    most = math.floor(helpful_ratio * revisions) if revisions else len(helpful)
+    kept = set(sorted(helpful, key=lambda key: content_hash("mixture", seed, key))[:most])
+    mixed = [row for row in rows if row["kind"] != "helpful" or row["key"] in kept]
+    return mixed, len(rows) - len(mixed)
+
+
 def completion_rows(
-    data: Path, chat: ChatFormat, max_length: int
+    rows: Sequence[dict[str, Any]], data: Path, chat: ChatFormat, max_length: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Tokenise training data.
 
     Args:
-        data: See `train_sft`.
+        rows: See `train_sft`.
+        data: The file they are from, for error messages.
         chat: How the model writes conversations.
         max_length: Longer rows are left out.
 
@@ -140,21 +170,21 @@ def completion_rows(
     Raises:
         CaiError: The file is no training data.
     """
-    rows: list[dict[str, Any]] = []
+    tokenised: list[dict[str, Any]] = []
     too_long = 0
-    for row in read_rows(data, ("key", "prompt", "completion")):
+    for row in rows:
         prompt = chat.prompt_ids(Prompt(conversation(row, "prompt", data)))
-        completion = chat.completion_ids(answer(row, "completion", data))
+        completion = chat.completion_ids(answer(row, "completion", data), end=row["ended"])
         if len(prompt) + len(completion) > max_length:
             too_long += 1
             continue
-        rows.append(
+        tokenised.append(
             {
                 "input_ids": np.array([*prompt, *completion], dtype=np.int32),
                 "labels": np.array([NO_LOSS] * len(prompt) + completion, dtype=np.int32),
             }
         )
-    return rows, too_long
+    return tokenised, too_long
 
 
 @dataclass(frozen=True)

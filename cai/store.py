@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -153,6 +154,23 @@ def read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Generator[Path]:
+    """Yield a temporary sibling of `out` that takes its place when the block ends well.
+
+    Raises:
+        CaiError: The disk is full or the folder not writable.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    with writing(out):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,7 +18,15 @@ import torch
 from peft import LoraConfig
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 
@@ -37,6 +45,28 @@ _MOST_WARMUP_STEPS = 100
 _MOST_LOGGED_STEPS = 1000
 _STATE = "trainer_state.json"
 _IDENTITY = "identity.txt"
+
+
+OnStep = Callable[[Mapping[str, float]], None]
+"""Gets `step`, `steps` (how many there will be) and, once one is logged, `loss`."""
+
+
+class _StepCallback(TrainerCallback):
+    """Tells somebody how far the training is."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 (the base class's signature)
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        loss = {"loss": logs["loss"]} if logs and "loss" in logs else {}
+        self._on_step({"step": state.global_step, "steps": state.max_steps, **loss})
 
 
 class QuietTrainer(Trainer):
@@ -279,7 +309,7 @@ def lora(settings: OptimizerSettings, task: str, heads: Sequence[str] = ()) -> L
 
 
 def train_to_the_end(
-    trainer: Trainer, *, resume_from: Path | None, log_dir: Path
+    trainer: Trainer, *, resume_from: Path | None, log_dir: Path, on_step: OnStep | None = None
 ) -> PreTrainedModel:
     """Train silently, with TensorBoard logs, and return the model, LoRA merged.
 
@@ -287,6 +317,8 @@ def train_to_the_end(
         CaiError: The loss or a weight is no longer finite.
     """
     trainer.remove_callback(PrinterCallback)
+    if on_step is not None:
+        trainer.add_callback(_StepCallback(on_step))
     trainer.add_callback(TensorBoardCallback(SummaryWriter(log_dir=str(log_dir))))
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
@@ -317,15 +349,3 @@ def loss_metrics(trainer: Trainer) -> dict[str, float]:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     last = losses[-math.ceil(len(losses) / 10) :]
     return {"first_loss": losses[0], "final_loss": math.fsum(last) / len(last)}
-
-
-@contextlib.contextmanager
-def whole_folder(out: Path) -> Generator[Path]:
-    """Yield a temporary sibling of `out` that takes its place when the block ends well."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)

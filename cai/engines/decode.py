@@ -332,10 +332,7 @@ class DecodeLoop:
             if row.finish is not None:
                 continue
             if math.isnan(logprob):
-                raise CaiError(
-                    "The model computes probabilities that are not numbers (NaN). Its weights may "
-                    "be damaged or its training diverged; or set `dtype: float32` in its settings."
-                )
+                raise nan_error()
             row.append(token, logprob, self._stop_ids)
             if row.finish is not None:
                 finished.append(row)
@@ -361,3 +358,11 @@ def _similar(rows: Sequence[_Row]) -> list[list[_Row]]:
         else:
             groups.append([row])
     return groups
+
+
+def nan_error() -> CaiError:
+    """Return what to raise when log-probabilities are NaN."""
+    return CaiError(
+        "The model computes probabilities that are not numbers (NaN). Its weights may be damaged, "
+        "or its training diverged; or it needs `dtype: float32` in its settings."
+    )

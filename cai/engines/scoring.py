@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cai.engines.cache import RowCache
-from cai.engines.decode import left_padded
+from cai.engines.decode import left_padded, nan_error
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ def score_options(
 
     Returns:
         Natural logarithms, summed over each option's tokens, at temperature 1 in float32.
+
+    Raises:
+        CaiError: The model computes NaN.
     """
     waiting = sorted(set(questions), key=lambda question: -question.columns)
     answers: dict[TokenQuestion, tuple[float, ...]] = {}
@@ -97,6 +100,8 @@ def _score(
         options = [pairs[index][1] for index in longer]
         at = torch.tensor(longer, device=model.device)
         scores[at] += _rest(model, cache, rows[at], starts[rows[at]], options, pad_id)
+    if scores.isnan().any():
+        raise nan_error()
     flat = iter(scores.tolist())
     return [tuple(next(flat) for _ in question.options) for question in questions]
 

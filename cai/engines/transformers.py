@@ -116,6 +116,8 @@ class TransformersEngine:
 
     async def close(self) -> None:
         """Stop the worker and give the memory back; requests in flight raise a CaiError."""
+        if self._closed:
+            return
         self._closed = True
         self._flush()
         await asyncio.to_thread(self._worker.stop)

@@ -6,12 +6,16 @@ from cai.models import PLAYGROUND
 from cai.playground.gates import Gate, measure, show
 
 
-def test_a_gate_holds_within_its_bounds_and_the_table_says_which_do_not(capsys):
-    held, broken = Gate("held", 0.4, 0.4, 0.6, 10), Gate("broken", 0.61, 0.4, 0.6, 10)
+def test_a_gate_holds_within_its_bounds_and_the_tables_say_which_do_not(capsys):
+    held = Gate("critiques", "theft", "fraud", 0.4, 0.4, 0.6, 10)
+    broken = Gate("critiques", "theft", "privacy", 0.61, 0.4, 0.6, 10)
     assert show([held])
-    assert "FAILED" not in capsys.readouterr().out
+    assert "1 of 1 within" in capsys.readouterr().out
     assert not show([held, broken])
-    assert "FAILED" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "<0.61>" in out
+    assert "<0.40>" not in out
+    assert "1 of 2 within" in out
 
 
 def test_the_shipped_files_are_small_and_whole():

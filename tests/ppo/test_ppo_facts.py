@@ -145,7 +145,7 @@ def test_fact_03_sampled_ids_reach_scorer_and_loss_as_they_are(
 def test_facts_04_and_08_logprobs_are_those_of_the_naive_reference(
     family: str, learner_of: LearnerOf, token_prompts: PromptsOf
 ) -> None:
-    """Sampled, recomputed and reference log-probabilities: logits over temperature, shifted by one."""
+    """Sampled, recomputed and reference ones: logits over temperature, shifted by one."""
     learner = learner_of(family, SETTINGS)
     rollout = rollout_of(learner, token_prompts(family))
     with torch.no_grad():
@@ -446,7 +446,7 @@ def test_padding_of_a_rollout_reaches_no_gradient(
 def test_one_update_follows_the_numbered_steps(
     learner_of: LearnerOf, token_prompts: PromptsOf
 ) -> None:
-    """The value loss of the first minibatch, with the zero critic, is half the mean squared return."""
+    """The first value loss, with the zero critic, is half the mean squared return."""
     settings = SETTINGS.model_copy(update={"epochs": 1, "minibatches": 1, "lam": 1.0})
     learner = learner_of("llama", settings)
     rollout = rollout_of(learner, token_prompts("llama"))

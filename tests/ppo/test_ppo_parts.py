@@ -141,8 +141,6 @@ def test_heads_that_cap_or_scale_logits_do_so_here_too(config: PreTrainedConfig)
 
 def test_a_head_of_its_own_kind_is_refused() -> None:
     model = AutoModelForCausalLM.from_config(Gemma2Config(**SHAPE)).eval()
-    model.lm_head.register_forward_hook(lambda *args: args[-1] + 0)
-    check_output_head(model)
     real = model.forward
 
     def shifted(*args: object, **kwargs: object) -> object:
@@ -175,8 +173,10 @@ def test_checkpoints_that_are_torn_or_foreign_are_passed_over_with_a_warning(
     with pytest.warns(UserWarning, match=r"step-000002: it is incomplete"):
         found = load_checkpoint(tmp_path, "run", CPU)
     assert found == (1, {"step": 1})
-    with pytest.warns(UserWarning, match="are others"):
+    (tmp_path / "step-000002" / "meta.json").unlink()
+    with pytest.warns(UserWarning, match=r"(incomplete|others)") as warned:
         assert load_checkpoint(tmp_path, "another", CPU) is None
+    assert len(warned) == 2
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ Tiny = Callable[[str], ModelSettings]
 Run = Callable[..., dict[str, float]]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for whatever ends a process."""
 
 
@@ -60,7 +60,7 @@ def run(tiny: Tiny, tiny_preference: Callable[[str], Path], prompt_rows: list[Pr
 def kill_after(step: int) -> Callable[[Mapping[str, float]], None]:
     def on_step(metrics: Mapping[str, float]) -> None:
         if metrics["step"] == step:
-            raise Killed
+            raise KilledError
 
     return on_step
 
@@ -125,7 +125,7 @@ def test_fact_26_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, run: R
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole)
     for step in (1, 3, 4, 5):  # before the first checkpoint, between two, on one, at the end
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             run(killed, on_step=kill_after(step))
         assert not (killed / "model").exists()
     run(killed)
@@ -134,7 +134,7 @@ def test_fact_26_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, run: R
 
 
 def test_a_resumed_run_redoes_only_what_came_after_the_checkpoint(tmp_path: Path, run: Run) -> None:
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path, on_step=kill_after(3))
     with (tmp_path / "steps.jsonl").open("a") as file:
         file.write('{"step": 4, "torn')
@@ -147,7 +147,7 @@ def test_a_resumed_run_redoes_only_what_came_after_the_checkpoint(tmp_path: Path
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, run: Run) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     run(whole)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(torn, on_step=kill_after(4))
     names = [path.name for path in sorted((torn / "checkpoints").iterdir())]
     assert names == ["step-000002", "step-000004"]
@@ -161,7 +161,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, run: Run) -> None:
 
 
 def test_checkpoints_of_another_run_are_not_resumed(tmp_path: Path, run: Run) -> None:
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path, on_step=kill_after(2))
     seen: list[float] = []
     changed = SETTINGS.model_copy(update={"kl_coef": 0.5})
@@ -171,7 +171,7 @@ def test_checkpoints_of_another_run_are_not_resumed(tmp_path: Path, run: Run) ->
 
 
 def test_a_smaller_micro_batch_resumes_a_run(tmp_path: Path, run: Run) -> None:
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path, on_step=kill_after(2))
     seen: list[float] = []
     smaller = SETTINGS.model_copy(update={"micro_batch_size": 1})
@@ -182,7 +182,7 @@ def test_a_smaller_micro_batch_resumes_a_run(tmp_path: Path, run: Run) -> None:
 def test_an_earlier_model_is_replaced_only_by_a_finished_one(tmp_path: Path, run: Run) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(tmp_path, on_step=kill_after(5))
     assert (tmp_path / "model" / "old").exists()
     run(tmp_path)

@@ -55,6 +55,7 @@ def completions(new_file) -> Callable[..., Path]:
                 "round": 0,
                 "prompt": [{"role": "user", "content": f"What comes after {i}?"}],
                 "completion": [{"role": "assistant", "content": answer_to(i)}],
+                "ended": True,
                 **changes,
             }
             for i in range(n)

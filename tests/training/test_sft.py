@@ -14,8 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
-from cai.sft import NO_LOSS, CompletionCollator, completion_rows, train_sft
-from cai.training import QuietTrainer
+from cai.sft import (
+    COLUMNS,
+    NO_LOSS,
+    CompletionCollator,
+    completion_rows,
+    mixture,
+    train_sft,
+)
+from cai.training import QuietTrainer, read_rows
 
 SETTINGS = SftSettings(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2
@@ -104,7 +111,7 @@ def test_saved_folder_is_a_plain_model_with_the_base_models_special_tokens(
 def test_labels_are_on_the_completion_alone_whatever_the_pad_token(base, completions):
     chat = load_chat_format(base("llama"))
     data = completions(5)
-    rows, _ = completion_rows(data, chat, 1024)
+    rows, _ = completion_rows(list(read_rows(data, COLUMNS)), data, chat, 1024)
     batch = CompletionCollator(pad_id=chat.turn_end)(rows)
     for i, (_, answer) in enumerate(texts_in(data)):
         ids = chat.tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -120,10 +127,10 @@ def test_labels_are_on_the_completion_alone_whatever_the_pad_token(base, complet
 def test_long_rows_are_left_out_and_counted_never_cut(base, completions):
     chat = load_chat_format(base())
     data = completions(10)
-    everything, _ = completion_rows(data, chat, 10_000)
+    everything, _ = completion_rows(list(read_rows(data, COLUMNS)), data, chat, 10_000)
     lengths = [len(row["input_ids"]) for row in everything]
     limit = sorted(lengths)[4]
-    kept, too_long = completion_rows(data, chat, limit)
+    kept, too_long = completion_rows(list(read_rows(data, COLUMNS)), data, chat, limit)
     assert [len(row["input_ids"]) for row in kept] == [n for n in lengths if n <= limit]
     assert too_long == sum(n > limit for n in lengths) > 0
 
@@ -294,3 +301,49 @@ def test_weights_broken_by_the_very_last_step_are_not_saved(
     with pytest.raises(CaiError, match="weights that are not finite"):
         train(tmp_path, base(), completions(4))
     assert not (tmp_path / "model").exists()
+
+
+def test_an_answer_that_was_cut_off_is_not_taught_to_end(tmp_path, base, completions):
+    chat = load_chat_format(base())
+    for ended in (True, False):
+        data = completions(ended=ended)
+        rows, _ = completion_rows(list(read_rows(data, COLUMNS)), data, chat, 10_000)
+        assert all((row["labels"][-1] == chat.turn_end) == ended for row in rows)
+
+
+def rows_of(revisions, helpful):
+    return [{"key": f"r{n}", "kind": "red_team"} for n in range(revisions)] + [
+        {"key": f"h{n}", "kind": "helpful"} for n in range(helpful)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("revisions", "helpful", "ratio", "kept"),
+    [(10, 30, 1.0, 10), (10, 30, 0.5, 5), (10, 3, 1.0, 3), (0, 30, 0.0, 30), (10, 30, 0.0, 0)],
+)
+def test_helpful_samples_are_mixed_in_up_to_the_ratio(revisions, helpful, ratio, kept):
+    mixed, left_out = mixture(rows_of(revisions, helpful), ratio, seed=0)
+    assert sum(row["kind"] == "helpful" for row in mixed) == kept
+    assert sum(row["kind"] == "red_team" for row in mixed) == revisions
+    assert len(mixed) + left_out == revisions + helpful
+
+
+def test_another_seed_mixes_in_other_samples():
+    one, other = (mixture(rows_of(10, 100), 1.0, seed=seed)[0] for seed in (0, 1))
+    assert one != other
+
+
+def test_every_step_is_told(tmp_path, base, completions):
+    told = []
+    data = completions()
+    train_sft(
+        SftSettings(batch_size=4),
+        data=data,
+        base=base(),
+        out=tmp_path / "sft" / "model",
+        seed=0,
+        log_dir=tmp_path / "logs",
+        on_step=told.append,
+    )
+    steps = [metrics["step"] for metrics in told if "loss" in metrics]
+    assert steps == list(range(1, int(told[0]["steps"]) + 1))

@@ -27,7 +27,7 @@ def _run(context: Context) -> dict[str, Any]:
                 out=context.stage_dir("preference") / "model",
                 seed=context.settings.seed,
                 log_dir=context.log_dir / "preference",
-                # on_step=on_step,
+                on_step=on_step,
             )
         )
 

@@ -27,7 +27,7 @@ def _run(context: Context) -> dict[str, Any]:
                 out=context.stage_dir("sft") / "model",
                 seed=context.settings.seed,
                 log_dir=context.log_dir / "sft",
-                # on_step=on_step,
+                on_step=on_step,
             )
         )
 
