@@ -44,14 +44,16 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, Any]] | None:
     """Return steps done and state of the newest whole checkpoint of this run, or None.
 
-    Torn checkpoints and those of another run are passed over with a warning.
+    Torn checkpoints and those of another run are removed with a warning: left there, they would
+    count among the newest two.
     """
     for path in _newest_first(folder):
         problem = _problem(path, run)
         if problem is None:
             state = torch.load(path / _STATE, map_location=device, weights_only=True)
             return _step(path), state
-        warnings.warn(f"PPO does not resume from {path}: {problem}.", stacklevel=2)
+        warnings.warn(f"PPO cannot resume from {path} and removes it: {problem}.", stacklevel=2)
+        shutil.rmtree(path)
     return None
 
 

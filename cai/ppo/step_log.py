@@ -46,7 +46,11 @@ def rollout_metrics(
 
 
 class StepLog:
-    """Writes every step's metrics to steps.jsonl and TensorBoard."""
+    """Writes every step's metrics to steps.jsonl and TensorBoard.
+
+    Attributes:
+        records: All steps so far, those of earlier calls included.
+    """
 
     def __init__(self, path: Path, log_dir: Path, *, done: int) -> None:
         """Open both, and take back what they say of steps after the first `done`."""
@@ -56,6 +60,7 @@ class StepLog:
         # One line a step, in order: the first `done` are whole, and the ones to keep.
         partial.write_text("".join(lines[:done]), encoding="utf-8")
         partial.replace(path)
+        self.records: list[dict[str, float]] = [json.loads(line) for line in lines[:done]]
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(log_dir=str(log_dir), purge_step=done + 1)
 
@@ -66,8 +71,8 @@ class StepLog:
         self._file.close()
         self._board.close()
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Add a step (counted from 1) and return its record; it is on disk by then.
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a step (counted from 1); it is on disk when this returns.
 
         A metric that is not finite, such as the explained variance of equal returns, is left out.
         """
@@ -76,6 +81,6 @@ class StepLog:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+        self.records.append(record)
         for name, value in known.items():
             self._board.add_scalar(name, value, step)
-        return record

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from transformers import GenerationConfig
+
 from cai.models import device_and_dtype, fingerprint_model, load_causal_lm, load_chat_format
 from cai.ppo.check import check_same_tokens, check_settings, shared_context
 from cai.ppo.checkpoint import load_checkpoint, save_checkpoint, whole_folder
@@ -56,9 +58,8 @@ def train_ppo(
         on_step: Called after each step with its line of `steps.jsonl`.
 
     Returns:
-        `steps`, `prompts`, `prompts_too_long` (left out), `tokens` (sampled) and `seconds` (both of
-        this call), and the last step's `final_score`, `final_kl` (nats per response) and
-        `final_ended`.
+        `steps`, `prompts`, `prompts_too_long` (left out), `tokens` (sampled), `seconds` (of this
+        call), and the last step's `final_score`, `final_kl` (nats per response), `final_ended`.
 
     Raises:
         CaiError: The settings, models or prompts cannot be used, or the training diverged.
@@ -139,7 +140,7 @@ def run_steps(
         on_step: Called after each step with its line of `steps.jsonl`.
 
     Returns:
-        The records of these steps.
+        The records of all steps, those of earlier calls included.
 
     Raises:
         CaiError: A score, loss or gradient is not finite.
@@ -149,16 +150,15 @@ def run_steps(
     if found := load_checkpoint(checkpoints, run, learner.device):
         done, state = found
         learner.load_state_dict(state)
-    records: list[dict[str, float]] = []
     with StepLog(folder / "steps.jsonl", log_dir, done=done) as log:
         for step in range(done, settings.steps):
             metrics = train_step(learner, pool, scorer, settings, seed=seed, step=step)
-            records.append(log.write(step + 1, metrics))  # 10.
-            if (step + 1) % settings.checkpoint_steps == 0:
+            log.write(step + 1, metrics)  # 10.
+            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == settings.steps:
                 save_checkpoint(checkpoints, step + 1, run, learner.state_dict())  # 11.
             if on_step:
-                on_step(records[-1])
-    return records
+                on_step(log.records[-1])
+        return log.records
 
 
 def train_step(
@@ -209,7 +209,13 @@ def _identity(
 
 def _save(learner: Learner, out: Path) -> None:
     """Save the policy as a plain transformers folder that generates and stops by itself."""
-    learner.policy.generation_config.eos_token_id = sorted(learner.chat.stop_ids)
+    # Sampling defaults of the model it once was do not carry over: some do not even save.
+    old = learner.policy.generation_config
+    learner.policy.generation_config = GenerationConfig(
+        bos_token_id=old.bos_token_id,
+        eos_token_id=sorted(learner.chat.stop_ids),
+        pad_token_id=old.pad_token_id,
+    )
     with whole_folder(out) as folder:
         learner.policy.save_pretrained(folder)
         cast("Any", learner.chat.tokenizer).save_pretrained(folder)

@@ -167,7 +167,7 @@ def test_control_c_is_status_130_and_can_be_continued(world, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(world, tmp_path):
-    folder, pipeline, inputs = world
+    _, pipeline, inputs = world
     arguments = ["run", pipeline, *inputs, "--out", tmp_path / "run"]
     process = start(*arguments, "--set", "revise.rounds=40")
     for line in process.stdout:

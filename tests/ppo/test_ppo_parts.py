@@ -163,20 +163,17 @@ def test_the_two_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert found[1]["weight"].tolist() == [10.0, 10.0]
 
 
-def test_checkpoints_that_are_torn_or_foreign_are_passed_over_with_a_warning(
-    tmp_path: Path,
-) -> None:
+def test_checkpoints_that_are_torn_or_foreign_are_removed_with_a_warning(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "none", "run", CPU) is None
     for step in (1, 2):
         save_checkpoint(tmp_path, step, "run", {"step": step})
     (tmp_path / "step-000002" / "meta.json").write_text('{"step": 2, "ru')
-    with pytest.warns(UserWarning, match=r"step-000002: it is incomplete"):
+    with pytest.warns(UserWarning, match=r"step-000002 .* it is incomplete"):
         found = load_checkpoint(tmp_path, "run", CPU)
     assert found == (1, {"step": 1})
-    (tmp_path / "step-000002" / "meta.json").unlink()
-    with pytest.warns(UserWarning, match=r"(incomplete|others)") as warned:
+    with pytest.warns(UserWarning, match="are others"):
         assert load_checkpoint(tmp_path, "another", CPU) is None
-    assert len(warned) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -198,6 +195,6 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     with StepLog(tmp_path / "steps.jsonl", tmp_path / "logs", done=0) as log:
-        record = log.write(1, {"a": 1.5, "b": float("-inf")})
-    assert record == {"step": 1, "a": 1.5}
+        log.write(1, {"a": 1.5, "b": float("-inf")})
+    assert log.records == [{"step": 1, "a": 1.5}]
     assert (tmp_path / "steps.jsonl").read_text() == '{"step": 1, "a": 1.5}\n'

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_models import copy_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.errors import CaiError
@@ -128,7 +129,8 @@ def test_fact_26_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, run: R
         with pytest.raises(KilledError):
             run(killed, on_step=kill_after(step))
         assert not (killed / "model").exists()
-    run(killed)
+    metrics = run(killed)
+    assert metrics["tokens"] == sum(record["tokens"] for record in steps_of(whole))
     assert same(weights(whole), weights(killed))
     assert without_times(steps_of(whole)) == without_times(steps_of(killed))
 
@@ -162,12 +164,18 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, run: Run) -> None:
 
 def test_checkpoints_of_another_run_are_not_resumed(tmp_path: Path, run: Run) -> None:
     with pytest.raises(KilledError):
-        run(tmp_path, on_step=kill_after(2))
-    seen: list[float] = []
+        run(tmp_path, on_step=kill_after(4))
     changed = SETTINGS.model_copy(update={"kl_coef": 0.5})
-    with pytest.warns(UserWarning, match="others"):
-        run(tmp_path, settings=changed, on_step=lambda metrics: seen.append(metrics["step"]))
-    assert seen == [1, 2, 3, 4, 5]
+    seen: list[float] = []
+
+    def on_step(metrics: Mapping[str, float]) -> None:
+        seen.append(metrics["step"])
+        kill_after(3)(metrics)
+
+    with pytest.warns(UserWarning, match="others"), pytest.raises(KilledError):
+        run(tmp_path, settings=changed, on_step=on_step)
+    assert seen == [1, 2, 3]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
 
 
 def test_a_smaller_micro_batch_resumes_a_run(tmp_path: Path, run: Run) -> None:
@@ -187,6 +195,18 @@ def test_an_earlier_model_is_replaced_only_by_a_finished_one(tmp_path: Path, run
     assert (tmp_path / "model" / "old").exists()
     run(tmp_path)
     assert not (tmp_path / "model" / "old").exists()
+
+
+def test_sampling_defaults_that_transformers_refuses_to_save_do_not_spoil_the_end(
+    tmp_path: Path, run: Run, tiny: Tiny
+) -> None:
+    folder = copy_of(Path(tiny("llama").path), tmp_path / "policy")
+    config = folder / "generation_config.json"
+    contradiction = {"do_sample": False, "temperature": 0.6, "top_p": 0.9}
+    config.write_text(json.dumps(json.loads(config.read_text()) | contradiction))
+    settings = SETTINGS.model_copy(update={"steps": 1})
+    run(tmp_path, settings=settings, policy=ModelSettings(path=str(folder)))
+    assert (tmp_path / "model" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma", "gpt2"])

@@ -274,7 +274,7 @@ def test_empty_data_is_named(base, completions, tmp_path):
 
 
 def test_missing_column_is_named(base, comparisons, tmp_path):
-    with pytest.raises(CaiError, match="has no column `completion`"):
+    with pytest.raises(CaiError, match="has no column `kind`"):
         train(tmp_path, base(), comparisons([("a", "b", 1.0)]))
 
 
