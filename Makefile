@@ -38,10 +38,10 @@ quickstart: .venv/installed
 		&& echo "Ran in $$(( $$($(SECONDS_NOW)) - start )) s (installation not counted)."
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest --cov=cai --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov=cai --cov-report=term:skip-covered --cov-fail-under=90
 
 test-unit: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow and not gpu" --ignore=tests/e2e
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 -m "not slow and not gpu" --ignore=tests/e2e
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu

@@ -283,8 +283,8 @@ def _check_report(folder: Path, report: dict[str, Any], architectures: Sequence[
     """Refuse weights that transformers would have made up, and models of another kind."""
     if any(name.endswith("Classification") for name in architectures):
         raise CaiError(
-            f"{folder} holds a {architectures[0]}, such as a preference model, not a language model."
-            " Give the folder of a language model."
+            f"{folder} holds a {architectures[0]}, such as a preference model. Give the folder of "
+            "a language model."
         )
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:

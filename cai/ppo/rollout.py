@@ -44,7 +44,9 @@ def collect_rollout(
     Raises:
         CaiError: A score is not finite.
     """
+    # 2. Sample.
     episodes, sampled_logprobs_BT = sample(learner, prompts, settings, seed=seed, step=step)
+    # 3. Score.
     ended_B = has_ended(episodes, learner.chat.stop_ids)
     scores_B = score_episodes(scorer, episodes, ended_B, settings.no_eos_reward)
     if not scores_B.isfinite().all():
@@ -52,6 +54,7 @@ def collect_rollout(
             f"The preference model gave a score that is not a number at PPO step {step + 1}. "
             "Lower `preference.learning_rate` and train the preference model again."
         )
+    # 4. Reference log-probabilities, and 5. values.
     size = micro_batch_size(settings, learner.device)
     with learner.autocast():
         if learner.dtype == torch.float32:

@@ -46,9 +46,11 @@ def update(
         CaiError: A loss or a gradient is not finite; the step it would have led to is not taken.
     """
     mask_BT = rollout.episodes.mask_BT
+    # 6. Rewards.
     rewards_BT = kl_shaped_rewards(
         rollout.scores_B, rollout.logprobs_BT, rollout.ref_logprobs_BT, mask_BT, settings.kl_coef
     )
+    # 7. Advantages and returns.
     advantages_BT, returns_BT = gae(
         rewards_BT, rollout.values_BT, mask_BT, settings.gamma, settings.lam
     )
@@ -58,6 +60,7 @@ def update(
     for epoch in range(settings.epochs):
         order = permutation(len(rollout.episodes), seed, "minibatches", step, epoch)
         for rows in torch.tensor(order, device=learner.device).chunk(settings.minibatches):
+            # 8. Policy step, and 9. value step.
             learner.policy_optimizer.zero_grad()
             metrics = policy_gradients(learner, rollout, whitened_BT, rows, settings)
             metrics["policy/grad_norm"] = _clip(learner.policy, settings)
@@ -167,5 +170,5 @@ def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int
             raise CaiError(
                 f"PPO diverged at step {step + 1} of {settings.steps}: the {kind} loss is {loss} "
                 f"and the norm of its gradient {norm}. Lower `ppo.{setting}` (now {value:g}) and "
-                "run again; the last checkpoint is kept."
+                "run again."
             )

@@ -1,4 +1,4 @@
-"""Running `cai` as a person does: a process of its own, its output and its exit status."""
+"""Running `cai` as a person does: its arguments, its output and its exit status."""
 
 import json
 import os
@@ -6,27 +6,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from cai.cli import app
+
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def cai(*args, cwd=None, **options):
-    """Run `cai ARGS` and return the finished process."""
+def cai(*args):
+    """Run `cai ARGS` in this process, which has torch already; exit status and output come back."""
+    runner = CliRunner(env={"COLUMNS": "200"})
+    result = runner.invoke(app, [str(arg) for arg in args])
+    return subprocess.CompletedProcess(args, result.exit_code, result.stdout, result.stderr)
+
+
+def cai_process(*args, **options):
+    """Run `cai ARGS` in a process of its own."""
     return subprocess.run(
-        command(*args),
-        cwd=cwd,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
+        command(*args), env=ENVIRONMENT, capture_output=True, text=True, check=False, **options
     )
 
 
-def start(*args, cwd=None):
+def start(*args):
     """Start `cai ARGS` and return the running process."""
     return subprocess.Popen(
         command(*args),
-        cwd=cwd,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -87,7 +91,7 @@ seed: 0
 constitution: small-constitution.yaml
 models:
   helpful: {path: MODEL, format: FORMAT}
-prompts: {red_team: red_team.jsonl, helpful: helpful.jsonl, held_out: 0.25}
+prompts: {red_team: red_team.jsonl, helpful: helpful.jsonl, held_out: 0.25, near_duplicate: 0.95}
 revise: {rounds: 2, max_new_tokens: 8}
 sft: {learning_rate: 1.0e-3, batch_size: 8, max_length: 4096}
 compare: {max_new_tokens: 8, few_shot: 1}

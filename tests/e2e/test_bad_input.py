@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from command import cai, start, write_inputs, write_pipeline
+from command import cai, cai_process, start, write_inputs, write_pipeline
 from tiny_models import make_tiny_model
 
 
@@ -17,8 +17,8 @@ def world(tmp_path_factory):
     return folder, write_pipeline(folder, model), write_inputs(folder)
 
 
-def fails(*args, status=1, **options):
-    done = cai(*args, **options)
+def fails(*args, status=1, run=cai, **options):
+    done = run(*args, **options)
     said = done.stderr.strip()
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in said
@@ -48,7 +48,7 @@ def test_a_wrong_command_line_is_status_2():
 def test_broken_pipelines(tmp_path, text, message):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    assert message in fails("run", path, cwd=tmp_path)
+    assert message in fails("run", path)
     assert [p.name for p in tmp_path.iterdir()] == ["broken.yaml"]
 
 
@@ -146,7 +146,7 @@ def test_a_full_disk_loses_nothing_and_says_so(world, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
-    said = fails(*arguments, preexec_fn=limit)
+    said = fails(*arguments, run=cai_process, preexec_fn=limit)
     assert "Cannot write" in said
     assert not (tmp_path / "run/revise/rows.jsonl").exists()
     assert cai(*arguments).returncode == 0

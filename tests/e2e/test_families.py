@@ -20,7 +20,7 @@ def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     model = make_tiny_model(request.param, folder / "model")
     pipeline = write_pipeline(folder, model, FORMATS[request.param])
-    done = cai("run", pipeline, "--out", folder / "run", *write_inputs(folder), cwd=folder)
+    done = cai("run", pipeline, "--out", folder / "run", *write_inputs(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "run"
 

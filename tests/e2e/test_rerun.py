@@ -112,12 +112,12 @@ def test_a_file_edited_by_hand_is_noticed(finished, tmp_path):
     assert "compare changed" in done.stdout
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_killed_anywhere_ends_the_same(finished, tmp_path, seed):
     """kill -9 at random moments, then run to the end: same rows, same weights, to the bit."""
     folder, arguments = finished
     draw = random.Random(seed)
-    for _ in range(4):
+    for _ in range(3):
         process = start(*arguments, "--out", tmp_path / "run")
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=draw.uniform(3, 20))

@@ -222,6 +222,7 @@ def test_broken_weights_are_named_not_sampled_from(tiny_settings):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_samples_the_same(model):
     requests = random_requests(40)
     expected = loop(model).run(requests)

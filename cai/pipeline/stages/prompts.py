@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any, get_args
 
 from cai.errors import CaiError
+from cai.evaluate.answer import evaluation_items
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage
 from cai.prompts import exclude_held_out, load_comparisons, load_prompts, source_fingerprint
@@ -38,6 +39,9 @@ def _run(context: Context) -> dict[str, Any]:
     report = load_prompts(
         settings, seed=seed, base_dir=context.base_dir, extra=_playground_prompts(context)
     )
+    evaluate = context.settings.evaluate
+    if evaluate:  # better said now than after hours of training
+        evaluation_items(report.rows, evaluate.samples_per_side, stratum=evaluate.stratum)
     read = load_comparisons(
         [source for source in settings.helpfulness_comparisons if not _is_playground(source)],
         seed=seed,
