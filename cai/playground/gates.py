@@ -23,7 +23,7 @@ from cai.playground.documents import FLAG, USEFULNESS
 from cai.playground.grader import grade, requested_task
 from cai.playground.sources import playground_prompts
 from cai.playground.world import CATEGORIES, answer, evasion, refusal
-from cai.records import Kind, PromptRow
+from cai.records import Kind, PromptRow, content_hash
 from cai.settings import ModelSettings
 from cai.templates import OPTIONS, VERDICT, comparison_prompt, critique_prompt, verdict_prompt
 
@@ -77,14 +77,14 @@ class Speaker:
         )
 
     def say(self, prompts: Iterable[Prompt], stop: str | None = None) -> list[str]:
-        """Complete every prompt, up to the text `stop` if there is one."""
+        """Complete every prompt, up to the text `stop` if there is one, the same way each time."""
 
         def ends(token_ids: Sequence[int]) -> bool:
             return stop is not None and stop in self.chat.text(token_ids)
 
         requests = [
-            TokenRequest(tuple(self.chat.prompt_ids(prompt)), seed, MAX_NEW_TOKENS, ends=ends)
-            for seed, prompt in enumerate(prompts)
+            TokenRequest(ids, int(content_hash(ids), 16) % 2**31, MAX_NEW_TOKENS, ends=ends)
+            for ids in (tuple(self.chat.prompt_ids(prompt)) for prompt in prompts)
         ]
         texts = [self.chat.text(c.token_ids) for c in self._loop.run(requests)]
         return texts if stop is None else [text.split(stop)[0].strip() for text in texts]
@@ -100,7 +100,7 @@ class Speaker:
         return torch.softmax(both, dim=0)[0].item()
 
 
-def measure(path: str, *, per_pair: int = 40, answers: int = 300) -> list[Gate]:
+def measure(path: str, *, per_pair: int = 40, answers: int = 1000) -> list[Gate]:
     """Measure all gates of a model.
 
     Args:

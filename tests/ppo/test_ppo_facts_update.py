@@ -22,10 +22,12 @@ from torch import Tensor
 
 from cai.conversation import Prompt, user
 from cai.ppo.batch import Episodes, Rollout
+from cai.ppo.learner import Learner
 from cai.ppo.math import linear_decay
 from cai.ppo.rollout import collect_rollout, has_ended, sample, score_episodes
 from cai.ppo.update import policy_gradients, update, value_gradients
 from cai.preference_model import PreferenceModel
+from cai.settings import PPOSettings
 
 
 @pytest.fixture(params=FAMILIES)
@@ -196,20 +198,90 @@ def test_padding_of_a_rollout_reaches_no_gradient(
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def test_one_update_follows_the_numbered_steps(
+def naive_targets(rollout: Rollout, settings: PPOSettings) -> tuple[list[Tensor], list[Tensor]]:
+    """Whitened advantages and returns of each episode, float64, straight from the definitions."""
+    advantages: list[Tensor] = []
+    returns: list[Tensor] = []
+    for i, n in enumerate(rollout.episodes.response_lengths_B.tolist()):
+        logp, ref, values = (
+            x[i, :n].double()
+            for x in (rollout.logprobs_BT, rollout.ref_logprobs_BT, rollout.values_BT)
+        )
+        rewards = -settings.kl_coef * (logp - ref)
+        rewards[-1] += rollout.scores_B[i]
+        after = torch.cat([values[1:], torch.zeros(1)])
+        deltas = rewards + settings.gamma * after - values
+        decay = settings.gamma * settings.lam
+        advantages.append(
+            torch.stack([sum(decay ** (k - t) * deltas[k] for k in range(t, n)) for t in range(n)])
+        )
+        returns.append(advantages[-1] + values)
+    everything = torch.cat(advantages)
+    mean, std = everything.mean(), everything.std(correction=0)
+    return [(a - mean) / std for a in advantages], returns
+
+
+def naive_update(learner: Learner, rollout: Rollout, settings: PPOSettings, rate: float) -> None:
+    """PPO with one minibatch and plain gradient descent, episode by episode, in float64."""
+    advantages, returns = naive_targets(rollout, settings)
+    count = sum(map(len, returns))
+    clip, value_clip = settings.clip_range, settings.value_clip_range
+    for _ in range(settings.epochs):
+        policy_loss = value_loss = torch.zeros((), dtype=torch.float64)
+        for i, (prompt, response) in enumerate(rows_of(rollout.episodes)):
+            n, before = len(response), slice(len(prompt) - 1, len(prompt) + len(response) - 1)
+            ids = torch.tensor([prompt + response])
+            logits = learner.policy(input_ids=ids, use_cache=False).logits[0, before]
+            table = torch.log_softmax(logits / settings.temperature, dim=-1)
+            ratio = (table[range(n), response] - rollout.logprobs_BT[i, :n].double()).exp()
+            bounded = torch.clamp(ratio, 1 - clip, 1 + clip)
+            policy_loss = (
+                policy_loss - torch.min(ratio * advantages[i], bounded * advantages[i]).sum()
+            )
+            hidden = learner.critic.backbone(input_ids=ids, use_cache=False).last_hidden_state
+            value = learner.critic.value_head(hidden[0, before]).squeeze(-1)
+            old = rollout.values_BT[i, :n].double()
+            near = torch.clamp(value, old - value_clip, old + value_clip)
+            errors = torch.max((value - returns[i]) ** 2, (near - returns[i]) ** 2)
+            value_loss = value_loss + 0.5 * errors.sum()
+        for model, loss in ((learner.policy, policy_loss), (learner.critic, value_loss)):
+            parameters = list(model.parameters())
+            gradients = torch.autograd.grad(loss / count, parameters)
+            norm = torch.sqrt(sum((g**2).sum() for g in gradients))
+            shrink = min(1.0, settings.max_grad_norm / norm.item())
+            with torch.no_grad():
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter -= rate * shrink * gradient
+
+
+def test_an_update_is_that_of_the_naive_reference(
     learner_of: LearnerOf, token_prompts: PromptsOf
 ) -> None:
-    """The first value loss, with the zero critic, is half the mean squared return."""
-    settings = SETTINGS.model_copy(update={"epochs": 1, "minibatches": 1, "lam": 1.0})
+    """Whole updates: rewards, GAE, whitening, ratios, clipping of all kinds, gradient steps."""
+    settings = SETTINGS.model_copy(
+        update={"epochs": 3, "minibatches": 1, "gamma": 0.9, "lam": 0.8, "max_grad_norm": 0.5}
+    )
     learner = learner_of("llama", settings)
+    with torch.no_grad():  # away from the start, where KL, values and value clipping are all zero
+        torch.nn.init.normal_(learner.critic.value_head.weight, std=0.1)
+        for parameter in learner.policy.parameters():
+            parameter += 0.01 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(5)
+            )
     rollout = rollout_of(learner, token_prompts("llama"))
+    rate = 0.2
+    learner.policy_optimizer = torch.optim.SGD(learner.policy.parameters(), lr=rate)
+    learner.critic_optimizer = torch.optim.SGD(learner.critic.parameters(), lr=rate)
+    naive = copy.deepcopy(learner)
+    naive.policy.double()
+    naive.critic.double()
+    start = [p.clone() for p in (*learner.policy.parameters(), *learner.critic.parameters())]
     metrics = update(learner, rollout, settings, seed=0, step=0)
-    squares = [
-        score**2
-        for score, length in zip(
-            rollout.scores_B.tolist(), rollout.episodes.response_lengths_B.tolist(), strict=True
-        )
-        for _ in range(length)
-    ]
-    assert metrics["loss/value_avg"] == pytest.approx(0.5 * sum(squares) / len(squares), rel=1e-3)
-    assert metrics["val/explained_variance"] == pytest.approx(0, abs=1e-3)
+    naive_update(naive, rollout, settings, rate)
+    assert metrics["policy/clipfrac_avg"] > 0
+    assert metrics["val/clipfrac_avg"] > 0
+    ours = (*learner.policy.parameters(), *learner.critic.parameters())
+    theirs = (*naive.policy.parameters(), *naive.critic.parameters())
+    for before, mine, reference in zip(start, ours, theirs, strict=True):
+        moved, expected = mine - before, reference.float() - before
+        torch.testing.assert_close(moved, expected, rtol=2e-2, atol=2e-5)
