@@ -213,7 +213,7 @@ class PPOSettings(Settings, frozen=True):
     """Logits are divided by it, in rollout and update alike."""
     max_new_tokens: Positive = 128
     """The longest response, in tokens."""
-    no_eos_reward: float = -1.0
+    no_eos_reward: Annotated[float, Field(allow_inf_nan=False)] = -1.0
     """The score of a response that does not end in time (in place of the preference model's)."""
     red_team_fraction: Fraction = 0.5
     """The share of red-team prompts in each batch."""

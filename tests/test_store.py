@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cai.errors import CaiError
 from cai.records import Row
-from cai.store import RowStore, read_json, read_rows, write_atomically, write_json
+from cai.store import RowStore, read_json, read_rows, whole_folder, write_atomically, write_json
 
 
 class Note(Row):
@@ -168,3 +168,20 @@ def test_write_json_refuses_nan(tmp_path):
 def test_read_json_of_a_torn_file_is_empty(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"a": 1})[:4])
     assert read_json(tmp_path / "x.json") == {}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "deep" / "model"
+
+    def fail():
+        with whole_folder(out) as folder:
+            (folder / "half").touch()
+            raise OSError("disk full")
+
+    with pytest.raises(CaiError, match="disk full"):
+        fail()
+    assert not out.exists()
+    with whole_folder(out) as folder:
+        (folder / "whole").touch()
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+    assert [path.name for path in out.iterdir()] == ["whole"]

@@ -1,18 +1,19 @@
-"""Checkpoints that are whole or not there, and folders that appear finished."""
+"""Checkpoints that are whole or not there."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from cai.store import whole_folder
 
 KEEP = 2
 _STATE = "state.pt"
@@ -55,18 +56,6 @@ def load_checkpoint(
         warnings.warn(f"PPO cannot resume from {path} and removes it: {problem}.", stacklevel=2)
         shutil.rmtree(path)
     return None
-
-
-@contextlib.contextmanager
-def whole_folder(out: Path) -> Generator[Path]:
-    """Yield a temporary sibling of `out` that takes its place when the block ends well."""
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
 
 
 def _problem(path: Path, run: str) -> str | None:

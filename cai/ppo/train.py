@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from cai.models import device_and_dtype, fingerprint_model, load_causal_lm, load_chat_format
 from cai.ppo.check import check_same_tokens, check_settings, shared_context
-from cai.ppo.checkpoint import load_checkpoint, save_checkpoint, whole_folder
+from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import PromptPool, tokenize_prompts
 from cai.ppo.rollout import Scorer, collect_rollout
@@ -24,6 +24,7 @@ from cai.ppo.update import update
 from cai.preference_model import PreferenceModel
 from cai.records import PromptRow, content_hash
 from cai.settings import ModelSettings, PPOSettings
+from cai.store import whole_folder
 
 CHECKPOINTS = "checkpoints"
 

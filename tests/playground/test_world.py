@@ -57,7 +57,7 @@ def test_no_step_belongs_to_two_verbs():
 
 
 def test_pretraining_sees_the_tasks_held_out_later_but_never_the_held_out_pairs():
-    text = "\n".join(texts_of_pretraining(6000))
+    text = "\n".join(texts_of_pretraining(12000))
     seen = {t.name for t in WORLD.tasks if t.asked in text}
     assert {t.name for t in WORLD.tasks if t.stratum == "task"} <= seen
     assert not {t.name for t in WORLD.tasks if t.stratum == "pair"} & seen

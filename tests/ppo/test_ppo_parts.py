@@ -19,7 +19,7 @@ from transformers import (
 
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, length_sorted
-from cai.ppo.checkpoint import load_checkpoint, save_checkpoint, whole_folder
+from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
 from cai.ppo.forward import check_output_head, response_logprobs
 from cai.ppo.prompts import PromptPool, TokenPrompt
 from cai.ppo.step_log import StepLog
@@ -174,23 +174,6 @@ def test_checkpoints_that_are_torn_or_foreign_are_removed_with_a_warning(tmp_pat
     with pytest.warns(UserWarning, match="are others"):
         assert load_checkpoint(tmp_path, "another", CPU) is None
     assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "model"
-
-    def fail() -> None:
-        with whole_folder(out) as folder:
-            (folder / "half").touch()
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        fail()
-    assert not out.exists()
-    with whole_folder(out) as folder:
-        (folder / "whole").touch()
-    assert [path.name for path in out.parent.iterdir()] == ["model"]
-    assert [path.name for path in out.iterdir()] == ["whole"]
 
 
 def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
