@@ -4,7 +4,6 @@ import asyncio
 import math
 
 import pytest
-from cai.engines.scripted import ScriptedEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, FewShot
 from cai.conversation import to_transcript, user
 from cai.engines import PromptTooLong
+from cai.engines.scripted import ScriptedEngine
 from cai.records import (
     JudgementRow,
     OrderEvidence,

@@ -2,11 +2,10 @@
 
 import asyncio
 
-from cai.engines.scripted import ScriptedEngine
-
 from cai.constitution import Constitution, Principle
 from cai.conversation import Message, to_transcript, user
 from cai.engines import PromptTooLong
+from cai.engines.scripted import ScriptedEngine
 from cai.records import PromptRow
 from cai.revise import critique_and_revise, revise_item
 from cai.settings import ReviseSettings
