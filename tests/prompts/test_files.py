@@ -44,8 +44,8 @@ def jsonl(rows=ROWS, end="\n"):
         ("a.csv", 'id,prompt\r\n1,"One,\n“two”"\r\n2,Three\u2028four'),
         ("a.csv", '\ufeffprompt\n"One,\n“two”"\nThree\u2028four\n'),
         ("a.table", 'id,Prompt\n1,"One,\n“two”"\n2,Three\u2028four\n'),
-        ("a.jsonl.gz", gzip.compress(jsonl().encode())),
-        ("a.csv.gz", gzip.compress('prompt,x\n"One,\n“two”",\nThree\u2028four,'.encode())),
+        ("a.jsonl.gz", gzip.compress(jsonl().encode(), mtime=0)),
+        ("a.csv.gz", gzip.compress('prompt,x\n"One,\n“two”",\nThree\u2028four,'.encode(), mtime=0)),
     ],
 )
 def test_every_format_gives_the_same_prompts(tmp_path, name, content):
@@ -90,7 +90,7 @@ def test_a_csv_row_is_located_by_the_line_it_starts_on(tmp_path):
         ("a.jsonl", " \n\n", "is empty"),
         ("a.jsonl.gz", "", "is empty"),
         ("a.jsonl.gz", '{"prompt": "x"}', "is not gzipped"),
-        ("a.jsonl.gz", gzip.compress(b"x" * 1000)[:-12], "is damaged"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 1000, mtime=0)[:-12], "is damaged"),
         (
             "a.jsonl.gz",
             "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
