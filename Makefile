@@ -41,7 +41,8 @@ test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov=cai --cov-report=term:skip-covered --cov-fail-under=90
 
 test-unit: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 -m "not slow and not gpu" --ignore=tests/e2e
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 -m "not slow and not gpu" \
+		$(addprefix --ignore=tests/,e2e training ppo/test_ppo_training.py engines playground)
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu
