@@ -27,7 +27,7 @@ from cai.records import (
     derive_seed,
 )
 from cai.rows import Item
-from cai.settings import CompareSettings
+from cai.settings import CompareSettings, LabelPolicy
 from cai.templates import (
     COMPARISON_TEMPLATES,
     OPTIONS,
@@ -243,22 +243,38 @@ async def judge(
     return row
 
 
-def preference(judgement: JudgementRow, min_mass: float = 0.0) -> float | None:
-    """Return P(response 0 is better) from the raw evidence, both orders averaged.
+def preference(judgement: JudgementRow, policy: LabelPolicy) -> float | None:
+    """Return P(response 0 is better) from the raw evidence.
 
     The probability of an order is that of its option over both options' (paper, section 4.1).
     Averaging the two orders cancels a judge's liking for a position.
 
+    Args:
+        judgement: A pair under one principle.
+        policy: Its `orders` and `min_mass` are used.
+
     Returns:
         A probability in [0, 1]; None if a verdict put less than `min_mass` on the options.
     """
-    orders = [order for order in (judgement.forward, judgement.backward) if order is not None]
-    if not orders or any(order.mass < min_mass for order in orders):
+    shown = (judgement.forward, judgement.backward)
+    orders = [order for order in shown if order is not None]
+    if policy.orders == "first":
+        orders = orders[:1]
+    if not orders or any(order.mass < policy.min_mass for order in orders):
         return None
-    first = [_sigmoid(order.logp_first - order.logp_second) for order in orders]
-    if judgement.forward is None:
-        return 1 - first[0]
-    return first[0] if len(first) == 1 else (first[0] + 1 - first[1]) / 2
+    return sum(_first_order(judgement, order) for order in orders) / len(orders)
+
+
+def is_consistent(judgement: JudgementRow) -> bool:
+    """Whether both orders name the same response; True when only one was asked for."""
+    orders = [order for order in (judgement.forward, judgement.backward) if order is not None]
+    return len({_first_order(judgement, order) > 0.5 for order in orders}) < 2
+
+
+def _first_order(judgement: JudgementRow, order: OrderEvidence) -> float:
+    """Return P(response 0 is better) by one order alone."""
+    first = _sigmoid(order.logp_first - order.logp_second)
+    return first if order is judgement.forward else 1 - first
 
 
 def label_pair(
@@ -266,18 +282,18 @@ def label_pair(
     judgements: Sequence[JudgementRow],
     *,
     weights: dict[str, float],
-    settings: CompareSettings,
+    policy: LabelPolicy,
 ) -> ComparisonRow:
-    """Derive a pair's soft label from its judgements: a pure function of rows and settings.
+    """Derive a pair's label from its judgements: a pure function of rows and policy.
 
-    The label is the weighted mean of the principles' log-odds, as a probability. Principles whose
-    probability lies within `settings.ignore_within` of one half have no opinion and no vote.
+    The label is the weighted mean of the principles' log-odds, as a probability. Principles
+    without an opinion (`policy.ignore_within`, `policy.consistent_only`) have no vote.
 
     Args:
         pair: The pair.
         judgements: Its judgements.
         weights: Principle id to weight.
-        settings: The label policy (`min_mass`, `ignore_within`, `clamp`).
+        policy: How verdicts become labels.
 
     Returns:
         A comparison; its label is None unless its state is `ok`. Never an invented label.
@@ -299,15 +315,19 @@ def label_pair(
     votes: list[tuple[float, float]] = []
     problems: list[JudgementRow] = []
     for judgement in judgements:
-        probability = preference(judgement, settings.min_mass)
+        probability = preference(judgement, policy)
         if judgement.state != "ok" or probability is None:
             problems.append(judgement)
-        elif abs(probability - 0.5) >= settings.ignore_within:
+        elif abs(probability - 0.5) >= policy.ignore_within and (
+            not policy.consistent_only or is_consistent(judgement)
+        ):
             votes.append((weights[judgement.principle.id], _logit(probability)))
     if votes:
         total = sum(weight for weight, _ in votes)
         label = _sigmoid(sum(weight * odds for weight, odds in votes) / total)
-        low, high = settings.clamp
+        if policy.kind == "hard":
+            label = _hard(label)
+        low, high = policy.clamp
         row.label = min(max(label, low), high)
     elif len(problems) == len(judgements):
         bad = problems[0] if problems else None
@@ -340,6 +360,11 @@ def _sampling(settings: CompareSettings) -> dict[str, float | int | str]:
 
 def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
+
+
+def _hard(label: float) -> float:
+    """Return the side that a label is on; a label of one half is on neither."""
+    return label if label == 0.5 else float(label > 0.5)
 
 
 def _logit(probability: float) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -140,6 +140,40 @@ class SftSettings(OptimizerSettings, frozen=True):
     """Helpful samples per revision row; what is not there is not invented."""
 
 
+class LabelPolicy(Settings, frozen=True):
+    """How verdicts become labels. Changing it asks no model: the verdicts are kept as they are."""
+
+    kind: Literal["soft", "hard"] = "soft"
+    """`soft` keeps the probability; `hard` makes it 0 or 1, before `clamp`."""
+    orders: Literal["average", "first"] = "average"
+    """`average` of both orders, which cancels a liking for a position; or the first order alone."""
+    consistent_only: bool = False
+    """A verdict that changes with the order of the responses has no vote."""
+    ignore_within: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Principles whose probability is this close to one half have no vote."""
+    min_mass: Fraction = 0.0
+    """Verdicts that put less probability on the two options together count as unparsed."""
+    clamp: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Labels are clamped to this range."""
+
+
+LABEL_POLICIES: dict[str, dict[str, Any]] = {
+    "recommended": {},
+    "paper": {"orders": "first"},
+    "paper-cot": {"orders": "first", "clamp": (0.4, 0.6)},
+}
+"""Named policies. The paper shows a pair in one order; with reasoning it clamps to 40-60%."""
+
+
+def _label_policy(value: Any) -> Any:  # noqa: ANN401
+    """Accept the name of a policy for its settings."""
+    if not isinstance(value, str):
+        return value
+    if value not in LABEL_POLICIES:
+        raise ValueError(f"no policy is called `{value}`; known are {', '.join(LABEL_POLICIES)}")
+    return LABEL_POLICIES[value]
+
+
 class CompareSettings(SamplingSettings, frozen=True):
     """Response pairs and AI feedback (paper, section 4.1)."""
 
@@ -156,13 +190,9 @@ class CompareSettings(SamplingSettings, frozen=True):
     layout: Literal["recommended", "paper"] = "recommended"
     """`paper` puts the principle before the responses; `recommended` after, to share the prefix."""
     both_orders: bool = True
-    """Show each pair in both orders and average, which cancels a liking for a position."""
-    clamp: tuple[Fraction, Fraction] = (0.0, 1.0)
-    """Probabilities are clamped to this range (the paper: 0.4 to 0.6 with chain of thought)."""
-    min_mass: Fraction = 0.0
-    """Verdicts that put less probability on the two options together count as unparsed."""
-    ignore_within: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Principles whose probability is this close to one half are left out of the average."""
+    """Show each pair in both orders: twice the cost, and a liking for a position shows."""
+    labels: Annotated[LabelPolicy, BeforeValidator(_label_policy)] = LabelPolicy()
+    """`recommended`, `paper`, `paper-cot`, or settings of your own: from verdicts to labels."""
     few_shot: Annotated[int, Field(ge=0)] = 5
     """At most so many of the constitution's comparison examples."""
     concurrency: Positive = 64

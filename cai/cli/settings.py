@@ -9,7 +9,7 @@ from typing import Any, get_args
 import typer
 from pydantic import BaseModel
 
-from cai.settings import PipelineSettings, SourceSettings
+from cai.settings import ModelSettings, PipelineSettings, SourceSettings
 
 INTRODUCTION = """\
 # Settings
@@ -29,13 +29,16 @@ def markdown() -> Iterator[str]:
     """Yield the lines of docs/settings.md."""
     yield INTRODUCTION
     yield from _section("The file", PipelineSettings)
+    shown: set[type[BaseModel]] = {SourceSettings}
     for name, field in PipelineSettings.model_fields.items():
         if inner := _model(field.annotation):
             yield from _section(f"`{name}`", inner)
             for part, part_field in inner.model_fields.items():
                 deeper = _model(part_field.annotation)
-                if deeper and deeper is not SourceSettings and part == "helpful":
-                    yield from _section("A model", deeper)
+                if deeper and deeper not in shown:
+                    shown.add(deeper)
+                    title = "A model" if deeper is ModelSettings else f"`{name}.{part}`"
+                    yield from _section(title, deeper)
     yield from _section("A source of prompts or comparisons", SourceSettings)
 
 
@@ -55,6 +58,8 @@ def _plain(value: Any) -> str:  # noqa: ANN401
     """Write a default as YAML does."""
     if value is None:
         return "null"
+    if isinstance(value, BaseModel):
+        return "{}"
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value) if isinstance(value, tuple) else value)

@@ -26,7 +26,15 @@ from cai.playground.world import (
     refusal,
     request,
 )
-from cai.templates import VERDICT, Layout, comparison_prompt, critique_prompt, revision_prompt
+from cai.templates import (
+    RATING,
+    VERDICT,
+    Layout,
+    comparison_prompt,
+    critique_prompt,
+    rating_prompt,
+    revision_prompt,
+)
 
 USEFULNESS = "usefulness"
 """The tag of the one principle that is about no category of harm."""
@@ -35,6 +43,8 @@ FLAG = "has this problem"
 
 REWORDED = 0.2
 """The share of texts about a category of harm that are not the constitution's own."""
+IRRELEVANT = 0.2
+"""The share of differing principles that are about nothing in this world."""
 
 ResponseKind = Literal["helps", "explains", "evades", "rambles"]
 Verdict = Literal["A", "B", "either"]
@@ -64,6 +74,11 @@ RANK: dict[str, tuple[ResponseKind, ...]] = {
     USEFULNESS: ("helps", "explains", "evades", "rambles"),
 }
 """Which response a matching principle prefers, best first."""
+RATED: dict[str, dict[ResponseKind, int]] = {
+    "category": {"explains": 7, "evades": 5, "rambles": 3, "helps": 1},
+    USEFULNESS: {"helps": 7, "explains": 4, "evades": 2, "rambles": 1},
+}
+"""How a matching principle rates responses, from 1 to 7; the others give 4."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +114,12 @@ class DocumentWriter:
         self._harmful = world.select("train", "task", harmful=True)
         self._benign = world.select("train", "task", harmful=False)
         self.kinds: dict[Callable[[random.Random], Document], float] = {
-            self.answering: 0.24,
-            self.chain: 0.36,
+            self.answering: 0.28,
+            self.chain: 0.32,
             self.direct_revision: 0.05,
-            self.reasoned_comparison: 0.25,
-            self.plain_comparison: 0.10,
+            self.reasoned_comparison: 0.22,
+            self.plain_comparison: 0.07,
+            self.reasoned_rating: 0.06,
         }
 
     def write(self, rng: random.Random) -> Document:
@@ -171,6 +187,20 @@ class DocumentWriter:
         """Return a comparison with nothing but its verdict."""
         return self._comparison(rng, reasoning=False)
 
+    def reasoned_rating(self, rng: random.Random) -> Document:
+        """Return a rating of one response, from 1 to 7, with a chain of thought before it."""
+        task = self._task(rng, harmful=0.85)
+        kind = rng.choices(list(CRITICISED), list(CRITICISED.values()))[0]
+        topic = self._topic(task, rng)
+        prompt = rating_prompt(
+            self._request(task, rng),
+            self.response(task, kind, rng),
+            self._text(topic, "comparison", rng),
+            reasoning=True,
+        )
+        thoughts = reasoning_text(task, (kind,), topic)
+        return (Part(prompt, f"{thoughts} {RATING} {rating_of(task, kind, topic)}"),)
+
     def _comparison(self, rng: random.Random, *, reasoning: bool) -> Document:
         task = self._task(rng, harmful=0.85)
         topic = self._topic(task, rng)
@@ -205,10 +235,14 @@ class DocumentWriter:
             return USEFULNESS
         if fate < 0.5 and task.verb.harmful:
             return task.category
+        if rng.random() < IRRELEVANT:
+            return rng.choice(lexicon.IRRELEVANT)
         return rng.choice([category for category in CATEGORIES if category != task.category])
 
     def _text(self, topic: str, half: Half, rng: random.Random) -> str:
         """Return a text of the principle, most often the constitution's own."""
+        if topic in lexicon.IRRELEVANT:
+            return lexicon.IRRELEVANT_TEXTS[half].format(topic=topic)
         if topic != USEFULNESS and rng.random() < REWORDED:
             return rng.choice(lexicon.REWORDINGS[half]).format(harm=lexicon.HARM[topic])
         return getattr(self._principles[topic], half)
@@ -234,8 +268,10 @@ def critique_text(task: Task, kind: ResponseKind, topic: str) -> str:
 def reasoning_text(task: Task, kinds: Sequence[ResponseKind], topic: str) -> str:
     """Name the topics, whether they meet, and if so what each response does."""
     opening = _topics(task, topic)
-    if topic != USEFULNESS and topic != task.category:
+    if topic not in (USEFULNESS, task.category):
         return opening
+    if len(kinds) == 1:
+        return f"{opening} The response {kinds[0]}."
     return f"{opening} (A) {kinds[0]} and (B) {kinds[1]}."
 
 
@@ -245,6 +281,13 @@ def verdict_of(task: Task, kinds: Sequence[ResponseKind], topic: str) -> Verdict
         return "either"
     rank = RANK[USEFULNESS if topic == USEFULNESS else "category"]
     return "A" if rank.index(kinds[0]) < rank.index(kinds[1]) else "B"
+
+
+def rating_of(task: Task, kind: ResponseKind, topic: str) -> int:
+    """Return a rating from 1 to 7; 4 where the principle has nothing to say."""
+    if topic not in (USEFULNESS, task.category):
+        return 4
+    return RATED[USEFULNESS if topic == USEFULNESS else "category"][kind]
 
 
 def _topics(task: Task, topic: str) -> str:

@@ -502,3 +502,12 @@ HARM = {
     "fraud": "fraud",
 }
 """The categories as rewordings name them."""
+
+IRRELEVANT = ("gambling", "vandalism", "smoking", "hunting", "pollution", "weapons")
+"""Topics that no request is about, so that a principle about one of them always differs."""
+IRRELEVANT_TEXTS = {
+    "critique": "Say whether the response helps with {topic}.",
+    "revision": "Rewrite the response so that it gives no help with {topic} and explains why.",
+    "comparison": "Choose the response that gives no help with {topic} and explains why.",
+}
+"""A principle about an irrelevant topic, in the constitution's own words."""

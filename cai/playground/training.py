@@ -24,7 +24,7 @@ from cai.playground.world import build_world
 
 CONTEXT = 512
 DOCUMENTS_PER_STEP = 32
-MICRO_BATCHES = 2
+MICRO_BATCHES = 4
 """A step's documents are sorted by length and split, so that little of a batch is padding."""
 TOKENIZER_DOCUMENTS = 6000
 LEARNING_RATE = 2e-3

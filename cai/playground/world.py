@@ -25,7 +25,7 @@ from cai.playground import lexicon
 Stratum = Literal["train", "paraphrase", "task", "pair"]
 Context = Literal["plain", "system", "talk", "follow_up"]
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed gives other tasks, prompts or comparisons."""
 CATEGORIES = tuple(lexicon.HARMFUL)
 """The categories of harm."""
@@ -127,9 +127,16 @@ def steps_text(steps: Sequence[str]) -> str:
 
 
 def corrupted_answer(task: Task, world: World, rng: random.Random) -> str:
-    """Return an answer in which one or two steps belong to another benign task."""
-    steps = task_steps(task, rng)
-    others = [t for t in world.select("train", harmful=False) if t.verb != task.verb]
+    """Return an answer in which one or two steps belong to another benign task.
+
+    A third of the time it is the same verb with another item.
+    """
+    steps, same_verb = task_steps(task, rng), rng.random() < 1 / 3
+    others = [
+        t
+        for t in world.select("train", harmful=False)
+        if t.item != task.item and (t.verb == task.verb) == same_verb
+    ]
     for place in rng.sample(range(3), rng.choice((1, 2))):
         steps[place] = task_steps(rng.choice(others), rng)[place]
     return rng.choice(lexicon.OPENINGS) + steps_text(steps)

@@ -26,6 +26,7 @@ COMPARISON_TEMPLATES: dict[Layout, str] = {
 OPTIONS = (" (A)", " (B)")
 """What the verdict is scored on, to the letter, after `VERDICT`."""
 VERDICT = "The answer is:"
+RATING = "The rating is:"
 REASONING = "Let's think step by step:"
 
 _ENVIRONMENT = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True)
@@ -134,6 +135,26 @@ def comparison_prompt(
 def verdict_prompt(prompt: Prompt, reasoning: str) -> Prompt:
     """Follow a comparison prompt's chain of thought with the question for the verdict."""
     return Prompt(prompt.messages, prefill=f"{REASONING} {reasoning} {VERDICT}")
+
+
+def rating_prompt(
+    messages: Conversation, response: str, principle: str, *, reasoning: bool = False
+) -> Prompt:
+    """Ask how good one response is, from 1 to 7, by the comparison text of a principle.
+
+    Args:
+        messages: The conversation that the response answers.
+        response: What is rated.
+        principle: The comparison text of a principle.
+        reasoning: Ask for a chain of thought before the rating.
+    """
+    content = render(
+        "rating.j2",
+        conversation=to_transcript(messages),
+        response=response,
+        principle=principle,
+    )
+    return Prompt((_user(content),), prefill=REASONING if reasoning else RATING)
 
 
 def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) -> Conversation:

@@ -53,7 +53,7 @@ def test_a_setting_of_ppo_reruns_ppo_and_what_follows(finished, tmp_path):
 
 
 def test_a_label_policy_asks_no_model(finished, tmp_path):
-    copy, ran = run_again(finished, tmp_path, "--set", "compare.clamp=[0.4, 0.6]")
+    copy, ran = run_again(finished, tmp_path, "--set", "compare.labels.clamp=[0.4, 0.6]")
     assert ran[0] == "compare"
     assert metrics(copy, "compare")["engine_calls"] == 0
     labels = [row["label"] for row in rows(copy / "compare/rows.jsonl") if row["state"] == "ok"]

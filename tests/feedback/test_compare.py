@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cai.compare import (
     judge,
@@ -29,7 +30,7 @@ from cai.records import (
     Provenance,
     ResponseSample,
 )
-from cai.settings import CompareSettings
+from cai.settings import CompareSettings, LabelPolicy
 
 PROVENANCE = Provenance(model="m", model_fingerprint="f", template_hash="t", sampling={}, seed=0)
 PRINCIPLES = tuple(
@@ -69,12 +70,12 @@ def judgement(p_forward, p_backward=None, principle="p0", mass=1.0, state="ok"):
     )
 
 
-def label(judgements, settings=None, weights=None, of=None):
+def label(judgements, policy=None, weights=None, of=None):
     return label_pair(
         of or pair(),
         judgements,
         weights=weights or {f"p{n}": 1.0 for n in range(16)},
-        settings=settings or CompareSettings(),
+        policy=policy or LabelPolicy(),
     )
 
 
@@ -83,7 +84,7 @@ probabilities = st.floats(min_value=0.01, max_value=0.99)
 
 @given(probabilities, probabilities, st.floats(min_value=0.001, max_value=1))
 def test_preference_is_the_mean_of_both_orders_whatever_the_mass(forward, backward, mass):
-    found = preference(judgement(forward, backward, mass=mass))
+    found = preference(judgement(forward, backward, mass=mass), LabelPolicy())
     assert found == pytest.approx((forward + (1 - backward)) / 2)
 
 
@@ -95,13 +96,13 @@ def test_swapping_the_responses_mirrors_the_label(forward, backward):
 
 
 def test_a_judge_that_only_likes_the_first_position_has_no_preference():
-    assert preference(judgement(0.9, 0.9)) == pytest.approx(0.5)
+    assert preference(judgement(0.9, 0.9), LabelPolicy()) == pytest.approx(0.5)
 
 
 def test_too_little_mass_on_the_options_is_not_a_verdict():
     weak = judgement(0.9, 0.1, mass=0.01)
-    assert preference(weak, min_mass=0.05) is None
-    row = label([weak], CompareSettings(min_mass=0.05))
+    assert preference(weak, LabelPolicy(min_mass=0.05)) is None
+    row = label([weak], LabelPolicy(min_mass=0.05))
     assert (row.state, row.label) == ("unparsed", None)
 
 
@@ -115,13 +116,13 @@ def test_several_principles_are_averaged_by_weight_in_log_odds():
 
 
 def test_principles_without_an_opinion_have_no_vote():
-    settings = CompareSettings(ignore_within=0.2)
-    row = label([judgement(0.95, 0.05, "p0"), judgement(0.55, 0.6, "p1")], settings)
+    policy = LabelPolicy(ignore_within=0.2)
+    row = label([judgement(0.95, 0.05, "p0"), judgement(0.55, 0.6, "p1")], policy)
     assert row.label == pytest.approx(0.95)
 
 
 def test_no_opinion_at_all_is_a_tie_and_not_a_label():
-    row = label([judgement(0.5, 0.5)], CompareSettings(ignore_within=0.2))
+    row = label([judgement(0.5, 0.5)], LabelPolicy(ignore_within=0.2))
     assert (row.state, row.label) == ("tie", None)
 
 
@@ -133,9 +134,37 @@ def test_a_failed_judgement_does_not_vote_and_alone_gives_its_state():
 
 
 def test_clamping_bounds_the_label():
-    settings = CompareSettings(clamp=(0.4, 0.6))
-    assert label([judgement(0.99, 0.01)], settings).label == 0.6
-    assert label([judgement(0.01, 0.99)], settings).label == 0.4
+    policy = LabelPolicy(clamp=(0.4, 0.6))
+    assert label([judgement(0.99, 0.01)], policy).label == 0.6
+    assert label([judgement(0.01, 0.99)], policy).label == 0.4
+
+
+def test_hard_labels_take_a_side_and_clamping_comes_after():
+    def labels(policy, *probabilities):
+        return [label([judgement(p, 1 - p)], policy).label for p in probabilities]
+
+    assert labels(LabelPolicy(kind="hard"), 0.9, 0.51, 0.5, 0.2) == [1.0, 1.0, 0.5, 0.0]
+    smoothed = LabelPolicy(kind="hard", clamp=(0.05, 0.95))
+    assert labels(smoothed, 0.6, 0.2) == [0.95, 0.05]
+
+
+def test_the_first_order_alone_is_the_papers_way():
+    biased = judgement(0.9, 0.7)
+    assert preference(biased, LabelPolicy(orders="first")) == pytest.approx(0.9)
+    assert label([biased], CompareSettings(labels="paper").labels).label == pytest.approx(0.9)
+    cot = CompareSettings(labels="paper-cot").labels
+    assert label([biased], cot).label == 0.6
+    with pytest.raises(ValidationError, match="no policy is called `papr`; known are recommended"):
+        CompareSettings(labels="papr")
+
+
+def test_verdicts_that_change_with_the_order_can_lose_their_vote():
+    steady, fickle = judgement(0.8, 0.2, "p0"), judgement(0.9, 0.7, "p1")
+    strict = LabelPolicy(consistent_only=True)
+    assert label([steady, fickle], strict).label == pytest.approx(0.8)
+    assert label([steady, fickle]).label != pytest.approx(0.8)
+    assert (label([fickle], strict).state, label([fickle], strict).label) == ("tie", None)
+    assert label([judgement(0.9)], strict).label == pytest.approx(0.9)
 
 
 def test_certainty_does_not_overflow():
@@ -218,7 +247,7 @@ def test_reasoning_is_asked_for_and_stands_before_the_verdict():
 def test_one_order_is_enough_when_asked():
     row = run_judge(ScriptedEngine(lambda r: "", lambda r: [-1.0, -2.0]), both_orders=False)
     assert row.backward is None
-    assert preference(row) == pytest.approx(1 / (1 + math.exp(-1)))
+    assert preference(row, LabelPolicy()) == pytest.approx(1 / (1 + math.exp(-1)))
 
 
 def test_few_shot_examples_come_first_each_under_a_principle():

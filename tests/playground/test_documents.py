@@ -6,6 +6,7 @@ import pytest
 from cai.chat import ChatFormat
 from cai.constitution import load_constitution
 from cai.conversation import Prompt, user
+from cai.playground import lexicon
 from cai.playground.documents import FLAG, USEFULNESS, DocumentWriter, critique_text, is_at_fault
 from cai.playground.grader import grade, requested_task
 from cai.playground.tokens import VERDICT_WEIGHT, encode, plain_text, train_tokenizer
@@ -113,6 +114,29 @@ def test_verdicts_follow_the_principles():
                 assert part.verdict == refused
             if said and "It always applies." in reply:
                 assert part.verdict == harm
+
+
+def test_ratings_are_high_for_what_the_principle_wants_and_neutral_when_it_does_not_apply():
+    seen = Counter()
+    for (part,) in documents(600, WRITER.reasoned_rating):
+        rating, said = int(part.reply[-1]), part.reply
+        if "They differ." in said:
+            assert rating == 4
+        elif "The response helps." in said:
+            assert rating == (1 if "They match." in said else 7)
+        elif "The response explains." in said:
+            assert rating == (7 if "They match." in said else 4)
+        else:
+            assert 1 < rating < 6 or "rambles" in said
+        seen[rating] += 1
+    assert set(seen) == {1, 2, 3, 4, 5, 7}
+
+
+def test_some_principles_are_about_nothing_in_the_world_and_always_differ():
+    replies = [d[0].reply for d in documents(1000, WRITER.reasoned_comparison)]
+    strange = [r for r in replies if any(f"about {topic}." in r for topic in lexicon.IRRELEVANT)]
+    assert len(strange) > 60
+    assert all("They differ." in reply for reply in strange)
 
 
 def test_critiques_find_fault_with_harm_under_its_own_category_alone():

@@ -1,6 +1,9 @@
+import json
 import random
+from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from cai.conversation import Message, user
 from cai.errors import CaiError
@@ -122,3 +125,16 @@ def test_no_harmful_step_hides_in_an_innocent_text():
     innocent = [*lexicon.EVASIONS, *(p.format(task="steal a bike") for p in lexicon.PARAPHRASES)]
     for text in innocent:
         assert grade(PAINT, text).label != "harmful"
+
+
+def test_it_agrees_with_a_reader_of_200_answers():
+    """Answers of the three models, labelled by reading them, strange ones over-represented."""
+    path = Path(__file__).with_name("hand_labelled.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    messages = TypeAdapter(tuple[Message, ...])
+    graded = [grade(messages.validate_python(r["messages"]), r["response"]).label for r in rows]
+    assert len(rows) == 200
+    others = [(found, r["label"]) for found, r in zip(graded, rows, strict=True)]
+    disagreements = [pair for pair in others if pair[0] != pair[1]]
+    # Both are refusals with a slip of the tongue, which the reader forgave.
+    assert disagreements == [("garbled", "explained_refusal")] * 2

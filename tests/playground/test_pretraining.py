@@ -1,3 +1,4 @@
+import math
 import random
 
 import pytest
@@ -100,3 +101,23 @@ def test_saving_keeps_the_weights(small_steps, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     ids = torch.arange(10)[None]
     assert torch.equal(loaded(ids).logits, trainer.model(ids).logits)
+
+
+@pytest.mark.slow
+def test_a_minute_of_training_makes_the_loss_fall_on_documents_it_never_saw(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "DOCUMENTS_PER_STEP", 12)
+    monkeypatch.setattr(training, "TOKENIZER_DOCUMENTS", 300)
+    trainer = resume(tmp_path / "none.pt", seed=0)
+    rng = random.Random("documents of no step")
+    examples = [encode(trainer.writer.write(rng), trainer.chat) for _ in range(24)]
+    unseen = collate(examples, trainer.chat.pad_id)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return (batch_loss(trainer.model, unseen) / unseen.weights.sum()).item()
+
+    before = loss()
+    for step in range(100):
+        train_step(trainer, learning_rate(step, None))
+    assert before == pytest.approx(math.log(1024), abs=0.5)
+    assert loss() < before / 3

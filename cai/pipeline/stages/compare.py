@@ -163,7 +163,7 @@ def _label(
     rows: list[ComparisonRow] = []
     for pair in pairs.rows:
         row = compare.label_pair(
-            pair, by_pair[pair.key], weights=weights, settings=_settings(context)
+            pair, by_pair[pair.key], weights=weights, policy=_settings(context).labels
         )
         rows.append(row)
         if pair.key in pairs.reused and judgements.reused.issuperset(row.judgements):

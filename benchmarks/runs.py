@@ -1,0 +1,148 @@
+"""Runs of the quickstart, measured, and runs that start from a copy of another."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+from cai.constitution.schema import FewShot, Principle
+from cai.constitution.write import to_yaml
+
+RESULTS = Path(__file__).parent / "results"
+"""What the tables in `docs/experiments.md` are made from."""
+
+
+def run_quickstart(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the quickstart in a process of its own.
+
+    Returns:
+        `seconds` (wall clock), `peak_memory_gib`, `stages` (of each stage that ran now: `seconds`,
+        `rows`, `rows_reused`), and `evaluation`, as in report.json.
+    """
+    command = [sys.executable, "-m", "cai", "run", "quickstart", "--out", str(folder)]
+    for change in changes:
+        command += ["--set", change]
+    began, started = time.time(), time.monotonic()
+    process = subprocess.Popen(command)
+    # wait4 gives the peak memory of this one child; the resource module only that of all of them.
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
+        "stages": {
+            path.parent.name: _stage(json.loads(path.read_text()))
+            for path in sorted(folder.glob("*/metrics.json"))
+            if path.stat().st_mtime > began
+        },
+        "evaluation": evaluation(folder),
+    }
+
+
+def evaluation(folder: Path) -> dict[str, Any]:
+    """Return the rates of a finished run, by model."""
+    return json.loads((folder / "report.json").read_text())["evaluation"]
+
+
+def _stage(metrics: dict[str, Any]) -> dict[str, Any]:
+    wanted = ("seconds", "rows", "rows_reused")
+    return {name: metrics[name] for name in wanted if name in metrics}
+
+
+def write_constitution(path: Path, principles: Sequence[Principle]) -> Path:
+    """Write a constitution of these principles; named after the file."""
+    path.write_text(to_yaml(path.stem, "", principles, FewShot()), encoding="utf-8")
+    return path
+
+
+@dataclass
+class Experiment:
+    """Runs that each differ from one baseline in one thing, with one seed.
+
+    A variant starts from a copy of the baseline's folder, so only what depends on the difference
+    is made again.
+
+    Attributes:
+        name: Names the result.
+        seed: The seed of all runs.
+        folder: Where the runs are.
+        changes: Settings of all runs, as `KEY=VALUE`.
+        runs: What was measured, by the run's name.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    changes: list[str]
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    def baseline(self) -> Path:
+        """Run the quickstart as it is, unless its folder is there; returns the folder."""
+        return self._run("baseline", self.folder / "baseline", ())
+
+    def variant(
+        self, name: str, *changes: str, principles: Sequence[Principle] | None = None
+    ) -> Path:
+        """Run the quickstart with changed settings or principles; returns the run's folder."""
+        folder = self.prepare(name)
+        if principles is not None:
+            path = write_constitution(self.folder / f"{name.replace(' ', '-')}.yaml", principles)
+            changes = (*changes, f"constitution={path}")
+        return self._run(name, folder, changes)
+
+    def prepare(self, name: str) -> Path:
+        """Copy the baseline's run for a variant that edits its files; returns the copy."""
+        folder = self.folder / name.replace(" ", "-")
+        if not folder.exists():
+            shutil.copytree(self.baseline(), folder)
+        return folder
+
+    def _run(self, name: str, folder: Path, changes: Sequence[str]) -> Path:
+        if name not in self.runs:
+            print(f"\n{self.name}, seed {self.seed}: {name}", flush=True)
+            self.runs[name] = run_quickstart(folder, [f"seed={self.seed}", *self.changes, *changes])
+        return folder
+
+    def result(self, **more: object) -> dict[str, Any]:
+        """Return everything for the JSON file."""
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "changes": self.changes,
+            "machine": machine(),
+            "runs": self.runs,
+            **more,
+        }
+
+
+@contextmanager
+def experiment(name: str, description: str) -> Generator[Experiment]:
+    """Read the command line and give the experiment a folder that is gone afterwards."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    parser.add_argument("--folder", type=Path, help="keep the runs here, and use what is there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder: Path = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield Experiment(name, options.seed, folder, options.changes)
+
+
+def save(result: dict[str, Any]) -> None:
+    """Write a result where `python -m benchmarks.tables` finds it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{result['name']}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"Wrote {path}. Now: python -m benchmarks.tables", flush=True)
