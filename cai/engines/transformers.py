@@ -25,7 +25,7 @@ from cai.engines import (
     Usage,
 )
 from cai.engines.decode import DecodeLoop, TokenCompletion, TokenRequest
-from cai.engines.scoring import TokenQuestion, score_options
+from cai.engines.scoring import TokenQuestion, TokenScores, score_options
 from cai.engines.stopping import StopTexts
 from cai.errors import CaiError
 
@@ -83,7 +83,7 @@ class TransformersEngine:
         )
         self._loop.check(tokens)
         sampled: TokenCompletion = await self._ask(tokens)
-        self._count(len(tokens.prompt_ids), len(sampled.token_ids))
+        self._count(len(tokens.prompt_ids), len(sampled.token_ids), sampled.cached)
         return Completion(
             text=self._chat.text(sampled.token_ids, stop=stop),
             token_ids=sampled.token_ids,
@@ -110,9 +110,9 @@ class TransformersEngine:
                 f"The prompt and its longest option have {question.columns} tokens, but the "
                 f"model's context is {context}."
             )
-        logprobs: tuple[float, ...] = await self._ask(question)
-        self._count(question.tokens, 0)
-        return Scores(logprobs=logprobs, fingerprint=self._fingerprint)
+        scores: TokenScores = await self._ask(question)
+        self._count(question.tokens, 0, scores.cached)
+        return Scores(logprobs=scores.logprobs, fingerprint=self._fingerprint)
 
     async def close(self) -> None:
         """Stop the worker and give the memory back; requests in flight raise a CaiError."""
@@ -133,8 +133,9 @@ class TransformersEngine:
             self._stop_texts[stop] = StopTexts(self._chat.decode, stop)
         return self._stop_texts[stop]
 
-    def _count(self, tokens_in: int, tokens_out: int) -> None:
+    def _count(self, tokens_in: int, tokens_out: int, cached: int) -> None:
         self.usage.engine_calls += 1
+        self.usage.tokens_cached += cached
         self.usage.tokens_in += tokens_in
         self.usage.tokens_out += tokens_out
 
@@ -158,7 +159,11 @@ class _Worker:
     def __init__(self, model: Any, chat: ChatFormat, max_batch_tokens: int) -> None:  # noqa: ANN401
         self.inbox: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self.loop = DecodeLoop(
-            model, stop_ids=chat.stop_ids, pad_id=chat.pad_id, max_batch_tokens=max_batch_tokens
+            model,
+            stop_ids=chat.stop_ids,
+            pad_id=chat.pad_id,
+            max_batch_tokens=max_batch_tokens,
+            prefix_tokens=max_batch_tokens // 2,
         )
         self._model = model
         self._pad_id = chat.pad_id
@@ -212,6 +217,7 @@ class _Worker:
                 questions,
                 pad_id=self._pad_id,
                 max_batch_tokens=self._max_batch_tokens,
+                prefixes=self.loop.prefixes,
             )
         except Exception as error:  # noqa: BLE001 (it is raised where the answer is awaited)
             self._fail(futures, error)
