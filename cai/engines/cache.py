@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -44,6 +45,10 @@ class _Layer(DynamicLayer):
     buffers: tuple[torch.Tensor, torch.Tensor]
     rows = first = end = 0
 
+    def __init__(self, *, room: int = 0) -> None:
+        super().__init__()
+        self._room = room
+
     def update(
         self,
         key_states: torch.Tensor,
@@ -54,7 +59,7 @@ class _Layer(DynamicLayer):
         """Append the states of new tokens and return all states."""
         count = key_states.shape[2]
         if not self.is_initialized:
-            self.allocate((key_states, value_states), len(key_states), 0, count)
+            self.allocate((key_states, value_states), len(key_states), 0, count + self._room)
         self.reserve(self.rows, self.columns, count)
         new = self.end + count
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
@@ -80,10 +85,10 @@ class _Layer(DynamicLayer):
     def allocate(
         self, like: tuple[torch.Tensor, torch.Tensor], rows: int, columns: int, room: int
     ) -> None:
-        """Begin with `rows` rows of `columns` columns of zeros, and room for more columns."""
+        """Begin with `rows` rows of `columns` columns, not yet written, and room for more."""
         self.lazy_initialization(*like)
         keys, values = (
-            states.new_zeros(rows, states.shape[1], columns + room, states.shape[3])
+            states.new_empty(rows, states.shape[1], columns + room, states.shape[3])
             for states in like
         )
         self.buffers = (keys, values)
@@ -116,17 +121,26 @@ class _Layer(DynamicLayer):
             self.allocate(other.buffers, 0, 0, 0)
         old, new = self.rows, self.rows + len(rows)
         self.reserve(new, max(columns, self.columns), 1)
+        start = self.end - columns
         for buffer, states in zip(self.buffers, other.states(), strict=True):
             taken = states[:, :, states.shape[2] - columns :].index_select(0, rows)
-            buffer[old:new, :, self.end - columns : self.end] = taken
-        self.rows, self.first = new, min(self.first, self.end - columns)
+            buffer[old:new, :, start : self.end] = taken
+            buffer[old:new, :, self.first : start] = 0
+            buffer[:old, :, start : self.first] = 0
+        self.rows, self.first = new, min(self.first, start)
 
 
 class RowCache(Cache):
     """The cache of a batch: empty for a prefill to fill, or made of rows of others."""
 
-    def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=_Layer)
+    def __init__(self, *, room: int = 0) -> None:
+        """Begin empty.
+
+        Args:
+            room: Columns that will be appended to those that the prefill fills.
+        """
+        layer_class = cast("type[_Layer]", partial(_Layer, room=room))
+        super().__init__(layer_class_to_replicate=layer_class)
 
     @classmethod
     def of_beginnings(
@@ -146,6 +160,8 @@ class RowCache(Cache):
             layer = _Layer()
             layer.allocate(like.buffers, len(parts), columns, room)
             for row, (stored, count) in enumerate(parts):
+                for buffer in layer.buffers:
+                    buffer[row, :, : columns - count] = 0
                 if stored is None or not count:
                     continue
                 source = stored.cache.row_layers[number]
@@ -165,6 +181,11 @@ class RowCache(Cache):
     def columns(self) -> int:
         """The columns in use."""
         return self.row_layers[0].columns if self.layers else 0
+
+    def drop(self, columns: int) -> None:
+        """Forget the last columns."""
+        for layer in self.row_layers:
+            layer.end -= columns
 
     def join(self, other: RowCache, rows: Sequence[int], columns: int) -> None:
         """Append rows of another cache, of which the last `columns` columns count."""

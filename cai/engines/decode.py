@@ -22,8 +22,8 @@ from cai.engines.prefill import prefill
 from cai.engines.prefixes import Prefixes
 from cai.errors import CaiError
 
-_TURNOVER = 1 / 8
-"""Waiting rows join when they are at least this share of the batch."""
+ENOUGH = 1 / 8
+"""Waiting rows join, and questions are answered, when they are this share of the batch."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,11 @@ class DecodeLoop:
         """Whether any request is unfinished."""
         return bool(self._waiting or self._batch.rows)
 
+    @property
+    def rows(self) -> int:
+        """The number of rows that decode."""
+        return len(self._batch.rows)
+
     def check(self, request: TokenRequest) -> None:
         """Raise what `submit` would raise."""
         length = len(request.prompt_ids)
@@ -307,7 +312,7 @@ class DecodeLoop:
             if count > 1 and count * (length + remaining) > self._max_batch_tokens:
                 break
             admitted.append(row)
-        return admitted if len(admitted) >= _TURNOVER * len(rows) else []
+        return admitted if len(admitted) >= ENOUGH * len(rows) else []
 
     def _admit(self, rows: Sequence[_Row]) -> list[_Row]:
         """Run the prompts of waiting rows and sample their first tokens; return the finished."""

@@ -59,6 +59,7 @@ def prefill(
     *,
     pad_id: int,
     max_batch_tokens: int,
+    room: int = 0,
 ) -> Iterator[Prefilled]:
     """Run prompts in groups of like length; which groups these are makes no difference.
 
@@ -70,13 +71,14 @@ def prefill(
         prefixes: Where to look for states, and where those of the prompts are listed.
         pad_id: Any valid token.
         max_batch_tokens: A group's rows times its longest prompt stay within; a row alone may not.
+        room: Columns that the caller will append to the caches.
     """
     waiting = list(range(len(prompts)))
     while waiting:
         plans, waiting = _in_turn(prompts, waiting, prefixes)
         tokens = _TOKENS.get(model.device.type, _TOKENS["cuda"])
         for group in _groups(plans, tokens, min(max_batch_tokens, _STATES * tokens)):
-            prefilled = _run(model, group, pad_id)
+            prefilled = _run(model, group, pad_id, room)
             for stored in prefilled.stored:
                 prefixes.add(stored)
             yield prefilled
@@ -123,7 +125,7 @@ def _groups(plans: Sequence[_Plan], tokens: int, states: int) -> Iterator[list[_
 
 
 @torch.inference_mode()
-def _run(model: Any, plans: Sequence[_Plan], pad_id: int) -> Prefilled:  # noqa: ANN401
+def _run(model: Any, plans: Sequence[_Plan], pad_id: int, room: int) -> Prefilled:  # noqa: ANN401
     """Run the last tokens of each prompt: as many as the one with the most new ones has.
 
     So nothing but short prompts is padded, on the left, and all rows end in the last column.
@@ -132,10 +134,10 @@ def _run(model: Any, plans: Sequence[_Plan], pad_id: int) -> Prefilled:  # noqa:
     new = max(plan.new for plan in plans)
     taken = [max(0, len(plan.ids) - new) for plan in plans]
     columns = max(taken) + new
-    cache = RowCache()
+    cache = RowCache(room=room)
     if any(taken):
         parts = [(plan.source, count) for plan, count in zip(plans, taken, strict=True)]
-        cache = RowCache.of_beginnings(parts, room=new)
+        cache = RowCache.of_beginnings(parts, room=new + room)
     lengths = [len(plan.ids) for plan in plans]
     ids = [[pad_id] * (new - len(plan.ids)) + list(plan.ids[-new:]) for plan in plans]
     starts = torch.tensor([[columns - length] for length in lengths], device=device)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cai.engines.cache import RowCache, Stored
+from cai.engines.cache import Stored
 from cai.engines.decode import nan_error
 from cai.engines.prefill import Prefilled, prefill
 from cai.engines.prefixes import Prefixes
@@ -82,11 +82,12 @@ def score_options(
             prefixes,
             pad_id=pad_id,
             max_batch_tokens=max_batch_tokens,
+            room=max(question.columns - len(question.prompt_ids) for question in some),
         )
         for group in groups:
             listed += zip(group.stored, group.cached, strict=True)
             asked = [some[place] for place in group.places]
-            scores = _score(model, asked, group, pad_id, max_batch_tokens)
+            scores = _score(model, asked, group, pad_id)
             for question, logprobs, cached in zip(asked, scores, group.cached, strict=True):
                 answers[question] = TokenScores(logprobs, cached)
         for stored, _ in listed:
@@ -115,47 +116,47 @@ def _score(
     questions: Sequence[TokenQuestion],
     group: Prefilled,
     pad_id: int,
-    max_batch_tokens: int,
 ) -> list[tuple[float, ...]]:
     """Score the questions of a group: first tokens from the prompts, the others teacher-forced."""
-    device = model.device
-    pairs = [(row, option) for row, q in enumerate(questions) for option in q.options]
-    rows = torch.tensor([row for row, _ in pairs], device=device)
-    first = torch.tensor([option[0] for _, option in pairs], device=device)
-    scores = torch.log_softmax(group.logits.float(), -1)[rows, first]
-    longer = [index for index, (_, option) in enumerate(pairs) if len(option) > 1]
-    together = max(1, max_batch_tokens // max(question.columns for question in questions))
-    for begin in range(0, len(longer), together):
-        some = longer[begin : begin + together]
-        prompts = [group.stored[pairs[index][0]] for index in some]
-        options = [pairs[index][1] for index in some]
-        scores[torch.tensor(some, device=device)] += _rest(model, prompts, options, pad_id)
-    if scores.isnan().any():
+    first = torch.log_softmax(group.logits.float(), -1)
+    every: list[torch.Tensor] = []
+    for number in range(max(len(question.options) for question in questions)):
+        # Questions with fewer options get one again, and no one looks at its score.
+        options = [
+            question.options[min(number, len(question.options) - 1)] for question in questions
+        ]
+        tokens = torch.tensor([[option[0]] for option in options], device=model.device)
+        scores = first.gather(1, tokens).squeeze(1)
+        if max(map(len, options)) > 1:
+            scores = scores + _rest(model, group, options, pad_id)
+        every.append(scores)
+    by_question = torch.stack(every, dim=1)
+    if by_question.isnan().any():
         raise nan_error()
-    flat = iter(scores.tolist())
-    return [tuple(next(flat) for _ in question.options) for question in questions]
+    return [
+        tuple(scores[: len(question.options)])
+        for question, scores in zip(questions, by_question.tolist(), strict=True)
+    ]
 
 
 def _rest(
     model: Any,  # noqa: ANN401
-    prompts: Sequence[Stored],
+    group: Prefilled,
     options: Sequence[Sequence[int]],
     pad_id: int,
 ) -> torch.Tensor:
-    """Return the log-probability of each option `(R,)` after its first token.
+    """Return the log-probability of each option after its first token, `(B,)`.
+
+    The options' states are appended to those of the prompts, and dropped again.
 
     Args:
         model: The model.
-        prompts: Where the states of each option's prompt are.
-        options: R options of two tokens or more.
+        group: B prompts.
+        options: One for each, not all of a single token.
         pad_id: Fills up shorter options on the right, where causal attention never looks.
     """
-    longest = max(map(len, options))
-    cache = RowCache.of_beginnings(
-        [(prompt, len(prompt.ids)) for prompt in prompts], room=longest - 1
-    )
-    length, device = cache.columns, model.device
-    starts = torch.tensor([[length - len(prompt.ids)] for prompt in prompts], device=device)
+    length, longest, device = group.cache.columns, max(map(len, options)), model.device
+    starts = torch.tensor([[length - len(stored.ids)] for stored in group.stored], device=device)
     padded = [[*option, *[pad_id] * (longest - len(option))] for option in options]
     ids = torch.tensor(padded, device=device)
     columns = torch.arange(length + longest - 1, device=device)
@@ -163,9 +164,10 @@ def _rest(
         input_ids=ids[:, :-1],
         attention_mask=columns >= starts,
         position_ids=columns[length:] - starts,
-        past_key_values=cache,
+        past_key_values=group.cache,
         use_cache=True,
     )
+    group.cache.drop(longest - 1)
     logprobs = torch.log_softmax(output.logits.float(), -1)
     each = logprobs.gather(2, ids[:, 1:, None]).squeeze(2)
     counts = torch.tensor([[len(option) - 1] for option in options], device=device)

@@ -24,7 +24,7 @@ from cai.engines import (
     Scores,
     Usage,
 )
-from cai.engines.decode import DecodeLoop, TokenCompletion, TokenRequest
+from cai.engines.decode import ENOUGH, DecodeLoop, TokenCompletion, TokenRequest
 from cai.engines.scoring import TokenQuestion, TokenScores, score_options
 from cai.engines.stopping import StopTexts
 from cai.errors import CaiError
@@ -184,14 +184,15 @@ class _Worker:
     def _work(self) -> None:
         questions: list[_Job] = []
         while self._receive(questions):
-            self._score(questions)
+            if len(questions) >= ENOUGH * self.loop.rows:
+                self._score(questions)
+                questions.clear()
             self._decode()
         self._fail([future for _, future in questions], _closed())
         self._fail(self._decoding, _closed())
 
     def _receive(self, questions: list[_Job]) -> bool:
         """Take all that has arrived, waiting if there is nothing else to do; False to end."""
-        questions.clear()
         while not self.inbox.empty() or not (self.loop.busy or questions):
             jobs = self.inbox.get()
             if jobs is None:
