@@ -25,6 +25,9 @@ from cai.errors import CaiError
 ENOUGH = 1 / 8
 """Waiting rows join, and questions are answered, when they are this share of the batch."""
 
+FEW = 16
+"""With fewer rows than this, a step costs nearly as much as with twice as many."""
+
 
 @dataclass(frozen=True)
 class TokenRequest:
@@ -234,6 +237,13 @@ class DecodeLoop:
     def rows(self) -> int:
         """The number of rows that decode."""
         return len(self._batch.rows)
+
+    @property
+    def starved(self) -> bool:
+        """Whether there are fewer than `FEW` requests, and twice as many would fit."""
+        rows = [*self._batch.rows, *self._waiting[:FEW]]
+        longest = max((row.length + row.remaining for row in rows), default=0)
+        return len(rows) < FEW and 2 * len(rows) * longest <= self._max_batch_tokens
 
     def check(self, request: TokenRequest) -> None:
         """Raise what `submit` would raise."""
