@@ -12,7 +12,8 @@ from benchmarks.ppo_vs_trl.workloads import Workload
 from cai.models import load_chat_format
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import PromptPool, TokenPrompt
-from cai.ppo.train import train_step
+from cai.ppo.rollout import collect_rollout
+from cai.ppo.update import update
 from cai.preference_model import PreferenceModel
 from cai.settings import ModelSettings, PPOSettings
 
@@ -55,7 +56,7 @@ def load(folder: Path, workload: Workload) -> tuple[Learner, PreferenceModel]:
 
 
 def main() -> None:
-    """Train and write seconds, lengths and metrics of each measured step."""
+    """Train; write the seconds and the response lengths of each measured step."""
     torch.set_num_threads(1)
     folder, result = Path(sys.argv[1]), Path(sys.argv[2])
     workload = Workload(**json.loads((folder / "workload.json").read_text()))
@@ -69,15 +70,20 @@ def main() -> None:
         prompts, batch_size=workload.batch_size, red_team_fraction=0.0, seed=workload.seed
     )
     seconds: list[float] = []
-    metrics: list[dict[str, float]] = []
-    for step in range(workload.steps + 1):
-        start = time.perf_counter()
-        metrics.append(
-            train_step(learner, pool, preference.score_ids, settings, seed=workload.seed, step=step)
+    cpu_seconds: list[float] = []
+    lengths: list[list[int]] = []
+    for step in range(settings.steps):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        drawn = pool.draw(step)
+        rollout = collect_rollout(
+            learner, drawn, preference.score_ids, settings, seed=workload.seed, step=step
         )
+        update(learner, rollout, settings, seed=workload.seed, step=step)
         seconds.append(time.perf_counter() - start)
-    tokens = [int(one["tokens"]) for one in metrics[1:]]
-    result.write_text(json.dumps({"seconds": seconds[1:], "tokens": tokens, "metrics": metrics}))
+        cpu_seconds.append(time.process_time() - cpu_start)
+        lengths.append(rollout.episodes.response_lengths_B.tolist())
+    measured = {"seconds": seconds, "cpu_seconds": cpu_seconds, "lengths": lengths}
+    result.write_text(json.dumps({name: steps[1:] for name, steps in measured.items()}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-# ruff: noqa: ANN, D
 """TRL's side, run by the Python of TRL's own environment: trl_side.py WORKLOAD RESULT MICRO.
 
 With a fourth argument it also saves there, for each epoch, what TRL's own loop had in its hands
@@ -9,6 +8,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -34,10 +34,10 @@ class Clock(TrainerCallback):
         self.times = []
 
     def on_train_begin(self, *_, **__):
-        self.times.append(time.perf_counter())
+        self.times.append((time.perf_counter(), time.process_time()))
 
     def on_step_end(self, *_, **__):
-        self.times.append(time.perf_counter())
+        self.times.append((time.perf_counter(), time.process_time()))
 
 
 def record_locals(tape):
@@ -77,6 +77,8 @@ def main():
         AutoModelForSequenceClassification.from_pretrained(folder / "preference", num_labels=1)
         for _ in range(2)
     )
+    if tape_file:  # as VALUE_HEAD in workloads.py
+        value.score.weight.data.mul_(0.5)
     config = PPOConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=micro,
@@ -117,25 +119,28 @@ def main():
         eval_dataset=dataset,
         callbacks=[clock],
     )
-    tokens, metrics = [], []
+    lengths = []
     truncate = ppo_trainer.truncate_response
 
     def count(stop, pad, responses):
         kept = truncate(stop, pad, responses)
-        tokens.append(int((kept != pad).sum()))
+        lengths.append((kept != pad).sum(1).tolist())
         return kept
 
     ppo_trainer.truncate_response = count
-    trainer.log = metrics.append
+    trainer.log = lambda *_: None
     if tape_file:
         record_locals(tape)
     trainer.train()
     if tape_file:
         torch.save(tape, tape_file)
-    seconds = [after - before for before, after in zip(clock.times, clock.times[1:])]
-    result.write_text(
-        json.dumps({"seconds": seconds[1:], "tokens": tokens[1:], "metrics": metrics})
-    )
+    steps = list(pairwise(clock.times))
+    measured = {
+        "seconds": [after[0] - before[0] for before, after in steps],
+        "cpu_seconds": [after[1] - before[1] for before, after in steps],
+        "lengths": lengths,
+    }
+    result.write_text(json.dumps({name: steps[1:] for name, steps in measured.items()}))
 
 
 if __name__ == "__main__":

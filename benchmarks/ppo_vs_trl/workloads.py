@@ -24,6 +24,8 @@ from cai.settings import ModelSettings
 STOP = 1 / 48
 """Probability with which the random model of workload `llama` stops at each token."""
 VOCABULARY, EOS, PAD = 32_000, 0, 1
+VALUE_HEAD = 0.5
+"""Of the score head: the critic of the agreement's runs, so that values are not scores."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Workload:
 
 
 PLAYGROUND_WORKLOAD = Workload("playground", 64, epochs=4, max_new_tokens=64, steps=3)
-LLAMA_WORKLOAD = Workload("llama", 32, epochs=4, max_new_tokens=128, steps=2)
+LLAMA_WORKLOAD = Workload("llama", 32, epochs=4, max_new_tokens=128, steps=1)
 
 
 def write(workload: Workload, folder: Path) -> Path:
