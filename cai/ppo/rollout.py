@@ -16,8 +16,6 @@ from cai.ppo.prompts import TokenPrompt
 from cai.records import derive_seed
 from cai.settings import PPOSettings
 
-CPU_MICRO_BATCH = 8
-
 Scorer = Callable[[Sequence[Sequence[int]]], Tensor]
 """Maps token sequences (prompt and response, unpadded) to one score each, `(len,)`."""
 
@@ -55,7 +53,6 @@ def collect_rollout(
             "Lower `preference.learning_rate` and train the preference model again."
         )
     # 4. Reference log-probabilities, and 5. values.
-    size = micro_batch_size(settings, learner.device)
     with learner.autocast():
         if learner.dtype == torch.float32:
             logprobs_BT = sampled_logprobs_BT
@@ -65,7 +62,7 @@ def collect_rollout(
             episodes=episodes,
             logprobs_BT=logprobs_BT,
             ref_logprobs_BT=policy_logprobs(learner.reference, episodes, settings),
-            values_BT=without_gradient(learner.critic, episodes, size),
+            values_BT=without_gradient(learner.critic, episodes, settings.micro_batch_size),
             scores_B=scores_B,
             ended_B=ended_B,
         )
@@ -139,15 +136,5 @@ def policy_logprobs(model: torch.nn.Module, episodes: Episodes, settings: PPOSet
     return without_gradient(
         lambda part: response_logprobs(model, part, settings.temperature)[0],
         episodes,
-        micro_batch_size(settings, episodes.device),
+        settings.micro_batch_size,
     )
-
-
-def micro_batch_size(settings: PPOSettings, device: torch.device) -> int:
-    """Return the sequences per forward pass, unless the settings say: a minibatch on a GPU.
-
-    On a CPU a few: rows of like length waste less on padding, and their states stay in the cache.
-    """
-    minibatch = settings.batch_size // settings.minibatches
-    automatic = min(CPU_MICRO_BATCH, minibatch) if device.type == "cpu" else minibatch
-    return settings.micro_batch_size or automatic
