@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel, frozen=True):
@@ -243,8 +244,16 @@ class PPOSettings(Settings, frozen=True):
     """Logits are divided by it, in rollout and update alike."""
     max_new_tokens: Positive = 128
     """The longest response, in tokens."""
-    no_eos_reward: Annotated[float, Field(allow_inf_nan=False)] = -1.0
-    """The score of a response that does not end in time (in place of the preference model's)."""
+    no_eos_reward: Annotated[float, Field(allow_inf_nan=False)] | None = -1.0
+    """The score of a response that does not end in time, unread; null scores it like any other."""
+    no_eos_penalty: NotNegative = 0.0
+    """Taken off the score of a response that does not end in time."""
+    length_penalty: NotNegative = 0.0
+    """Weight of a reward that falls by 1 for every `length_free` words beyond the first ones."""
+    length_free: Positive = 100
+    """Words of a response that cost nothing."""
+    repetition_penalty: NotNegative = 0.0
+    """Weight of minus the share of a response's word trigrams that it has said before."""
     red_team_fraction: Fraction = 0.5
     """The share of red-team prompts in each batch."""
     checkpoint_steps: Positive = 20

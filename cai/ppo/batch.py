@@ -7,8 +7,8 @@ forward pass needs. Masks come from lengths, never from pad ids: pad may be miss
 # ruff: noqa: N802, N815 (names end in the shapes of what they hold)
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -122,9 +122,12 @@ class Rollout:
     """The critic's value of the state before each token."""
 
     scores_B: Tensor
-    """Normalised preference model scores; `no_eos_reward` where a response did not end."""
+    """What is maximised: the weighted sum of the scorers, or `no_eos_reward` where a response did
+    not end."""
     ended_B: Tensor
     """True where the last token of the response is a stop token, in the very last slot too."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """What each scorer said of the responses that were scored, not weighted, `(n,)`."""
 
 
 def length_sorted(lengths_B: Tensor, size: int) -> list[Tensor]:

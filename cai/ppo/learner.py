@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from cai.chat import ChatFormat
 from cai.ppo.forward import Critic, check_output_head
 from cai.ppo.math import linear_decay
+from cai.ppo.prompts import PromptFormat
 from cai.settings import PPOSettings
 
 ADAM_BETAS = (0.9, 0.95)
@@ -34,7 +34,7 @@ class Learner:
     critic: Critic
     policy_optimizer: torch.optim.AdamW
     critic_optimizer: torch.optim.AdamW
-    chat: ChatFormat
+    chat: PromptFormat
     dtype: torch.dtype
     """bfloat16 computes under autocast; weights and optimizers are float32 in any case."""
     max_batch_tokens: int
@@ -44,7 +44,7 @@ class Learner:
         cls,
         policy: PreTrainedModel,
         critic_backbone: nn.Module,
-        chat: ChatFormat,
+        chat: PromptFormat,
         settings: PPOSettings,
         *,
         dtype: torch.dtype = torch.float32,

@@ -22,6 +22,8 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Return means over the episodes of a rollout; `objective/kl` is a sum per sequence, nats.
 
+    `reward/NAME` is the mean of one scorer over the responses it has read, not weighted.
+
     Args:
         rollout: What the policy did.
         prompts: One per episode; scores are also given for each kind of them.
@@ -38,6 +40,8 @@ def rollout_metrics(
         "response/length": rollout.episodes.response_lengths_B.float().mean().item(),
         "response/ended": rollout.ended_B.float().mean().item(),
     }
+    for name, part in rollout.parts.items():
+        metrics[f"reward/{name}"] = part.mean().item()
     for kind in ("red_team", "helpful"):
         of_kind = torch.tensor([prompt.kind == kind for prompt in prompts], device=scores.device)
         if of_kind.any():

@@ -19,7 +19,7 @@ def _settings(context: Context) -> PPOSettings:
 
 
 def _run(context: Context) -> dict[str, Any]:
-    from cai.ppo.train import train_ppo
+    from cai.ppo import PPO
 
     settings = _settings(context)
     prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
@@ -28,14 +28,16 @@ def _run(context: Context) -> dict[str, Any]:
         def on_step(metrics: Mapping[str, float]) -> None:
             show({**metrics, "steps": settings.steps})
 
+        ppo = PPO(
+            context.sl_cai,
+            context.stage_dir("preference") / "model",
+            settings,
+            seed=context.settings.seed,
+        )
         return dict(
-            train_ppo(
-                settings,
-                policy=context.sl_cai,
-                preference_model=context.stage_dir("preference") / "model",
-                prompts=[prompt for prompt in prompts if prompt.split == "train"],
-                out=context.stage_dir("ppo") / "model",
-                seed=context.settings.seed,
+            ppo.train(
+                [prompt for prompt in prompts if prompt.split == "train"],
+                context.stage_dir("ppo"),
                 log_dir=context.log_dir / "ppo",
                 on_step=on_step,
             )
