@@ -228,12 +228,32 @@ class PPOSettings(Settings, frozen=True):
     """The learning rates decay linearly to this share of themselves."""
     critic_learning_rate: PositiveFloat = 2e-5
     """The critic's; it has an optimizer of its own."""
-    kl_coef: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
-    """β: the per-token KL penalty against SL-CAI, on normalised scores."""
+    kl_coef: NotNegative = 0.05
+    """β: the per-token KL penalty against SL-CAI, on normalised scores; its start if it adapts."""
+    kl_target: PositiveFloat | None = None
+    """KL per response, in nats, that β is adapted to keep; null keeps β fixed."""
+    kl_horizon: Positive = 10000
+    """Episodes over which β adapts: the larger, the slower."""
+    objective: Literal["clip", "kl_penalty"] = "clip"
+    """Clipped, or with a penalty on the KL that a step moves the policy (PPO paper, section 4)."""
     clip_range: PositiveFloat = 0.2
     """ε of the clipped policy objective."""
-    value_clip_range: PositiveFloat = 0.2
-    """How far a value may move from its old one before the loss stops rewarding it."""
+    penalty_coef: PositiveFloat = 1.0
+    """First coefficient of `objective: kl_penalty`; doubled or halved to stay near its target."""
+    penalty_target: PositiveFloat = 0.01
+    """KL per token, in nats, that one step may move the policy under `objective: kl_penalty`."""
+    value_clip_range: PositiveFloat | None = 0.2
+    """How far a value may move from its old one before it stops paying; null: no limit."""
+    whiten_advantages: bool = True
+    """Shift and scale the advantages of a batch to mean 0 and variance 1."""
+    normalise_rewards: bool = False
+    """Shift and scale scores by mean and deviation of all so far (preference models: already)."""
+    ptx_coef: NotNegative = 0.0
+    """γ of PPO-ptx: the weight of log-likelihood on pretraining texts in every policy step."""
+    ptx_data: str | None = None
+    """The texts: a text file, blank lines between them, or JSON Lines with `text`."""
+    ptx_length: Annotated[int, Field(ge=2)] = 512
+    """The longest piece of a text, in tokens; as many pieces as episodes make a minibatch."""
     gamma: Fraction = 1.0
     """The discount."""
     lam: Fraction = 0.95

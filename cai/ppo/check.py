@@ -19,7 +19,12 @@ _PROBE = (
 
 
 def check_settings(settings: PPOSettings) -> None:
-    """Raise a CaiError if the minibatches cannot be of equal size."""
+    """Raise a CaiError if the settings contradict each other."""
+    if settings.kl_target is not None and not settings.kl_coef:
+        raise CaiError(
+            "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from a "
+            "small positive `kl_coef`, such as 0.01."
+        )
     if settings.batch_size % settings.minibatches:
         raise CaiError(
             f"`ppo.batch_size` {settings.batch_size} does not divide into `ppo.minibatches` "

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from cai.ppo.control import Control
 from cai.ppo.forward import Critic, check_output_head
 from cai.ppo.math import linear_decay
 from cai.ppo.prompts import PromptFormat
@@ -34,6 +35,7 @@ class Learner:
     critic: Critic
     policy_optimizer: torch.optim.AdamW
     critic_optimizer: torch.optim.AdamW
+    control: Control
     chat: PromptFormat
     dtype: torch.dtype
     """bfloat16 computes under autocast; weights and optimizers are float32 in any case."""
@@ -56,7 +58,7 @@ class Learner:
             policy: SL-CAI in float32; trained in place.
             critic_backbone: The preference model's backbone in float32; trained in place.
             chat: The tokenizer, stop ids and pad id of all models.
-            settings: Learning rates.
+            settings: Learning rates, and where coefficients start.
             dtype: float32, or bfloat16 for autocast.
             max_batch_tokens: Tokens that sampling keeps in flight.
 
@@ -73,6 +75,7 @@ class Learner:
             critic=critic,
             policy_optimizer=_adamw(policy, settings.learning_rate),
             critic_optimizer=_adamw(critic, settings.critic_learning_rate),
+            control=Control.start(settings),
             chat=chat,
             dtype=dtype,
             max_batch_tokens=max_batch_tokens,
@@ -115,6 +118,7 @@ class Learner:
             "critic": self.critic,
             "policy_optimizer": self.policy_optimizer,
             "critic_optimizer": self.critic_optimizer,
+            "control": self.control,
         }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, Rollout
+from cai.ppo.control import Control
 from cai.ppo.forward import response_logprobs, without_gradient
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
@@ -28,6 +29,7 @@ def collect_rollout(
     *,
     seed: int,
     step: int,
+    training: bool = True,
 ) -> Rollout:
     """Sample one response per prompt and score it (steps 2 to 5 of docs/ppo.md).
 
@@ -38,6 +40,7 @@ def collect_rollout(
         settings: How to sample, and the score of responses that do not end.
         seed: The run's seed.
         step: Counted from 0; it seeds the sampling, together with each prompt's place.
+        training: False leaves the scores as they are and their running scale alone.
 
     Raises:
         CaiError: A score is not finite, or a scorer returns too few or too many.
@@ -46,7 +49,9 @@ def collect_rollout(
     episodes, sampled_logprobs_BT = sample(learner, prompts, settings, seed=seed, step=step)
     # 3. Score.
     ended_B = has_ended(episodes, learner.chat.stop_ids)
-    scores_B, parts = score_episodes(reward, prompts, episodes, ended_B, settings)
+    scores_B, parts = score_episodes(
+        reward, prompts, episodes, ended_B, settings, learner.control if training else None
+    )
     for name, scores in parts.items():
         if not scores.isfinite().all():
             raise CaiError(
@@ -127,11 +132,13 @@ def score_episodes(
     episodes: Episodes,
     ended_B: Tensor,
     settings: PPOSettings,
+    control: Control | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Score the very ids that were sampled.
 
     A response that did not end gets `no_eos_reward` unread; where that is None it is scored like
-    any other. `no_eos_penalty` is taken off either.
+    any other. `no_eos_penalty` is taken off either. With `normalise_rewards`, the scores that were
+    given are normalised by `control`, if there is one.
 
     Returns:
         The score of each response, `(B,)` float32, and what each scorer said of the responses that
@@ -146,7 +153,10 @@ def score_episodes(
         asked = [prompts[row] for row in rows.tolist()]
         pairs = zip(asked, sequences, strict=True)
         parts = reward.parts(asked, [ids[len(prompt.ids) :] for prompt, ids in pairs])
-        scores_B[scored_B] = reward.total(parts).to(scores_B)
+        scores = reward.total(parts)
+        if settings.normalise_rewards and control is not None:
+            scores = control.normalise(scores)
+        scores_B[scored_B] = scores.to(scores_B)
     return scores_B - settings.no_eos_penalty * ~ended_B, parts
 
 

@@ -14,11 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cai.ppo.batch import Rollout
 from cai.ppo.prompts import TokenPrompt
-from cai.settings import PPOSettings
 
 
 def rollout_metrics(
-    rollout: Rollout, prompts: Sequence[TokenPrompt], settings: PPOSettings
+    rollout: Rollout, prompts: Sequence[TokenPrompt], kl_coef: float
 ) -> dict[str, float]:
     """Return means over the episodes of a rollout; `objective/kl` is a sum per sequence, nats.
 
@@ -27,15 +26,16 @@ def rollout_metrics(
     Args:
         rollout: What the policy did.
         prompts: One per episode; scores are also given for each kind of them.
-        settings: The KL coefficient.
+        kl_coef: β of this step.
     """
     scores = rollout.scores_B
     kl = (rollout.logprobs_BT - rollout.ref_logprobs_BT).sum(dim=1).mean().item()
     metrics = {
         "objective/scores": scores.mean().item(),
         "objective/kl": kl,
-        "objective/non_score_reward": -settings.kl_coef * kl,
-        "objective/rlhf_reward": scores.mean().item() - settings.kl_coef * kl,
+        "objective/kl_coef": kl_coef,
+        "objective/non_score_reward": -kl_coef * kl,
+        "objective/rlhf_reward": scores.mean().item() - kl_coef * kl,
         "tokens": rollout.episodes.response_lengths_B.sum().item(),
         "response/length": rollout.episodes.response_lengths_B.float().mean().item(),
         "response/ended": rollout.ended_B.float().mean().item(),

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
 from cai.ppo.learner import Learner
+from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import PromptPool
 from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.step_log import StepLog, rollout_metrics
-from cai.ppo.update import update
+from cai.ppo.update import policy_moved, update
 from cai.settings import PPOSettings
 
 CHECKPOINTS = "checkpoints"
@@ -33,6 +34,7 @@ def run_steps(
     run: str,
     seed: int,
     log_dir: Path,
+    pretraining: Pretraining | None = None,
     on_step: OnStep | None = None,
 ) -> list[dict[str, float]]:
     """Run all steps that are not yet done, with whatever scores responses.
@@ -46,6 +48,7 @@ def run_steps(
         run: Names everything that determines the result; only its own checkpoints are resumed.
         seed: Of sampling and minibatches.
         log_dir: For TensorBoard.
+        pretraining: What PPO-ptx mixes in.
         on_step: Called after each step with its line of `steps.jsonl`.
 
     Returns:
@@ -61,7 +64,9 @@ def run_steps(
         learner.load_state_dict(state)
     with StepLog(folder / "steps.jsonl", log_dir, done=done) as log:
         for step in range(done, settings.steps):
-            metrics = train_step(learner, pool, reward, settings, seed=seed, step=step)
+            metrics = train_step(
+                learner, pool, reward, settings, seed=seed, step=step, pretraining=pretraining
+            )
             log.write(step + 1, metrics)  # 10.
             if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == settings.steps:
                 save_checkpoint(checkpoints, step + 1, run, learner.state_dict())  # 11.
@@ -78,6 +83,7 @@ def train_step(
     *,
     seed: int,
     step: int,
+    pretraining: Pretraining | None = None,
 ) -> dict[str, float]:
     """Take one step (counted from 0): a rollout, then an update on it; return its metrics."""
     start = time.monotonic()
@@ -85,8 +91,15 @@ def train_step(
     prompts = pool.draw(step)  # 1.
     rollout = collect_rollout(learner, prompts, reward, settings, seed=seed, step=step)  # 2. to 5.
     sampled = time.monotonic()
-    metrics = rollout_metrics(rollout, prompts, settings)
-    metrics |= update(learner, rollout, settings, seed=seed, step=step)  # 6. to 9.
+    metrics = rollout_metrics(rollout, prompts, learner.control.kl_coef)
+    metrics |= update(  # 6. to 9.
+        learner, rollout, settings, seed=seed, step=step, pretraining=pretraining
+    )
+    moved = None
+    if settings.objective == "kl_penalty":
+        moved = metrics["policy/kl_moved"] = policy_moved(learner, rollout, settings)
+        metrics["policy/penalty_coef"] = learner.control.penalty_coef
+    learner.control.adapt(settings, kl=metrics["objective/kl"], moved=moved)
     end = time.monotonic()
     return metrics | {
         "lr": settings.learning_rate * share,

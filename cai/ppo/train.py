@@ -24,6 +24,7 @@ from cai.ppo.loading import (
     precision,
     shared_context,
 )
+from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import Reward, RewardLike, named_scorers, preference_models
 from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps
@@ -91,6 +92,7 @@ class PPO:
         prompts: Sequence[PromptLike],
         folder: str | Path,
         *,
+        pretraining: Sequence[str] = (),
         log_dir: Path | None = None,
         on_step: OnStep | None = None,
     ) -> dict[str, float]:
@@ -106,6 +108,7 @@ class PPO:
                 for a response are left out and counted.
             folder: Gets `model/` (float32, with its tokenizer; seen whole or not at all),
                 `steps.jsonl`, and while it runs `checkpoints/`.
+            pretraining: Texts for PPO-ptx, which `ptx_coef` weighs.
             log_dir: For TensorBoard; `folder/logs` if None.
             on_step: Called after each step with its line of `steps.jsonl`.
 
@@ -126,7 +129,8 @@ class PPO:
             red_team_fraction=self.settings.red_team_fraction,
             seed=self.seed,
         )
-        run = self._identity(fitting)
+        texts = self._pretraining(pretraining)
+        run = self._identity(fitting, pretraining)
         learner = self._start()
         records = run_steps(
             learner,
@@ -137,6 +141,7 @@ class PPO:
             run=run,
             seed=self.seed,
             log_dir=log_dir or folder / "logs",
+            pretraining=texts,
             on_step=on_step,
         )
         _save(learner, folder / "model")
@@ -186,7 +191,18 @@ class PPO:
         }
         return Reward(scorers, self._chat)
 
-    def _identity(self, prompts: Sequence[TokenPrompt]) -> str:
+    def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
+        if bool(texts) != bool(self.settings.ptx_coef):
+            raise CaiError(
+                f"`ppo.ptx_coef` is {self.settings.ptx_coef:g} and there are {len(texts)} "
+                "pretraining texts: PPO-ptx needs both. Set both, or neither."
+            )
+        if not texts:
+            return None
+        length = min(self.settings.ptx_length, shared_context([self._policy]))
+        return Pretraining(texts, self._chat, length=length, seed=self.seed)
+
+    def _identity(self, prompts: Sequence[TokenPrompt], pretraining: Sequence[str]) -> str:
         """Name all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
             self.settings.model_dump(exclude={"micro_batch_size", "checkpoint_steps"}),
@@ -194,6 +210,7 @@ class PPO:
             [identity(judge) for judge in preference_models(self.scorers)],
             [(name, weight) for name, (_, weight) in self.scorers.items()],
             [(prompt.kind, prompt.ids) for prompt in prompts],
+            list(pretraining),
             self.seed,
         )
 
