@@ -274,6 +274,14 @@ class PPOSettings(Settings, frozen=True):
     """Words of a response that cost nothing."""
     repetition_penalty: NotNegative = 0.0
     """Weight of minus the share of a response's word trigrams that it has said before."""
+    critic: Literal["separate", "value_head"] = "separate"
+    """A model of its own (from the preference model), or a value head on the policy's backbone."""
+    value_coef: PositiveFloat = 0.1
+    """Weight of the value loss in the shared backbone of `critic: value_head`."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """0 trains all weights; otherwise LoRA of this rank, merged when saved."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass: less memory, about a third more time."""
     red_team_fraction: Fraction = 0.5
     """The share of red-team prompts in each batch."""
     checkpoint_steps: Positive = 20

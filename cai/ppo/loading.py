@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from cai.chat import ChatFormat
@@ -22,12 +22,16 @@ from cai.models import (
     load_tokenizer,
     model_folder,
 )
+from cai.ppo.learner import Learner
+from cai.ppo.memory import Shape
 from cai.ppo.prompts import PromptFormat, prompt_format
-from cai.preference_model import PreferenceModel
-from cai.settings import ModelSettings
+from cai.ppo.rewards import Judge, Reward, preference_models
+from cai.preference_model import AdapterWeights, PreferenceModel, load_adapter
+from cai.settings import ModelSettings, PPOSettings
+
+MAX_BATCH_TOKENS = 16384
 
 PolicyLike = ModelSettings | PreTrainedModel
-Judge = PreferenceModel | Path
 
 _HASHED_NUMBERS = 2**16
 
@@ -46,11 +50,16 @@ def policy_format(policy: PolicyLike, tokenizer: Any | None) -> PromptFormat:  #
     return prompt_format(tokenizer, named)
 
 
-def load_policy(policy: PolicyLike) -> PreTrainedModel:
-    """Return the policy in float32: loaded, or the very model that was given."""
-    if isinstance(policy, ModelSettings):
-        return load_causal_lm(policy.model_copy(update={"dtype": "float32"}))
-    return policy.float()
+def load_policy(policy: PolicyLike, settings: PPOSettings) -> PreTrainedModel:
+    """Return the policy: loaded, or the very model that was given.
+
+    It is float32; under LoRA, which trains nothing of it, as precise as its forward passes.
+    """
+    if not isinstance(policy, ModelSettings):
+        return policy if settings.lora_rank else policy.float()
+    if settings.lora_rank:
+        return load_causal_lm(policy)
+    return load_causal_lm(policy.model_copy(update={"dtype": "float32"}))
 
 
 def precision(policy: PolicyLike) -> torch.dtype:
@@ -60,6 +69,16 @@ def precision(policy: PolicyLike) -> torch.dtype:
     return torch.float32 if policy.device.type == "cpu" else torch.bfloat16
 
 
+def device(policy: PolicyLike) -> torch.device:
+    """Return where the policy is, or will be."""
+    return device_and_dtype(policy)[0] if isinstance(policy, ModelSettings) else policy.device
+
+
+def max_batch_tokens(policy: PolicyLike) -> int:
+    """Return how many tokens sampling may keep in flight."""
+    return policy.max_batch_tokens if isinstance(policy, ModelSettings) else MAX_BATCH_TOKENS
+
+
 def judge_format(judge: Judge) -> ChatFormat:
     """Return how a preference model reads conversations."""
     if isinstance(judge, PreferenceModel):
@@ -67,17 +86,88 @@ def judge_format(judge: Judge) -> ChatFormat:
     return load_chat_format(ModelSettings(path=str(judge)))
 
 
-def critic_backbone(judges: Sequence[Judge], policy: PreTrainedModel) -> nn.Module:
-    """Return the backbone that the critic starts from, in float32 and its own.
+def open_models(
+    policy: PolicyLike,
+    scorers: Mapping[str, tuple[Any, float]],
+    settings: PPOSettings,
+    chat: PromptFormat,
+    *,
+    seed: int,
+) -> tuple[Learner, Reward]:
+    """Load what is not loaded and give it its roles.
 
-    It is the first preference model's; without one, the policy's.
+    The critic starts from the heaviest preference model. With LoRA the two share its weights; a
+    preference model that is itself an adapter of the policy's model shares them with the policy.
     """
-    if not judges:
-        return copy.deepcopy(cast("Any", policy).base_model).float()
-    first = judges[0]
-    if isinstance(first, PreferenceModel):
-        return copy.deepcopy(cast("Any", first.model).base_model).float()
-    return cast("Any", PreferenceModel.load(first, device="cpu").model).base_model
+    judges = preference_models(scorers)
+    first = next(iter(judges), None)
+    adapter = preference_adapter(policy, judges[first]) if first and settings.lora_rank else None
+    model = load_policy(policy, settings)
+    opened: dict[str, Any] = {
+        name: judge
+        if isinstance(judge, PreferenceModel)
+        else _on_backbone(judge, model, adapter)
+        if adapter and name == first
+        else PreferenceModel.load(judge)
+        for name, judge in judges.items()
+    }
+    backbone = None
+    if first and adapter is None and settings.critic == "separate":
+        backbone = _critic_backbone(judges[first], opened[first], settings)
+    learner = Learner.start(
+        model,
+        backbone,
+        chat,
+        settings,
+        dtype=precision(policy),
+        max_batch_tokens=max_batch_tokens(policy),
+        preference_adapter=adapter,
+        seed=seed,
+    )
+    reward = {name: (opened.get(name, scorer), w) for name, (scorer, w) in scorers.items()}
+    return learner, Reward(reward, chat)
+
+
+def preference_adapter(policy: PolicyLike, judge: Judge) -> AdapterWeights | None:
+    """Return the preference model's LoRA if it was trained on the policy's very weights."""
+    if not isinstance(policy, ModelSettings) or isinstance(judge, PreferenceModel):
+        return None
+    return load_adapter(judge, base=fingerprint_model(policy))
+
+
+class _Scoring(nn.Module):
+    """What a PreferenceModel needs of a model, on a backbone that is the policy's."""
+
+    def __init__(self, policy: PreTrainedModel, head: Tensor) -> None:
+        super().__init__()
+        self.base_model = policy.base_model
+        self.config = policy.config
+        self.device = policy.device
+        self.score = nn.Linear(head.shape[1], 1, bias=False)
+        self.score.weight = nn.Parameter(head.to(policy.device), requires_grad=False)
+
+
+def _on_backbone(folder: Path, policy: PreTrainedModel, adapter: AdapterWeights) -> PreferenceModel:
+    """Return a preference model that scores with the policy's weights and its own adapter."""
+    config = AutoConfig.from_pretrained(folder)
+    model = cast("PreTrainedModel", _Scoring(policy, adapter.head))
+    chat = load_chat_format(ModelSettings(path=str(folder)))
+    return PreferenceModel(model, chat, mean=config.cai_score_mean, std=config.cai_score_std)
+
+
+def _critic_backbone(judge: Judge, opened: PreferenceModel, settings: PPOSettings) -> nn.Module:
+    """Return the backbone the critic starts from: float32 and its own, unless LoRA freezes it."""
+    backbone = cast("nn.Module", cast("Any", opened.model).base_model)
+    if settings.lora_rank:
+        return backbone
+    if isinstance(judge, PreferenceModel):
+        return copy.deepcopy(backbone).float()
+    return cast("Any", PreferenceModel.load(judge, device="cpu").model).base_model
+
+
+def shape(model: PolicyLike | Judge) -> Shape:
+    """Return what of a model decides its memory, without loading it."""
+    return Shape.of(_config(model))
 
 
 def shared_context(models: Sequence[PolicyLike | Judge]) -> int:

@@ -28,6 +28,7 @@ class TokenScorer(Protocol):
         ...
 
 
+Judge = PreferenceModel | Path
 Scorer = TextScorer | TokenScorer
 RewardLike = Scorer | str | Path | Mapping[str, Any]
 """A scorer, the folder of a preference model, or several of both by name, each alone or as a pair
@@ -142,11 +143,14 @@ class Reward:
         return torch.stack([self.scorers[name][1] * x for name, x in parts.items()]).sum(dim=0)
 
 
-def preference_models(scorers: Mapping[str, tuple[Any, float]]) -> list[PreferenceModel | Path]:
+def preference_models(scorers: Mapping[str, tuple[Any, float]]) -> dict[str, Judge]:
     """Return the preference models among the scorers, loaded or as folders, heaviest first."""
-    ranked = sorted(scorers.values(), key=lambda pair: -abs(pair[1]))
-    found = [s for s, _ in ranked if isinstance(s, str | Path | PreferenceModel)]
-    return [s if isinstance(s, PreferenceModel) else Path(s) for s in found]
+    ranked = sorted(scorers.items(), key=lambda item: -abs(item[1][1]))
+    return {
+        name: scorer if isinstance(scorer, PreferenceModel) else Path(scorer)
+        for name, (scorer, _) in ranked
+        if isinstance(scorer, str | Path | PreferenceModel)
+    }
 
 
 def _checked(name: str, scores: Any, count: int) -> Tensor:  # noqa: ANN401 (a user's own result)

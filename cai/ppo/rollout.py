@@ -48,6 +48,7 @@ def collect_rollout(
     # 2. Sample.
     episodes, sampled_logprobs_BT = sample(learner, prompts, settings, seed=seed, step=step)
     # 3. Score.
+    learner.act_as("preference")
     ended_B = has_ended(episodes, learner.chat.stop_ids)
     scores_B, parts = score_episodes(
         reward, prompts, episodes, ended_B, settings, learner.control if training else None
@@ -62,19 +63,24 @@ def collect_rollout(
     # 4. Reference log-probabilities, and 5. values.
     size = micro_batch_size(settings, learner.device)
     with learner.autocast():
-        if learner.dtype == torch.float32:
-            logprobs_BT = sampled_logprobs_BT
-        else:  # bfloat16 log-probs depend on batch shapes: take them as the update will see them
+        logprobs_BT = sampled_logprobs_BT
+        if learner.dtype != torch.float32:
+            # bfloat16 log-probs depend on batch shapes: take them as the update will see them.
+            learner.act_as("policy")
             logprobs_BT = policy_logprobs(learner.policy, episodes, settings)
-        return Rollout(
-            episodes=episodes,
-            logprobs_BT=logprobs_BT,
-            ref_logprobs_BT=policy_logprobs(learner.reference, episodes, settings),
-            values_BT=without_gradient(learner.critic, episodes, size),
-            scores_B=scores_B,
-            ended_B=ended_B,
-            parts=parts,
-        )
+        learner.act_as("reference")
+        ref_logprobs_BT = policy_logprobs(learner.reference, episodes, settings)
+        learner.act_as("critic")
+        values_BT = without_gradient(learner.critic, episodes, size)
+    return Rollout(
+        episodes=episodes,
+        logprobs_BT=logprobs_BT,
+        ref_logprobs_BT=ref_logprobs_BT,
+        values_BT=values_BT,
+        scores_B=scores_B,
+        ended_B=ended_B,
+        parts=parts,
+    )
 
 
 def sample(
@@ -105,6 +111,7 @@ def sample(
         pad_id=learner.chat.pad_id,
         max_batch_tokens=learner.max_batch_tokens,
     )
+    learner.act_as("policy")
     with learner.autocast():
         completions = loop.run(requests)
     episodes = Episodes.from_lists(

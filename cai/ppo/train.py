@@ -16,24 +16,29 @@ from cai.ppo.learner import Learner
 from cai.ppo.loading import (
     PolicyLike,
     as_policy,
-    critic_backbone,
+    device,
     identity,
     judge_format,
-    load_policy,
+    max_batch_tokens,
+    open_models,
     policy_format,
     precision,
+    preference_adapter,
+    shape,
     shared_context,
 )
+from cai.ppo.memory import check_memory, free_memory
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
-from cai.ppo.rewards import Reward, RewardLike, named_scorers, preference_models
+from cai.ppo.rewards import RewardLike, named_scorers, preference_models
+from cai.ppo.rollout import micro_batch_size
 from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps
-from cai.preference_model import PreferenceModel
 from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
 
-MAX_BATCH_TOKENS = 16384
+ONLY_MEMORY = ("micro_batch_size", "checkpoint_steps", "gradient_checkpointing")
+"""Settings that another run may resume with."""
 
 
 class PPO:
@@ -131,11 +136,15 @@ class PPO:
         )
         texts = self._pretraining(pretraining)
         run = self._identity(fitting, pretraining)
-        learner = self._start()
+        self._check_memory(max(len(prompt.ids) for prompt in fitting))
+        learner, reward = open_models(
+            self._policy, self.scorers, self.settings, self._chat, seed=self.seed
+        )
+        self.learner = learner
         records = run_steps(
             learner,
             pool,
-            self._reward(),
+            reward,
             self.settings,
             folder=folder,
             run=run,
@@ -160,7 +169,7 @@ class PPO:
     def _checked(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
         """Find out all that can be known before a model is loaded; return the prompts to use."""
         self._chat = policy_format(self._policy, self._tokenizer)
-        judges = preference_models(self.scorers)
+        judges = list(preference_models(self.scorers).values())
         for judge in judges:
             check_same_tokens(self._chat, judge_format(judge), judge)
         return tokenize_prompts(
@@ -170,26 +179,28 @@ class PPO:
             max_new_tokens=self.settings.max_new_tokens,
         )
 
-    def _start(self) -> Learner:
-        policy = load_policy(self._policy)
-        settings = self._policy if isinstance(self._policy, ModelSettings) else None
-        self.learner = Learner.start(
-            policy,
-            critic_backbone(preference_models(self.scorers), policy),
-            self._chat,
-            self.settings,
-            dtype=precision(self._policy),
-            max_batch_tokens=settings.max_batch_tokens if settings else MAX_BATCH_TOKENS,
+    def _check_memory(self, longest_prompt: int) -> None:
+        """Raise a CaiError that says what to change if the models will not fit."""
+        settings = self.settings
+        judge = next(iter(preference_models(self.scorers).values()), None)
+        adapter = None
+        if judge is not None and settings.lora_rank:
+            adapter = preference_adapter(self._policy, judge)
+        where = device(self._policy)
+        check_memory(
+            shape(self._policy),
+            None if judge is None else shape(judge),
+            settings,
+            available=free_memory(where),
+            micro_batch_size=micro_batch_size(settings, where),
+            precision=precision(self._policy),
+            longest=longest_prompt + settings.max_new_tokens,
+            batch_tokens=min(
+                max_batch_tokens(self._policy),
+                settings.batch_size * (longest_prompt + settings.max_new_tokens),
+            ),
+            shared=adapter is not None,
         )
-        return self.learner
-
-    def _reward(self) -> Reward:
-        """Load the preference models that are still folders."""
-        scorers = {
-            name: (PreferenceModel.load(s) if isinstance(s, str | Path) else s, weight)
-            for name, (s, weight) in self.scorers.items()
-        }
-        return Reward(scorers, self._chat)
 
     def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
         if bool(texts) != bool(self.settings.ptx_coef):
@@ -205,9 +216,11 @@ class PPO:
     def _identity(self, prompts: Sequence[TokenPrompt], pretraining: Sequence[str]) -> str:
         """Name all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
-            self.settings.model_dump(exclude={"micro_batch_size", "checkpoint_steps"}),
+            self.settings.model_dump(
+                exclude={"micro_batch_size", "checkpoint_steps", "gradient_checkpointing"}
+            ),
             identity(self._policy),
-            [identity(judge) for judge in preference_models(self.scorers)],
+            [identity(judge) for judge in preference_models(self.scorers).values()],
             [(name, weight) for name, (_, weight) in self.scorers.items()],
             [(prompt.kind, prompt.ids) for prompt in prompts],
             list(pretraining),
@@ -225,5 +238,5 @@ def _save(learner: Learner, out: Path) -> None:
         pad_token_id=old.pad_token_id,
     )
     with whole_folder(out) as folder:
-        learner.policy.save_pretrained(folder)
+        learner.policy.save_pretrained(folder, state_dict=learner.plain_weights())
         cast("Any", learner.chat.tokenizer).save_pretrained(folder)

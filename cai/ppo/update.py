@@ -78,15 +78,15 @@ def update(
         for rows in torch.tensor(order, device=learner.device).chunk(settings.minibatches):
             # 8. Policy step, and 9. value step.
             learner.policy_optimizer.zero_grad()
+            learner.critic_optimizer.zero_grad()
             metrics = policy_gradients(learner, rollout, advantages_BT, rows, settings)
             if pretraining is not None:
                 texts = pretraining.draw(drawn, len(rows), learner.device)
                 metrics |= pretraining_gradients(learner, texts, settings)
                 drawn += len(rows)
-            metrics["policy/grad_norm"] = _clip(learner.policy, settings)
-            learner.critic_optimizer.zero_grad()
             metrics |= value_gradients(learner, rollout, returns_BT, rows, settings)
-            metrics["val/grad_norm"] = _clip(learner.critic, settings)
+            metrics["policy/grad_norm"] = _clip(learner.policy_parameters, settings)
+            metrics["val/grad_norm"] = _clip(learner.critic_parameters, settings)
             _check_finite(metrics, settings, step)
             learner.policy_optimizer.step()
             learner.critic_optimizer.step()
@@ -113,6 +113,7 @@ def policy_gradients(
         rows: Which episodes make the minibatch.
         settings: Clip range, temperature, micro-batch size (which changes memory, not gradients).
     """
+    learner.act_as("policy")
     total = torch.zeros(4, device=learner.device)
     for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
         mask_BT = episodes.mask_BT
@@ -143,6 +144,7 @@ def pretraining_gradients(
 
     The second half of arXiv 2203.02155, equation 2; both halves are means over tokens here.
     """
+    learner.act_as("policy")
     total = torch.zeros((), device=learner.device)
     everything = torch.arange(len(texts), device=learner.device)
     for _, episodes, token_count in _micro_batches(texts, everything, settings):
@@ -166,6 +168,8 @@ def value_gradients(
         rows: Which episodes make the minibatch.
         settings: Clip range and micro-batch size (which changes memory, not gradients).
     """
+    learner.act_as("critic")
+    weight = settings.value_coef if settings.critic == "value_head" else 1.0
     total = torch.zeros(2, device=learner.device)
     for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
         with learner.autocast():
@@ -178,13 +182,14 @@ def value_gradients(
             clip_range=settings.value_clip_range or math.inf,
             token_count=token_count,
         )
-        result.loss.backward()
+        (weight * result.loss).backward()
         total += torch.stack([*result]).detach()
     return dict(zip(("loss/value_avg", "val/clipfrac_avg"), total.tolist(), strict=True))
 
 
 def policy_moved(learner: Learner, rollout: Rollout, settings: PPOSettings) -> float:
     """Return KL per token from the policy of the rollout to the one of now, nats."""
+    learner.act_as("policy")
     with learner.autocast():
         logprobs_BT = policy_logprobs(learner.policy, rollout.episodes, settings)
     return policy_kl(logprobs_BT, rollout.logprobs_BT, rollout.episodes.mask_BT).item()
@@ -200,9 +205,9 @@ def _micro_batches(
         yield rows[places], episodes.select(rows[places]), token_count
 
 
-def _clip(model: nn.Module, settings: PPOSettings) -> float:
+def _clip(parameters: list[nn.Parameter], settings: PPOSettings) -> float:
     """Scale the gradients down to `max_grad_norm` and return their norm before."""
-    return nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+    return nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
 
 
 def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int) -> None:
