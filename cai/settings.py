@@ -209,6 +209,27 @@ class PreferenceSettings(OptimizerSettings, frozen=True):
     """The weight of a human (or simulated) helpfulness comparison in the loss."""
 
 
+class GuardSettings(Settings, frozen=True):
+    """What PPO watches on prompts it does not train on; `guard: null` watches nothing."""
+
+    every: Positive = 20
+    """Steps between checks; there is one before the first step and one after the last, too."""
+    prompts: Positive = 32
+    """At most so many prompts of each kind are kept from training for it."""
+    action: Literal["warn", "stop", "roll_back"] = "warn"
+    """On an alarm: `stop` with the best policy so far, or go back to it with twice the β."""
+    evasive_rise: Fraction = 0.2
+    """Alarm when the share of short refusals without a reason has risen by more since the start."""
+    over_refusal_rise: Fraction = 0.2
+    """The same for refusals of any kind, of benign prompts."""
+    repeated_rise: Fraction = 0.3
+    """The same for answers that open alike, and for word 5-grams that answers share."""
+    length_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 3.0
+    """Alarm when answers have become so many times as long, or as short."""
+    max_kl: PositiveFloat = 100.0
+    """Alarm when the KL from SL-CAI is more, in nats per response."""
+
+
 class PPOSettings(Settings, frozen=True):
     """Proximal policy optimisation against the preference model."""
 
@@ -286,6 +307,10 @@ class PPOSettings(Settings, frozen=True):
     """The share of red-team prompts in each batch."""
     checkpoint_steps: Positive = 20
     """Steps between checkpoints."""
+    guard: GuardSettings | None = GuardSettings()
+    """What is watched on held-out prompts."""
+    keep: Literal["last", "best"] = "last"
+    """`best`: by score - β·KL on the guard's prompts, among its checks without an alarm."""
 
 
 class EvaluateSettings(SamplingSettings, frozen=True):

@@ -7,13 +7,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from cai.ppo.batch import Rollout
-from cai.ppo.prompts import TokenPrompt
+from cai.ppo.prompts import PromptFormat, TokenPrompt
 
 
 def rollout_metrics(
@@ -47,6 +47,34 @@ def rollout_metrics(
         if of_kind.any():
             metrics[f"objective/scores_{kind}"] = scores[of_kind].mean().item()
     return metrics
+
+
+class Conversed(NamedTuple):
+    """A prompt, the response to it, and its score."""
+
+    prompt: str
+    response: str
+    score: float
+
+
+def conversations(
+    chat: PromptFormat, prompts: Sequence[TokenPrompt], rollout: Rollout, count: int = 4
+) -> list[Conversed]:
+    """Return a few conversations of a rollout, evenly spread over the batch, as people read them.
+
+    Special tokens stay in the texts: they show where a response ended.
+    """
+    places = range(0, len(prompts), max(1, len(prompts) // count))[:count]
+    decode = cast("Any", chat.tokenizer).decode
+    lengths = rollout.episodes.response_lengths_B.tolist()
+    return [
+        Conversed(
+            decode(list(prompts[i].ids)),
+            decode(rollout.episodes.response_ids_BT[i, : lengths[i]].tolist()),
+            rollout.scores_B[i].item(),
+        )
+        for i in places
+    ]
 
 
 class StepLog:
@@ -86,5 +114,21 @@ class StepLog:
         self._file.flush()
         os.fsync(self._file.fileno())
         self.records.append(record)
-        for name, value in known.items():
+        self.show(step, known)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show metrics on TensorBoard only."""
+        for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+
+    def conversations(self, step: int, conversed: Sequence[Conversed]) -> None:
+        """Show conversations on TensorBoard's text page, and flush what it has so far."""
+        for place, (prompt, response, score) in enumerate(conversed):
+            text = f"score {score:.3f}\n\n{_quoted(prompt)}\n\n{_quoted(response)}"
+            self._board.add_text(f"conversations/{place}", text, step)
+        self._board.flush()
+
+
+def _quoted(text: str) -> str:
+    """Write a text as a Markdown code block, to the letter."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from cai.errors import CaiError
 from cai.ppo.check import check_same_tokens, check_settings
+from cai.ppo.guard import Guard
 from cai.ppo.learner import Learner
 from cai.ppo.loading import (
     PolicyLike,
@@ -32,7 +33,7 @@ from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import RewardLike, named_scorers, preference_models
 from cai.ppo.rollout import micro_batch_size
-from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps
+from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
 from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
@@ -97,6 +98,7 @@ class PPO:
         prompts: Sequence[PromptLike],
         folder: str | Path,
         *,
+        held_out: Sequence[PromptLike] = (),
         pretraining: Sequence[str] = (),
         log_dir: Path | None = None,
         on_step: OnStep | None = None,
@@ -113,6 +115,8 @@ class PPO:
                 for a response are left out and counted.
             folder: Gets `model/` (float32, with its tokenizer; seen whole or not at all),
                 `steps.jsonl`, and while it runs `checkpoints/`.
+            held_out: Prompts for the guard (`settings.guard`); at most `guard.prompts` of each kind
+                are used, those too long left out. Without any there is no guard.
             pretraining: Texts for PPO-ptx, which `ptx_coef` weighs.
             log_dir: For TensorBoard; `folder/logs` if None.
             on_step: Called after each step with its line of `steps.jsonl`.
@@ -120,7 +124,8 @@ class PPO:
         Returns:
             `steps`, `prompts`, `prompts_too_long` (left out), `tokens` (sampled), `seconds` (of
             this call), and the last step's `final_score`, `final_kl` (nats per response),
-            `final_ended`.
+            `final_ended`. With a guard also `alarms` (checks that raised one), and `kept_step`, the
+            steps done by the policy that was saved.
 
         Raises:
             CaiError: The settings, models or prompts cannot be used, or the training diverged.
@@ -135,7 +140,8 @@ class PPO:
             seed=self.seed,
         )
         texts = self._pretraining(pretraining)
-        run = self._identity(fitting, pretraining)
+        guard = self._guard(held_out)
+        run = self._identity(fitting, pretraining, guard.prompts if guard else ())
         self._check_memory(max(len(prompt.ids) for prompt in fitting))
         learner, reward = open_models(
             self._policy, self.scorers, self.settings, self._chat, seed=self.seed
@@ -151,12 +157,13 @@ class PPO:
             seed=self.seed,
             log_dir=log_dir or folder / "logs",
             pretraining=texts,
+            guard=guard,
             on_step=on_step,
         )
         _save(learner, folder / "model")
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return {
-            "steps": self.settings.steps,
+            "steps": len(records),
             "prompts": len(fitting),
             "prompts_too_long": len(prompts) - len(fitting),
             "tokens": sum(record["tokens"] for record in records),
@@ -164,6 +171,7 @@ class PPO:
             "final_score": records[-1]["objective/scores"],
             "final_kl": records[-1]["objective/kl"],
             "final_ended": records[-1]["response/ended"],
+            **({} if guard is None else _guarded(guard, records, self.settings)),
         }
 
     def _checked(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
@@ -172,10 +180,14 @@ class PPO:
         judges = list(preference_models(self.scorers).values())
         for judge in judges:
             check_same_tokens(self._chat, judge_format(judge), judge)
+        self._context = shared_context([self._policy, *judges])
+        return self._tokens(prompts)
+
+    def _tokens(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
         return tokenize_prompts(
             prompts,
             self._chat,
-            context=shared_context([self._policy, *judges]),
+            context=self._context,
             max_new_tokens=self.settings.max_new_tokens,
         )
 
@@ -213,7 +225,29 @@ class PPO:
         length = min(self.settings.ptx_length, shared_context([self._policy]))
         return Pretraining(texts, self._chat, length=length, seed=self.seed)
 
-    def _identity(self, prompts: Sequence[TokenPrompt], pretraining: Sequence[str]) -> str:
+    def _guard(self, held_out: Sequence[PromptLike]) -> Guard | None:
+        rules = self.settings.guard
+        needs = self.settings.keep == "best" or (rules is not None and rules.action != "warn")
+        if rules is None or not held_out:
+            if needs:
+                raise CaiError(
+                    "`ppo.keep: best` and `ppo.guard.action` other than `warn` go by held-out "
+                    "prompts. Set `ppo.guard: {}` and give some (`held_out=`)."
+                )
+            return None
+        fitting = self._tokens(held_out)
+        kinds = {prompt.kind for prompt in fitting}
+        some = [[p for p in fitting if p.kind == kind][: rules.prompts] for kind in kinds]
+        chosen = [prompt for of_kind in some for prompt in of_kind]
+        chosen.sort(key=lambda prompt: (prompt.kind or "", prompt.ids))
+        return Guard(chosen, self.settings, rules, self.seed)
+
+    def _identity(
+        self,
+        prompts: Sequence[TokenPrompt],
+        pretraining: Sequence[str],
+        held_out: Sequence[TokenPrompt],
+    ) -> str:
         """Name all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
             self.settings.model_dump(
@@ -224,8 +258,19 @@ class PPO:
             [(name, weight) for name, (_, weight) in self.scorers.items()],
             [(prompt.kind, prompt.ids) for prompt in prompts],
             list(pretraining),
+            [prompt.ids for prompt in held_out],
             self.seed,
         )
+
+
+def _guarded(
+    guard: Guard, records: Sequence[Mapping[str, float]], settings: PPOSettings
+) -> dict[str, float]:
+    best = settings.keep == "best" or stopped(records, settings)
+    return {
+        "alarms": sum(record.get("guard/alarms", 0) > 0 for record in records),
+        "kept_step": guard.best_step if best else len(records),
+    }
 
 
 def _save(learner: Learner, out: Path) -> None:
