@@ -5,9 +5,9 @@ python examples/ppo_with_your_reward.py [FOLDER]
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from cai.ppo import PPO, PPOSettings
+from cai.ppo import PPO, PPOSettings, progress_line
 
 THINGS = ("bread", "onions", "tomatoes", "cookies", "a bike", "a letter", "a card", "potatoes")
 PROMPTS = [
@@ -34,16 +34,9 @@ def letter_o(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     return [text.count("o") / 10 for text in responses]
 
 
-def show(step: Mapping[str, float]) -> None:
-    print(
-        f"step {step['step']:>2}  letter o {10 * step['reward/letter_o']:.2f}  "
-        f"KL {step['objective/kl']:.2f}  tokens {step['response/length']:.1f}"
-    )
-
-
 def main(folder: str) -> None:
     ppo = PPO("playground", letter_o, SETTINGS, seed=0)
-    ppo.train(PROMPTS, folder, on_step=show)
+    ppo.train(PROMPTS, folder, on_step=progress_line(SETTINGS.steps))
     print(f"The model is in {folder}/model.")
 
 

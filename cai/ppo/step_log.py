@@ -33,11 +33,13 @@ def rollout_metrics(
     metrics = {
         "objective/scores": scores.mean().item(),
         "objective/kl": kl,
+        "objective/entropy": -rollout.logprobs_BT.sum(dim=1).mean().item(),
         "objective/kl_coef": kl_coef,
         "objective/non_score_reward": -kl_coef * kl,
         "objective/rlhf_reward": scores.mean().item() - kl_coef * kl,
         "tokens": rollout.episodes.response_lengths_B.sum().item(),
         "response/length": rollout.episodes.response_lengths_B.float().mean().item(),
+        "val/num_eos_tokens": rollout.ended_B.sum().item(),
         "response/ended": rollout.ended_B.float().mean().item(),
     }
     for name, part in rollout.parts.items():
