@@ -135,12 +135,7 @@ class PreferenceModel:
         settings = ModelSettings(path=str(path))
         folder = model_folder(settings)
         config = without_dropout(AutoConfig.from_pretrained(folder))
-        mean, std = (getattr(config, f"cai_score_{name}", None) for name in ("mean", "std"))
-        if mean is None or std is None:
-            raise CaiError(
-                f"{folder} is not a preference model of cai: its config.json has no "
-                "`cai_score_mean` and `cai_score_std`. Give the model folder of a preference stage."
-            )
+        mean, std = score_constants(folder)
         automatic, dtype = device_and_dtype(settings)
         device = torch.device(device) if device else automatic
         dtype = torch.float32 if device.type == "cpu" else dtype
@@ -221,6 +216,22 @@ class AdapterWeights:
     matrices: dict[str, Tensor]
     head: Tensor
     rank: int
+
+
+def score_constants(folder: Path) -> tuple[float, float]:
+    """Return mean and standard deviation of a preference model's raw scores, from its config.
+
+    Raises:
+        CaiError: The folder holds another kind of model.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    mean, std = (getattr(config, f"cai_score_{name}", None) for name in ("mean", "std"))
+    if mean is None or std is None:
+        raise CaiError(
+            f"{folder} is not a preference model of cai: its config.json has no "
+            "`cai_score_mean` and `cai_score_std`. Give the model folder of a preference stage."
+        )
+    return mean, std
 
 
 def save_adapter(matrices: Mapping[str, Tensor], folder: Path, *, base: str) -> None:

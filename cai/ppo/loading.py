@@ -26,7 +26,7 @@ from cai.ppo.learner import Learner
 from cai.ppo.memory import Shape
 from cai.ppo.prompts import PromptFormat, prompt_format
 from cai.ppo.rewards import Judge, Reward, preference_models
-from cai.preference_model import AdapterWeights, PreferenceModel, load_adapter
+from cai.preference_model import AdapterWeights, PreferenceModel, load_adapter, score_constants
 from cai.settings import ModelSettings, PPOSettings
 
 MAX_BATCH_TOKENS = 16384
@@ -80,10 +80,16 @@ def max_batch_tokens(policy: PolicyLike) -> int:
 
 
 def judge_format(judge: Judge) -> ChatFormat:
-    """Return how a preference model reads conversations."""
+    """Return how a preference model reads conversations.
+
+    Raises:
+        CaiError: It is no preference model.
+    """
     if isinstance(judge, PreferenceModel):
         return judge.chat
-    return load_chat_format(ModelSettings(path=str(judge)))
+    settings = ModelSettings(path=str(judge))
+    score_constants(model_folder(settings))
+    return load_chat_format(settings)
 
 
 def open_models(
@@ -149,10 +155,9 @@ class _Scoring(nn.Module):
 
 def _on_backbone(folder: Path, policy: PreTrainedModel, adapter: AdapterWeights) -> PreferenceModel:
     """Return a preference model that scores with the policy's weights and its own adapter."""
-    config = AutoConfig.from_pretrained(folder)
+    mean, std = score_constants(folder)
     model = cast("PreTrainedModel", _Scoring(policy, adapter.head))
-    chat = load_chat_format(ModelSettings(path=str(folder)))
-    return PreferenceModel(model, chat, mean=config.cai_score_mean, std=config.cai_score_std)
+    return PreferenceModel(model, judge_format(folder), mean=mean, std=std)
 
 
 def _critic_backbone(judge: Judge, opened: PreferenceModel, settings: PPOSettings) -> nn.Module:
