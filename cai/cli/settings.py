@@ -19,6 +19,7 @@ Every key of a pipeline file, printed by `cai settings`. Change one for a single
 present; the section may be empty (`sft: {}`).
 """
 
+
 def settings_command() -> None:
     """Print the settings as Markdown."""
     typer.echo("\n".join(markdown()))
