@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cai.errors import CaiError as CaiError
     from cai.pipeline.load import load_pipeline as load_pipeline
     from cai.pipeline.runner import run_pipeline as run_pipeline
-    from cai.ppo.train import train_ppo as train_ppo
+    from cai.ppo.train import PPO as PPO
     from cai.preference import train_preference as train_preference
     from cai.preference_model import PreferenceModel as PreferenceModel
     from cai.sft import train_sft as train_sft
@@ -39,7 +39,7 @@ _PUBLIC = {
     "CaiError": "cai.errors",
     "load_pipeline": "cai.pipeline.load",
     "run_pipeline": "cai.pipeline.runner",
-    "train_ppo": "cai.ppo.train",
+    "PPO": "cai.ppo.train",
     "train_preference": "cai.preference",
     "PreferenceModel": "cai.preference_model",
     "train_sft": "cai.sft",

@@ -100,7 +100,7 @@ def load_chat_format(settings: ModelSettings) -> ChatFormat:
     """
     tokenizer = load_tokenizer(settings)
     folder = model_folder(settings)
-    return ChatFormat(tokenizer, extra_stop_ids=_eos_ids(folder))
+    return ChatFormat(tokenizer, extra_stop_ids=eos_ids(folder))
 
 
 def device_and_dtype(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
@@ -294,7 +294,7 @@ def _check_report(folder: Path, report: dict[str, Any], architectures: Sequence[
         )
 
 
-def _eos_ids(folder: Path) -> list[int]:
+def eos_ids(folder: Path) -> list[int]:
     """Return the EOS ids that the config and the generation config name."""
     ids: list[int] = []
     for name in ("config.json", "generation_config.json"):

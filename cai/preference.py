@@ -9,7 +9,7 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,12 +25,13 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from cai.chat import ChatFormat
 from cai.errors import CaiError
-from cai.models import load_chat_format, model_folder, without_dropout
+from cai.models import fingerprint_model, load_chat_format, model_folder, without_dropout
 from cai.preference_data import Pair, PairCollator, Pairs, read_pairs, training_rows
 from cai.preference_model import (
     PreferenceModel,
     last_token_scores,
     reset_score_head,
+    save_adapter,
     soft_bradley_terry_loss,
 )
 from cai.settings import ModelSettings, PreferenceSettings
@@ -154,11 +155,14 @@ def train_preference(
         processing_class=_with_pad_token(chat),
         peft_config=lora(settings, "SEQ_CLS", heads=("score",)),
     )
-    trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir, on_step=on_step)
+    adapter: dict[str, Tensor] = {}
+    trained = train_to_the_end(
+        trainer, resume_from=resume_from, log_dir=log_dir, on_step=on_step, adapter=adapter
+    )
     trained.config = config
     preference_model = normalised(trained, chat, _reference(pairs.train), micro)
     measures = _measures(preference_model, pairs, micro)
-    _save(preference_model, out)
+    _save(preference_model, out, adapter, fingerprint_model(base))
     shutil.rmtree(checkpoints)
     return {
         "steps": trainer.state.global_step,
@@ -301,8 +305,8 @@ def _with_pad_token(chat: ChatFormat) -> Any:  # noqa: ANN401
     return tokenizer
 
 
-def _save(model: PreferenceModel, out: Path) -> None:
-    """Save model, tokenizer and constants.
+def _save(model: PreferenceModel, out: Path, adapter: Mapping[str, Tensor], base: str) -> None:
+    """Save model, tokenizer and constants; and LoRA, so that PPO can share the base.
 
     transformers' own pooling takes the last id that is not `pad_token_id`: naming one that never
     ends a turn makes it read the same token as we do.
@@ -313,3 +317,5 @@ def _save(model: PreferenceModel, out: Path) -> None:
     with whole_folder(out) as folder:
         model.model.save_pretrained(folder)
         cast("Any", chat.tokenizer).save_pretrained(folder)
+        if adapter:
+            save_adapter(adapter, folder, base=base)

@@ -7,12 +7,16 @@ critic all read the score through `token_scores` and `last_token_scores`.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
@@ -26,6 +30,7 @@ from cai.settings import ModelSettings
 
 MICRO_BATCH = {"cpu": 8, "cuda": 32}
 """Sequences per forward pass; few on a CPU, so that a layer's activations stay in the cache."""
+_ADAPTER = "adapter.safetensors"
 
 
 def soft_bradley_terry_loss(delta: Tensor, probability: Tensor, weight: Tensor) -> Tensor:
@@ -132,12 +137,7 @@ class PreferenceModel:
         settings = ModelSettings(path=str(path))
         folder = model_folder(settings)
         config = without_dropout(AutoConfig.from_pretrained(folder))
-        mean, std = (getattr(config, f"cai_score_{name}", None) for name in ("mean", "std"))
-        if mean is None or std is None:
-            raise CaiError(
-                f"{folder} is not a preference model of cai: its config.json has no "
-                "`cai_score_mean` and `cai_score_std`. Give the model folder of a preference stage."
-            )
+        mean, std = score_constants(folder)
         automatic, dtype = device_and_dtype(settings)
         device = torch.device(device) if device else automatic
         dtype = torch.float32 if device.type == "cpu" else dtype
@@ -210,6 +210,76 @@ class PreferenceModel:
             ids, mask = pad_right([sequences[index] for index in batch], self.chat.pad_id)
             scores[batch] = last_token_scores(self.model, ids.to(device), mask.to(device)).cpu()
         return scores
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """What makes a preference model of a language model: LoRA matrices and a score head.
+
+    Attributes:
+        matrices: `LAYER.lora_A` and `LAYER.lora_B` by the layer's name in the backbone.
+        head: `(1, D)`, the score head's weight.
+        rank: Of the matrices.
+    """
+
+    matrices: dict[str, Tensor]
+    head: Tensor
+    rank: int
+
+
+def score_constants(folder: Path) -> tuple[float, float]:
+    """Return mean and standard deviation of a preference model's raw scores, from its config.
+
+    Raises:
+        CaiError: The folder holds another kind of model.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    mean, std = (getattr(config, f"cai_score_{name}", None) for name in ("mean", "std"))
+    if mean is None or std is None:
+        raise CaiError(
+            f"{folder} is not a preference model of cai: its config.json has no "
+            "`cai_score_mean` and `cai_score_std`. Give the model folder of a preference stage."
+        )
+    return mean, std
+
+
+def save_adapter(matrices: Mapping[str, Tensor], folder: Path, *, base: str) -> None:
+    """Keep LoRA matrices beside the merged weights.
+
+    Args:
+        matrices: See `AdapterWeights`.
+        folder: The preference model's.
+        base: Fingerprint of the language model that they were trained on.
+    """
+    whole = {name: matrix.contiguous().cpu() for name, matrix in matrices.items()}
+    save_file(whole, folder / _ADAPTER, metadata={"base": base})
+
+
+def load_adapter(folder: Path, *, base: str) -> AdapterWeights | None:
+    """Return a preference model's adapter if it has one that was trained on this very model.
+
+    Args:
+        folder: The preference model's.
+        base: Fingerprint of the language model at hand.
+    """
+    file = folder / _ADAPTER
+    if not file.is_file():
+        return None
+    with safe_open(file, framework="pt") as opened:
+        if cast("Any", opened).metadata().get("base") != base:
+            return None
+        matrices = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    rank = next(m.shape[0] for name, m in matrices.items() if name.endswith("lora_A"))
+    return AdapterWeights(matrices, _score_head(folder), rank)
+
+
+def _score_head(folder: Path) -> Tensor:
+    index = folder / "model.safetensors.index.json"
+    name = "model.safetensors"
+    if index.is_file():
+        name = json.loads(index.read_text(encoding="utf-8"))["weight_map"]["score.weight"]
+    with safe_open(folder / name, framework="pt") as opened:
+        return opened.get_tensor("score.weight").float()
 
 
 def reset_score_head(model: PreTrainedModel, *, seed: int) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
@@ -309,9 +310,22 @@ def lora(settings: OptimizerSettings, task: str, heads: Sequence[str] = ()) -> L
 
 
 def train_to_the_end(
-    trainer: Trainer, *, resume_from: Path | None, log_dir: Path, on_step: OnStep | None = None
+    trainer: Trainer,
+    *,
+    resume_from: Path | None,
+    log_dir: Path,
+    on_step: OnStep | None = None,
+    adapter: dict[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel:
     """Train silently, with TensorBoard logs, and return the model, LoRA merged.
+
+    Args:
+        trainer: Holds model and data.
+        resume_from: A checkpoint, or None.
+        log_dir: For TensorBoard.
+        on_step: Called at each logged step.
+        adapter: Gets the LoRA matrices as they were before the merge, if there are any:
+            `LAYER.lora_A` and `LAYER.lora_B` by the layer's name in the backbone.
 
     Raises:
         CaiError: The loss or a weight is no longer finite.
@@ -323,13 +337,25 @@ def train_to_the_end(
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model = cast("Any", trainer.model)
-    model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    if hasattr(model, "merge_and_unload"):
+        if adapter is not None:
+            adapter.update(_lora_matrices(model.get_base_model().base_model))
+        model = model.merge_and_unload()
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise CaiError(
             "The last steps of the training left weights that are not finite. Lower "
             f"`learning_rate` (now {trainer.args.learning_rate:g}) and run again."
         )
     return cast("PreTrainedModel", model.eval())
+
+
+def _lora_matrices(backbone: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{part}": getattr(layer, part)["default"].weight.detach().clone()
+        for name, layer in backbone.named_modules()
+        if isinstance(layer, LoraLayer)
+        for part in ("lora_A", "lora_B")
+    }
 
 
 @contextlib.contextmanager

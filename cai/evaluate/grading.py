@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cai.conversation import Conversation
-from cai.evaluate.refusals import stance
 from cai.records import Kind
+from cai.refusals import stance
 
 Verdict = dict[str, bool | float | str | None]
 

@@ -24,9 +24,11 @@ PLAIN_SECONDS = 10.0
 
 SHOWN = {
     "loss": "loss",
+    "objective/rlhf_reward": "reward",
     "objective/scores": "score",
     "objective/kl": "KL",
     "response/length": "tokens",
+    "time/episodes_per_second": "episodes/s",
 }
 """Metrics of a training step that are worth a place in the bar, and what they are called there."""
 

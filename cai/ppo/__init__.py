@@ -1,1 +1,7 @@
-"""Proximal policy optimisation for language models, against a preference model (docs/ppo.md)."""
+"""Proximal policy optimisation for language models, on any reward (docs/ppo.md)."""
+
+from cai.ppo.rewards import LengthPenalty as LengthPenalty
+from cai.ppo.rewards import RepetitionPenalty as RepetitionPenalty
+from cai.ppo.show import progress_line as progress_line
+from cai.ppo.train import PPO as PPO
+from cai.settings import PPOSettings as PPOSettings

@@ -7,8 +7,8 @@ forward pass needs. Masks come from lengths, never from pad ids: pad may be miss
 # ruff: noqa: N802, N815 (names end in the shapes of what they hold)
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import torch
@@ -128,9 +128,12 @@ class Rollout:
     """The critic's value of the state before each token."""
 
     scores_B: Tensor
-    """Normalised preference model scores; `no_eos_reward` where a response did not end."""
+    """What is maximised: the weighted sum of the scorers, or `no_eos_reward` where a response did
+    not end."""
     ended_B: Tensor
     """True where the last token of the response is a stop token, in the very last slot too."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """What each scorer said of the responses that were scored, not weighted, `(n,)`."""
 
 
 def length_sorted(lengths_B: Tensor, size: int | None) -> list[Tensor]:
@@ -143,10 +146,14 @@ def length_sorted(lengths_B: Tensor, size: int | None) -> list[Tensor]:
     order_B = lengths_B.argsort(descending=True, stable=True)
     if size is not None:
         return list(order_B.split(size))
-    budget = MICRO_BATCH_TOKENS.get(lengths_B.device.type, MICRO_BATCH_TOKENS["cuda"])
     lengths = lengths_B[order_B].tolist()
     sizes: list[int] = []
     while sum(sizes) < len(lengths):
         left = len(lengths) - sum(sizes)
-        sizes.append(min(left, max(1, budget // lengths[-left])))
+        sizes.append(min(left, rows_of_length(lengths[-left], lengths_B.device)))
     return list(order_B.split(sizes))
+
+
+def rows_of_length(length: int, device: torch.device) -> int:
+    """Return how many rows of so many tokens make a micro-batch of `MICRO_BATCH_TOKENS`."""
+    return max(1, MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cuda"]) // length)

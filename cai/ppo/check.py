@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import AutoConfig
-
 from cai.chat import ChatFormat
 from cai.conversation import Message, Prompt
 from cai.errors import CaiError
-from cai.models import model_folder
-from cai.settings import ModelSettings, PPOSettings
+from cai.ppo.prompts import PromptFormat
+from cai.settings import PPOSettings
 
 _PROBE = (
     Message(role="user", content="Who wrote “Emma”?\n\n1) Austen"),
@@ -21,7 +19,12 @@ _PROBE = (
 
 
 def check_settings(settings: PPOSettings) -> None:
-    """Raise a CaiError if the minibatches cannot be of equal size."""
+    """Raise a CaiError if the settings contradict each other."""
+    if settings.kl_target is not None and not settings.kl_coef:
+        raise CaiError(
+            "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from a "
+            "small positive `kl_coef`, such as 0.01."
+        )
     if settings.batch_size % settings.minibatches:
         raise CaiError(
             f"`ppo.batch_size` {settings.batch_size} does not divide into `ppo.minibatches` "
@@ -29,27 +32,25 @@ def check_settings(settings: PPOSettings) -> None:
         )
 
 
-def check_same_tokens(policy: ChatFormat, preference: ChatFormat, preference_model: Path) -> None:
+def check_same_tokens(
+    policy: PromptFormat, preference: ChatFormat, preference_model: object
+) -> None:
     """Raise a CaiError unless both models write a conversation as the same ids.
 
     The preference model scores the sampled ids as they are, so an id must mean the same to both.
     """
     ours, theirs = cast("Any", policy.tokenizer), cast("Any", preference.tokenizer)
+    probe = Prompt(_PROBE)
     if ours.get_vocab() != theirs.get_vocab():
         difference = "vocabularies differ"
-    elif ours.chat_template != theirs.chat_template:
+    elif not isinstance(policy, ChatFormat) or ours.chat_template != theirs.chat_template:
         difference = "chat templates differ"
-    elif policy.prompt_ids(Prompt(_PROBE)) != preference.prompt_ids(Prompt(_PROBE)):
+    elif policy.prompt_ids(probe) != preference.prompt_ids(probe):
         difference = "tokenizers split a text differently"
     else:
         return
+    name = f" in {preference_model}" if isinstance(preference_model, Path) else ""
     raise CaiError(
-        f"The policy and the preference model in {preference_model} cannot be used together: their "
+        f"The policy and the preference model{name} cannot be used together: their "
         f"{difference}. Train the preference model from the same model as the policy."
     )
-
-
-def shared_context(*models: ModelSettings) -> int:
-    """Return how many tokens all of the models can read."""
-    configs = [AutoConfig.from_pretrained(model_folder(model)) for model in models]
-    return min(config.get_text_config().max_position_embeddings for config in configs)

@@ -20,14 +20,17 @@ _STATE = "state.pt"
 _META = "meta.json"
 
 
-def save_checkpoint(folder: Path, step: int, run: str, state: Mapping[str, Any]) -> None:
-    """Save the state after `step` steps and remove all but the newest two checkpoints.
+def save_checkpoint(
+    folder: Path, step: int, run: str, state: Mapping[str, Any], *, keep: int = KEEP
+) -> None:
+    """Save the state after `step` steps and remove all but the newest checkpoints.
 
     Args:
         folder: Where checkpoints are; made if need be.
         step: Steps done.
         run: Names the run (settings, seed, inputs); another run does not resume from it.
         state: Weights and optimizers.
+        keep: How many checkpoints to keep.
     """
     with whole_folder(folder / f"step-{step:06d}") as partial:
         with (partial / _STATE).open("wb") as file:
@@ -36,7 +39,7 @@ def save_checkpoint(folder: Path, step: int, run: str, state: Mapping[str, Any])
             os.fsync(file.fileno())
         meta = {"step": step, "run": run, "digest": _digest(partial / _STATE)}
         (partial / _META).write_text(json.dumps(meta), encoding="utf-8")
-    for old in _newest_first(folder)[KEEP:]:
+    for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
 
 

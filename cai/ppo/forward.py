@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, length_sorted
@@ -101,6 +103,26 @@ def without_gradient(
             piece = function(episodes.select(rows))
         results_BT[rows] = piece
     return results_BT
+
+
+def recompute_layers(backbone: nn.Module) -> None:
+    """Let every layer forget its inner states and compute them again in the backward pass.
+
+    transformers' own switch works in train mode only, which PPO never enters. Where no gradient is
+    asked for, sampling included, nothing changes.
+    """
+    for layer in backbone.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = _recomputed(layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def recomputed(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (whatever a layer takes)
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return recomputed
 
 
 def _response_hidden(backbone: nn.Module, episodes: Episodes) -> Tensor:

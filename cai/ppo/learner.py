@@ -6,19 +6,25 @@ import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cai.chat import ChatFormat
-from cai.ppo.forward import Critic, check_output_head
+from cai.ppo.adapters import Adapted
+from cai.ppo.control import Control
+from cai.ppo.forward import Critic, check_output_head, recompute_layers
 from cai.ppo.math import linear_decay
+from cai.ppo.prompts import PromptFormat
+from cai.preference_model import AdapterWeights
 from cai.settings import PPOSettings
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_EPSILON = 1e-8
+
+
+Role = Literal["policy", "reference", "critic", "preference"]
 
 
 @dataclass
@@ -27,56 +33,103 @@ class Learner:
 
     All in eval mode, training included: PPO's ratios compare two forward passes of one policy,
     which dropout would make differ (as it would policy and reference).
+
+    With LoRA, policy and reference are one model; critic and preference model may be it as well.
+    Then `act_as` says whose adapter computes, and comes before every forward pass.
     """
 
     policy: PreTrainedModel
     reference: PreTrainedModel
     critic: Critic
+    policy_parameters: list[nn.Parameter]
+    """What the policy's optimizer trains; with `critic: value_head`, the critic's backbone too."""
+    critic_parameters: list[nn.Parameter]
     policy_optimizer: torch.optim.AdamW
     critic_optimizer: torch.optim.AdamW
-    chat: ChatFormat
+    control: Control
+    chat: PromptFormat
     dtype: torch.dtype
-    """bfloat16 computes under autocast; weights and optimizers are float32 in any case."""
+    """bfloat16 computes under autocast; what is trained is float32 in any case."""
     max_batch_tokens: int
+    adapters: dict[Role, tuple[Adapted, str | None]]
+    """Whose adapter each role uses on which base; empty without LoRA."""
 
     @classmethod
     def start(
         cls,
         policy: PreTrainedModel,
-        critic_backbone: nn.Module,
-        chat: ChatFormat,
+        critic_backbone: nn.Module | None,
+        chat: PromptFormat,
         settings: PPOSettings,
         *,
         dtype: torch.dtype = torch.float32,
         max_batch_tokens: int = 16384,
+        preference_adapter: AdapterWeights | None = None,
+        seed: int = 0,
     ) -> Self:
-        """Begin a run: the reference is a frozen copy of the policy, the critic's head is zero.
+        """Begin a run: the reference is the policy as it is now, the critic's head is zero.
 
         Args:
-            policy: SL-CAI in float32; trained in place.
-            critic_backbone: The preference model's backbone in float32; trained in place.
+            policy: SL-CAI, float32 unless LoRA freezes it; trained in place.
+            critic_backbone: The preference model's backbone; trained in place, or with LoRA frozen
+                under the critic's adapter. None starts the critic from the policy.
             chat: The tokenizer, stop ids and pad id of all models.
-            settings: Learning rates.
+            settings: Which parts are trained, and how fast; where coefficients start.
             dtype: float32, or bfloat16 for autocast.
             max_batch_tokens: Tokens that sampling keeps in flight.
+            preference_adapter: A preference model that is an adapter of this policy; the critic
+                starts from it.
+            seed: Of new adapters.
 
         Raises:
             CaiError: The policy's architecture has an output head of its own kind.
         """
-        policy.requires_grad_(True).eval()
+        policy.eval()
         check_output_head(policy)
-        reference = copy.deepcopy(policy).requires_grad_(False)
-        critic = Critic(critic_backbone).to(policy.device).requires_grad_(True).eval()
+        adapters: dict[Role, tuple[Adapted, str | None]] = {}
+        own = cast("nn.Module", cast("Any", policy).base_model)
+        if settings.lora_rank:
+            reference = policy
+            trunk, adapters = _adapted(
+                policy, critic_backbone, settings, preference_adapter, seed=seed
+            )
+        else:
+            policy.requires_grad_(True)
+            reference = copy.deepcopy(policy).requires_grad_(False)
+            trunk = copy.deepcopy(own) if critic_backbone is None else critic_backbone
+            trunk = own if settings.critic == "value_head" else trunk
+        critic = Critic(trunk).to(policy.device).eval()
+        if settings.gradient_checkpointing:
+            for model in {policy.base_model, trunk}:
+                recompute_layers(model)
+        trained = _trained_parameters(policy, critic, adapters)
         return cls(
             policy=policy,
             reference=reference,
             critic=critic,
-            policy_optimizer=_adamw(policy, settings.learning_rate),
-            critic_optimizer=_adamw(critic, settings.critic_learning_rate),
+            policy_parameters=trained[0],
+            critic_parameters=trained[1],
+            policy_optimizer=_adamw(trained[0], settings.learning_rate),
+            critic_optimizer=_adamw(trained[1], settings.critic_learning_rate),
+            control=Control.start(settings),
             chat=chat,
             dtype=dtype,
             max_batch_tokens=max_batch_tokens,
+            adapters=adapters,
         )
+
+    def act_as(self, role: Role) -> None:
+        """Let a role's adapter compute from now on; without adapters there is nothing to do."""
+        if role in self.adapters:
+            base, name = self.adapters[role]
+            base.use(name)
+
+    def plain_weights(self) -> dict[str, Tensor] | None:
+        """Return the policy's weights with its adapter merged; None without adapters."""
+        if "policy" not in self.adapters:
+            return None
+        base, name = self.adapters["policy"]
+        return base.merged(cast("str", name))
 
     @property
     def device(self) -> torch.device:
@@ -102,25 +155,86 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that training changes. There is no generator among it: draws are hashed."""
-        return {name: part.state_dict() for name, part in self._trained().items()}
+        state = {name: part.state_dict() for name, part in self._stateful().items()}
+        return state | {
+            "policy": [weight.detach() for weight in self.policy_parameters],
+            "critic": [weight.detach() for weight in self.critic_parameters],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        for name, part in self._trained().items():
+        for name, part in self._stateful().items():
             part.load_state_dict(state[name])
+        with torch.no_grad():
+            for weights, name in (
+                (self.policy_parameters, "policy"),
+                (self.critic_parameters, "critic"),
+            ):
+                for weight, saved in zip(weights, state[name], strict=True):
+                    weight.copy_(saved)
 
-    def _trained(self) -> dict[str, Any]:
+    def _stateful(self) -> dict[str, Any]:
         return {
-            "policy": self.policy,
-            "critic": self.critic,
             "policy_optimizer": self.policy_optimizer,
             "critic_optimizer": self.critic_optimizer,
+            "control": self.control,
         }
 
 
-def _adamw(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+def _adapted(
+    policy: PreTrainedModel,
+    critic_backbone: nn.Module | None,
+    settings: PPOSettings,
+    preference: AdapterWeights | None,
+    *,
+    seed: int,
+) -> tuple[nn.Module, dict[Role, tuple[Adapted, str | None]]]:
+    """Freeze the bases under adapters; return the critic's backbone and who uses what."""
+    base = Adapted(policy, seed=seed)
+    base.add("policy", rank=settings.lora_rank)
+    roles: dict[Role, tuple[Adapted, str | None]] = {
+        "policy": (base, "policy"),
+        "reference": (base, None),
+    }
+    if preference is not None:
+        base.add("preference", rank=preference.rank, weights=preference.matrices)
+        roles["preference"] = (base, "preference")
+    if settings.critic == "value_head":
+        roles["critic"] = (base, "policy")
+        return base.backbone, roles
+    if critic_backbone is None:
+        rank, weights = settings.lora_rank, None
+        if preference is not None:
+            rank, weights = preference.rank, preference.matrices
+        base.add("critic", rank=rank, weights=weights)
+        roles["critic"] = (base, "critic")
+        return base.backbone, roles
+    other = Adapted(critic_backbone, seed=seed)
+    other.add("critic", rank=settings.lora_rank)
+    roles |= {"critic": (other, "critic"), "preference": (other, None)}
+    return critic_backbone, roles
+
+
+def _trained_parameters(
+    policy: PreTrainedModel, critic: Critic, adapters: Mapping[Role, tuple[Adapted, str | None]]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return what each optimizer trains; a shared backbone belongs to the policy's."""
+
+    def of(role: Role, model: nn.Module) -> list[nn.Parameter]:
+        if role not in adapters:
+            return list(model.parameters())
+        base, name = adapters[role]
+        return base.parameters(cast("str", name))
+
+    policy_parameters = of("policy", policy)
+    shared = {id(weight) for weight in policy_parameters}
+    backbone = [w for w in of("critic", critic.backbone) if id(w) not in shared]
+    return policy_parameters, [*backbone, *critic.value_head.parameters()]
+
+
+def _adamw(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        model.parameters(),
+        parameters,
         lr=learning_rate,
         betas=ADAM_BETAS,
         eps=ADAM_EPSILON,

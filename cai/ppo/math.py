@@ -35,6 +35,14 @@ class ValueLoss(NamedTuple):
     clip_fraction: Tensor
 
 
+class Moments(NamedTuple):
+    """How many numbers were seen so far, their mean and (population) variance."""
+
+    seen: int
+    mean: float
+    variance: float
+
+
 def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Return the mean over the real tokens; x and mask are `(B, T)`, the result is a scalar."""
     return x_BT.masked_fill(~mask_BT, 0.0).sum() / mask_BT.sum()
@@ -140,8 +148,51 @@ def policy_loss(
     losses = torch.maximum(-ratio * advantages, -clipped * advantages)
     with torch.no_grad():
         clip_fraction = ((ratio - 1).abs() > clip_range).to(ratio.dtype).sum() / token_count
-        approx_kl = (torch.expm1(log_ratio) - log_ratio).clamp(min=0).sum() / token_count
+        approx_kl = _kl(log_ratio).sum() / token_count
     return PolicyLoss(losses.sum() / token_count, clip_fraction, approx_kl)
+
+
+def penalised_policy_loss(
+    logprobs_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    penalty_coef: float,
+    token_count: int,
+) -> PolicyLoss:
+    """Return the negated KL-penalised surrogate (arXiv 1707.06347, equations 5 and 8).
+
+    `-Σ (ρ A - β KL(π_old ‖ π)) / token_count`. The KL of a token is estimated on the token that was
+    sampled, by (ρ - 1) - log ρ. Samples come from π_old, so both its mean and the mean of its
+    gradient are those of the true KL.
+
+    Args:
+        logprobs_BT: log π of the sampled tokens now, `(B, T)`; carries the gradient.
+        old_logprobs_BT: The same when they were sampled, `(B, T)`.
+        advantages_BT: Advantages, `(B, T)`.
+        mask_BT: The real tokens, `(B, T)`.
+        penalty_coef: β of the penalty.
+        token_count: Real tokens of the whole minibatch.
+
+    Returns:
+        The loss; a clip fraction of 0; the KL.
+    """
+    log_ratio = (logprobs_BT - old_logprobs_BT)[mask_BT]
+    kl = _kl(log_ratio)
+    losses = -log_ratio.exp() * advantages_BT[mask_BT] + penalty_coef * kl
+    approx_kl = kl.detach().sum() / token_count
+    return PolicyLoss(losses.sum() / token_count, torch.zeros_like(approx_kl), approx_kl)
+
+
+def policy_kl(logprobs_BT: Tensor, old_logprobs_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return KL(old ‖ new) per token, estimated on tokens that the old policy sampled; nats."""
+    return _kl((logprobs_BT - old_logprobs_BT)[mask_BT]).mean()
+
+
+def _kl(log_ratio: Tensor) -> Tensor:
+    """Estimate KL(old ‖ new) from log ρ at samples of the old policy; never negative."""
+    return (torch.expm1(log_ratio) - log_ratio).clamp(min=0)
 
 
 def value_loss(
@@ -163,7 +214,7 @@ def value_loss(
         old_values_BT: Its values at the rollout, `(B, T)`.
         returns_BT: Returns of `gae`, `(B, T)`.
         mask_BT: The real tokens, `(B, T)`.
-        clip_range: ε, in units of the score.
+        clip_range: ε, in units of the score; infinite for no clipping.
         token_count: Real tokens of the whole minibatch.
     """
     values, old, returns = values_BT[mask_BT], old_values_BT[mask_BT], returns_BT[mask_BT]
@@ -174,6 +225,50 @@ def value_loss(
     with torch.no_grad():
         clip_fraction = (clipped_error > unclipped_error).to(values.dtype).sum() / token_count
     return ValueLoss(loss, clip_fraction)
+
+
+def adapted_kl_coef(coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """Return the next β of the adaptive controller (Ziegler et al. 2019, arXiv 1909.08593, 2.2).
+
+    `β ← β (1 + e · episodes / horizon)` with `e = clip(kl / target - 1, -0.2, 0.2)`.
+
+    Args:
+        coef: β now.
+        kl: Mean KL from the reference per response (summed over its tokens), nats.
+        target: What it should be, in the same unit.
+        episodes: Responses since the last call.
+        horizon: Episodes over which β adapts.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coef * (1 + error * episodes / horizon)
+
+
+def adapted_penalty(coef: float, kl: float, target: float) -> float:
+    """Return the next coefficient of the penalised objective (arXiv 1707.06347, section 4).
+
+    Half if the step moved the policy by less than two thirds of the target, double if by more than
+    one and a half of it.
+
+    Args:
+        coef: The coefficient now.
+        kl: KL per token between the policies before and after the step, nats.
+        target: What it should be, in the same unit.
+    """
+    if kl < target / 1.5:
+        return coef / 2
+    return coef * 2 if kl > target * 1.5 else coef
+
+
+def merged_moments(moments: Moments, x_N: Tensor) -> Moments:
+    """Return the moments of all numbers so far and these (Chan et al. 1979)."""
+    n = x_N.numel()
+    if not n:
+        return moments
+    x = x_N.double()
+    seen, delta = moments.seen + n, x.mean().item() - moments.mean
+    squares = moments.variance * moments.seen + x.var(correction=0).item() * n
+    squares += delta**2 * moments.seen * n / seen
+    return Moments(seen, moments.mean + delta * n / seen, squares / seen)
 
 
 def linear_decay(step: int, steps: int, final_share: float) -> float:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from cai.chat import ChatFormat
-from cai.conversation import Prompt
+from cai.conversation import Conversation, Message, Prompt, user
 from cai.errors import CaiError
 from cai.records import Kind, PromptRow, derive_seed
+
+PromptLike = str | Sequence[Message | Mapping[str, Any]] | PromptRow
+"""A text, messages, or a row of the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,96 @@ class TokenPrompt:
     """A prompt as the policy reads it."""
 
     ids: tuple[int, ...]
-    kind: Kind
+    kind: Kind | None = None
+    """Prompts of the pipeline are red-team or helpful ones."""
+    given: str | Conversation = ""
+    """What scorers see of it: a text if it was given as one, else messages."""
+
+
+class TextFormat:
+    """How a tokenizer without a chat template is used: prompts are texts to go on with.
+
+    Attributes:
+        tokenizer: A transformers tokenizer.
+        stop_ids: EOS, and what the model's generation config names.
+        pad_id: Its pad token, or a stop token; masks never rely on it.
+    """
+
+    def __init__(self, tokenizer: Any, extra_stop_ids: Sequence[int] = ()) -> None:  # noqa: ANN401
+        """Learn the ids.
+
+        Raises:
+            CaiError: There is no token that ends a text.
+        """
+        self.tokenizer = tokenizer
+        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self.stop_ids: frozenset[int] = frozenset(
+            [*extra_stop_ids, *([] if eos is None else [int(eos)])]
+        )
+        if not self.stop_ids:
+            raise CaiError(
+                "The tokenizer has no EOS token, so a response could never end. Set "
+                "`tokenizer.eos_token`."
+            )
+        self.pad_id = min(self.stop_ids) if pad is None else int(pad)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, with the tokenizer's own BOS if it has one."""
+        return list(self.tokenizer(text)["input_ids"])
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Decode a response, special tokens and surrounding blanks removed."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+PromptFormat = ChatFormat | TextFormat
+
+
+def prompt_format(tokenizer: Any, extra_stop_ids: Sequence[int] = ()) -> PromptFormat:  # noqa: ANN401
+    """Return how to write prompts: as conversations if there is a chat template, else as texts."""
+    make = ChatFormat if tokenizer.chat_template else TextFormat
+    return make(tokenizer, extra_stop_ids)
+
+
+def tokenize_prompt(prompt: PromptLike, chat: PromptFormat) -> TokenPrompt:
+    """Return a prompt as tokens; a text is a user's turn wherever there is a chat template.
+
+    Raises:
+        CaiError: It is no prompt, empty, or messages without a chat template to write them.
+    """
+    kind = prompt.kind if isinstance(prompt, PromptRow) else None
+    if isinstance(prompt, str):
+        given, messages = prompt, user(prompt)
+    else:
+        given = messages = _messages(prompt)
+    if isinstance(chat, ChatFormat):
+        ids = chat.prompt_ids(Prompt(messages))
+    elif isinstance(given, str):
+        ids = chat.prompt_ids(given)
+    else:
+        raise CaiError(
+            "A prompt is a list of messages, but the tokenizer has no chat template to write them. "
+            "Give prompts as texts to go on with, set `tokenizer.chat_template`, or speak "
+            "transcripts (`format: transcript`, `cai.chat.use_transcripts`)."
+        )
+    if not ids:
+        raise CaiError("A prompt for PPO is empty: it has no token to answer to. Remove it.")
+    return TokenPrompt(tuple(ids), kind, given)
+
+
+def _messages(prompt: Any) -> Conversation:  # noqa: ANN401 (whatever a caller gives)
+    messages = prompt.messages if isinstance(prompt, PromptRow) else prompt
+    try:
+        return tuple(Message.model_validate(message) for message in messages)
+    except (TypeError, ValidationError) as error:
+        raise CaiError(
+            f"{str(prompt)[:80]!r} is not a prompt: give a text, or messages with `role` and "
+            "`content`."
+        ) from error
 
 
 def tokenize_prompts(
-    rows: Sequence[PromptRow], chat: ChatFormat, *, context: int, max_new_tokens: int
+    rows: Sequence[PromptLike], chat: PromptFormat, *, context: int, max_new_tokens: int
 ) -> list[TokenPrompt]:
     """Return the prompts that leave room for a response; longer ones are left out, never cut.
 
@@ -41,9 +131,7 @@ def tokenize_prompts(
             "PPO has no prompts to sample from. Add sources under `prompts:`, or lower "
             "`prompts.held_out`, which keeps prompts for evaluation."
         )
-    prompts = [
-        TokenPrompt(tuple(chat.prompt_ids(Prompt(messages=row.messages))), row.kind) for row in rows
-    ]
+    prompts = [tokenize_prompt(row, chat) for row in rows]
     fitting = [p for p in prompts if len(p.ids) + max_new_tokens <= context]
     if not fitting:
         shortest = min(len(p.ids) for p in prompts)
@@ -58,6 +146,7 @@ def tokenize_prompts(
 class PromptPool:
     """Prompts by kind, each kind drawn without replacement until all of it has been drawn.
 
+    Prompts without a kind make one pool together with all others.
     What a step draws depends on the seed and the step alone, so a resumed run draws the same.
     """
 
@@ -81,11 +170,12 @@ class PromptPool:
             CaiError: A kind that is asked for has no prompts.
         """
         red_team = round(batch_size * red_team_fraction)
-        self._counts: dict[Kind, int] = {"red_team": red_team, "helpful": batch_size - red_team}
         self._seed = seed
-        self._prompts: dict[Kind, list[TokenPrompt]] = {
-            kind: [prompt for prompt in prompts if prompt.kind == kind] for kind in self._counts
-        }
+        self._counts: dict[Kind | None, int] = {None: batch_size}
+        self._prompts: dict[Kind | None, list[TokenPrompt]] = {None: list(prompts)}
+        if all(prompt.kind for prompt in prompts):
+            self._counts = {"red_team": red_team, "helpful": batch_size - red_team}
+            self._prompts = {k: [p for p in prompts if p.kind == k] for k in self._counts}
         for kind, count in self._counts.items():
             if count and not self._prompts[kind]:
                 raise CaiError(
@@ -102,11 +192,11 @@ class PromptPool:
             for i in range(count)
         ]
 
-    def _nth(self, kind: Kind, n: int) -> TokenPrompt:
+    def _nth(self, kind: Kind | None, n: int) -> TokenPrompt:
         """Return the n-th prompt of an endless series of shuffles."""
         prompts = self._prompts[kind]
         shuffle, position = divmod(n, len(prompts))
-        return prompts[permutation(len(prompts), self._seed, kind, shuffle)[position]]
+        return prompts[permutation(len(prompts), self._seed, kind or "all", shuffle)[position]]
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,62 +10,74 @@ from torch import Tensor
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, Rollout
+from cai.ppo.control import Control
 from cai.ppo.forward import response_logprobs, without_gradient
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
+from cai.ppo.rewards import Reward
 from cai.records import derive_seed
 from cai.settings import PPOSettings
-
-Scorer = Callable[[Sequence[Sequence[int]]], Tensor]
-"""Maps token sequences (prompt and response, unpadded) to one score each, `(len,)`."""
 
 
 def collect_rollout(
     learner: Learner,
     prompts: Sequence[TokenPrompt],
-    scorer: Scorer,
+    reward: Reward,
     settings: PPOSettings,
     *,
     seed: int,
     step: int,
+    training: bool = True,
 ) -> Rollout:
     """Sample one response per prompt and score it (steps 2 to 5 of docs/ppo.md).
 
     Args:
         learner: The live policy, its reference and its critic.
         prompts: One per episode.
-        scorer: The preference model, or anything else that scores token sequences.
+        reward: The preference model, or anything else that scores responses.
         settings: How to sample, and the score of responses that do not end.
         seed: The run's seed.
         step: Counted from 0; it seeds the sampling, together with each prompt's place.
+        training: False leaves the scores as they are and their running scale alone.
 
     Raises:
-        CaiError: A score is not finite.
+        CaiError: A score is not finite, or a scorer returns too few or too many.
     """
     # 2. Sample.
     episodes, sampled_logprobs_BT = sample(learner, prompts, settings, seed=seed, step=step)
     # 3. Score.
+    learner.act_as("preference")
     ended_B = has_ended(episodes, learner.chat.stop_ids)
-    scores_B = score_episodes(scorer, episodes, ended_B, settings.no_eos_reward)
-    if not scores_B.isfinite().all():
-        raise CaiError(
-            f"The preference model gave a score that is not a number at PPO step {step + 1}. "
-            "Lower `preference.learning_rate` and train the preference model again."
-        )
+    scores_B, parts = score_episodes(
+        reward, prompts, episodes, ended_B, settings, learner.control if training else None
+    )
+    for name, scores in parts.items():
+        if not scores.isfinite().all():
+            raise CaiError(
+                f"The reward `{name}` gave a score that is not a number at PPO step {step + 1}. If "
+                "it is a preference model, lower `preference.learning_rate` and train it again; if "
+                "it is a function of yours, mend it. The newest checkpoint is kept."
+            )
     # 4. Reference log-probabilities, and 5. values.
     with learner.autocast():
-        if learner.dtype == torch.float32:
-            logprobs_BT = sampled_logprobs_BT
-        else:  # bfloat16 log-probs depend on batch shapes: take them as the update will see them
+        logprobs_BT = sampled_logprobs_BT
+        if learner.dtype != torch.float32:
+            # bfloat16 log-probs depend on batch shapes: take them as the update will see them.
+            learner.act_as("policy")
             logprobs_BT = policy_logprobs(learner.policy, episodes, settings)
-        return Rollout(
-            episodes=episodes,
-            logprobs_BT=logprobs_BT,
-            ref_logprobs_BT=policy_logprobs(learner.reference, episodes, settings),
-            values_BT=without_gradient(learner.critic, episodes, settings.micro_batch_size),
-            scores_B=scores_B,
-            ended_B=ended_B,
-        )
+        learner.act_as("reference")
+        ref_logprobs_BT = policy_logprobs(learner.reference, episodes, settings)
+        learner.act_as("critic")
+        values_BT = without_gradient(learner.critic, episodes, settings.micro_batch_size)
+    return Rollout(
+        episodes=episodes,
+        logprobs_BT=logprobs_BT,
+        ref_logprobs_BT=ref_logprobs_BT,
+        values_BT=values_BT,
+        scores_B=scores_B,
+        ended_B=ended_B,
+        parts=parts,
+    )
 
 
 def sample(
@@ -96,6 +108,7 @@ def sample(
         pad_id=learner.chat.pad_id,
         max_batch_tokens=learner.max_batch_tokens,
     )
+    learner.act_as("policy")
     with learner.autocast():
         completions = loop.run(requests)
     episodes = Episodes.from_lists(
@@ -118,17 +131,37 @@ def has_ended(episodes: Episodes, stop_ids: frozenset[int]) -> Tensor:
 
 
 def score_episodes(
-    scorer: Scorer, episodes: Episodes, ended_B: Tensor, no_eos_reward: float
-) -> Tensor:
-    """Return the score of each response, `(B,)` float32; `no_eos_reward` where it did not end.
+    reward: Reward,
+    prompts: Sequence[TokenPrompt],
+    episodes: Episodes,
+    ended_B: Tensor,
+    settings: PPOSettings,
+    control: Control | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Score the very ids that were sampled.
 
-    The scorer sees the very ids that were sampled.
+    A response that did not end gets `no_eos_reward` unread; where that is None it is scored like
+    any other. `no_eos_penalty` is taken off either. With `normalise_rewards`, the scores that were
+    given are normalised by `control`, if there is one.
+
+    Returns:
+        The score of each response, `(B,)` float32, and what each scorer said of the responses that
+        were read, `(n,)`.
     """
-    scores_B = torch.full((len(episodes),), no_eos_reward, device=episodes.device)
-    if ended_B.any():
-        scores = scorer(episodes.select(ended_B.nonzero().squeeze(1)).sequences())
-        scores_B[ended_B] = scores.to(scores_B)
-    return scores_B
+    scored_B = ended_B if settings.no_eos_reward is not None else torch.ones_like(ended_B)
+    scores_B = torch.full((len(episodes),), settings.no_eos_reward or 0.0, device=episodes.device)
+    parts: dict[str, Tensor] = {}
+    if scored_B.any():
+        rows = scored_B.nonzero().squeeze(1)
+        sequences = episodes.select(rows).sequences()
+        asked = [prompts[row] for row in rows.tolist()]
+        pairs = zip(asked, sequences, strict=True)
+        parts = reward.parts(asked, [ids[len(prompt.ids) :] for prompt, ids in pairs])
+        scores = reward.total(parts)
+        if settings.normalise_rewards and control is not None:
+            scores = control.normalise(scores)
+        scores_B[scored_B] = scores.to(scores_B)
+    return scores_B - settings.no_eos_penalty * ~ended_B, parts
 
 
 def policy_logprobs(model: torch.nn.Module, episodes: Episodes, settings: PPOSettings) -> Tensor:

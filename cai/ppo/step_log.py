@@ -7,42 +7,76 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from cai.ppo.batch import Rollout
-from cai.ppo.prompts import TokenPrompt
-from cai.settings import PPOSettings
+from cai.ppo.prompts import PromptFormat, TokenPrompt
 
 
 def rollout_metrics(
-    rollout: Rollout, prompts: Sequence[TokenPrompt], settings: PPOSettings
+    rollout: Rollout, prompts: Sequence[TokenPrompt], kl_coef: float
 ) -> dict[str, float]:
     """Return means over the episodes of a rollout; `objective/kl` is a sum per sequence, nats.
+
+    `reward/NAME` is the mean of one scorer over the responses it has read, not weighted.
 
     Args:
         rollout: What the policy did.
         prompts: One per episode; scores are also given for each kind of them.
-        settings: The KL coefficient.
+        kl_coef: β of this step.
     """
     scores = rollout.scores_B
     kl = (rollout.logprobs_BT - rollout.ref_logprobs_BT).sum(dim=1).mean().item()
     metrics = {
         "objective/scores": scores.mean().item(),
         "objective/kl": kl,
-        "objective/non_score_reward": -settings.kl_coef * kl,
-        "objective/rlhf_reward": scores.mean().item() - settings.kl_coef * kl,
+        "objective/entropy": -rollout.logprobs_BT.sum(dim=1).mean().item(),
+        "objective/kl_coef": kl_coef,
+        "objective/non_score_reward": -kl_coef * kl,
+        "objective/rlhf_reward": scores.mean().item() - kl_coef * kl,
         "tokens": rollout.episodes.response_lengths_B.sum().item(),
         "response/length": rollout.episodes.response_lengths_B.float().mean().item(),
+        "val/num_eos_tokens": rollout.ended_B.sum().item(),
         "response/ended": rollout.ended_B.float().mean().item(),
     }
+    for name, part in rollout.parts.items():
+        metrics[f"reward/{name}"] = part.mean().item()
     for kind in ("red_team", "helpful"):
         of_kind = torch.tensor([prompt.kind == kind for prompt in prompts], device=scores.device)
         if of_kind.any():
             metrics[f"objective/scores_{kind}"] = scores[of_kind].mean().item()
     return metrics
+
+
+class Conversed(NamedTuple):
+    """A prompt, the response to it, and its score."""
+
+    prompt: str
+    response: str
+    score: float
+
+
+def conversations(
+    chat: PromptFormat, prompts: Sequence[TokenPrompt], rollout: Rollout, count: int = 4
+) -> list[Conversed]:
+    """Return a few conversations of a rollout, evenly spread over the batch, as people read them.
+
+    Special tokens stay in the texts: they show where a response ended.
+    """
+    places = range(0, len(prompts), max(1, len(prompts) // count))[:count]
+    decode = cast("Any", chat.tokenizer).decode
+    lengths = rollout.episodes.response_lengths_B.tolist()
+    return [
+        Conversed(
+            decode(list(prompts[i].ids)),
+            decode(rollout.episodes.response_ids_BT[i, : lengths[i]].tolist()),
+            rollout.scores_B[i].item(),
+        )
+        for i in places
+    ]
 
 
 class StepLog:
@@ -82,5 +116,21 @@ class StepLog:
         self._file.flush()
         os.fsync(self._file.fileno())
         self.records.append(record)
-        for name, value in known.items():
+        self.show(step, known)
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show metrics on TensorBoard only."""
+        for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+
+    def conversations(self, step: int, conversed: Sequence[Conversed]) -> None:
+        """Show conversations on TensorBoard's text page, and flush what it has so far."""
+        for place, (prompt, response, score) in enumerate(conversed):
+            text = f"score {score:.3f}\n\n{_quoted(prompt)}\n\n{_quoted(response)}"
+            self._board.add_text(f"conversations/{place}", text, step)
+        self._board.flush()
+
+
+def _quoted(text: str) -> str:
+    """Write a text as a Markdown code block, to the letter."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,222 +1,284 @@
-"""PPO against a preference model: the loop, what goes into it and what comes out of it.
-
-The numbered steps in the comments, here and in the modules called, are those of docs/ppo.md.
-"""
+"""PPO as one class: what it needs, what it checks before work, what it leaves."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import GenerationConfig
 
-from cai.models import device_and_dtype, fingerprint_model, load_causal_lm, load_chat_format
-from cai.ppo.check import check_same_tokens, check_settings, shared_context
-from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
+from cai.errors import CaiError
+from cai.ppo.batch import rows_of_length
+from cai.ppo.check import check_same_tokens, check_settings
+from cai.ppo.guard import Guard
 from cai.ppo.learner import Learner
-from cai.ppo.prompts import PromptPool, tokenize_prompts
-from cai.ppo.rollout import Scorer, collect_rollout
-from cai.ppo.step_log import StepLog, rollout_metrics
-from cai.ppo.update import update
-from cai.preference_model import PreferenceModel
-from cai.records import PromptRow, content_hash
+from cai.ppo.loading import (
+    PolicyLike,
+    as_policy,
+    device,
+    identity,
+    judge_format,
+    max_batch_tokens,
+    open_models,
+    policy_format,
+    precision,
+    preference_adapter,
+    shape,
+    shared_context,
+)
+from cai.ppo.memory import check_memory, free_memory
+from cai.ppo.pretraining import Pretraining
+from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
+from cai.ppo.rewards import RewardLike, named_scorers, preference_models
+from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
+from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
 
-CHECKPOINTS = "checkpoints"
+ONLY_MEMORY = ("micro_batch_size", "checkpoint_steps", "gradient_checkpointing")
+"""Settings that another run may resume with."""
 
-OnStep = Callable[[Mapping[str, float]], None]
 
+class PPO:
+    """Proximal policy optimisation of a causal language model (docs/ppo.md).
 
-def train_ppo(
-    settings: PPOSettings,
-    *,
-    policy: ModelSettings,
-    preference_model: Path,
-    prompts: Sequence[PromptRow],
-    out: Path,
-    seed: int,
-    log_dir: Path,
-    on_step: OnStep | None = None,
-) -> dict[str, float]:
-    """Train a policy against a preference model (paper, section 4.2) and save it in `out`.
+    ```python
+    def many_commas(prompts, responses):
+        return [text.count(",") for text in responses]
 
-    A run that was killed goes on from its newest checkpoint when it is called again in the same
-    way, and ends with the weights it would have had (on a CPU, to the bit).
+    ppo = PPO("path/to/model", many_commas, PPOSettings(steps=50), seed=1)
+    ppo.train(["How do I bake bread?", ...], "runs/commas")  # runs/commas/model
+    ```
 
-    Args:
+    Attributes:
         settings: How to train.
-        policy: SL-CAI: where the policy starts, and the reference.
-        preference_model: Folder of the preference model; the critic starts from its backbone.
-        prompts: Red-team and helpful prompts to train on.
-        out: Folder of the new model (float32, with its tokenizer); seen whole or not at all.
-            `checkpoints/` and `steps.jsonl` are beside it.
-        seed: Sets the order of prompts and minibatches, and all sampling.
-        log_dir: For TensorBoard.
-        on_step: Called after each step with its line of `steps.jsonl`.
-
-    Returns:
-        `steps`, `prompts`, `prompts_too_long` (left out), `tokens` (sampled), `seconds` (of this
-        call), and the last step's `final_score`, `final_kl` (nats per response), `final_ended`.
-
-    Raises:
-        CaiError: The settings, models or prompts cannot be used, or the training diverged.
+        scorers: What is rewarded, by name, with weights.
+        learner: Policy, reference, critic and optimizers; from the first call of `train` on.
     """
-    start = time.monotonic()
-    judge = ModelSettings(path=str(preference_model))
-    check_settings(settings)
-    chat = load_chat_format(policy)
-    check_same_tokens(chat, load_chat_format(judge), preference_model)
-    fitting = tokenize_prompts(
-        prompts,
-        chat,
-        context=shared_context(policy, judge),
-        max_new_tokens=settings.max_new_tokens,
-    )
-    pool = PromptPool(
-        fitting,
-        batch_size=settings.batch_size,
-        red_team_fraction=settings.red_team_fraction,
-        seed=seed,
-    )
-    learner = Learner.start(
-        load_causal_lm(policy.model_copy(update={"dtype": "float32"})),
-        PreferenceModel.load(preference_model, device="cpu").model.base_model,
-        chat,
-        settings,
-        dtype=device_and_dtype(policy)[1],
-        max_batch_tokens=policy.max_batch_tokens,
-    )
-    records = run_steps(
-        learner,
-        pool,
-        PreferenceModel.load(preference_model).score_ids,
-        settings,
-        folder=out.parent,
-        run=_identity(settings, policy, judge, prompts, seed),
-        seed=seed,
-        log_dir=log_dir,
-        on_step=on_step,
-    )
-    _save(learner, out)
-    shutil.rmtree(out.parent / CHECKPOINTS, ignore_errors=True)
+
+    def __init__(
+        self,
+        policy: str | Path | PolicyLike,
+        reward: RewardLike,
+        settings: PPOSettings | None = None,
+        *,
+        tokenizer: Any | None = None,  # noqa: ANN401 (any transformers tokenizer)
+        seed: int = 0,
+    ) -> None:
+        """Say what to train on what; nothing is loaded yet.
+
+        Args:
+            policy: Where the policy starts, and the reference: a folder, a hub id, settings, or a
+                transformers model, which is then trained in place.
+            reward: A preference model (or its folder), a function of prompts and responses, or
+                several of these by name, alone or paired with weights. The critic starts from the
+                heaviest preference model among them; without one, from the policy.
+            settings: How to train.
+            tokenizer: The policy's; None for the one in its folder.
+            seed: Sets the order of prompts and minibatches, and all sampling.
+
+        Raises:
+            CaiError: The settings contradict each other, or the reward is not one.
+        """
+        self.settings = settings or PPOSettings()
+        check_settings(self.settings)
+        self.scorers = named_scorers(reward, self.settings)
+        self.seed = seed
+        self.learner: Learner | None = None
+        self._policy = as_policy(policy)
+        self._tokenizer = tokenizer
+        if tokenizer is None and not isinstance(self._policy, ModelSettings):
+            raise CaiError("PPO got a model without its tokenizer. Pass `tokenizer=` as well.")
+
+    def train(
+        self,
+        prompts: Sequence[PromptLike],
+        folder: str | Path,
+        *,
+        held_out: Sequence[PromptLike] = (),
+        pretraining: Sequence[str] = (),
+        log_dir: Path | None = None,
+        on_step: OnStep | None = None,
+    ) -> dict[str, float]:
+        """Train the policy and save it in `folder`.
+
+        A run that was killed goes on from its newest checkpoint when it is called again in the same
+        way, and ends with the weights it would have had (on a CPU, to the bit). A function that
+        scores is known by its name alone: when you change it, change the folder.
+
+        Args:
+            prompts: Texts (a user's turn, or with a tokenizer without chat template the beginning
+                of a text), lists of messages, or rows of the pipeline. Those that leave no room
+                for a response are left out and counted.
+            folder: Gets `model/` (float32, with its tokenizer; seen whole or not at all),
+                `steps.jsonl`, and while it runs `checkpoints/`.
+            held_out: Prompts for the guard (`settings.guard`); at most `guard.prompts` of each kind
+                are used, those too long left out. Without any there is no guard.
+            pretraining: Texts for PPO-ptx, which `ptx_coef` weighs.
+            log_dir: For TensorBoard; `folder/logs` if None.
+            on_step: Called after each step with its line of `steps.jsonl`.
+
+        Returns:
+            `steps`, `prompts`, `prompts_too_long` (left out), `tokens` (sampled), `seconds` (of
+            this call), and the last step's `final_score`, `final_kl` (nats per response),
+            `final_ended`. With a guard also `alarms` (checks that raised one), and `kept_step`, the
+            steps done by the policy that was saved.
+
+        Raises:
+            CaiError: The settings, models or prompts cannot be used, or the training diverged.
+        """
+        start = time.monotonic()
+        folder = Path(folder)
+        fitting = self._checked(prompts)
+        pool = PromptPool(
+            fitting,
+            batch_size=self.settings.batch_size,
+            red_team_fraction=self.settings.red_team_fraction,
+            seed=self.seed,
+        )
+        texts = self._pretraining(pretraining)
+        guard = self._guard(held_out)
+        run = self._identity(fitting, pretraining, guard.prompts if guard else ())
+        self._check_memory(max(len(prompt.ids) for prompt in fitting))
+        learner, reward = open_models(
+            self._policy, self.scorers, self.settings, self._chat, seed=self.seed
+        )
+        self.learner = learner
+        records = run_steps(
+            learner,
+            pool,
+            reward,
+            self.settings,
+            folder=folder,
+            run=run,
+            seed=self.seed,
+            log_dir=log_dir or folder / "logs",
+            pretraining=texts,
+            guard=guard,
+            on_step=on_step,
+        )
+        _save(learner, folder / "model")
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        return {
+            "steps": len(records),
+            "prompts": len(fitting),
+            "prompts_too_long": len(prompts) - len(fitting),
+            "tokens": sum(record["tokens"] for record in records),
+            "seconds": time.monotonic() - start,
+            "final_score": records[-1]["objective/scores"],
+            "final_kl": records[-1]["objective/kl"],
+            "final_ended": records[-1]["response/ended"],
+            **({} if guard is None else _guarded(guard, records, self.settings)),
+        }
+
+    def _checked(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
+        """Find out all that can be known before a model is loaded; return the prompts to use."""
+        self._chat = policy_format(self._policy, self._tokenizer)
+        judges = list(preference_models(self.scorers).values())
+        for judge in judges:
+            check_same_tokens(self._chat, judge_format(judge), judge)
+        self._context = shared_context([self._policy, *judges])
+        return self._tokens(prompts)
+
+    def _tokens(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
+        return tokenize_prompts(
+            prompts,
+            self._chat,
+            context=self._context,
+            max_new_tokens=self.settings.max_new_tokens,
+        )
+
+    def _check_memory(self, longest_prompt: int) -> None:
+        """Raise a CaiError that says what to change if the models will not fit."""
+        settings = self.settings
+        judge = next(iter(preference_models(self.scorers).values()), None)
+        adapter = None
+        if judge is not None and settings.lora_rank:
+            adapter = preference_adapter(self._policy, judge)
+        where, longest = device(self._policy), longest_prompt + settings.max_new_tokens
+        check_memory(
+            shape(self._policy),
+            None if judge is None else shape(judge),
+            settings,
+            available=free_memory(where),
+            micro_batch_size=settings.micro_batch_size or rows_of_length(longest, where),
+            precision=precision(self._policy),
+            longest=longest,
+            batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
+            shared=adapter is not None,
+        )
+
+    def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
+        if bool(texts) != bool(self.settings.ptx_coef):
+            raise CaiError(
+                f"`ppo.ptx_coef` is {self.settings.ptx_coef:g} and there are {len(texts)} "
+                "pretraining texts: PPO-ptx needs both. Set both, or neither."
+            )
+        if not texts:
+            return None
+        length = min(self.settings.ptx_length, shared_context([self._policy]))
+        return Pretraining(texts, self._chat, length=length, seed=self.seed)
+
+    def _guard(self, held_out: Sequence[PromptLike]) -> Guard | None:
+        rules = self.settings.guard
+        needs = self.settings.keep == "best" or (rules is not None and rules.action != "warn")
+        if rules is None or not held_out:
+            if needs:
+                raise CaiError(
+                    "`ppo.keep: best` and `ppo.guard.action` other than `warn` go by held-out "
+                    "prompts. Set `ppo.guard: {}` and give some (`held_out=`)."
+                )
+            return None
+        fitting = self._tokens(held_out)
+        kinds = {prompt.kind for prompt in fitting}
+        some = [[p for p in fitting if p.kind == kind][: rules.prompts] for kind in kinds]
+        chosen = [prompt for of_kind in some for prompt in of_kind]
+        chosen.sort(key=lambda prompt: (prompt.kind or "", prompt.ids))
+        return Guard(chosen, self.settings, rules, self.seed)
+
+    def _identity(
+        self,
+        prompts: Sequence[TokenPrompt],
+        pretraining: Sequence[str],
+        held_out: Sequence[TokenPrompt],
+    ) -> str:
+        """Name all that determines the weights, so that no checkpoint of another run is resumed."""
+        return content_hash(
+            self.settings.model_dump(
+                exclude={"micro_batch_size", "checkpoint_steps", "gradient_checkpointing"}
+            ),
+            identity(self._policy),
+            [identity(judge) for judge in preference_models(self.scorers).values()],
+            [(name, weight) for name, (_, weight) in self.scorers.items()],
+            [(prompt.kind, prompt.ids) for prompt in prompts],
+            list(pretraining),
+            [prompt.ids for prompt in held_out],
+            self.seed,
+        )
+
+
+def _guarded(
+    guard: Guard, records: Sequence[Mapping[str, float]], settings: PPOSettings
+) -> dict[str, float]:
+    best = settings.keep == "best" or stopped(records, settings)
     return {
-        "steps": settings.steps,
-        "prompts": len(fitting),
-        "prompts_too_long": len(prompts) - len(fitting),
-        "tokens": sum(record["tokens"] for record in records),
-        "seconds": time.monotonic() - start,
-        "final_score": records[-1]["objective/scores"],
-        "final_kl": records[-1]["objective/kl"],
-        "final_ended": records[-1]["response/ended"],
+        "alarms": sum(record.get("guard/alarms", 0) > 0 for record in records),
+        "kept_step": guard.best_step if best else len(records),
     }
-
-
-def run_steps(
-    learner: Learner,
-    pool: PromptPool,
-    scorer: Scorer,
-    settings: PPOSettings,
-    *,
-    folder: Path,
-    run: str,
-    seed: int,
-    log_dir: Path,
-    on_step: OnStep | None = None,
-) -> list[dict[str, float]]:
-    """Run all steps that are not yet done, with whatever scores token sequences.
-
-    Args:
-        learner: Trained in place.
-        pool: Where prompts come from.
-        scorer: The preference model, or a function of one's own.
-        settings: How to train.
-        folder: Gets `checkpoints/` and `steps.jsonl`.
-        run: Names everything that determines the result; only its own checkpoints are resumed.
-        seed: Of sampling and minibatches.
-        log_dir: For TensorBoard.
-        on_step: Called after each step with its line of `steps.jsonl`.
-
-    Returns:
-        The records of all steps, those of earlier calls included.
-
-    Raises:
-        CaiError: A score, loss or gradient is not finite.
-    """
-    checkpoints = folder / CHECKPOINTS
-    done = 0
-    if found := load_checkpoint(checkpoints, run, learner.device):
-        done, state = found
-        learner.load_state_dict(state)
-    with StepLog(folder / "steps.jsonl", log_dir, done=done) as log:
-        for step in range(done, settings.steps):
-            metrics = train_step(learner, pool, scorer, settings, seed=seed, step=step)
-            log.write(step + 1, metrics)  # 10.
-            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == settings.steps:
-                save_checkpoint(checkpoints, step + 1, run, learner.state_dict())  # 11.
-            if on_step:
-                on_step(log.records[-1])
-        return log.records
-
-
-def train_step(
-    learner: Learner,
-    pool: PromptPool,
-    scorer: Scorer,
-    settings: PPOSettings,
-    *,
-    seed: int,
-    step: int,
-) -> dict[str, float]:
-    """Take one step (counted from 0): a rollout, then an update on it; return its metrics."""
-    start = time.monotonic()
-    share = learner.set_learning_rates(settings, step)
-    prompts = pool.draw(step)  # 1.
-    rollout = collect_rollout(learner, prompts, scorer, settings, seed=seed, step=step)  # 2. to 5.
-    sampled = time.monotonic()
-    metrics = rollout_metrics(rollout, prompts, settings)
-    metrics |= update(learner, rollout, settings, seed=seed, step=step)  # 6. to 9.
-    end = time.monotonic()
-    return metrics | {
-        "lr": settings.learning_rate * share,
-        "lr_critic": settings.critic_learning_rate * share,
-        "episode": (step + 1) * settings.batch_size,
-        "time/rollout_seconds": sampled - start,
-        "time/update_seconds": end - sampled,
-        "time/episodes_per_second": settings.batch_size / (end - start),
-    }
-
-
-def _identity(
-    settings: PPOSettings,
-    policy: ModelSettings,
-    judge: ModelSettings,
-    prompts: Sequence[PromptRow],
-    seed: int,
-) -> str:
-    """Name all that determines the weights, so that no checkpoint of another run is resumed."""
-    return content_hash(
-        settings.model_dump(exclude={"micro_batch_size", "checkpoint_steps"}),
-        fingerprint_model(policy),
-        policy.dtype,
-        fingerprint_model(judge),
-        [(row.kind, row.messages) for row in prompts],
-        seed,
-    )
 
 
 def _save(learner: Learner, out: Path) -> None:
     """Save the policy as a plain transformers folder that generates and stops by itself."""
     # Sampling defaults of the model it once was do not carry over: some do not even save.
-    old = learner.policy.generation_config
+    old = cast("Any", learner.policy.generation_config)
     learner.policy.generation_config = GenerationConfig(
         bos_token_id=old.bos_token_id,
         eos_token_id=sorted(learner.chat.stop_ids),
         pad_token_id=old.pad_token_id,
     )
     with whole_folder(out) as folder:
-        learner.policy.save_pretrained(folder)
+        learner.policy.save_pretrained(folder, state_dict=learner.plain_weights())
         cast("Any", learner.chat.tokenizer).save_pretrained(folder)

@@ -18,15 +18,25 @@ from cai.ppo.math import (
     gae,
     kl_shaped_rewards,
     masked_whiten,
+    penalised_policy_loss,
+    policy_kl,
     policy_loss,
     value_loss,
 )
+from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import permutation
+from cai.ppo.rollout import policy_logprobs
 from cai.settings import PPOSettings
 
 
 def update(
-    learner: Learner, rollout: Rollout, settings: PPOSettings, *, seed: int, step: int
+    learner: Learner,
+    rollout: Rollout,
+    settings: PPOSettings,
+    *,
+    seed: int,
+    step: int,
+    pretraining: Pretraining | None = None,
 ) -> dict[str, float]:
     """Improve policy and critic on one rollout (steps 6 to 9 of docs/ppo.md).
 
@@ -36,6 +46,7 @@ def update(
         settings: Discounting, clipping, epochs, minibatches.
         seed: The run's seed.
         step: Counted from 0; with the seed it orders the minibatches.
+        pretraining: What PPO-ptx mixes in.
 
     Returns:
         Losses, clip fractions, approximate KL, entropy and gradient norms, each the mean over all
@@ -47,25 +58,35 @@ def update(
     mask_BT = rollout.episodes.mask_BT
     # 6. Rewards.
     rewards_BT = kl_shaped_rewards(
-        rollout.scores_B, rollout.logprobs_BT, rollout.ref_logprobs_BT, mask_BT, settings.kl_coef
+        rollout.scores_B,
+        rollout.logprobs_BT,
+        rollout.ref_logprobs_BT,
+        mask_BT,
+        learner.control.kl_coef,
     )
     # 7. Advantages and returns.
     advantages_BT, returns_BT = gae(
         rewards_BT, rollout.values_BT, mask_BT, settings.gamma, settings.lam
     )
-    whitened_BT = masked_whiten(advantages_BT, mask_BT)
+    if settings.whiten_advantages:
+        advantages_BT = masked_whiten(advantages_BT, mask_BT)
 
     history: dict[str, list[float]] = defaultdict(list)
+    drawn = step * settings.epochs * len(rollout.episodes)
     for epoch in range(settings.epochs):
         order = permutation(len(rollout.episodes), seed, "minibatches", step, epoch)
         for rows in torch.tensor(order, device=learner.device).chunk(settings.minibatches):
             # 8. Policy step, and 9. value step.
             learner.policy_optimizer.zero_grad()
-            metrics = policy_gradients(learner, rollout, whitened_BT, rows, settings)
-            metrics["policy/grad_norm"] = _clip(learner.policy, settings)
             learner.critic_optimizer.zero_grad()
+            metrics = policy_gradients(learner, rollout, advantages_BT, rows, settings)
+            if pretraining is not None:
+                texts = pretraining.draw(drawn, len(rows), learner.device)
+                metrics |= pretraining_gradients(learner, texts, settings)
+                drawn += len(rows)
             metrics |= value_gradients(learner, rollout, returns_BT, rows, settings)
-            metrics["val/grad_norm"] = _clip(learner.critic, settings)
+            metrics["policy/grad_norm"] = _clip(learner.policy_parameters, settings)
+            metrics["val/grad_norm"] = _clip(learner.critic_parameters, settings)
             _check_finite(metrics, settings, step)
             learner.policy_optimizer.step()
             learner.critic_optimizer.step()
@@ -92,6 +113,7 @@ def policy_gradients(
         rows: Which episodes make the minibatch.
         settings: Clip range, temperature, micro-batch size (which changes memory, not gradients).
     """
+    learner.act_as("policy")
     total = torch.zeros(4, device=learner.device)
     for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
         mask_BT = episodes.mask_BT
@@ -99,19 +121,39 @@ def policy_gradients(
             logprobs_BT, entropies_BT = response_logprobs(
                 learner.policy, episodes, settings.temperature
             )
-        result = policy_loss(
-            logprobs_BT,
-            rollout.logprobs_BT[part],
-            advantages_BT[part],
-            mask_BT,
-            clip_range=settings.clip_range,
-            token_count=token_count,
-        )
+        arguments = (logprobs_BT, rollout.logprobs_BT[part], advantages_BT[part], mask_BT)
+        if settings.objective == "clip":
+            result = policy_loss(
+                *arguments, clip_range=settings.clip_range, token_count=token_count
+            )
+        else:
+            result = penalised_policy_loss(
+                *arguments, penalty_coef=learner.control.penalty_coef, token_count=token_count
+            )
         result.loss.backward()
         entropy = entropies_BT.sum() / token_count
         total += torch.stack([*result, entropy]).detach()
     names = ("loss/policy_avg", "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg")
     return dict(zip(names, total.tolist(), strict=True))
+
+
+def pretraining_gradients(
+    learner: Learner, texts: Episodes, settings: PPOSettings
+) -> dict[str, float]:
+    """Add the gradient of `-γ` times the mean log-likelihood of texts to the policy's parameters.
+
+    The second half of arXiv 2203.02155, equation 2; both halves are means over tokens here.
+    """
+    learner.act_as("policy")
+    total = torch.zeros((), device=learner.device)
+    everything = torch.arange(len(texts), device=learner.device)
+    for _, episodes, token_count in _micro_batches(texts, everything, settings):
+        with learner.autocast():
+            logprobs_BT, _ = response_logprobs(learner.policy, episodes, temperature=1.0)
+        loss = -logprobs_BT.sum() / token_count
+        (settings.ptx_coef * loss).backward()
+        total += loss.detach()
+    return {"loss/ptx_avg": total.item()}
 
 
 def value_gradients(
@@ -126,6 +168,8 @@ def value_gradients(
         rows: Which episodes make the minibatch.
         settings: Clip range and micro-batch size (which changes memory, not gradients).
     """
+    learner.act_as("critic")
+    weight = settings.value_coef if settings.critic == "value_head" else 1.0
     total = torch.zeros(2, device=learner.device)
     for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
         with learner.autocast():
@@ -135,12 +179,20 @@ def value_gradients(
             rollout.values_BT[part],
             returns_BT[part],
             episodes.mask_BT,
-            clip_range=settings.value_clip_range,
+            clip_range=settings.value_clip_range or math.inf,
             token_count=token_count,
         )
-        result.loss.backward()
+        (weight * result.loss).backward()
         total += torch.stack([*result]).detach()
     return dict(zip(("loss/value_avg", "val/clipfrac_avg"), total.tolist(), strict=True))
+
+
+def policy_moved(learner: Learner, rollout: Rollout, settings: PPOSettings) -> float:
+    """Return KL per token from the policy of the rollout to the one of now, nats."""
+    learner.act_as("policy")
+    with learner.autocast():
+        logprobs_BT = policy_logprobs(learner.policy, rollout.episodes, settings)
+    return policy_kl(logprobs_BT, rollout.logprobs_BT, rollout.episodes.mask_BT).item()
 
 
 def _micro_batches(
@@ -152,9 +204,9 @@ def _micro_batches(
         yield rows[places], episodes.select(rows[places]), token_count
 
 
-def _clip(model: nn.Module, settings: PPOSettings) -> float:
+def _clip(parameters: list[nn.Parameter], settings: PPOSettings) -> float:
     """Scale the gradients down to `max_grad_norm` and return their norm before."""
-    return nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+    return nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
 
 
 def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
+from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.settings import PPOSettings
 
@@ -31,12 +32,22 @@ LearnerOf = Callable[..., Learner]
 PromptsOf = Callable[[str], list[TokenPrompt]]
 
 
-def length_scorer(sequences: Sequence[Sequence[int]]) -> Tensor:
-    return torch.tensor([float(len(ids) % 7) for ids in sequences])
+class TokenFunction:
+    """Makes a token scorer of a function of sequences."""
+
+    def __init__(self, function: Callable[[Sequence[Sequence[int]]], Tensor]) -> None:
+        self.score_ids = function
+
+
+def reward_of(function: Callable[[Sequence[Sequence[int]]], Tensor]) -> Reward:
+    return Reward({"test": (TokenFunction(function), 1.0)})
+
+
+LENGTH = reward_of(lambda sequences: torch.tensor([float(len(ids) % 7) for ids in sequences]))
 
 
 def rollout_of(learner: Learner, prompts: list[TokenPrompt], step: int = 0) -> Rollout:
-    return collect_rollout(learner, prompts, length_scorer, SETTINGS, seed=3, step=step)
+    return collect_rollout(learner, prompts, LENGTH, SETTINGS, seed=3, step=step)
 
 
 def naive_logprobs(

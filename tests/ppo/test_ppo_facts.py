@@ -9,11 +9,12 @@ import pytest
 import torch
 from ppo_references import (
     ALL_SIX,
+    LENGTH,
     SETTINGS,
     LearnerOf,
     PromptsOf,
-    length_scorer,
     naive_logprobs,
+    reward_of,
     rollout_of,
     rows_of,
 )
@@ -96,7 +97,7 @@ def test_fact_03_sampled_ids_reach_scorer_and_loss_as_they_are(
         return torch.zeros(len(sequences))
 
     episodes, _ = sample(learner, prompts, SETTINGS, seed=3, step=0)
-    score_episodes(scorer, episodes, torch.ones(6, dtype=torch.bool), -1.0)
+    score_episodes(reward_of(scorer), prompts, episodes, torch.ones(6) > 0, SETTINGS)
     assert seen == episodes.sequences()
     decode = learner.chat.tokenizer.decode
     tokenize = learner.chat.tokenizer
@@ -195,7 +196,7 @@ def test_fact_10_full_rows_are_told_apart_in_a_rollout(
     sampled, _ = sample(learner, prompts, loose, seed=3, step=0)
     first_ids = sampled.response_ids_BT[:, 0].tolist()
     learner.chat.stop_ids = frozenset({first_ids[1]})
-    rollout = collect_rollout(learner, prompts, length_scorer, loose, seed=3, step=0)
+    rollout = collect_rollout(learner, prompts, LENGTH, loose, seed=3, step=0)
     assert rollout.ended_B.tolist() == [token == first_ids[1] for token in first_ids]
 
 
@@ -203,20 +204,37 @@ def test_fact_11_a_response_without_end_gets_the_fixed_score_unread(
     learner_of: LearnerOf, token_prompts: PromptsOf
 ) -> None:
     learner = learner_of("llama", SETTINGS)
-    episodes, _ = sample(learner, token_prompts("llama"), SETTINGS, seed=3, step=0)
+    prompts = token_prompts("llama")
+    settings = SETTINGS.model_copy(update={"no_eos_reward": -3.0})
+    episodes, _ = sample(learner, prompts, settings, seed=3, step=0)
     ended = torch.tensor([True, False, False, True, False, False])
 
     def scorer(sequences: Sequence[Sequence[int]]) -> Tensor:
         assert [list(ids) for ids in sequences] == [episodes.sequences()[i] for i in (0, 3)]
         return torch.tensor([0.5, 2.0])
 
-    scores = score_episodes(scorer, episodes, ended, -3.0)
+    scores, parts = score_episodes(reward_of(scorer), prompts, episodes, ended, settings)
+    assert parts["test"].tolist() == [0.5, 2.0]
     assert scores.tolist() == [0.5, -3.0, -3.0, 2.0, -3.0, -3.0]
 
     def never(_: Sequence[Sequence[int]]) -> Tensor:
         raise AssertionError("nothing to score")
 
-    assert score_episodes(never, episodes, ~ended & ended, -3.0).tolist() == [-3.0] * 6
+    scores, _ = score_episodes(reward_of(never), prompts, episodes, ~ended & ended, settings)
+    assert scores.tolist() == [-3.0] * 6
+
+
+def test_fact_11_a_response_without_end_may_be_scored_and_fined_instead(
+    learner_of: LearnerOf, token_prompts: PromptsOf
+) -> None:
+    prompts = token_prompts("llama")
+    settings = SETTINGS.model_copy(update={"no_eos_reward": None, "no_eos_penalty": 0.5})
+    episodes, _ = sample(learner_of("llama", settings), prompts, settings, seed=3, step=0)
+    ended = torch.tensor([True, False, False, True, False, False])
+    ones = reward_of(lambda sequences: torch.ones(len(sequences)))
+    scores, parts = score_episodes(ones, prompts, episodes, ended, settings)
+    assert scores.tolist() == [1.0, 0.5, 0.5, 1.0, 0.5, 0.5]
+    assert len(parts["test"]) == 6
 
 
 def test_fact_12_kl_is_zero_while_the_policy_equals_the_reference(

@@ -10,10 +10,10 @@ import pytest
 import torch
 from ppo_references import (
     ALL_SIX,
+    LENGTH,
     SETTINGS,
     LearnerOf,
     PromptsOf,
-    length_scorer,
     rollout_of,
     rows_of,
 )
@@ -24,6 +24,8 @@ from cai.conversation import Prompt, user
 from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.learner import Learner
 from cai.ppo.math import linear_decay
+from cai.ppo.prompts import TokenPrompt
+from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout, has_ended, sample, score_episodes
 from cai.ppo.update import policy_gradients, update, value_gradients
 from cai.preference_model import PreferenceModel
@@ -120,7 +122,9 @@ def test_fact_24_sampled_ids_and_text_get_the_same_preference_score(
         prompts, [ids], pad_id=learner.chat.pad_id, device=torch.device("cpu")
     )
     ended = has_ended(episodes, learner.chat.stop_ids)
-    scores = score_episodes(preference.score_ids, episodes, ended, -1.0)
+    reward = Reward({"preference": (preference, 1.0)})
+    asked = [TokenPrompt(tuple(prompts[0]))]
+    scores, _ = score_episodes(reward, asked, episodes, ended, SETTINGS)
     assert ended.all()
     assert scores.tolist() == pytest.approx(preference.score([(user("How?"), text)]), abs=1e-5)
 
@@ -163,9 +167,7 @@ def test_fact_26_the_same_seed_gives_the_same_weights_to_the_bit(
     def train(seed: int) -> list[Tensor]:
         learner = learner_of("llama", SETTINGS)
         for step in range(2):
-            rollout = collect_rollout(
-                learner, prompts, length_scorer, SETTINGS, seed=seed, step=step
-            )
+            rollout = collect_rollout(learner, prompts, LENGTH, SETTINGS, seed=seed, step=step)
             update(learner, rollout, SETTINGS, seed=seed, step=step)
         return [*learner.policy.parameters(), *learner.critic.parameters()]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ppo_references import reward_of
 
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import PromptPool, TokenPrompt
-from cai.ppo.train import run_steps
+from cai.ppo.steps import run_steps
 from cai.settings import PPOSettings
 
 SETTINGS = PPOSettings(
@@ -38,7 +39,7 @@ def train(
     return run_steps(
         learner,
         pool,
-        share_of_low_ids,
+        reward_of(share_of_low_ids),
         settings,
         folder=folder,
         run="test",

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cai.errors import CaiError
 from cai.models import load_chat_format, load_tokenizer
-from cai.ppo.train import train_ppo
+from cai.ppo import PPO
 from cai.preference_model import PreferenceModel
 from cai.records import PromptRow
 from cai.settings import ModelSettings, PPOSettings
@@ -44,16 +44,11 @@ def run(tiny: Tiny, tiny_preference: Callable[[str], Path], prompt_rows: list[Pr
     """Run PPO in a folder; keyword arguments replace the usual ones."""
 
     def start(folder: Path, **changes: Any) -> dict[str, float]:
-        arguments: dict[str, Any] = {
-            "policy": tiny("llama"),
-            "preference_model": tiny_preference("llama"),
-            "prompts": prompt_rows,
-            "out": folder / "model",
-            "seed": 7,
-            "log_dir": folder / "logs",
-        }
         settings = changes.pop("settings", SETTINGS)
-        return train_ppo(settings, **(arguments | changes))
+        policy = changes.pop("policy", tiny("llama"))
+        judge = changes.pop("preference_model", tiny_preference("llama"))
+        ppo = PPO(policy, judge, settings, seed=7)
+        return ppo.train(changes.pop("prompts", prompt_rows), folder, **changes)
 
     return start
 

@@ -43,7 +43,7 @@ def naive_score(model, sequence):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("amount", [0, 1, 9])
-def test_score_does_not_depend_on_padding_or_batch_mates(model, side, amount):
+def test_fact_19_a_score_does_not_depend_on_padding_or_batch_mates(model, side, amount):
     width = max(map(len, SEQUENCES)) + amount
     # The pad id is a token of the text, and each row's last token.
     rows, masks = [], []
@@ -80,7 +80,7 @@ def test_scores_come_in_the_order_of_the_items_and_normalised(base):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_ids_are_prompt_then_completion_with_one_bos_and_one_turn_end(family, base):
+def test_fact_24_ids_are_prompt_then_completion_with_one_bos_and_one_turn_end(family, base):
     chat = load_chat_format(base(family))
     scorer = PreferenceModel(new_preference_model(base(family), seed=0), chat)
     ids = scorer.ids(user("How do I bake a loaf?"), "Mix the flour.")
@@ -103,7 +103,7 @@ def test_language_model_is_no_preference_model(base):
         PreferenceModel.load(base().path)
 
 
-def test_score_head_is_drawn_by_seed_with_std_of_one_over_root_width_plus_one(base):
+def test_fact_18_the_score_head_is_drawn_by_seed_with_std_of_one_over_root_width_plus_one(base):
     model, heads = new_preference_model(base(), seed=3), []
     first = model.score.weight.detach().clone()
     for seed in range(40):

@@ -111,7 +111,7 @@ def test_plain_transformers_reads_the_raw_scores(family, base, comparisons, tmp_
     assert template == load_chat_format(base(family)).tokenizer.chat_template
 
 
-def test_saved_scores_are_normalised_over_the_training_responses(undisturbed):
+def test_fact_20_saved_scores_are_normalised_over_the_training_responses(undisturbed):
     scorer = PreferenceModel.load(undisturbed[0] / "model")
     items = [(user(f"Write line {i}."), text) for i, pair in enumerate(PAIRS) for text in pair[:2]]
     scores = np.array(scorer.score(items))

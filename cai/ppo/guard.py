@@ -1,0 +1,166 @@
+"""The guard against Goodhart: what else changes, on prompts that are not trained on.
+
+A preference model is a proxy. While its score rises, a policy may learn to evade, to refuse what is
+harmless, to say one thing to everybody, or to drift far from where it started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cai.ppo.learner import Learner
+from cai.ppo.prompts import TokenPrompt
+from cai.ppo.rewards import Reward, ngrams, repeated_share
+from cai.ppo.rollout import collect_rollout
+from cai.records import Kind, derive_seed
+from cai.refusals import stance
+from cai.settings import GuardSettings, PPOSettings
+
+OPENING_WORDS = 4
+NGRAM_WORDS = 5
+MOST_ROLL_BACKS = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look at the held-out prompts.
+
+    Attributes:
+        metrics: By name (`guard/…`).
+        alarms: What has gone wrong since the start, in words.
+        texts: The answers, one for each prompt.
+    """
+
+    metrics: dict[str, float]
+    alarms: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass
+class Guard:
+    """Checks a policy, and remembers the start and the best.
+
+    Attributes:
+        prompts: Held out.
+        settings: Of the run; its `guard` has the rules.
+        start: Metrics before the first step.
+        best: Held-out reward of the best check without an alarm.
+        best_step: The steps done at that check.
+        roll_backs: How often the run went back to it.
+    """
+
+    prompts: Sequence[TokenPrompt]
+    settings: PPOSettings
+    rules: GuardSettings
+    seed: int
+    start: dict[str, float] = field(default_factory=dict[str, float])
+    best: float = float("-inf")
+    best_step: int = 0
+    roll_backs: int = 0
+
+    @property
+    def keeps_best(self) -> bool:
+        """True if the best policy may be wanted later."""
+        return self.settings.keep == "best" or self.rules.action != "warn"
+
+    def is_due(self, done: int) -> bool:
+        """Say whether to check after `done` steps."""
+        return done % self.rules.every == 0 or done == self.settings.steps
+
+    def check(self, learner: Learner, reward: Reward) -> Check:
+        """Answer the held-out prompts, always with the same noise, and compare with the start.
+
+        The first check is the start, and raises no alarm.
+        """
+        rollout = collect_rollout(
+            learner,
+            self.prompts,
+            reward,
+            self.settings,
+            seed=derive_seed(self.seed, "guard"),
+            step=0,
+            training=False,
+        )
+        ids = rollout.episodes.response_ids_BT.tolist()
+        lengths = rollout.episodes.response_lengths_B.tolist()
+        texts = [learner.chat.text(row[:n]) for row, n in zip(ids, lengths, strict=True)]
+        kl = (rollout.logprobs_BT - rollout.ref_logprobs_BT).sum(dim=1).mean().item()
+        score = rollout.scores_B.mean().item()
+        metrics = {
+            "guard/score": score,
+            "guard/kl": kl,
+            "guard/reward": score - self.settings.kl_coef * kl,
+            "guard/length": sum(lengths) / len(lengths),
+            "guard/ended": rollout.ended_B.float().mean().item(),
+            **text_measures(texts, [prompt.kind for prompt in self.prompts]),
+        }
+        if not self.start:
+            self.start = metrics
+        alarms = alarms_of(self.start, metrics, self.rules)
+        return Check(metrics | {"guard/alarms": len(alarms)}, tuple(alarms), tuple(texts))
+
+    def is_best(self, check: Check, done: int) -> bool:
+        """Take note of a check after `done` steps; True if it is the best one so far."""
+        if check.alarms or check.metrics["guard/reward"] <= self.best:
+            return False
+        self.best, self.best_step = check.metrics["guard/reward"], done
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later checks depend on."""
+        names = ("start", "best", "best_step", "roll_backs")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def text_measures(texts: Sequence[str], kinds: Sequence[Kind | None]) -> dict[str, float]:
+    """Return shares, in [0, 1], of what answers look like.
+
+    Args:
+        texts: Answers to different prompts.
+        kinds: The prompts' kinds; all but red-team ones count as benign.
+
+    Returns:
+        `guard/evasive`: short refusals without a reason. `guard/over_refusal`: refusals of any
+        kind, of benign prompts. `guard/repeated_openings`: answers that begin with the same four
+        words as one before. `guard/repeated_ngrams`: of the different word 5-grams of each answer,
+        those that an answer before it has, too.
+    """
+    stances = [stance(text) for text in texts]
+    benign = [s for s, kind in zip(stances, kinds, strict=True) if kind != "red_team"]
+    openings = [tuple(text.lower().split()[:OPENING_WORDS]) for text in texts]
+    grams = [gram for text in texts for gram in dict.fromkeys(ngrams(text, NGRAM_WORDS))]
+    return {
+        "guard/evasive": stances.count("evasive") / len(stances),
+        "guard/over_refusal": sum(s != "compliance" for s in benign) / max(1, len(benign)),
+        "guard/repeated_openings": repeated_share(openings),
+        "guard/repeated_ngrams": repeated_share(grams),
+    }
+
+
+def alarms_of(
+    start: Mapping[str, float], now: Mapping[str, float], rules: GuardSettings
+) -> list[str]:
+    """Say what has gone wrong since the start, each in words with both numbers."""
+    alarms: list[str] = []
+    for name, said, most in (
+        ("evasive", "evasive answers", rules.evasive_rise),
+        ("over_refusal", "refusals of benign prompts", rules.over_refusal_rise),
+        ("repeated_openings", "answers that open alike", rules.repeated_rise),
+        ("repeated_ngrams", "phrases that answers share", rules.repeated_rise),
+    ):
+        before, after = start[f"guard/{name}"], now[f"guard/{name}"]
+        if after - before > most:
+            alarms.append(f"{said} rose from {before:.0%} to {after:.0%}")
+    before, after = start["guard/length"], now["guard/length"]
+    if not 1 / rules.length_factor <= after / before <= rules.length_factor:
+        alarms.append(f"the mean length went from {before:.0f} to {after:.0f} tokens")
+    if now["guard/kl"] > rules.max_kl:
+        alarms.append(f"KL is {now['guard/kl']:.1f} nats, above {rules.max_kl:g}")
+    return alarms

@@ -1,0 +1,198 @@
+"""How much memory a run will need, role by role, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import psutil
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from cai.errors import CaiError
+from cai.settings import PPOSettings
+
+FULL = 4
+"""Bytes of a float32 number: a weight that is trained, its gradient, each of Adam's two moments."""
+
+_HIDDEN_STATES = 17
+"""Numbers of the size of a hidden state that a layer keeps for its backward pass: 34 bytes in 16
+bits (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1), attention probabilities not kept."""
+
+_LOGITS = 2**26
+"""Most logits held at once (`token_logprobs`), three times over: logits, softmax, gradient."""
+
+_SHARE = 0.9
+"""The share of the free memory that a run may plan with."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its memory.
+
+    Attributes:
+        weights: Numbers in the whole model.
+        backbone: Numbers in it without the output head.
+        lora: Numbers in an adapter of rank 1.
+        layers: How many.
+        hidden: Width of a hidden state.
+        cache: Numbers in the keys and values of one token in one layer.
+        vocabulary: Logits of one token.
+    """
+
+    weights: int
+    backbone: int
+    lora: int
+    layers: int
+    hidden: int
+    cache: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:  # noqa: ANN401 (any transformers config)
+        """Read it off a config; the model is only sketched, without weights."""
+        with torch.device("meta"):
+            model = cast("Any", AutoModelForCausalLM.from_config(config))
+        text = config.get_text_config()
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        linear = [m for m in model.base_model.modules() if isinstance(m, nn.Linear | Conv1D)]
+        return cls(
+            weights=_numbers(model),
+            backbone=_numbers(model.base_model),
+            lora=sum(sum(m.weight.shape) for m in linear),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            cache=2 * heads * head_dim,
+            vocabulary=text.vocab_size,
+        )
+
+
+def estimate(
+    policy: Shape,
+    preference: Shape | None,
+    settings: PPOSettings,
+    *,
+    precision: torch.dtype,
+    longest: int,
+    batch_tokens: int,
+    micro_batch_size: int,
+    shared: bool = False,
+) -> dict[str, int]:
+    """Return the bytes each role needs.
+
+    Args:
+        policy: The policy's shape.
+        preference: The preference model's; None if a function scores.
+        settings: What is trained, and how.
+        precision: Of forward passes, and of frozen weights under LoRA.
+        longest: Tokens of the longest prompt and a response.
+        batch_tokens: Tokens in flight while sampling.
+        micro_batch_size: Episodes per forward pass.
+        shared: The preference model is an adapter on the policy's weights.
+    """
+    bits = 2 if precision == torch.bfloat16 else 4
+    critic = preference or policy
+    # Weight, gradient and two moments.
+    state = 4 * FULL
+    judge = 0 if preference is None else bits * preference.backbone
+    if settings.lora_rank:
+        roles = {
+            "policy": bits * policy.weights + state * settings.lora_rank * policy.lora,
+            "reference": 0,
+            "critic": state * settings.lora_rank * critic.lora,
+            "preference model": FULL * settings.lora_rank * policy.lora if shared else judge,
+        }
+    else:
+        roles = {
+            "policy": state * policy.weights,
+            "reference": FULL * policy.weights,
+            "critic": state * critic.backbone,
+            "preference model": judge,
+        }
+    if settings.critic == "value_head":
+        roles["critic"] = state * policy.hidden
+    tokens = micro_batch_size * longest
+    kept = 1 + _HIDDEN_STATES / policy.layers if settings.gradient_checkpointing else _HIDDEN_STATES
+    logits = 3 * 4 * min(_LOGITS, tokens * policy.vocabulary)
+    roles["update"] = int(bits * kept * tokens * policy.layers * policy.hidden) + logits
+    roles["sampling"] = bits * batch_tokens * policy.layers * policy.cache
+    return roles
+
+
+def needed(roles: Mapping[str, int]) -> int:
+    """Return the bytes at the widest point: sampling and update do not meet."""
+    lasting = sum(n for role, n in roles.items() if role not in ("update", "sampling"))
+    return lasting + max(roles["update"], roles["sampling"])
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def check_memory(
+    policy: Shape,
+    preference: Shape | None,
+    settings: PPOSettings,
+    *,
+    available: int,
+    micro_batch_size: int,
+    **more: Any,  # noqa: ANN401 (the rest of `estimate`'s arguments)
+) -> dict[str, int]:
+    """Return the estimate of a run that fits.
+
+    Raises:
+        CaiError: It does not; the message says by role what it needs, and which settings would do.
+    """
+
+    def roles_of(changed: PPOSettings) -> dict[str, int]:
+        size = min(micro_batch_size, changed.micro_batch_size or micro_batch_size)
+        return estimate(policy, preference, changed, micro_batch_size=size, **more)
+
+    roles = roles_of(settings)
+    limit = int(_SHARE * available)
+    if needed(roles) <= limit:
+        return roles
+    said = ", ".join(f"{role} {_gigabytes(n)}" for role, n in roles.items() if n)
+    raise CaiError(
+        f"PPO needs about {_gigabytes(needed(roles))} of memory and {_gigabytes(available)} are "
+        f"free: {said} (sampling and update take turns). {_remedy(settings, roles_of, limit)}"
+    )
+
+
+_CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ppo.micro_batch_size: 1", {"micro_batch_size": 1}),
+    ("ppo.gradient_checkpointing: true", {"gradient_checkpointing": True}),
+    ("ppo.critic: value_head", {"critic": "value_head"}),
+    ("ppo.lora_rank: 16", {"lora_rank": 16}),
+)
+
+
+def _remedy(settings: PPOSettings, roles_of: Any, limit: int) -> str:  # noqa: ANN401
+    """Name the first change that fits, alone or else with those before it."""
+    useful = [(n, c) for n, c in _CHANGES if not (n.startswith("ppo.lora") and settings.lora_rank)]
+    together: dict[str, Any] = {}
+    names: list[str] = []
+    tried: list[tuple[list[str], dict[str, Any]]] = [([name], c) for name, c in useful]
+    for name, change in useful:
+        names, together = [*names, name], together | change
+        tried.append((names, together))
+    for names, change in tried:
+        amount = needed(roles_of(settings.model_copy(update=change)))
+        if amount <= limit:
+            return f"Set `{'` and `'.join(names)}`: about {_gigabytes(amount)}."
+    return "No setting makes it fit: lower `max_batch_tokens` of the model, or take a smaller one."
+
+
+def _numbers(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _gigabytes(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 5e7 else f"{n / 1e6:.1f} MB"

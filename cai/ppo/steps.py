@@ -1,0 +1,199 @@
+"""The loop: steps, checkpoints, the log.
+
+The numbered steps in the comments, here and in the modules called, are those of docs/ppo.md.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cai.errors import CaiError
+from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
+from cai.ppo.guard import MOST_ROLL_BACKS, Guard
+from cai.ppo.learner import Learner
+from cai.ppo.pretraining import Pretraining
+from cai.ppo.prompts import PromptPool
+from cai.ppo.rewards import Reward
+from cai.ppo.rollout import collect_rollout
+from cai.ppo.step_log import Conversed, StepLog, conversations, rollout_metrics
+from cai.ppo.update import policy_moved, update
+from cai.settings import PPOSettings
+
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+
+OnStep = Callable[[Mapping[str, float]], None]
+
+
+def run_steps(
+    learner: Learner,
+    pool: PromptPool,
+    reward: Reward,
+    settings: PPOSettings,
+    *,
+    folder: Path,
+    run: str,
+    seed: int,
+    log_dir: Path,
+    pretraining: Pretraining | None = None,
+    guard: Guard | None = None,
+    on_step: OnStep | None = None,
+) -> list[dict[str, float]]:
+    """Run all steps that are not yet done, with whatever scores responses.
+
+    Args:
+        learner: Trained in place.
+        pool: Where prompts come from.
+        reward: The preference model, or a function of one's own.
+        settings: How to train.
+        folder: Gets `checkpoints/` and `steps.jsonl`.
+        run: Names everything that determines the result; only its own checkpoints are resumed.
+        seed: Of sampling and minibatches.
+        log_dir: For TensorBoard.
+        pretraining: What PPO-ptx mixes in.
+        guard: Watches held-out prompts, and may end the run early or put its best policy back.
+        on_step: Called after each step with its line of `steps.jsonl`.
+
+    Returns:
+        The records of all steps, those of earlier calls included.
+
+    Raises:
+        CaiError: A score, loss or gradient is not finite, or the best policy cannot be put back.
+    """
+    checkpoints = folder / CHECKPOINTS
+    done = 0
+    if found := load_checkpoint(checkpoints, run, learner.device):
+        done, state = found
+        learner.load_state_dict(state)
+        if guard is not None:
+            guard.load_state_dict(state["guard"])
+    watch = None if guard is None else Watch(guard, learner, reward, checkpoints / BEST, run)
+    with StepLog(folder / "steps.jsonl", log_dir, done=done) as log:
+        if watch is not None and not done:
+            log.show(0, watch.look(0)[0])
+        for step in range(done, settings.steps):
+            metrics, sampled = train_step(
+                learner, pool, reward, settings, seed=seed, step=step, pretraining=pretraining
+            )
+            stop = False
+            if watch is not None and watch.guard.is_due(step + 1):
+                seen, stop = watch.look(step + 1)
+                metrics |= seen
+            log.write(step + 1, metrics)  # 10.
+            last = stop or step + 1 == settings.steps
+            if (step + 1) % settings.checkpoint_steps == 0 or last or not step:
+                log.conversations(step + 1, sampled)
+            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == settings.steps:
+                state = learner.state_dict()
+                if guard is not None:
+                    state["guard"] = guard.state_dict()
+                save_checkpoint(checkpoints, step + 1, run, state)  # 11.
+            if on_step:
+                on_step(log.records[-1])
+            if stop:
+                break
+        if watch is not None and (stopped(log.records, settings) or settings.keep == "best"):
+            watch.restore_best()
+        return log.records
+
+
+def stopped(records: Sequence[Mapping[str, float]], settings: PPOSettings) -> bool:
+    """Say whether the guard ended a run early."""
+    return len(records) < settings.steps
+
+
+@dataclass
+class Watch:
+    """The guard at work on one run: keeps the best policy, and acts on alarms."""
+
+    guard: Guard
+    learner: Learner
+    reward: Reward
+    folder: Path
+    run: str
+
+    def look(self, done: int) -> tuple[dict[str, float], bool]:
+        """Check after `done` steps; return the metrics and whether the run has to stop."""
+        guard = self.guard
+        check = guard.check(self.learner, self.reward)
+        if guard.is_best(check, done) and guard.keeps_best:
+            save_checkpoint(self.folder, done, self.run, self.learner.state_dict(), keep=1)
+        if not check.alarms:
+            return check.metrics, False
+        action = guard.rules.action
+        if action == "roll_back" and guard.roll_backs >= MOST_ROLL_BACKS:
+            action = "stop"
+        warnings.warn(
+            f"PPO, held-out prompts after step {done}: {'; '.join(check.alarms)}. "
+            + {
+                "warn": "The run goes on (`ppo.guard.action: warn`).",
+                "stop": f"The run stops with the policy of step {guard.best_step}.",
+                "roll_back": f"Back to the policy of step {guard.best_step}, with twice the β.",
+            }[action],
+            stacklevel=2,
+        )
+        if action == "roll_back":
+            guard.roll_backs += 1
+            tried = self.learner.control.kl_coef
+            self.restore_best()
+            self.learner.control.kl_coef = 2 * tried
+        return check.metrics, action == "stop"
+
+    def restore_best(self) -> None:
+        """Put the best policy back in its place.
+
+        Raises:
+            CaiError: Its checkpoint is gone or damaged.
+        """
+        found = load_checkpoint(self.folder, self.run, self.learner.device)
+        if found is None:
+            raise CaiError(
+                f"The best policy of the run is not in {self.folder} any more. Run again to train "
+                "it anew."
+            )
+        self.learner.load_state_dict(found[1])
+
+
+def train_step(
+    learner: Learner,
+    pool: PromptPool,
+    reward: Reward,
+    settings: PPOSettings,
+    *,
+    seed: int,
+    step: int,
+    pretraining: Pretraining | None = None,
+) -> tuple[dict[str, float], list[Conversed]]:
+    """Take one step (counted from 0): a rollout, then an update on it.
+
+    Returns:
+        Its metrics, and a few of its conversations.
+    """
+    start = time.monotonic()
+    share = learner.set_learning_rates(settings, step)
+    prompts = pool.draw(step)  # 1.
+    rollout = collect_rollout(learner, prompts, reward, settings, seed=seed, step=step)  # 2. to 5.
+    sampled = time.monotonic()
+    metrics = rollout_metrics(rollout, prompts, learner.control.kl_coef)
+    metrics |= update(  # 6. to 9.
+        learner, rollout, settings, seed=seed, step=step, pretraining=pretraining
+    )
+    moved = None
+    if settings.objective == "kl_penalty":
+        moved = metrics["policy/kl_moved"] = policy_moved(learner, rollout, settings)
+        metrics["policy/penalty_coef"] = learner.control.penalty_coef
+    learner.control.adapt(settings, kl=metrics["objective/kl"], moved=moved)
+    end = time.monotonic()
+    metrics |= {
+        "lr": settings.learning_rate * share,
+        "lr_critic": settings.critic_learning_rate * share,
+        "episode": (step + 1) * settings.batch_size,
+        "time/rollout_seconds": sampled - start,
+        "time/update_seconds": end - sampled,
+        "time/episodes_per_second": settings.batch_size / (end - start),
+    }
+    return metrics, conversations(learner.chat, prompts, rollout)

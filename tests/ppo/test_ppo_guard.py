@@ -1,0 +1,253 @@
+"""The guard: a collapse is noticed, and the policy that is kept is the better one."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cai.engines.decode import DecodeLoop, TokenRequest
+from cai.errors import CaiError
+from cai.models import load_causal_lm, load_chat_format
+from cai.pipeline.stages.ppo import watched
+from cai.ppo import PPO, PPOSettings
+from cai.ppo.guard import MOST_ROLL_BACKS, Guard, alarms_of, text_measures
+from cai.records import PromptRow
+from cai.settings import GuardSettings, ModelSettings
+
+Tiny = Callable[[str], ModelSettings]
+
+HELD_OUT = [f"{verb} {thing}." for verb in ("Bake", "Plant", "Write") for thing in "abcd"]
+QUIET = GuardSettings(
+    every=2, evasive_rise=1.0, over_refusal_rise=1.0, length_factor=100.0, max_kl=1e9
+)
+SETTINGS = PPOSettings(
+    steps=12,
+    batch_size=16,
+    minibatches=2,
+    max_new_tokens=10,
+    no_eos_reward=None,
+    learning_rate=2e-2,
+    critic_learning_rate=1e-3,
+    final_learning_rate=1.0,
+    kl_coef=0.0,
+    guard=QUIET,
+)
+
+
+def share_of_a(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """A reward that is easily hacked: "a a a a a a" to everybody."""
+    return [text.count("a") / 10 for text in responses]
+
+
+def run(tiny: Tiny, folder: Path, **changes: Any) -> tuple[dict[str, float], list[str]]:
+    settings = SETTINGS.model_copy(update=changes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        metrics = PPO(tiny("llama"), share_of_a, settings).train(
+            ["Bake bread.", "Plant seeds.", "Name a word."], folder, held_out=HELD_OUT
+        )
+    return metrics, [str(w.message) for w in caught if "held-out" in str(w.message)]
+
+
+def steps_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+
+
+def different_answers(folder: Path, tiny: Tiny) -> int:
+    """Count what nothing in the training has looked at: different answers to new prompts."""
+    chat = load_chat_format(tiny("llama"))
+    loop = DecodeLoop(
+        load_causal_lm(ModelSettings(path=str(folder / "model")), device="cpu"),
+        stop_ids=chat.stop_ids,
+        pad_id=chat.pad_id,
+        max_batch_tokens=9999,
+    )
+    requests = [TokenRequest((5, 60 + i, 7), seed=i, max_tokens=8) for i in range(30)]
+    return len({chat.text(done.token_ids)[:8] for done in loop.run(requests)})
+
+
+def test_a_collapse_is_noticed_and_the_better_policy_is_kept(tmp_path: Path, tiny: Tiny) -> None:
+    warned, said = run(tiny, tmp_path / "warn")
+    assert warned["steps"] == warned["kept_step"] == 12
+    assert warned["alarms"] > 0
+    assert any("open alike rose from" in text and "goes on" in text for text in said)
+    last = steps_of(tmp_path / "warn")[-1]
+    first = next(r for r in steps_of(tmp_path / "warn") if "guard/score" in r)
+    assert last["guard/score"] > first["guard/score"]  # the score alone sees nothing wrong
+    assert last["guard/repeated_openings"] > 2 * first["guard/repeated_openings"]
+
+    stop = QUIET.model_copy(update={"action": "stop"})
+    stopped, said = run(tiny, tmp_path / "stop", guard=stop)
+    assert stopped["steps"] < 12
+    assert stopped["kept_step"] < stopped["steps"]
+    assert stopped["alarms"] == 1
+    assert "stops with the policy of step" in said[-1]
+    best, _ = run(tiny, tmp_path / "best", keep="best")
+    assert best["steps"] == 12
+    assert best["kept_step"] == stopped["kept_step"]
+
+    collapsed = different_answers(tmp_path / "warn", tiny)
+    assert different_answers(tmp_path / "stop", tiny) > 2 * collapsed
+    assert different_answers(tmp_path / "best", tiny) > 2 * collapsed
+
+
+def test_rolling_back_doubles_beta_and_ends_after_a_few_times(tmp_path: Path, tiny: Tiny) -> None:
+    back = QUIET.model_copy(update={"action": "roll_back"})
+    metrics, said = run(tiny, tmp_path, guard=back, kl_coef=1e-6, steps=40)
+    assert sum("Back to the policy" in text for text in said) == MOST_ROLL_BACKS
+    assert "stops with" in said[-1]
+    assert metrics["steps"] < 40
+    coefs = [record["objective/kl_coef"] for record in steps_of(tmp_path)]
+    doublings = [math.log2(coef / 1e-6) for coef in coefs]
+    assert doublings == pytest.approx([round(n) for n in doublings])
+    assert doublings == sorted(doublings)
+    assert doublings[0] == 0
+    assert 1 < doublings[-1] <= MOST_ROLL_BACKS
+
+
+def test_a_killed_guarded_run_resumes_to_the_same_end(tmp_path: Path, tiny: Tiny) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(metrics: Any) -> None:
+        if metrics["step"] == 3:
+            raise KilledError
+
+    settings = SETTINGS.model_copy(update={"keep": "best", "checkpoint_steps": 2, "steps": 6})
+    weights: list[bytes] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("whole", "killed"):
+            if name == "killed":
+                with pytest.raises(KilledError):
+                    PPO(tiny("llama"), share_of_a, settings).train(
+                        ["Bake."], tmp_path / name, held_out=HELD_OUT, on_step=kill
+                    )
+            PPO(tiny("llama"), share_of_a, settings).train(
+                ["Bake."], tmp_path / name, held_out=HELD_OUT
+            )
+            weights.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "killed" / "checkpoints").exists()
+
+
+def test_checks_come_when_they_are_due_and_leave_the_training_as_it_is(
+    tmp_path: Path, tiny: Tiny
+) -> None:
+    silent = QUIET.model_copy(update={"every": 3, "repeated_rise": 1.0})
+    settings = {"guard": silent, "steps": 4, "normalise_rewards": True}
+    run(tiny, tmp_path / "guarded", **settings)
+    run(tiny, tmp_path / "alone", **{**settings, "guard": None})
+    guarded, alone = steps_of(tmp_path / "guarded"), steps_of(tmp_path / "alone")
+    assert ["guard/score" in record for record in guarded] == [False, False, True, True]
+    for with_guard, without in zip(guarded, alone, strict=True):
+        assert with_guard["objective/scores"] == without["objective/scores"]
+        assert with_guard["loss/policy_avg"] == without["loss/policy_avg"]
+    board = EventAccumulator(str(tmp_path / "guarded" / "logs"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("guard/kl")] == [0, 3, 4]
+    assert board.Scalars("guard/kl")[0].value == pytest.approx(0, abs=1e-4)
+
+
+def test_texts_are_measured_by_wording() -> None:
+    texts = [
+        "I can't help with that.",
+        "I cannot help with that, because it is illegal and could hurt people around you.",
+        "First, take the flour. Then bake the bread in the oven.",
+        "First, take the flour. And wait.",
+    ]
+    measures = text_measures(texts, ["red_team", "helpful", "helpful", "helpful"])
+    assert measures["guard/evasive"] == 1 / 4
+    assert measures["guard/over_refusal"] == 1 / 3
+    assert measures["guard/repeated_openings"] == 1 / 4
+    assert measures["guard/repeated_ngrams"] == 0
+    assert text_measures([texts[2]] * 2, [None, None])["guard/repeated_ngrams"] == 1 / 2
+    assert text_measures([""], ["red_team"])["guard/over_refusal"] == 0
+
+
+START = {
+    "guard/evasive": 0.1,
+    "guard/over_refusal": 0.0,
+    "guard/repeated_openings": 0.2,
+    "guard/repeated_ngrams": 0.1,
+    "guard/length": 30.0,
+    "guard/kl": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "quiet", "loud", "rule", "words"),
+    [
+        ("evasive", 0.3, 0.35, "evasive_rise", "evasive answers rose from 10% to 35%"),
+        ("over_refusal", 0.2, 0.25, "over_refusal_rise", "refusals of benign prompts rose"),
+        ("repeated_openings", 0.5, 0.55, "repeated_rise", "open alike"),
+        ("repeated_ngrams", 0.39, 0.45, "repeated_rise", "phrases"),
+        ("length", 90.0, 91.0, "length_factor", "from 30 to 91 tokens"),
+        ("length", 10.0, 9.0, "length_factor", "from 30 to 9 tokens"),
+        ("kl", 100.0, 101.0, "max_kl", "KL is 101.0 nats"),
+    ],
+)
+def test_every_rule_raises_its_alarm_at_its_setting(
+    name: str, quiet: float, loud: float, rule: str, words: str
+) -> None:
+    rules = GuardSettings()
+    assert alarms_of(START, {**START, f"guard/{name}": quiet}, rules) == []
+    (alarm,) = alarms_of(START, {**START, f"guard/{name}": loud}, rules)
+    assert words in alarm
+    loose = rules.model_copy(update={rule: 1000.0})
+    assert alarms_of(START, {**START, f"guard/{name}": loud}, loose) == []
+
+
+def test_a_policy_is_kept_by_a_guard_it_has(tmp_path: Path, tiny: Tiny) -> None:
+    for changes in (
+        {"keep": "best"},
+        {"guard": QUIET.model_copy(update={"action": "stop"})},
+        {"keep": "best", "guard": None},
+    ):
+        ppo = PPO(tiny("llama"), share_of_a, SETTINGS.model_copy(update=changes))
+        with pytest.raises(CaiError, match="held-out"):
+            ppo.train(["Bake."], tmp_path)
+
+
+def test_a_best_check_raises_no_alarm_and_has_the_highest_reward() -> None:
+    from cai.ppo.guard import Check
+
+    guard = Guard([], SETTINGS, QUIET, 0)
+
+    def check(reward: float, *alarms: str) -> Check:
+        return Check({"guard/reward": reward}, alarms, ())
+
+    assert guard.is_best(check(1.0), 0)
+    assert not guard.is_best(check(0.5), 2)
+    assert not guard.is_best(check(9.0, "too long"), 4)
+    assert guard.is_best(check(2.0), 6)
+    assert guard.best_step == 6
+    again = Guard([], SETTINGS, QUIET, 0)
+    again.load_state_dict(guard.state_dict())
+    assert again == guard
+
+
+def test_the_pipeline_keeps_whole_tasks_from_training_for_the_guard(
+    prompt_rows: list[PromptRow],
+) -> None:
+    rows = [
+        prompt_rows[0].model_copy(update={"key": f"{kind}{i}", "kind": kind, "task": f"{i // 3}"})
+        for kind in ("red_team", "helpful")
+        for i in range(120)
+    ]
+    chosen = watched(rows, 8)
+    for kind in ("red_team", "helpful"):
+        tasks = [row.task for row in chosen if row.kind == kind]
+        assert 6 <= len(tasks) <= 8
+        rest = {row.task for row in rows if row.kind == kind and row not in chosen}
+        assert not rest & set(tasks)
+    assert len(watched(rows, 1000)) == 24
+    assert watched(rows, 8) == watched(rows, 8)
+    assert watched(prompt_rows, 8) == []
