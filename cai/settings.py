@@ -33,7 +33,8 @@ class ModelSettings(Settings, frozen=True):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is float32 on a CPU and bfloat16 on a GPU."""
     max_batch_tokens: Positive = 16384
-    """Prompt and new tokens that the local engine keeps in flight; lower it to save memory."""
+    """Prompt and new tokens that the local engine keeps in flight; half as many of finished rows
+    are kept for requests that begin alike. Lower it to save memory."""
 
 
 class ModelsSettings(Settings, frozen=True):
@@ -240,7 +241,7 @@ class PPOSettings(Settings, frozen=True):
     minibatches: Positive = 2
     """Optimizer steps per epoch over a rollout; they divide the batch evenly."""
     micro_batch_size: Positive | None = None
-    """Episodes per forward pass; left out, the minibatch (on a CPU, 8). Changes memory only."""
+    """Episodes per forward pass; left out, as many as make 1024 tokens on a CPU, 16384 on a GPU."""
     epochs: Positive = 2
     """Passes over each rollout."""
     learning_rate: PositiveFloat = 1e-5

@@ -65,12 +65,24 @@ class Scores:
 
 @dataclass
 class Usage:
-    """What an engine has done so far."""
+    """What an engine has done so far.
+
+    Attributes:
+        engine_calls: Requests answered.
+        tokens_in: Tokens of their prompts and options.
+        tokens_out: Tokens sampled.
+        tokens_cached: Those of `tokens_in` whose states were at hand and were not run again.
+        engine_seconds: From the first request to the last answer.
+        engine_starved_seconds: Those of them in which it had nothing to do, or so few requests at
+            once that most of each step was wasted, although more would have fitted.
+    """
 
     engine_calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_cached: int = 0
+    engine_seconds: float = 0.0
+    engine_starved_seconds: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         """Return what two engines did together."""

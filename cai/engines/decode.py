@@ -1,14 +1,14 @@
 """Generation at token level: the synchronous core of the local engine, also PPO's rollouts.
 
-A batch of rows decodes together. Rows that have finished leave it and waiting rows join it as soon
-as there are enough of either to be worth the copying, so mixed lengths do not leave it idle.
+A batch of rows decodes together. Rows leave it when they have finished, and waiting rows join it as
+soon as there are enough of them, so mixed lengths do not leave it idle.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,14 +16,17 @@ import numpy as np
 import torch
 
 from cai.engines import PromptTooLong
-from cai.engines.cache import RowCache
+from cai.engines.cache import RowCache, Stored
 from cai.engines.draws import as_seeds, inverse_cdf, uniforms
+from cai.engines.prefill import prefill
+from cai.engines.prefixes import Prefixes
 from cai.errors import CaiError
 
-_TURNOVER = 1 / 8
-"""Rows leave or join when they are at least this share of the batch."""
-_SIMILAR = 3 / 4
-"""Prompts are prefilled together if they are at least this share of the longest among them."""
+ENOUGH = 1 / 8
+"""Waiting rows join, and questions are answered, when they are this share of the batch."""
+
+FEW = 16
+"""With fewer rows than this, a step costs nearly as much as with twice as many."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ class TokenCompletion:
         logprobs: log P of each id under the sampling distribution (the softmax of logits divided
             by the temperature, by 1 if greedy), nats, in float32.
         finish: `stop` if a stop token or `ends` ended it, be it in the last place, else `length`.
+        cached: The tokens of the prompt whose states were at hand; this depends on batch mates.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: Literal["stop", "length"]
+    cached: int = field(default=0, compare=False)
 
 
 @dataclass
@@ -70,6 +75,8 @@ class _Row:
     token_ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     finish: Literal["stop", "length"] | None = None
+    cached: int = 0
+    stored: Stored = field(init=False)
 
     @property
     def length(self) -> int:
@@ -89,7 +96,9 @@ class _Row:
             self.finish = "length"
 
     def completion(self) -> TokenCompletion:
-        return TokenCompletion(tuple(self.token_ids), tuple(self.logprobs), self.finish or "length")
+        return TokenCompletion(
+            tuple(self.token_ids), tuple(self.logprobs), self.finish or "length", self.cached
+        )
 
 
 class _Sampler:
@@ -120,37 +129,42 @@ class _Sampler:
         return tokens, ids.astype(np.int64).tolist(), values.tolist()
 
 
-@dataclass
-class _Part:
-    """Rows that have their newest token, and where in a cache the tokens before it are."""
-
-    rows: list[_Row]
-    cache: RowCache
-    places: list[int]
-
-    def alive(self) -> _Part:
-        pairs = zip(self.rows, self.places, strict=True)
-        kept = [(row, place) for row, place in pairs if row.finish is None]
-        return _Part([row for row, _ in kept], self.cache, [place for _, place in kept])
-
-
 class _Batch:
     """B rows that decode together; the cache has L columns, one for each token but the newest."""
 
-    def __init__(self, parts: Sequence[_Part], device: torch.device) -> None:
-        self.rows = [row for part in parts for row in part.rows]
-        self.sampler = _Sampler(self.rows, device)
-        columns = max(row.length for row in self.rows) - 1
-        self.cache = RowCache.of_rows(
-            [(part.cache, torch.tensor(part.places, device=device)) for part in parts], columns
-        )
-        unused = [columns - (row.length - 1) for row in self.rows]
-        self.starts = torch.tensor(unused, device=device)[:, None]
-        newest = [row.token_ids[-1] for row in self.rows]
-        self.newest = torch.tensor(newest, device=device)[:, None]
+    def __init__(self, device: torch.device) -> None:
+        self.rows: list[_Row] = []
+        self.cache = RowCache()
+        self._device = device
 
-    def part(self) -> _Part:
-        return _Part(self.rows, self.cache, list(range(len(self.rows))))
+    def arrange(self) -> None:
+        """Prepare for the next steps, after rows have joined or left."""
+        self.sampler = _Sampler(self.rows, self._device)
+        columns = self.cache.columns
+        unused = [columns - (row.length - 1) for row in self.rows]
+        self.starts = torch.tensor(unused, device=self._device)[:, None]
+        newest = [row.token_ids[-1] for row in self.rows]
+        self.newest = torch.tensor(newest, device=self._device)[:, None]
+
+    def locate(self) -> None:
+        """Make the whereabouts of the rows' states true again."""
+        for place, row in enumerate(self.rows):
+            row.stored.cache, row.stored.place = self.cache, place
+            row.stored.length = row.length - 1
+
+    def join(self, rows: Sequence[_Row], cache: RowCache, places: Sequence[int]) -> None:
+        """Add rows that have their newest token; the others are in these places of a cache."""
+        if rows:
+            self.cache.join(cache, places, max(row.length for row in rows) - 1)
+            self.rows += rows
+            self.locate()
+
+    def leave(self) -> None:
+        """Let go of the rows that have finished."""
+        finished = [place for place, row in enumerate(self.rows) if row.finish is not None]
+        columns = max((row.length - 1 for row in self.rows if row.finish is None), default=0)
+        order = self.cache.leave(finished, columns)
+        self.rows = [self.rows[place] for place in order]
 
 
 class DecodeLoop:
@@ -160,6 +174,7 @@ class DecodeLoop:
 
     Attributes:
         context: The most tokens that a prompt and its completion may have; None if unlimited.
+        prefixes: The sequences whose states are at hand.
     """
 
     def __init__(
@@ -169,6 +184,7 @@ class DecodeLoop:
         stop_ids: Collection[int],
         pad_id: int,
         max_batch_tokens: int,
+        prefix_tokens: int = 0,
     ) -> None:
         """Prepare; nothing is copied.
 
@@ -177,8 +193,9 @@ class DecodeLoop:
             stop_ids: Each of these tokens ends a completion.
             pad_id: Any valid token: what it is makes no difference.
             max_batch_tokens: Rows are admitted while their number times the prompt and
-                `max_tokens` of the longest stays within; a row alone always is. Copies made when
-                rows join or leave may double it for a moment.
+                `max_tokens` of the longest stays within; a row alone always is.
+            prefix_tokens: Finished rows of so many tokens are kept beside them, for requests that
+                begin as they do. Only for weights that do not change.
         """
         self._model = model
         self._stop_ids = frozenset(stop_ids)
@@ -186,8 +203,9 @@ class DecodeLoop:
         self._max_batch_tokens = max_batch_tokens
         config = model.config.get_text_config(decoder=True)
         self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.prefixes = Prefixes(prefix_tokens)
         self._waiting: list[_Row] = []
-        self._batch: _Batch | None = None
+        self._batch = _Batch(model.device)
 
     def run(self, requests: Sequence[TokenRequest]) -> list[TokenCompletion]:
         """Complete all requests, in their order; the model is in eval mode meanwhile.
@@ -213,7 +231,19 @@ class DecodeLoop:
     @property
     def busy(self) -> bool:
         """Whether any request is unfinished."""
-        return bool(self._waiting) or self._batch is not None
+        return bool(self._waiting or self._batch.rows)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that decode."""
+        return len(self._batch.rows)
+
+    @property
+    def starved(self) -> bool:
+        """Whether there are fewer than `FEW` requests, and twice as many would fit."""
+        rows = [*self._batch.rows, *self._waiting[:FEW]]
+        longest = max((row.length + row.remaining for row in rows), default=0)
+        return len(rows) < FEW and 2 * len(rows) * longest <= self._max_batch_tokens
 
     def check(self, request: TokenRequest) -> None:
         """Raise what `submit` would raise."""
@@ -243,54 +273,48 @@ class DecodeLoop:
     def clear(self) -> None:
         """Forget all requests."""
         self._waiting.clear()
-        self._batch = None
+        self.prefixes.clear()
+        self._batch = _Batch(self._model.device)
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Any, TokenCompletion]]:
         """Sample the next token of every row; return the tags and completions of finished rows."""
-        finished: list[_Row] = []
-        if self._batch is not None:
-            finished += self._decode(self._batch)
-        finished += self._turn_over()
+        finished = self._decode() if self._batch.rows else []
+        if finished:
+            self._batch.locate()
+            self._release(finished)
+            self._batch.leave()
+        joining = self._admissible()
+        if joining:
+            finished += self._admit(joining)
+        if finished or joining:
+            self._batch.arrange()
+        if not self._batch.rows:
+            self._batch = _Batch(self._model.device)
         return [(row.tag, row.completion()) for row in finished]
 
-    def _decode(self, batch: _Batch) -> list[_Row]:
-        """Feed each row's newest token and sample its next one."""
-        columns = batch.cache.get_seq_length() + 1
-        positions = columns - 1 - batch.starts
-        if self.context is not None:
-            positions.clamp_(max=self.context - 1)  # finished rows run on until they leave
-        logits = self._last_logits(
+    def _decode(self) -> list[_Row]:
+        """Feed each row's newest token and sample its next one; return those that finished."""
+        batch = self._batch
+        columns = batch.cache.columns + 1
+        output = self._model(
             input_ids=batch.newest,
             attention_mask=torch.arange(columns, device=batch.starts.device) >= batch.starts,
-            position_ids=positions,
+            position_ids=columns - 1 - batch.starts,
             past_key_values=batch.cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
-        tokens, finished = self._sample(batch.rows, batch.sampler, logits)
+        tokens = self._sample(batch.rows, batch.sampler, output.logits[:, -1])
         batch.newest = tokens[:, None]
-        return finished
+        return [row for row in batch.rows if row.finish is not None]
 
-    def _turn_over(self) -> list[_Row]:
-        """Let finished rows leave and waiting rows join, if they are enough to be worth it."""
-        size = len(self._batch.rows) if self._batch else 0
-        staying = [self._batch.part().alive()] if self._batch else []
-        joining = self._admissible(staying[0].rows if staying else [])
-        left = size - sum(len(part.rows) for part in staying)
-        if max(left, len(joining)) < _TURNOVER * size:
-            return []
-        del self._waiting[: len(joining)]
-        joined = [self._prefill(group) for group in _similar(joining)]
-        finished = [row for part in joined for row in part.rows if row.finish is not None]
-        parts = [part for part in (*staying, *(new.alive() for new in joined)) if part.rows]
-        self._batch = _Batch(parts, self._model.device) if parts else None
-        return finished
-
-    def _admissible(self, staying: Iterable[_Row]) -> list[_Row]:
-        """Return the first waiting rows that fit beside those that stay."""
-        count = length = remaining = 0
-        for row in staying:
-            count, length = count + 1, max(length, row.length)
-            remaining = max(remaining, row.remaining)
+    def _admissible(self) -> list[_Row]:
+        """Return the first waiting rows that fit, if they are enough to be worth a prefill."""
+        rows = self._batch.rows
+        count = len(rows)
+        length = max((row.length for row in rows), default=0)
+        remaining = max((row.remaining for row in rows), default=0)
         admitted: list[_Row] = []
         for row in self._waiting:
             count, length = count + 1, max(length, row.length)
@@ -298,66 +322,48 @@ class DecodeLoop:
             if count > 1 and count * (length + remaining) > self._max_batch_tokens:
                 break
             admitted.append(row)
-        return admitted
+        return admitted if len(admitted) >= ENOUGH * len(rows) else []
 
-    def _prefill(self, rows: list[_Row]) -> _Part:
-        """Run the prompts, equal ones once, and sample each row's first token."""
-        prompts = list(dict.fromkeys(row.request.prompt_ids for row in rows))
-        places = {prompt: place for place, prompt in enumerate(prompts)}
-        part = _Part(rows, RowCache(), [places[row.request.prompt_ids] for row in rows])
-        device = self._model.device
-        ids, starts = left_padded(prompts, self._pad_id, device)
-        columns = torch.arange(ids.shape[1], device=device)
-        logits = self._last_logits(
-            input_ids=ids,
-            attention_mask=columns >= starts,
-            position_ids=(columns - starts).clamp(min=0),
-            past_key_values=part.cache,
+    def _admit(self, rows: Sequence[_Row]) -> list[_Row]:
+        """Run the prompts of waiting rows and sample their first tokens; return the finished."""
+        del self._waiting[: len(rows)]
+        self._batch.locate()
+        groups = prefill(
+            self._model,
+            [row.request.prompt_ids for row in rows],
+            self.prefixes,
+            pad_id=self._pad_id,
+            max_batch_tokens=self._max_batch_tokens,
         )
-        logits = logits[torch.tensor(part.places, device=device)]
-        self._sample(rows, _Sampler(rows, device), logits)
-        return part
+        for group in groups:
+            joining = [rows[place] for place in group.places]
+            for row, stored, cached in zip(joining, group.stored, group.cached, strict=True):
+                row.stored, row.cached = stored, cached
+            self._sample(joining, _Sampler(joining, self._model.device), group.logits)
+            alive = [place for place, row in enumerate(joining) if row.finish is None]
+            self._batch.join([joining[place] for place in alive], group.cache, alive)
+        finished = [row for row in rows if row.finish is not None]
+        self._release(finished)
+        return finished
 
-    def _last_logits(self, **inputs: Any) -> torch.Tensor:  # noqa: ANN401
-        output = self._model(**inputs, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1]
+    def _release(self, rows: Sequence[_Row]) -> None:
+        """Take rows out of the prefixes, which may keep copies of them."""
+        for row in rows:
+            self.prefixes.remove(row.stored)
+            # The states of the last token have never been computed.
+            row.stored.ids = (*row.request.prompt_ids, *row.token_ids[:-1])
+        self.prefixes.keep([row.stored for row in rows])
 
     def _sample(
         self, rows: Sequence[_Row], sampler: _Sampler, logits: torch.Tensor
-    ) -> tuple[torch.Tensor, list[_Row]]:
-        """Append a token to each unfinished row; return all tokens and the rows it finished."""
+    ) -> torch.Tensor:
+        """Append a token to each row; return all tokens `(B,)`."""
         tokens, ids, logprobs = sampler.sample(logits)
-        finished: list[_Row] = []
         for row, token, logprob in zip(rows, ids, logprobs, strict=True):
-            if row.finish is not None:
-                continue
             if math.isnan(logprob):
                 raise nan_error()
             row.append(token, logprob, self._stop_ids)
-            if row.finish is not None:
-                finished.append(row)
-        return tokens, finished
-
-
-def left_padded(
-    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return prompts as one `(B, longest)` tensor, and the column `(B, 1)` where each starts."""
-    longest = max(map(len, prompts))
-    padded = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    starts = [[longest - len(prompt)] for prompt in prompts]
-    return torch.tensor(padded, device=device), torch.tensor(starts, device=device)
-
-
-def _similar(rows: Sequence[_Row]) -> list[list[_Row]]:
-    """Group rows, sorted longest first, so that little of a prefill is padding."""
-    groups: list[list[_Row]] = []
-    for row in rows:
-        if groups and row.length >= _SIMILAR * groups[-1][0].length:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
+        return tokens
 
 
 def nan_error() -> CaiError:

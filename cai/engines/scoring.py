@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from cai.engines.cache import RowCache
-from cai.engines.decode import left_padded, nan_error
+from cai.engines.cache import Stored
+from cai.engines.decode import nan_error
+from cai.engines.prefill import Prefilled, prefill
+from cai.engines.prefixes import Prefixes
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,31 @@ class TokenQuestion:
         return len(self.prompt_ids) + sum(map(len, self.options))
 
 
+@dataclass(frozen=True)
+class TokenScores:
+    """The answer to a question.
+
+    Attributes:
+        logprobs: log P(option | prompt) of each option, nats, in float32.
+        cached: The tokens of the prompt whose states were at hand.
+    """
+
+    logprobs: tuple[float, ...]
+    cached: int = field(compare=False)
+
+
 def score_options(
     model: Any,  # noqa: ANN401 (any transformers causal language model)
     questions: Sequence[TokenQuestion],
     *,
     pad_id: int,
     max_batch_tokens: int,
-) -> list[tuple[float, ...]]:
+    prefixes: Prefixes | None = None,
+) -> list[TokenScores]:
     """Return log P(option | prompt) for every option of every question.
 
-    The prompt runs once, whatever the number of options; equal questions run once.
+    The prompt runs once, whatever the number of options; equal questions run once; what prompts
+    share runs once.
 
     Args:
         model: In eval mode.
@@ -47,6 +64,7 @@ def score_options(
         pad_id: Any valid token.
         max_batch_tokens: Questions run together while options times the longest question stays
             within; a question alone always runs.
+        prefixes: Sequences to start from; prompts of which most was new are kept there.
 
     Returns:
         Natural logarithms, summed over each option's tokens, at temperature 1 in float32.
@@ -54,89 +72,104 @@ def score_options(
     Raises:
         CaiError: The model computes NaN.
     """
-    waiting = sorted(set(questions), key=lambda question: -question.columns)
-    answers: dict[TokenQuestion, tuple[float, ...]] = {}
-    while waiting:
-        count = _fitting(waiting, max_batch_tokens)
-        batch, waiting = waiting[:count], waiting[count:]
-        answers.update(zip(batch, _score(model, batch, pad_id), strict=True))
+    prefixes = prefixes or Prefixes(0)
+    answers: dict[TokenQuestion, TokenScores] = {}
+    for some in _slices(questions, max_batch_tokens):
+        listed: list[tuple[Stored, int]] = []
+        groups = prefill(
+            model,
+            [question.prompt_ids for question in some],
+            prefixes,
+            pad_id=pad_id,
+            max_batch_tokens=max_batch_tokens,
+            room=max(question.columns - len(question.prompt_ids) for question in some),
+        )
+        for group in groups:
+            listed += zip(group.stored, group.cached, strict=True)
+            asked = [some[place] for place in group.places]
+            scores = _score(model, asked, group, pad_id)
+            for question, logprobs, cached in zip(asked, scores, group.cached, strict=True):
+                answers[question] = TokenScores(logprobs, cached)
+        for stored, _ in listed:
+            prefixes.remove(stored)
+        prefixes.keep([stored for stored, cached in listed if cached < len(stored.ids) / 2])
     return [answers[question] for question in questions]
 
 
-def _fitting(questions: Sequence[TokenQuestion], max_batch_tokens: int) -> int:
-    """Return how many of the questions, longest first, run together."""
-    options = 0
-    for count, question in enumerate(questions):
-        options += len(question.options)
-        if count and options * questions[0].columns > max_batch_tokens:
-            return count
-    return len(questions)
+def _slices(questions: Sequence[TokenQuestion], tokens: int) -> Iterator[list[TokenQuestion]]:
+    """Yield the distinct questions, those that begin alike together, by so many tokens."""
+    some: list[TokenQuestion] = []
+    held = 0
+    for question in sorted(set(questions), key=lambda question: question.prompt_ids):
+        held += len(question.prompt_ids)
+        if some and held > tokens:
+            yield some
+            some, held = [], len(question.prompt_ids)
+        some.append(question)
+    if some:
+        yield some
 
 
 @torch.inference_mode()
 def _score(
     model: Any,  # noqa: ANN401
     questions: Sequence[TokenQuestion],
+    group: Prefilled,
     pad_id: int,
 ) -> list[tuple[float, ...]]:
-    """Score one batch: the first tokens from the prompts, the others teacher-forced after them."""
-    ids, starts = left_padded([q.prompt_ids for q in questions], pad_id, model.device)
-    columns = torch.arange(ids.shape[1], device=model.device)
-    cache = RowCache()
-    output = model(
-        input_ids=ids,
-        attention_mask=columns >= starts,
-        position_ids=(columns - starts).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    pairs = [(row, option) for row, q in enumerate(questions) for option in q.options]
-    rows = torch.tensor([row for row, _ in pairs], device=model.device)
-    first = torch.tensor([option[0] for _, option in pairs], device=model.device)
-    scores = torch.log_softmax(output.logits[:, -1].float(), -1)[rows, first]
-    longer = [index for index, (_, option) in enumerate(pairs) if len(option) > 1]
-    if longer:
-        options = [pairs[index][1] for index in longer]
-        at = torch.tensor(longer, device=model.device)
-        scores[at] += _rest(model, cache, rows[at], starts[rows[at]], options, pad_id)
-    if scores.isnan().any():
+    """Score the questions of a group: first tokens from the prompts, the others teacher-forced."""
+    first = torch.log_softmax(group.logits.float(), -1)
+    every: list[torch.Tensor] = []
+    for number in range(max(len(question.options) for question in questions)):
+        # Questions with fewer options get one again, and no one looks at its score.
+        options = [
+            question.options[min(number, len(question.options) - 1)] for question in questions
+        ]
+        tokens = torch.tensor([[option[0]] for option in options], device=model.device)
+        scores = first.gather(1, tokens).squeeze(1)
+        if max(map(len, options)) > 1:
+            scores = scores + _rest(model, group, options, pad_id)
+        every.append(scores)
+    by_question = torch.stack(every, dim=1)
+    if by_question.isnan().any():
         raise nan_error()
-    flat = iter(scores.tolist())
-    return [tuple(next(flat) for _ in question.options) for question in questions]
+    return [
+        tuple(scores[: len(question.options)])
+        for question, scores in zip(questions, by_question.tolist(), strict=True)
+    ]
 
 
 def _rest(
     model: Any,  # noqa: ANN401
-    cache: RowCache,
-    rows: torch.Tensor,
-    starts: torch.Tensor,
+    group: Prefilled,
     options: Sequence[Sequence[int]],
     pad_id: int,
 ) -> torch.Tensor:
-    """Return the log-probability of each option `(R,)` after its first token.
+    """Return the log-probability of each option after its first token, `(B,)`.
+
+    The options' states are appended to those of the prompts, and dropped again.
 
     Args:
         model: The model.
-        cache: Of the prompts.
-        rows: `(R,)`, the cache row of each option's prompt.
-        starts: `(R, 1)`, the column at which that prompt starts.
-        options: R options of two tokens or more.
+        group: B prompts.
+        options: One for each, not all of a single token.
         pad_id: Fills up shorter options on the right, where causal attention never looks.
     """
-    length, longest = cache.get_seq_length(), max(map(len, options))
+    length, longest, device = group.cache.columns, max(map(len, options)), model.device
+    starts = torch.tensor([[length - len(stored.ids)] for stored in group.stored], device=device)
     padded = [[*option, *[pad_id] * (longest - len(option))] for option in options]
-    ids = torch.tensor(padded, device=model.device)
-    columns = torch.arange(length + longest - 1, device=model.device)
+    ids = torch.tensor(padded, device=device)
+    columns = torch.arange(length + longest - 1, device=device)
     output = model(
         input_ids=ids[:, :-1],
         attention_mask=columns >= starts,
         position_ids=columns[length:] - starts,
-        past_key_values=RowCache.of_rows([(cache, rows)], length),
+        past_key_values=group.cache,
         use_cache=True,
     )
+    group.cache.drop(longest - 1)
     logprobs = torch.log_softmax(output.logits.float(), -1)
     each = logprobs.gather(2, ids[:, 1:, None]).squeeze(2)
-    counts = torch.tensor([[len(option) - 1] for option in options], device=model.device)
-    real = torch.arange(longest - 1, device=model.device) < counts
+    counts = torch.tensor([[len(option) - 1] for option in options], device=device)
+    real = torch.arange(longest - 1, device=device) < counts
     return each.where(real, 0.0).sum(1)

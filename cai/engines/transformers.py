@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
@@ -24,11 +25,12 @@ from cai.engines import (
     Scores,
     Usage,
 )
-from cai.engines.decode import DecodeLoop, TokenCompletion, TokenRequest
-from cai.engines.scoring import TokenQuestion, score_options
+from cai.engines.decode import ENOUGH, FEW, DecodeLoop, TokenCompletion, TokenRequest
+from cai.engines.scoring import TokenQuestion, TokenScores, score_options
 from cai.engines.stopping import StopTexts
 from cai.errors import CaiError
 
+_Question = tuple[TokenQuestion, Future[Any]]
 _Job = tuple[TokenRequest | TokenQuestion, Future[Any]]
 
 
@@ -57,7 +59,7 @@ class TransformersEngine:
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
         self._outbox: list[_Job] = []
         self._closed = False
-        self._worker = _Worker(model, chat, max_batch_tokens)
+        self._worker = _Worker(model, chat, max_batch_tokens, self.usage)
 
     @property
     def fingerprint(self) -> str:
@@ -83,7 +85,7 @@ class TransformersEngine:
         )
         self._loop.check(tokens)
         sampled: TokenCompletion = await self._ask(tokens)
-        self._count(len(tokens.prompt_ids), len(sampled.token_ids))
+        self._count(len(tokens.prompt_ids), len(sampled.token_ids), sampled.cached)
         return Completion(
             text=self._chat.text(sampled.token_ids, stop=stop),
             token_ids=sampled.token_ids,
@@ -110,9 +112,9 @@ class TransformersEngine:
                 f"The prompt and its longest option have {question.columns} tokens, but the "
                 f"model's context is {context}."
             )
-        logprobs: tuple[float, ...] = await self._ask(question)
-        self._count(question.tokens, 0)
-        return Scores(logprobs=logprobs, fingerprint=self._fingerprint)
+        scores: TokenScores = await self._ask(question)
+        self._count(question.tokens, 0, scores.cached)
+        return Scores(logprobs=scores.logprobs, fingerprint=self._fingerprint)
 
     async def close(self) -> None:
         """Stop the worker and give the memory back; requests in flight raise a CaiError."""
@@ -133,8 +135,9 @@ class TransformersEngine:
             self._stop_texts[stop] = StopTexts(self._chat.decode, stop)
         return self._stop_texts[stop]
 
-    def _count(self, tokens_in: int, tokens_out: int) -> None:
+    def _count(self, tokens_in: int, tokens_out: int, cached: int) -> None:
         self.usage.engine_calls += 1
+        self.usage.tokens_cached += cached
         self.usage.tokens_in += tokens_in
         self.usage.tokens_out += tokens_out
 
@@ -155,11 +158,22 @@ class TransformersEngine:
 class _Worker:
     """The thread that owns the model."""
 
-    def __init__(self, model: Any, chat: ChatFormat, max_batch_tokens: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        chat: ChatFormat,
+        max_batch_tokens: int,
+        usage: Usage,
+    ) -> None:
         self.inbox: SimpleQueue[list[_Job] | None] = SimpleQueue()
         self.loop = DecodeLoop(
-            model, stop_ids=chat.stop_ids, pad_id=chat.pad_id, max_batch_tokens=max_batch_tokens
+            model,
+            stop_ids=chat.stop_ids,
+            pad_id=chat.pad_id,
+            max_batch_tokens=max_batch_tokens,
+            prefix_tokens=max_batch_tokens // 2,
         )
+        self._usage = usage
         self._model = model
         self._pad_id = chat.pad_id
         self._max_batch_tokens = max_batch_tokens
@@ -177,16 +191,24 @@ class _Worker:
             torch.cuda.empty_cache()
 
     def _work(self) -> None:
-        questions: list[_Job] = []
+        questions: list[_Question] = []
+        ended: float | None = None
         while self._receive(questions):
-            self._score(questions)
+            started = time.perf_counter()
+            starved = self.loop.starved and len(questions) < FEW
+            if len(questions) >= ENOUGH * self.loop.rows:
+                self._score(questions)
+                questions.clear()
             self._decode()
+            idle = 0.0 if ended is None else started - ended
+            ended = time.perf_counter()
+            self._usage.engine_seconds += idle + ended - started
+            self._usage.engine_starved_seconds += idle + (ended - started if starved else 0.0)
         self._fail([future for _, future in questions], _closed())
         self._fail(self._decoding, _closed())
 
-    def _receive(self, questions: list[_Job]) -> bool:
+    def _receive(self, questions: list[_Question]) -> bool:
         """Take all that has arrived, waiting if there is nothing else to do; False to end."""
-        questions.clear()
         while not self.inbox.empty() or not (self.loop.busy or questions):
             jobs = self.inbox.get()
             if jobs is None:
@@ -201,17 +223,18 @@ class _Worker:
                     questions.append((request, future))
         return True
 
-    def _score(self, jobs: list[_Job]) -> None:
+    def _score(self, jobs: list[_Question]) -> None:
         if not jobs:
             return
         futures = [future for _, future in jobs]
-        questions = [request for request, _ in jobs if isinstance(request, TokenQuestion)]
+        questions = [question for question, _ in jobs]
         try:
             answers = score_options(
                 self._model,
                 questions,
                 pad_id=self._pad_id,
                 max_batch_tokens=self._max_batch_tokens,
+                prefixes=self.loop.prefixes,
             )
         except Exception as error:  # noqa: BLE001 (it is raised where the answer is awaited)
             self._fail(futures, error)

@@ -52,10 +52,24 @@ class Progress:
             yield advance
 
     @contextmanager
-    def rows(self, what: str, total: int) -> Generator[Callable[[], None]]:
-        """Show how many of `total` rows are made; yields a function that counts one."""
+    def rows(
+        self, what: str, total: int, *, tokens: Callable[[], int]
+    ) -> Generator[Callable[[], None]]:
+        """Show how many of `total` rows are made; yields a function that counts one.
+
+        Args:
+            what: The task.
+            total: How many rows there will be.
+            tokens: Counts the tokens that went in and out so far.
+        """
+        started, before = time.monotonic(), tokens()
         with self.task(what, total) as advance:
-            yield lambda: advance("")
+
+            def one() -> None:
+                seconds = max(time.monotonic() - started, 1e-9)
+                advance(f"{(tokens() - before) / seconds:.0f} tokens/s")
+
+            yield one
 
     @contextmanager
     def training(self, what: str) -> Generator[Callable[[Mapping[str, float]], None]]:

@@ -27,6 +27,9 @@ from cai.pipeline.stages import STAGES
 from cai.settings import PipelineSettings
 from cai.store import write_atomically
 
+NOTICED_SECONDS = 10.0
+"""Stages whose engine took less are not worth a hint."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -147,6 +150,9 @@ def _run_stage(stage: Stage, context: Context, reasons: list[str]) -> None:
     )
     write_atomically(folder / "manifest.json", [manifest.model_dump_json(indent=2).encode()])
     context.progress.say(f"{stage.name}: done in {manifest.seconds:.1f} s{_remark(metrics)}")
+    advice = hint(stage.name, metrics)
+    if advice:
+        context.progress.say(advice)
 
 
 def _reasons(stage: Stage, context: Context) -> list[str]:
@@ -205,6 +211,18 @@ def _remark(metrics: dict[str, Any]) -> str:
     if "first_loss" in metrics:
         return f": loss {metrics['first_loss']:.3f} to {metrics['final_loss']:.3f}"
     return ""
+
+
+def hint(stage: str, metrics: dict[str, Any]) -> str | None:
+    """Say what would make a data stage faster, if its engine had too little to do."""
+    seconds = metrics.get("engine_seconds", 0.0)
+    starved = metrics.get("engine_starved_seconds", 0.0)
+    if seconds < NOTICED_SECONDS or starved < seconds / 2:
+        return None
+    return (
+        f"  {stage}: the engine was starved for {starved:.0f} of {seconds:.0f} s: it had few rows "
+        f"at once, and room for more. If there are enough rows, raise `{stage}.concurrency`."
+    )
 
 
 @contextmanager

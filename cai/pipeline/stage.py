@@ -175,6 +175,11 @@ def with_engines(
     return result, sum((engine.usage for engine in engines.values()), start=Usage())
 
 
+def tokens_of(engines: Mapping[ModelSettings, Engine]) -> Callable[[], int]:
+    """Return what counts the tokens that went into engines and came out of them so far."""
+    return lambda: sum(e.usage.tokens_in + e.usage.tokens_out for e in engines.values())
+
+
 def data_metrics(
     rows: RowsResult[Any], usage: Usage, started: float, **more: object
 ) -> dict[str, Any]:
@@ -187,11 +192,15 @@ def data_metrics(
         more: Figures of this stage alone.
     """
     seconds = time.monotonic() - started
+    done = {
+        name: round(value, 2) if isinstance(value, float) else value
+        for name, value in asdict(usage).items()
+    }
     return {
         "rows": len(rows.rows),
         "rows_reused": len(rows.reused),
         "states": rows.states,
-        **asdict(usage),
+        **done,
         **more,
         "seconds": round(seconds, 2),
         "tokens_per_second": round((usage.tokens_in + usage.tokens_out) / max(seconds, 1e-9), 1),

@@ -18,7 +18,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The folder to write the model to.")] = Path(
         "playground-model"
     ),
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 2800,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 5000,
     minutes: Annotated[
         float | None, typer.Option(help="Train for about so long, whatever --steps says.")
     ] = None,

@@ -14,6 +14,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens of a forward pass, unless `ppo.micro_batch_size` sets its rows.
+
+On a CPU so few that a layer's activations stay in the cache; on a GPU enough to fill it.
+"""
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -130,6 +136,20 @@ class Rollout:
     """What each scorer said of the responses that were scored, not weighted, `(n,)`."""
 
 
-def length_sorted(lengths_B: Tensor, size: int) -> list[Tensor]:
-    """Split `0 … B-1` into micro-batches of at most `size`, of like length to waste no padding."""
-    return list(lengths_B.argsort(descending=True, stable=True).split(size))
+def length_sorted(lengths_B: Tensor, size: int | None) -> list[Tensor]:
+    """Split `0 … B-1` into micro-batches of like length, longest first, to waste little padding.
+
+    Args:
+        lengths_B: Tokens of each row.
+        size: Rows of a micro-batch; None for as many as make `MICRO_BATCH_TOKENS`, padding counted.
+    """
+    order_B = lengths_B.argsort(descending=True, stable=True)
+    if size is not None:
+        return list(order_B.split(size))
+    budget = MICRO_BATCH_TOKENS.get(lengths_B.device.type, MICRO_BATCH_TOKENS["cuda"])
+    lengths = lengths_B[order_B].tolist()
+    sizes: list[int] = []
+    while sum(sizes) < len(lengths):
+        left = len(lengths) - sum(sizes)
+        sizes.append(min(left, max(1, budget // lengths[-left])))
+    return list(order_B.split(sizes))

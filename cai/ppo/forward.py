@@ -67,7 +67,8 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     cap = getattr(config, "final_logit_softcapping", None)
 
     def head(hidden: Tensor) -> Tensor:
-        logits = linear(hidden) * scale
+        logits = linear(hidden)
+        logits = logits if scale == 1.0 else logits * scale
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     return head
@@ -93,7 +94,7 @@ def check_output_head(model: nn.Module) -> None:
 
 
 def without_gradient(
-    function: Callable[[Episodes], Tensor], episodes: Episodes, micro_batch_size: int
+    function: Callable[[Episodes], Tensor], episodes: Episodes, micro_batch_size: int | None
 ) -> Tensor:
     """Apply a forward pass to length-sorted micro-batches; return `(B, T)` in the given order."""
     results_BT = torch.zeros(episodes.response_ids_BT.shape, device=episodes.device)

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from cai.ppo.token_softmax import token_softmax
+
 
 class PolicyLoss(NamedTuple):
     """The clipped surrogate and two measures of how far the policy has moved, all scalars."""
@@ -278,11 +280,6 @@ def linear_decay(step: int, steps: int, final_share: float) -> float:
     return 1.0 + (final_share - 1.0) * done
 
 
-def entropy_from_logits(logits_NV: Tensor) -> Tensor:
-    """Return the entropy of each row's softmax, `(N,)`, nats, never negative (-inf logits too)."""
-    return torch.special.entr(torch.softmax(logits_NV.float(), dim=-1)).sum(dim=-1)
-
-
 def token_logprobs(
     hidden_ND: Tensor,
     targets_N: Tensor,
@@ -309,14 +306,10 @@ def token_logprobs(
     """
 
     def chunk(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(hidden).float() / temperature
-        logprobs = -F.cross_entropy(logits, targets, reduction="none")
-        with torch.no_grad():
-            entropy = entropy_from_logits(logits)
-        return logprobs, entropy
+        logits = head(hidden).float()
+        return token_softmax(logits if temperature == 1.0 else logits / temperature, targets)
 
-    with torch.no_grad():
-        vocabulary = head(hidden_ND[:1]).shape[-1]
+    vocabulary = head(hidden_ND[:0]).shape[-1]
     size = max(1, max_logits // vocabulary)
     if len(targets_N) <= size:
         return chunk(hidden_ND, targets_N)

@@ -18,8 +18,6 @@ from cai.ppo.rewards import Reward
 from cai.records import derive_seed
 from cai.settings import PPOSettings
 
-CPU_MICRO_BATCH = 8
-
 
 def collect_rollout(
     learner: Learner,
@@ -61,7 +59,6 @@ def collect_rollout(
                 "it is a function of yours, mend it. The newest checkpoint is kept."
             )
     # 4. Reference log-probabilities, and 5. values.
-    size = micro_batch_size(settings, learner.device)
     with learner.autocast():
         logprobs_BT = sampled_logprobs_BT
         if learner.dtype != torch.float32:
@@ -71,7 +68,7 @@ def collect_rollout(
         learner.act_as("reference")
         ref_logprobs_BT = policy_logprobs(learner.reference, episodes, settings)
         learner.act_as("critic")
-        values_BT = without_gradient(learner.critic, episodes, size)
+        values_BT = without_gradient(learner.critic, episodes, settings.micro_batch_size)
     return Rollout(
         episodes=episodes,
         logprobs_BT=logprobs_BT,
@@ -172,15 +169,5 @@ def policy_logprobs(model: torch.nn.Module, episodes: Episodes, settings: PPOSet
     return without_gradient(
         lambda part: response_logprobs(model, part, settings.temperature)[0],
         episodes,
-        micro_batch_size(settings, episodes.device),
+        settings.micro_batch_size,
     )
-
-
-def micro_batch_size(settings: PPOSettings, device: torch.device) -> int:
-    """Return the sequences per forward pass, unless the settings say: a minibatch on a GPU.
-
-    On a CPU a few: rows of like length waste less on padding, and their states stay in the cache.
-    """
-    minibatch = settings.batch_size // settings.minibatches
-    automatic = min(CPU_MICRO_BATCH, minibatch) if device.type == "cpu" else minibatch
-    return settings.micro_batch_size or automatic

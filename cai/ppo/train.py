@@ -11,6 +11,7 @@ from typing import Any, cast
 from transformers import GenerationConfig
 
 from cai.errors import CaiError
+from cai.ppo.batch import MICRO_BATCH_TOKENS
 from cai.ppo.check import check_same_tokens, check_settings
 from cai.ppo.guard import Guard
 from cai.ppo.learner import Learner
@@ -32,14 +33,10 @@ from cai.ppo.memory import check_memory, free_memory
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import RewardLike, named_scorers, preference_models
-from cai.ppo.rollout import micro_batch_size
 from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
 from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
-
-ONLY_MEMORY = ("micro_batch_size", "checkpoint_steps", "gradient_checkpointing")
-"""Settings that another run may resume with."""
 
 
 class PPO:
@@ -199,17 +196,19 @@ class PPO:
         if judge is not None and settings.lora_rank:
             adapter = preference_adapter(self._policy, judge)
         where = device(self._policy)
+        longest = longest_prompt + settings.max_new_tokens
+        budget = MICRO_BATCH_TOKENS.get(where.type, MICRO_BATCH_TOKENS["cuda"])
         check_memory(
             shape(self._policy),
             None if judge is None else shape(judge),
             settings,
             available=free_memory(where),
-            micro_batch_size=micro_batch_size(settings, where),
+            micro_batch_size=settings.micro_batch_size or max(1, budget // longest),
             precision=precision(self._policy),
-            longest=longest_prompt + settings.max_new_tokens,
+            longest=longest,
             batch_tokens=min(
                 max_batch_tokens(self._policy),
-                settings.batch_size * (longest_prompt + settings.max_new_tokens),
+                settings.batch_size * longest,
             ),
             shared=adapter is not None,
         )

@@ -25,7 +25,7 @@ from cai.ppo.math import (
 )
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import permutation
-from cai.ppo.rollout import micro_batch_size, policy_logprobs
+from cai.ppo.rollout import policy_logprobs
 from cai.settings import PPOSettings
 
 
@@ -200,8 +200,7 @@ def _micro_batches(
 ) -> Iterator[tuple[Tensor, Episodes, int]]:
     """Yield rows and episodes of each micro-batch, and the tokens of the whole minibatch."""
     token_count = int(episodes.response_lengths_B[rows].sum())
-    size = micro_batch_size(settings, episodes.device)
-    for places in length_sorted(episodes.lengths_B[rows], size):
+    for places in length_sorted(episodes.lengths_B[rows], settings.micro_batch_size):
         yield rows[places], episodes.select(rows[places]), token_count
 
 

@@ -40,8 +40,10 @@ def random_requests(count, seed=0, temperatures=(1.0, 0.0, 0.6), longest=60):
     ]
 
 
-def loop(model, max_batch_tokens=2000, stop_ids=STOP_IDS, pad_id=PAD_ID):
-    return DecodeLoop(model, stop_ids=stop_ids, pad_id=pad_id, max_batch_tokens=max_batch_tokens)
+def loop(model, max_batch_tokens=2000, stop_ids=STOP_IDS, pad_id=PAD_ID, **more):
+    return DecodeLoop(
+        model, stop_ids=stop_ids, pad_id=pad_id, max_batch_tokens=max_batch_tokens, **more
+    )
 
 
 @torch.no_grad()

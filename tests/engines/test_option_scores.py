@@ -14,6 +14,13 @@ def model(request, tiny_settings):
     return load_causal_lm(tiny_settings(request.param), device="cpu")
 
 
+def score(model, questions, max_batch_tokens=1000, prefixes=None):
+    answers = score_options(
+        model, questions, pad_id=3, max_batch_tokens=max_batch_tokens, prefixes=prefixes
+    )
+    return [answer.logprobs for answer in answers]
+
+
 def random_questions(count, seed=0):
     rng = np.random.default_rng(seed)
 
@@ -43,20 +50,18 @@ def naive(model, question):
 def test_scores_are_those_of_full_forward_passes(model, max_batch_tokens):
     questions = random_questions(12)
     questions.append(questions[3])
-    got = score_options(model, questions, pad_id=3, max_batch_tokens=max_batch_tokens)
+    got = score(model, questions, max_batch_tokens)
     for scores, question in zip(got, questions, strict=True):
         np.testing.assert_allclose(scores, naive(model, question), atol=2e-4)
 
 
 def test_all_options_of_one_token_add_up_to_one(model):
     options = tuple((token,) for token in range(model.config.vocab_size))
-    (scores,) = score_options(
-        model, [TokenQuestion((9, 20, 31), options)], pad_id=3, max_batch_tokens=1000
-    )
+    (scores,) = score(model, [TokenQuestion((9, 20, 31), options)])
     assert np.exp(np.array(scores)).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_an_option_that_begins_another_is_at_least_as_probable(model):
     question = TokenQuestion((9, 20, 31), ((40, 50), (40,), (40, 50, 60)))
-    ((two, one, three),) = score_options(model, [question], pad_id=3, max_batch_tokens=1000)
+    ((two, one, three),) = score(model, [question])
     assert one >= two >= three

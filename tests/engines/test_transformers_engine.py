@@ -301,3 +301,36 @@ def test_a_tokenizer_that_outgrew_its_model_is_refused(tiny_settings, tmp_path):
     tokenizer.save_pretrained(folder)
     with pytest.raises(CaiError, match="401 tokens"):
         open_engine(tiny_settings("llama").model_copy(update={"path": str(folder)}))
+
+
+def test_what_a_chain_of_thought_has_run_is_not_run_again_for_the_verdict(tiny_settings):
+    settings = tiny_settings("llama")
+    engine, chat = open_engine(settings), load_chat_format(settings)
+    prompt = Prompt(user("Which of the two responses is better? " * 8), prefill="Thoughts:")
+
+    async def body(engine):
+        thoughts = await engine.generate(GenerateRequest(prompt, seed=1, max_tokens=30))
+        verdict = Prompt(prompt.messages, prefill=f"Thoughts: {thoughts.text} The answer is:")
+        return await engine.score(ScoreRequest(verdict, (" (A)", " (B)")))
+
+    with_engine(engine, body)
+    asked = len(chat.prompt_ids(Prompt(prompt.messages, prefill="")))
+    assert asked < engine.usage.tokens_cached < engine.usage.tokens_in
+
+
+def test_an_engine_says_how_long_it_had_too_little_to_do(tiny_settings):
+    async def one_at_a_time(engine):
+        for seed in range(3):
+            await engine.generate(request("hi", seed=seed))
+
+    async def many_at_once(engine):
+        await asyncio.gather(*(engine.generate(request("hi", seed=seed)) for seed in range(64)))
+
+    shares: list[float] = []
+    for body in (one_at_a_time, many_at_once):
+        engine = open_engine(tiny_settings("llama"))
+        with_engine(engine, body)
+        assert engine.usage.engine_seconds > 0
+        shares.append(engine.usage.engine_starved_seconds / engine.usage.engine_seconds)
+    assert shares[0] == 1
+    assert shares[1] < 1

@@ -49,5 +49,20 @@ def test_training_shows_what_a_person_watches(monkeypatch):
     assert lines[1].endswith("score 0.75, KL 1.50")
 
 
+def test_rows_show_how_fast_tokens_go_in_and_out(monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    clock = iter(range(100))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    tokens = iter([100, 100 + 6 * 300])
+
+    def use(reporter):
+        with reporter.rows("revise", 2, tokens=lambda: next(tokens)) as advance:
+            for _ in range(4):
+                next(clock)
+            advance()
+
+    assert shown(False, use).splitlines()[0].endswith(" 300 tokens/s")
+
+
 def test_nothing_to_do_shows_nothing():
     assert shown(False, count(0)) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cai.ppo import token_softmax as token_softmax_module
 from cai.ppo.math import (
-    entropy_from_logits,
     explained_variance,
     gae,
     kl_shaped_rewards,
@@ -21,6 +22,7 @@ from cai.ppo.math import (
     token_logprobs,
     value_loss,
 )
+from cai.ppo.token_softmax import token_softmax
 
 Rows = list[list[float]]
 
@@ -238,14 +240,48 @@ def test_fact_21_entropy_is_never_negative(logits: list[float]) -> None:
     weights = [math.exp(x - top) for x in logits]
     probabilities = [w / sum(weights) for w in weights]
     naive = -sum(p * math.log(p) for p in probabilities if p > 0)
-    entropy = entropy_from_logits(torch.tensor([logits])).item()
+    entropy = token_softmax(torch.tensor([logits]), torch.tensor([0]))[1].item()
     assert entropy >= 0
     assert entropy == pytest.approx(naive, abs=1e-4)
 
 
 def test_fact_21_entropy_of_impossible_tokens_is_finite() -> None:
     logits = torch.tensor([[0.0, -math.inf, 0.0]])
-    assert entropy_from_logits(logits).item() == pytest.approx(math.log(2))
+    logprobs, entropy = token_softmax(logits, torch.tensor([2]))
+    assert entropy.item() == pytest.approx(math.log(2))
+    assert logprobs.item() == pytest.approx(-math.log(2))
+
+
+@given(st.integers(1, 40), st.integers(2, 3000), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_token_softmax_is_that_of_torch_in_float64(rows: int, vocabulary: int, seed: int) -> None:
+    """Values and gradient, in one block and in several; the logits' memory becomes the gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(rows, 4, generator=generator)
+    head = (3 * torch.randn(vocabulary, 4, generator=generator)).requires_grad_()
+    targets = torch.randint(vocabulary, (rows,), generator=generator)
+    weights = torch.randn(rows, generator=generator)
+    with mock.patch.object(token_softmax_module, "_CACHED", 8192):
+        logprobs, entropies = token_softmax(states @ head.T, targets)
+    (logprobs * weights).sum().backward()
+    exact = head.detach().double().requires_grad_()
+    table = torch.log_softmax(states.double() @ exact.T, dim=-1)
+    expected = table[torch.arange(rows), targets]
+    (expected * weights).sum().backward()
+    assert head.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(logprobs.double(), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        entropies.double(), -(table.exp() * table).sum(-1).detach(), rtol=0, atol=1e-4
+    )
+    torch.testing.assert_close(head.grad.double(), exact.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_token_softmax_refuses_logits_that_another_backward_pass_needs() -> None:
+    logits = torch.randn(2, 5, requires_grad=True).exp()  # exp keeps its result
+    logprobs, _ = token_softmax(logits, torch.tensor([1, 2]))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logprobs.sum().backward()
 
 
 def test_explained_variance_of_perfect_constant_and_flat() -> None:

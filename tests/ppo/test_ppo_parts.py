@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 from cai.errors import CaiError
-from cai.ppo.batch import Episodes, length_sorted
+from cai.ppo.batch import MICRO_BATCH_TOKENS, Episodes, length_sorted
 from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
 from cai.ppo.forward import check_output_head, response_logprobs
 from cai.ppo.prompts import PromptPool, TokenPrompt
@@ -69,16 +70,22 @@ def test_one_kind_alone_is_enough_when_asked_for(
         pool_of(red_team, helpful, 4, 1 - fraction)
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.integers(1, 9))
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=20), st.none() | st.integers(1, 9))
 @settings(max_examples=100, deadline=None)
 def test_micro_batches_hold_every_row_once_in_order_of_length(
-    lengths: list[int], size: int
+    lengths: list[int], size: int | None
 ) -> None:
     parts = length_sorted(torch.tensor(lengths), size)
     rows = torch.cat(parts).tolist()
     assert sorted(rows) == list(range(len(lengths)))
     assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
-    assert max(len(part) for part in parts) <= size
+    for part, following in pairwise([*parts, torch.tensor([], dtype=torch.long)]):
+        longest = lengths[int(part[0])]
+        if size is not None:
+            assert len(part) <= size
+        else:  # as full as the budget allows; a row that is longer than it goes alone
+            assert len(part) == 1 or len(part) * longest <= MICRO_BATCH_TOKENS["cpu"]
+            assert not len(following) or (len(part) + 1) * longest > MICRO_BATCH_TOKENS["cpu"]
 
 
 ids = st.integers(0, 50)

@@ -13,7 +13,7 @@ from cai.conversation import Message
 from cai.engines import Engine, Usage
 from cai.errors import CaiError
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, with_engines
+from cai.pipeline.stage import Context, Stage, data_metrics, tokens_of, with_engines
 from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
 from cai.rows import RowsResult, run_rows
 from cai.settings import CompareSettings, ModelSettings, PipelineSettings
@@ -109,7 +109,7 @@ def _make_pairs(context: Context) -> tuple[RowsResult[PairRow], Usage]:
             make,
             store=RowStore(context.stage_dir("compare"), PairRow, "pairs"),
             concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "compare: pairs"),
+            task=partial(context.progress.rows, "compare: pairs", tokens=tokens_of(engines)),
         )
 
     return with_engines(context, {policy, helpful}, body)
@@ -145,7 +145,7 @@ def _judge_pairs(
             make,
             store=RowStore(context.stage_dir("compare"), JudgementRow, "judgements"),
             concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "compare: judgements"),
+            task=partial(context.progress.rows, "compare: judgements", tokens=tokens_of(engines)),
         )
 
     return with_engines(context, [context.feedback], body)

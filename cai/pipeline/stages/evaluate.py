@@ -12,7 +12,7 @@ from cai.evaluate.answer import Sample, answer, answer_item, evaluation_items
 from cai.evaluate.grading import GRADERS
 from cai.evaluate.summarise import summarise
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, with_engines
+from cai.pipeline.stage import Context, Stage, data_metrics, tokens_of, with_engines
 from cai.records import AnswerRow, PromptRow
 from cai.rows import Item, RowsResult, run_rows
 from cai.settings import EvaluateSettings, ModelSettings, PipelineSettings
@@ -82,7 +82,7 @@ def _run(context: Context) -> dict[str, Any]:
             make,
             store=RowStore(context.stage_dir("evaluate"), AnswerRow),
             concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "evaluate"),
+            task=partial(context.progress.rows, "evaluate", tokens=tokens_of(engines)),
         )
 
     result, usage = with_engines(context, set(models.values()), body)

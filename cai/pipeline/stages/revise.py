@@ -12,7 +12,7 @@ from cai.conversation import Message
 from cai.engines import Engine
 from cai.errors import CaiError
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, with_engines
+from cai.pipeline.stage import Context, Stage, data_metrics, tokens_of, with_engines
 from cai.records import PromptRow, RevisionRow, content_hash
 from cai.rows import RowsResult, run_rows
 from cai.settings import ModelSettings, ReviseSettings
@@ -73,7 +73,7 @@ def _run(context: Context) -> dict[str, Any]:
             make,
             store=RowStore(folder, RevisionRow),
             concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "revise"),
+            task=partial(context.progress.rows, "revise", tokens=tokens_of(engines)),
         )
 
     result, usage = with_engines(context, [context.helpful], body)

@@ -1,0 +1,135 @@
+"""The local engine against `model.generate` at its best batch size.
+
+    python -m benchmarks.local_engine --json local_engine.json
+
+Both complete the same prompts with samples of the same lengths from the same weights. `generate`
+gets them sorted by length, in batches of 16, 32 and 64, of which the fastest counts; a batch runs
+until its longest completion is done. Mixed: prompts of 28 to 148 tokens, completions of 8 to 64.
+Fixed: prompts of 64 tokens, completions of 64. Peak memory is what a process of its own takes
+beyond the loaded model.
+"""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks.ratios import alternate, conclude, options
+from cai.engines.decode import DecodeLoop, TokenRequest
+from cai.models import load_causal_lm
+from cai.settings import ModelSettings
+
+BATCHES = (16, 32, 64)
+MAX_BATCH_TOKENS = 16384
+PAD_ID = 1
+WANTED = {
+    "tokens/s, playground model, mixed lengths": 1.5,
+    "tokens/s, playground model, fixed lengths": 1.0,
+    "peak memory, playground model, mixed lengths": 1.0,
+}
+
+
+def requests(count: int, *, mixed: bool) -> list[TokenRequest]:
+    """Return prompts of random tokens, each with its own length and length of completion."""
+    rng = np.random.default_rng(0)
+    made: list[TokenRequest] = []
+    for seed in range(count):
+        length, new = (rng.integers(28, 149), rng.integers(8, 65)) if mixed else (64, 64)
+        ids = tuple(rng.integers(5, 1000, length).tolist())
+        made.append(TokenRequest(ids, seed, max_tokens=int(new)))
+    return made
+
+
+def ours(model: torch.nn.Module, wanted: list[TokenRequest]) -> float:
+    """Return the seconds that the local engine takes; nothing but its length ends a completion."""
+    loop = DecodeLoop(model, stop_ids=(), pad_id=PAD_ID, max_batch_tokens=MAX_BATCH_TOKENS)
+    started = time.perf_counter()
+    completions = loop.run(wanted)
+    seconds = time.perf_counter() - started
+    assert [len(c.token_ids) for c in completions] == [r.max_tokens for r in wanted]
+    return seconds
+
+
+@torch.inference_mode()
+def theirs(model: torch.nn.Module, wanted: list[TokenRequest], batch: int) -> float:
+    """Return the seconds that `generate` takes."""
+    started = time.perf_counter()
+    waiting = sorted(wanted, key=lambda request: len(request.prompt_ids))
+    for begin in range(0, len(waiting), batch):
+        some = waiting[begin : begin + batch]
+        longest = max(len(request.prompt_ids) for request in some)
+        ids = torch.full((len(some), longest), PAD_ID)
+        for row, request in zip(ids, some, strict=True):
+            row[longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+        lengths = torch.tensor([[len(request.prompt_ids)] for request in some])
+        new = max(request.max_tokens for request in some)
+        model.generate(  # pyright: ignore[reportCallIssue]
+            ids,
+            attention_mask=torch.arange(longest) >= longest - lengths,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=new,
+            min_new_tokens=new,
+            eos_token_id=0,
+            pad_token_id=PAD_ID,
+        )
+    return time.perf_counter() - started
+
+
+def best(model: torch.nn.Module, wanted: list[TokenRequest]) -> float:
+    """Return the seconds of `generate` at its best batch size."""
+    return min(theirs(model, wanted, batch) for batch in BATCHES)
+
+
+def peak_memory(side: Callable[..., float], arguments: tuple[object, ...], threads: int) -> float:
+    """Return the MiB that a side takes beyond the loaded model, in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (side, arguments, threads))
+
+
+def _measured(side: Callable[..., float], arguments: tuple[object, ...], threads: int) -> float:
+    torch.set_num_threads(threads)
+    model = load_causal_lm(ModelSettings(path="playground"), device="cpu")
+    model(torch.tensor([[5, 6]]))  # what is loaded on first use belongs to the libraries
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    side(model, *arguments)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> int:
+    """Measure, print and save."""
+    parser = options(__doc__ or "", rounds=5)
+    parser.add_argument("--count", type=int, default=256, help="completions")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    model = load_causal_lm(ModelSettings(path="playground"), device="cpu")
+    ratios: dict[str, list[float]] = {}
+    speeds: dict[str, str] = {}
+    for lengths in ("mixed", "fixed"):
+        wanted = requests(chosen.count, mixed=lengths == "mixed")
+        mine, peers = alternate(
+            chosen.rounds, partial(ours, model, wanted), partial(best, model, wanted)
+        )
+        label = f"tokens/s, playground model, {lengths} lengths"
+        ratios[label] = [their / our for our, their in zip(mine, peers, strict=True)]
+        tokens = sum(request.max_tokens for request in wanted)
+        speeds[f"new tokens/s, {lengths}"] = (
+            f"engine {tokens / min(mine):.0f}, generate {tokens / min(peers):.0f}"
+        )
+    wanted = requests(chosen.count, mixed=True)
+    memory = peak_memory(ours, (wanted,), chosen.threads)
+    peer = min(peak_memory(theirs, (wanted, batch), chosen.threads) for batch in BATCHES)
+    ratios["peak memory, playground model, mixed lengths"] = [peer / memory]
+    speeds["MiB beyond the model, mixed"] = f"engine {memory:.0f}, generate {peer:.0f}"
+    return conclude("local_engine", ratios, WANTED, chosen.json, **speeds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

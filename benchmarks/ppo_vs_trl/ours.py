@@ -1,0 +1,90 @@
+"""Our side, in a process of its own: python -m benchmarks.ppo_vs_trl.ours WORKLOAD RESULT."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from benchmarks.ppo_vs_trl.workloads import Workload
+from cai.models import load_chat_format
+from cai.ppo.learner import Learner
+from cai.ppo.prompts import PromptPool, TokenPrompt
+from cai.ppo.rewards import Reward
+from cai.ppo.rollout import collect_rollout
+from cai.ppo.update import update
+from cai.preference_model import PreferenceModel
+from cai.settings import ModelSettings, PPOSettings
+
+
+def settings_of(workload: Workload) -> PPOSettings:
+    """Return a workload as our settings."""
+    return PPOSettings(
+        steps=workload.steps + 1,
+        batch_size=workload.batch_size,
+        minibatches=1,
+        epochs=workload.epochs,
+        max_new_tokens=workload.max_new_tokens,
+        learning_rate=workload.learning_rate,
+        critic_learning_rate=workload.learning_rate,
+        final_learning_rate=1.0,
+        kl_coef=workload.kl_coef,
+        gamma=workload.gamma,
+        lam=workload.lam,
+        clip_range=workload.clip_range,
+        value_clip_range=workload.clip_range,
+    )
+
+
+def load(folder: Path, workload: Workload) -> tuple[Learner, PreferenceModel]:
+    """Load policy, critic and preference model of a workload."""
+
+    def preference() -> torch.nn.Module:
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder / "preference", num_labels=1
+        ).eval()
+
+    chat = load_chat_format(ModelSettings(path=str(folder / "policy")))
+    learner = Learner.start(
+        AutoModelForCausalLM.from_pretrained(folder / "policy"),
+        preference().base_model,
+        chat,
+        settings_of(workload),
+    )
+    return learner, PreferenceModel(preference(), chat)
+
+
+def main() -> None:
+    """Train; write the seconds and the response lengths of each measured step."""
+    torch.set_num_threads(1)
+    folder, result = Path(sys.argv[1]), Path(sys.argv[2])
+    workload = Workload(**json.loads((folder / "workload.json").read_text()))
+    learner, preference = load(folder, workload)
+    reward = Reward({"preference": (preference, 1.0)})
+    prompts = [
+        TokenPrompt(tuple(ids), "helpful")
+        for ids in json.loads((folder / "prompts.json").read_text())
+    ]
+    settings = settings_of(workload)
+    pool = PromptPool(
+        prompts, batch_size=workload.batch_size, red_team_fraction=0.0, seed=workload.seed
+    )
+    seconds: list[float] = []
+    cpu_seconds: list[float] = []
+    lengths: list[list[int]] = []
+    for step in range(settings.steps):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        drawn = pool.draw(step)
+        rollout = collect_rollout(learner, drawn, reward, settings, seed=workload.seed, step=step)
+        update(learner, rollout, settings, seed=workload.seed, step=step)
+        seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
+        lengths.append(rollout.episodes.response_lengths_B.tolist())
+    measured = {"seconds": seconds, "cpu_seconds": cpu_seconds, "lengths": lengths}
+    result.write_text(json.dumps({name: steps[1:] for name, steps in measured.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What both sides train: a folder with policy, preference model, prompts and settings."""
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from cai.models import PLAYGROUND, load_chat_format, load_tokenizer
+from cai.playground.sources import playground_prompts
+from cai.ppo.prompts import tokenize_prompts
+from cai.settings import ModelSettings
+
+STOP = 1 / 48
+"""Probability with which the random model of workload `llama` stops at each token."""
+VOCABULARY, EOS, PAD = 32_000, 0, 1
+VALUE_HEAD = 0.5
+"""Of the score head: the critic of the agreement's runs, so that values are not scores."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One setting of the comparison, the same for both sides."""
+
+    name: str
+    batch_size: int
+    epochs: int
+    max_new_tokens: int
+    steps: int
+    """Measured; one more comes before them and is not."""
+    learning_rate: float = 1e-6
+    """So small that lengths stay what they are from the first step to the last."""
+    kl_coef: float = 0.05
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_range: float = 0.2
+    seed: int = 0
+
+
+PLAYGROUND_WORKLOAD = Workload("playground", 64, epochs=4, max_new_tokens=64, steps=3)
+LLAMA_WORKLOAD = Workload("llama", 32, epochs=4, max_new_tokens=128, steps=1)
+
+
+def write(workload: Workload, folder: Path) -> Path:
+    """Write a workload's models, prompts and settings; return the folder."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(workload.seed)
+    count = workload.batch_size * (workload.steps + 1)
+    make = _playground if workload.name == "playground" else _llama
+    prompts = make(folder, count, random.Random(workload.seed))
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    (folder / "workload.json").write_text(json.dumps(asdict(workload)))
+    return folder
+
+
+def _playground(folder: Path, count: int, rng: random.Random) -> list[list[int]]:
+    """Write the shipped tiny model, and a preference model with its backbone and a random head."""
+    settings = ModelSettings(path="playground")
+    tokenizer = load_tokenizer(settings)
+    AutoModelForCausalLM.from_pretrained(PLAYGROUND).save_pretrained(folder / "policy")
+    preference = AutoModelForSequenceClassification.from_pretrained(PLAYGROUND, num_labels=1)
+    preference.save_pretrained(folder / "preference")
+    tokenizer.save_pretrained(folder / "policy")
+    rows = [row for kind in ("red_team", "helpful") for row in playground_prompts(kind, seed=0)]
+    prompts = tokenize_prompts(rows, load_chat_format(settings), context=512, max_new_tokens=64)
+    return [list(prompt.ids) for prompt in rng.sample(prompts, count)]
+
+
+def _llama(folder: Path, count: int, rng: random.Random) -> list[list[int]]:
+    """Write a random Llama that stops with probability `STOP` at each token, whatever it read.
+
+    The first coordinate of every embedding is large, so it is about √256 = 16 in every normalised
+    state: a constant that the EOS row of the head, and it alone, reads.
+    """
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 10.0
+        head = model.get_output_embeddings().weight
+        head[:, 0] = 0
+        head[EOS] = 0
+        ids = torch.tensor([[rng.randrange(2, VOCABULARY) for _ in range(100)]])
+        constant = model.base_model(ids).last_hidden_state[0, :, 0].mean()
+        others = model(ids).logits[0].logsumexp(-1).mean()
+        head[EOS, 0] = (others + torch.tensor(STOP / (1 - STOP)).log()) / constant
+    model.save_pretrained(folder / "policy")
+    # Written and read back so that the backbone is the same and only the score head is random.
+    preference = AutoModelForSequenceClassification.from_pretrained(folder / "policy", num_labels=1)
+    preference.save_pretrained(folder / "preference")
+    words = {f"w{i}": i for i in range(VOCABULARY)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w2")),
+        eos_token=f"w{EOS}",
+        pad_token=f"w{PAD}",
+        unk_token="w2",
+    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder / "policy")
+    lengths = [rng.randint(80, 120) for _ in range(count)]
+    return [[rng.randrange(2, VOCABULARY) for _ in range(length)] for length in lengths]

@@ -1,0 +1,111 @@
+"""What the side-by-side measurements share: models, ratios, their table and their JSON."""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
+
+from benchmarks.machine import machine
+from cai.models import PLAYGROUND
+
+
+def options(description: str, rounds: int) -> argparse.ArgumentParser:
+    """Return a parser with what every measurement takes."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def alternate(
+    rounds: int, ours: Callable[[], float], theirs: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Measure both sides in turn, after one of each that does not count."""
+    ours()
+    theirs()
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    return [our for our, _ in pairs], [their for _, their in pairs]
+
+
+def random_llama(folder: Path) -> Path:
+    """Save a Llama of 26 million random parameters that speaks the playground's tokens."""
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(PLAYGROUND)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def conclude(
+    name: str,
+    ratios: dict[str, list[float]],
+    wanted: dict[str, float],
+    json_file: Path | None,
+    **more: Any,  # noqa: ANN401 (whatever JSON can hold)
+) -> int:
+    """Print and save ratios; return the exit status, 1 if a median is below what is wanted.
+
+    Args:
+        name: Of the measurement.
+        ratios: By label, what was measured; larger is better for us.
+        wanted: By label, the least median. Labels without one are shown for comparison only.
+        json_file: Where to write the result.
+        more: Further facts for the JSON.
+    """
+    summary = {
+        label: {
+            "min": round(min(values), 3),
+            "median": round(statistics.median(values), 3),
+            "max": round(max(values), 3),
+        }
+        for label, values in ratios.items()
+    }
+    met = all(summary[label]["median"] >= least for label, least in wanted.items())
+    table = Table(title=f"{name}: ratios, larger is better", box=None)
+    table.add_column("what")
+    for column in ("min", "median", "max", "wanted"):
+        table.add_column(column, justify="right")
+    for label, row in summary.items():
+        least = f"{wanted[label]:.2f}" if label in wanted else ""
+        table.add_row(label, *(f"{row[k]:.2f}" for k in ("min", "median", "max")), least)
+    result = {
+        "name": name,
+        "machine": {**machine(), "threads": torch.get_num_threads()},
+        "ratios": summary,
+        "wanted": wanted,
+        "met": met,
+        **more,
+    }
+    console = Console(width=120)
+    console.print(table)
+    for fact, value in more.items():
+        console.print(f"{fact}: {value}", markup=False)
+    console.print(f"machine: {result['machine']}", markup=False)
+    if json_file:
+        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if met else 1

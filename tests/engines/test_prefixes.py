@@ -1,0 +1,211 @@
+"""Shared beginnings: found, run once, and without influence on what is said."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_decode_loop import assert_same, loop, naive
+from tiny_models import FAMILIES
+
+from cai.engines.cache import RowCache, Stored
+from cai.engines.decode import TokenRequest
+from cai.engines.prefixes import BLOCK, Prefixes
+from cai.engines.scoring import TokenQuestion, score_options
+from cai.models import load_causal_lm
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, tiny_settings):
+    return load_causal_lm(tiny_settings(request.param), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_settings):
+    return load_causal_lm(tiny_settings("llama"), device="cpu")
+
+
+class Counting(torch.nn.Module):
+    """A model that counts the tokens it runs, padding included."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.config, self.device = model, model.config, model.device
+        self.tokens = self.calls = 0
+
+    def forward(self, input_ids, **inputs):
+        self.tokens += input_ids.numel()
+        self.calls += 1
+        return self.inner(input_ids=input_ids, **inputs)
+
+
+def ids(rng, count):
+    return tuple(rng.integers(5, 390, count).tolist())
+
+
+def family_tree(seed=0):
+    """Prompts that share beginnings of several lengths, and some that share nothing."""
+    rng = np.random.default_rng(seed)
+    root = ids(rng, 40)
+    prompts = [ids(rng, length) for length in (3, 30, 70)]
+    for length in (0, 7, 33):
+        branch = root + ids(rng, length)
+        prompts += [branch, branch, *(branch + ids(rng, n) for n in (1, 5, 16, 20))]
+    return [prompts[i] for i in rng.permutation(len(prompts))]
+
+
+def requests(prompts, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        TokenRequest(prompt, int(rng.integers(2**60)), int(rng.integers(1, 12)), float(i % 2))
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """The family tree, and what each request of it says alone."""
+    asked = requests(family_tree())
+    return asked, [naive(model, request) for request in asked]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 500, 100_000])
+def test_rows_that_begin_alike_are_sampled_as_alone(model, alone, max_batch_tokens):
+    asked, expected = alone
+    assert_same(loop(model, max_batch_tokens).run(asked), expected)
+
+
+@pytest.mark.parametrize("prefix_tokens", [90, 10_000])
+def test_what_follows_a_completion_is_sampled_as_without_its_states(model, alone, prefix_tokens):
+    asked, expected = alone
+    decode = loop(model, 400, prefix_tokens=prefix_tokens)
+    assert_same(submitted(decode, asked), expected)
+    followed = [
+        dataclasses.replace(request, prompt_ids=(*request.prompt_ids, *tokens, 9, 8, 7))
+        for request, (tokens, _, _) in zip(asked, expected, strict=True)
+    ]
+    said = submitted(decode, followed)
+    assert sum(completion.cached for completion in said) > 0
+    without = [loop(model).run([request])[0] for request in followed]
+    assert_same(said, [(c.token_ids, c.logprobs, c.finish) for c in without])
+
+
+def submitted(decode, asked):
+    """Complete requests without forgetting what was completed before."""
+    got = {}
+    for index, request in enumerate(asked):
+        decode.submit(request, index)
+    while decode.busy:
+        got.update(decode.step())
+    return [got[index] for index in range(len(asked))]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 500, 100_000])
+def test_questions_that_begin_alike_are_scored_as_alone(model, max_batch_tokens):
+    options = ((40, 50), (40,), (60, 70, 80))
+    questions = [
+        TokenQuestion(prompt, options[: 1 + i % 3]) for i, prompt in enumerate(family_tree())
+    ]
+    prefixes = Prefixes(300)
+    for _ in range(2):
+        got = score_options(
+            model, questions, pad_id=3, max_batch_tokens=max_batch_tokens, prefixes=prefixes
+        )
+        for question, answer in zip(questions, got, strict=True):
+            (alone,) = score_options(model, [question], pad_id=3, max_batch_tokens=100_000)
+            np.testing.assert_allclose(answer.logprobs, alone.logprobs, atol=1e-4)
+
+
+def test_a_shared_beginning_is_run_once(llama):
+    rng = np.random.default_rng(0)
+    shared = ids(rng, 200)
+    asked = [TokenRequest(shared + ids(rng, 20), seed, max_tokens=1) for seed in range(16)]
+    counting = Counting(llama)
+    said = loop(counting, 100_000, stop_ids=()).run(asked)
+    assert counting.tokens == 200 + 16 * 20
+    assert sorted(completion.cached for completion in said) == [0, *[200] * 15]
+
+
+def test_an_ensemble_costs_one_shared_prefill_and_no_generation(llama):
+    """Options are scored after a prefill: conversation and responses once, then each principle."""
+    rng = np.random.default_rng(0)
+    shared = ids(rng, 400)
+    questions = [TokenQuestion(shared + ids(rng, 40), ((7,), (8,))) for _ in range(16)]
+    counting = Counting(llama)
+    score_options(counting, questions, pad_id=3, max_batch_tokens=100_000)
+    assert counting.tokens == 400 + 16 * 40
+    assert counting.calls <= 3
+
+
+def test_options_of_one_token_cost_one_forward_pass(llama):
+    counting = Counting(llama)
+    question = TokenQuestion((5, 6, 7), ((8,), (9,), (10,)))
+    score_options(counting, [question], pad_id=3, max_batch_tokens=1000)
+    assert (counting.calls, counting.tokens) == (1, 3)
+
+
+def test_the_verdict_starts_where_the_chain_of_thought_ended(llama):
+    counting = Counting(llama)
+    decode = loop(counting, 1000, stop_ids=(), prefix_tokens=1000)
+    prompt = ids(np.random.default_rng(0), 100)
+    decode.submit(TokenRequest(prompt, 0, max_tokens=30), None)
+    while decode.busy:
+        said = decode.step()
+    before = counting.tokens
+    question = TokenQuestion((*prompt, *said[0][1].token_ids, 5, 6), ((7,), (8,)))
+    (answer,) = score_options(
+        counting, [question], pad_id=3, max_batch_tokens=1000, prefixes=decode.prefixes
+    )
+    assert answer.cached == 100 + 29  # the states of the last sampled token were never needed
+    assert counting.tokens - before == 3
+
+
+def test_new_weights_forget_old_states(llama, tiny_settings):
+    decode = loop(llama, 1000, prefix_tokens=1000)
+    request = TokenRequest(ids(np.random.default_rng(0), 60), 0, max_tokens=5)
+    decode.run([request])
+    assert decode.run([request])[0].cached == 0
+
+
+sequences = st.lists(st.integers(0, 1), min_size=1, max_size=3 * BLOCK).map(tuple)
+
+
+@given(known=st.lists(sequences, max_size=6), gone=st.sets(st.integers(0, 5)), asked=sequences)
+def test_the_longest_beginning_is_found(known, gone, asked):
+    prefixes = Prefixes(0)
+    listed = [Stored(tokens, RowCache(), 0, len(tokens)) for tokens in known]
+    for stored in listed:
+        prefixes.add(stored)
+    for index in gone & set(range(len(listed))):
+        prefixes.remove(listed[index])
+    found, count = prefixes.longest(asked)
+    if found is not None:
+        assert found in listed
+        assert found.ids[:count] == asked[:count]
+        assert found.ids[count : count + 1] != asked[count : count + 1] or count == len(asked)
+    else:
+        assert count == 0
+    if not gone:
+        whole = [sum(1 for _ in _common(tokens, asked)) // BLOCK for tokens in known]
+        assert count // BLOCK == max(whole, default=0)
+
+
+def _common(first, second):
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            return
+        yield a
+
+
+def test_what_is_kept_stays_within_its_capacity(llama):
+    rng = np.random.default_rng(0)
+    decode = loop(llama, 100_000, stop_ids=(), prefix_tokens=100)
+    prompts = [ids(rng, 40) for _ in range(5)]
+    for prompt in prompts:
+        decode.submit(TokenRequest(prompt, 0, max_tokens=1), None)
+        while decode.busy:
+            decode.step()
+    kept = [decode.prefixes.longest(prompt)[1] for prompt in prompts]
+    assert kept == [0, 0, 0, 40, 40]
