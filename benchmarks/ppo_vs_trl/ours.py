@@ -12,6 +12,7 @@ from benchmarks.ppo_vs_trl.workloads import Workload
 from cai.models import load_chat_format
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import PromptPool, TokenPrompt
+from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import update
 from cai.preference_model import PreferenceModel
@@ -61,6 +62,7 @@ def main() -> None:
     folder, result = Path(sys.argv[1]), Path(sys.argv[2])
     workload = Workload(**json.loads((folder / "workload.json").read_text()))
     learner, preference = load(folder, workload)
+    reward = Reward({"preference": (preference, 1.0)})
     prompts = [
         TokenPrompt(tuple(ids), "helpful")
         for ids in json.loads((folder / "prompts.json").read_text())
@@ -75,9 +77,7 @@ def main() -> None:
     for step in range(settings.steps):
         start, cpu_start = time.perf_counter(), time.process_time()
         drawn = pool.draw(step)
-        rollout = collect_rollout(
-            learner, drawn, preference.score_ids, settings, seed=workload.seed, step=step
-        )
+        rollout = collect_rollout(learner, drawn, reward, settings, seed=workload.seed, step=step)
         update(learner, rollout, settings, seed=workload.seed, step=step)
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
