@@ -44,10 +44,11 @@ def check(
     format: Annotated[  # noqa: A002
         Literal["text", "json", "github"], typer.Option(help="How findings are written.")
     ] = "text",
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.")] = False,
 ) -> None:
     """Say what is wrong or doubtful in constitutions (files or built-in names).
 
-    Exit status 1 when there is an error; warnings and notes are no errors.
+    Exit status 1 when there is an error; with `--strict` also when there is a warning.
     """
     found = {file: check_constitution(file) for file in files}
     findings = [finding for per_file in found.values() for finding in per_file]
@@ -58,7 +59,8 @@ def check(
             typer.echo(_annotation(finding))
     else:
         _print_text(found)
-    if any(finding.severity == "error" for finding in findings):
+    failing = ("error", "warning") if strict else ("error",)
+    if any(finding.severity in failing for finding in findings):
         raise typer.Exit(1)
 
 
