@@ -132,7 +132,7 @@ class CritiqueExample(Part):
 
 
 class ComparisonExample(Part):
-    """A worked example of a comparison; its principle is drawn anew each time."""
+    """A worked example of a comparison; it is shown under the principle that is asked about."""
 
     messages: Exchange
     """The conversation up to the user's last turn."""
