@@ -43,6 +43,17 @@ ALLOWED: dict[str, set[str]] = {
     "ppo": {"chat", "engines", "models", "preference_model", "store", "training", *DATA},
     "playground": {"chat", "constitution", "engines", "models", "templates", *DATA},
     "evaluate": {"engines", "playground.grader", "rows", *DATA},
+    "workbench": {
+        "constitution",
+        "engines",
+        "evaluate.rates",
+        "revise",
+        "compare",
+        "rows",
+        "store",
+        "templates",
+        *DATA,
+    },
     "report": {"evaluate", "store", "__version__", *DATA},
     "__main__": {"cli"},
 }

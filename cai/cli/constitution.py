@@ -1,4 +1,4 @@
-"""`cai constitution …`: write, check, show and import constitutions. Needs no model."""
+"""`cai constitution …`: write, check, show, import, try and test constitutions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cai.cli.options import Model, ModelChanges, Reasoning, Seed, model_settings
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.constitution.check import check_constitution
 from cai.constitution.findings import Finding
@@ -21,8 +22,9 @@ from cai.constitution.importing import imported_yaml, read_foreign
 from cai.constitution.load import SUFFIXES
 from cai.constitution.schema import file_schema
 from cai.errors import CaiError
+from cai.settings import CompareSettings, ReviseSettings
 
-app = typer.Typer(no_args_is_help=True, help="Write, check, show and import constitutions.")
+app = typer.Typer(no_args_is_help=True, help="Write, check, try, test and compare constitutions.")
 
 _GITHUB_LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -110,6 +112,46 @@ def import_(
         imported.notes.append(f"wrote {out}; now run: cai constitution check {out}")
     for note in imported.notes:
         typer.echo(note, err=True)
+
+
+@app.command("try")
+def try_(
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What the user says.", show_default=False)],
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    principle: Annotated[
+        str | None, typer.Option(metavar="ID", help="Use this principle and draw none.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Critique-revision pairs.")] = 2,
+    critique: Annotated[
+        bool, typer.Option("--critique/--no-critique", help="Or revise directly.")
+    ] = True,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare the first response with the last revision.")
+    ] = False,
+    reasoning: Reasoning = False,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Show what a constitution does to one prompt: response, critiques, revisions, verdict."""
+    from cai.cli.trying import try_command
+
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    try_command(
+        load_constitution(file),
+        prompt,
+        model=model_settings(model, model_set),
+        principle=principle,
+        revise=ReviseSettings.model_validate({**sampling, "rounds": rounds, "critique": critique}),
+        compare=CompareSettings.model_validate(
+            {**sampling, "reasoning": reasoning, "reasoning_tokens": max_new_tokens}
+        )
+        if compare
+        else None,
+        seed=seed,
+    )
 
 
 def _name(path: Path) -> str:
