@@ -115,7 +115,7 @@ def import_(
 
 
 @app.command("try")
-def try_(
+def try_prompt(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
     prompt: Annotated[str, typer.Option(help="What the user says.", show_default=False)],
     model: Model = "playground",
@@ -150,6 +150,45 @@ def try_(
         )
         if compare
         else None,
+        seed=seed,
+    )
+
+
+@app.command("test")
+def run_tests(
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    reasoning: Reasoning = False,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of each principle's tests to pass.")
+    ] = 1.0,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the outcomes as JUnit XML.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Of critiques and reasoning.")] = 0.0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="The longest critique or chain of thought.")
+    ] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Run the tests in a constitution against a feedback model.
+
+    Exit status 1 when a principle passes a smaller share of its tests than the threshold.
+    """
+    from cai.cli.testing import test_command
+
+    test_command(
+        load_constitution(file),
+        model=model_settings(model, model_set),
+        settings=CompareSettings(
+            reasoning=reasoning,
+            reasoning_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+        ),
+        threshold=threshold,
+        junit_path=junit,
         seed=seed,
     )
 

@@ -85,7 +85,7 @@ class Principle(Part):
     description: Note | None = None
     """For people: why the principle is there. Never sent to a model."""
     tests: list[PrincipleTest] = []
-    """Examples with known verdicts."""
+    """Examples with known verdicts, for `cai constitution test`. Rows do not depend on them."""
 
     @model_validator(mode="after")
     def _whole(self) -> Principle:
@@ -101,6 +101,13 @@ class Principle(Part):
             raise ValueError(
                 "says nothing: give it `critique` and `revision`, or `comparison`, or all three"
             )
+        for number, test in enumerate(self.tests, start=1):
+            half = "critique" if test.better is None else "comparison"
+            if getattr(self, half) is None:
+                raise ValueError(
+                    f"has no `{half}`, which its test {number} is a test of: add one, or remove"
+                    " the test"
+                )
         return self
 
     @property
