@@ -193,6 +193,35 @@ def run_tests(
     )
 
 
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", show_default=False)],
+    new: Annotated[str, typer.Argument(metavar="NEW", show_default=False)],
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Count the rows of this run it touches.")
+    ] = None,
+    relabel: Annotated[
+        bool, typer.Option("--relabel", help="Judge what the edit touches; show flipped labels.")
+    ] = False,
+    examples: Annotated[int, typer.Option(min=0, help="How many flipped labels to show.")] = 3,
+) -> None:
+    """Say what an edit changes, and what it would do to a run. Only `--relabel` asks a model.
+
+    The constitution that a run was made with is constitution.yaml in its folder.
+    """
+    from cai.cli.diffing import diff_command
+
+    if relabel and run is None:
+        raise typer.BadParameter("`--relabel` needs a run: name its folder with `--run`")
+    diff_command(
+        load_constitution(old),
+        load_constitution(new),
+        run_folder=run,
+        relabelling=relabel,
+        examples=examples,
+    )
+
+
 def _name(path: Path) -> str:
     """Make a constitution's name of a file's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "constitution"
