@@ -105,6 +105,23 @@ def _report(run_folder: Annotated[Path, typer.Argument(help="A run folder.")]) -
     report_command(run_folder)
 
 
+@app.command("why")
+def _why(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    row: Annotated[str, typer.Argument(help="The key of a chain, a pair, a judgement or a label.")],
+    prompts: Annotated[
+        bool, typer.Option("--prompts/--no-prompts", help="Print every prompt in full.")
+    ] = True,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Prompts as the model's own chat template writes them.")
+    ] = False,
+) -> None:
+    """Say where a revision or a label came from: prompts, principles, numbers, policy, result."""
+    from cai.cli.why import why_command
+
+    why_command(run_folder, row, prompts=prompts, exact=exact)
+
+
 @app.command("export")
 def _export(
     run_folder: Annotated[Path, typer.Argument(help="A run folder.")],

@@ -87,7 +87,7 @@ class Replay:
         """The model's that said it."""
         return self._fingerprint
 
-    async def generate(self, request: GenerateRequest) -> Completion:  # noqa: ARG002
+    async def generate(self, request: GenerateRequest) -> Completion:
         """Say the next text.
 
         Raises:
@@ -96,10 +96,10 @@ class Replay:
         try:
             text = next(self._texts)
         except StopIteration:
-            raise EndOfReplayError from None
+            raise EndOfReplayError(request) from None
         return Completion(text, (), (), "stop", self._fingerprint)
 
-    async def score(self, request: ScoreRequest) -> Scores:  # noqa: ARG002
+    async def score(self, request: ScoreRequest) -> Scores:
         """Give the next scores.
 
         Raises:
@@ -108,11 +108,15 @@ class Replay:
         try:
             return Scores(next(self._scores), self._fingerprint)
         except StopIteration:
-            raise EndOfReplayError from None
+            raise EndOfReplayError(request) from None
 
     async def close(self) -> None:
         """Do nothing."""
 
 
 class EndOfReplayError(Exception):
-    """The row ended here: the model was asked, but its answer is not in the row."""
+    """The model was asked, but its answer is not in the row."""
+
+    def __init__(self, request: GenerateRequest | ScoreRequest) -> None:
+        super().__init__("the row ends here")
+        self.request = request
