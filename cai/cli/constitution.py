@@ -222,6 +222,22 @@ def diff(
     )
 
 
+@app.command()
+def stats(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    json_: Annotated[bool, typer.Option("--json", help="Everything, intervals included.")] = False,
+) -> None:
+    """Say what each principle did in a run.
+
+    Rounds it was drawn for and the share of them that changed the response; verdicts under it, the
+    share that has a vote, how sharp they are (0 undecided, 1 certain) and the share that is the
+    same in both orders; labels that would flip or be lost without its votes.
+    """
+    from cai.cli.statistics import stats_command
+
+    stats_command(run, as_json=json_)
+
+
 def _name(path: Path) -> str:
     """Make a constitution's name of a file's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "constitution"
