@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "engines": {"chat", "models", *DATA},
     "revise": {"constitution", "templates", "engines", "rows", *DATA},
     "compare": {"constitution", "templates", "engines", "rows", *DATA},
+    "grow": {"templates", "engines", "prompts.near_duplicates", *DATA},
     "training": {"chat", "models", "store", *DATA},
     "sft": {"chat", "models", "store", "training", *DATA},
     "preference_model": {"chat", "models", "training", *DATA},

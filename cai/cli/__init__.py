@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from cai import __version__
-from cai.cli import constitution
+from cai.cli import constitution, prompts
 from cai.errors import CaiError
 
 # Newer Typers carry a click of their own: its errors are reached through Typer's public names.
@@ -58,6 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(constitution.app, name="constitution")
+app.add_typer(prompts.app, name="prompts")
 
 _ERRORS = Console(stderr=True, soft_wrap=True)
 

@@ -175,6 +175,13 @@ def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> 
     return Prompt(turns, prefill=VERDICT)
 
 
+def grow_prompt(examples: Sequence[str]) -> Prompt:
+    """Ask for one more prompt like the examples; each stands on one line of a list."""
+    lines = [f"{n}. {' '.join(text.split())}" for n, text in enumerate(examples, start=1)]
+    content = render("grow.j2", examples="\n".join(lines))
+    return Prompt((_user(content),), prefill=f"{len(examples) + 1}.")
+
+
 def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) -> Conversation:
     """Put worked examples before `turns`, but after the system message."""
     system = tuple(m for m in turns[:1] if m.role == "system")
