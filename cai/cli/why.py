@@ -29,7 +29,7 @@ def why_command(run_folder: Path, key: str, *, prompts: bool, exact: bool) -> No
     run = read_run(run_folder, settings)
     origin = trace(run, load_constitution(run_folder / "constitution.yaml"), key)
     console = Console(highlight=False)
-    write = _Templates(run_folder, settings).write if exact else _plainly
+    write = Templates(run_folder, settings).write if exact else _plainly
     _Shown(console, policy=run.compare.labels, prompts=prompts, write=write).origin(origin)
 
 
@@ -148,7 +148,7 @@ def _plainly(asked: Asked) -> str:
     return f"{to_transcript(prompt.messages)}\n\n{opening}"
 
 
-class _Templates:
+class Templates:
     """Writes prompts as each model's own chat template does, control tokens included."""
 
     def __init__(self, run_folder: Path, settings: PipelineSettings) -> None:

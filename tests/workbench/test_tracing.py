@@ -1,12 +1,14 @@
 """`cai why`: the prompts shown are the ones that were sent."""
 
 import asyncio
+import dataclasses
 
 import pytest
 from stored_run import CONSTITUTION, PRINCIPLES, engine, make, said, scored, write_run
 from typer.testing import CliRunner
 
 from cai.cli import app
+from cai.cli.why import Templates
 from cai.compare import judge, judgement_items
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
@@ -181,3 +183,21 @@ def test_the_command_prints_prompts_numbers_policy_and_result(run):
     assert "log P(A)" in brief
     assert "Beware" not in brief
     assert invoke(run.folder, "nothing").exit_code == 1
+
+
+def test_exact_prompts_are_written_by_the_models_own_template(run, tmp_path):
+    """The playground's template writes transcripts; each name in the rows finds its model."""
+    row = next(row for row in run.chains if row.steps)
+    origin = trace(run, CONSTITUTION, row.key)
+    models = run.settings.models.model_copy(
+        update={"helpful": run.settings.models.helpful.model_copy(update={"path": "playground"})}
+    )
+    templates = Templates(tmp_path, run.settings.model_copy(update={"models": models}))
+    for name in ("playground", "helpful-only"):
+        asked = dataclasses.replace(origin.asked[1], model=name)
+        written = templates.write(asked)
+        assert written.endswith(f"Critique Request: {request_of(row)}\n\nCritique:")
+
+
+def request_of(row):
+    return next(p.critique for p in PRINCIPLES if p.id == row.steps[0].principle.id)
