@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cai.constitution import Constitution, Principle, draw, draw_several
-from cai.constitution.schema import ComparisonExample
+from cai.constitution import Constitution, Principle, draw_several
 from cai.conversation import Prompt, strip_thinking
 from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest
 from cai.records import (
@@ -37,7 +36,7 @@ from cai.templates import (
     verdict_prompt,
 )
 
-VERSION = 1
+VERSION = 2
 PairInputs = tuple[PromptRow, bool]
 JudgementInputs = tuple[PairRow, Principle]
 
@@ -152,14 +151,13 @@ def judgement_items(
     items: list[Item[JudgementInputs]] = []
     for principle in principles:
         key = content_hash("judgement", pair.key, principle.id)
-        shown = _few_shot(examples, constitution, key=key, seed=seed)
         fingerprint = content_hash(
             VERSION,
             model_fingerprint,
             pair.messages,
             [sample.text for sample in pair.responses],
             principle.comparison_hash,
-            [(example.model_dump(mode="json"), text) for example, text in shown],
+            examples,
             template_hash(COMPARISON_TEMPLATES[settings.layout]),
             settings.reasoning and settings.reasoning_tokens,
             settings.both_orders,
@@ -199,15 +197,18 @@ async def judge(
             seed=seed,
         ),
     )
+    # The examples stand under the principle that is asked about, so that rewording another one
+    # touches nothing here, and all judgements under one principle share their opening.
+    question = str(principle.comparison)
     examples = constitution.few_shot.comparison[: settings.few_shot]
-    few_shot = _few_shot(examples, constitution, key=item.key, seed=seed)
+    few_shot = [(example, question) for example in examples]
 
     async def ask(first: str, second: str, order: str) -> OrderEvidence:
         prompt = comparison_prompt(
             pair.messages,
             first,
             second,
-            str(principle.comparison),
+            question,
             layout=settings.layout,
             few_shot=few_shot,
             reasoning=settings.reasoning,
@@ -339,19 +340,6 @@ def label_pair(
 
 
 _NOTHING = ResponseSample(text="", model="", ended=False)
-
-
-def _few_shot(
-    examples: Sequence[ComparisonExample], constitution: Constitution, *, key: str, seed: int
-) -> list[tuple[ComparisonExample, str]]:
-    """Pair each example with an independently drawn principle (paper, section 4.1)."""
-    return [
-        (
-            example,
-            str(draw(constitution.comparisons, seed=seed, key=f"{key}/shot", round=n).comparison),
-        )
-        for n, example in enumerate(examples)
-    ]
 
 
 def _sampling(settings: CompareSettings) -> dict[str, float | int | str]:

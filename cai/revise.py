@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cai.constitution import Constitution, Principle, draw
 from cai.conversation import Prompt, strip_thinking
 from cai.engines import Engine, GenerateRequest, PromptTooLong
@@ -54,6 +56,33 @@ def revise_item(
         seed,
     )
     return Item(key, fingerprint, (prompt, principles))
+
+
+def revise_items(
+    prompts: Iterable[PromptRow],
+    *,
+    constitution: Constitution,
+    settings: ReviseSettings,
+    model_fingerprint: str,
+    seed: int,
+) -> list[Item[Inputs]]:
+    """Name the chains of a stage: one per red-team prompt, several samples per helpful prompt.
+
+    Held-out prompts get none.
+    """
+    return [
+        revise_item(
+            prompt,
+            sample,
+            constitution=constitution,
+            settings=settings,
+            model_fingerprint=model_fingerprint,
+            seed=seed,
+        )
+        for prompt in prompts
+        if prompt.split == "train"
+        for sample in range(settings.helpful_samples if prompt.kind == "helpful" else 1)
+    ]
 
 
 async def critique_and_revise(

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from cai import __version__
-from cai.cli import constitution
+from cai.cli import constitution, prompts
 from cai.errors import CaiError
 
 # Newer Typers carry a click of their own: its errors are reached through Typer's public names.
@@ -58,6 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(constitution.app, name="constitution")
+app.add_typer(prompts.app, name="prompts")
 
 _ERRORS = Console(stderr=True, soft_wrap=True)
 
@@ -103,6 +104,23 @@ def _report(run_folder: Annotated[Path, typer.Argument(help="A run folder.")]) -
     from cai.cli.run import report_command
 
     report_command(run_folder)
+
+
+@app.command("why")
+def _why(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    row: Annotated[str, typer.Argument(help="The key of a chain, a pair, a judgement or a label.")],
+    prompts: Annotated[
+        bool, typer.Option("--prompts/--no-prompts", help="Print every prompt in full.")
+    ] = True,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Prompts as the model's own chat template writes them.")
+    ] = False,
+) -> None:
+    """Say where a revision or a label came from: prompts, principles, numbers, policy, result."""
+    from cai.cli.why import why_command
+
+    why_command(run_folder, row, prompts=prompts, exact=exact)
 
 
 @app.command("export")

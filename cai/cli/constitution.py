@@ -1,4 +1,4 @@
-"""`cai constitution …`: write, check, show and import constitutions. Needs no model."""
+"""`cai constitution …`: write, check, show, import, try and test constitutions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cai.cli.options import Model, ModelChanges, Reasoning, Seed, model_settings
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.constitution.check import check_constitution
 from cai.constitution.findings import Finding
@@ -21,8 +22,9 @@ from cai.constitution.importing import imported_yaml, read_foreign
 from cai.constitution.load import SUFFIXES
 from cai.constitution.schema import file_schema
 from cai.errors import CaiError
+from cai.settings import CompareSettings, ReviseSettings
 
-app = typer.Typer(no_args_is_help=True, help="Write, check, show and import constitutions.")
+app = typer.Typer(no_args_is_help=True, help="Write, check, try, test and compare constitutions.")
 
 _GITHUB_LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -44,10 +46,11 @@ def check(
     format: Annotated[  # noqa: A002
         Literal["text", "json", "github"], typer.Option(help="How findings are written.")
     ] = "text",
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.")] = False,
 ) -> None:
     """Say what is wrong or doubtful in constitutions (files or built-in names).
 
-    Exit status 1 when there is an error; warnings and notes are no errors.
+    Exit status 1 when there is an error; with `--strict` also when there is a warning.
     """
     found = {file: check_constitution(file) for file in files}
     findings = [finding for per_file in found.values() for finding in per_file]
@@ -58,7 +61,8 @@ def check(
             typer.echo(_annotation(finding))
     else:
         _print_text(found)
-    if any(finding.severity == "error" for finding in findings):
+    failing = ("error", "warning") if strict else ("error",)
+    if any(finding.severity in failing for finding in findings):
         raise typer.Exit(1)
 
 
@@ -108,6 +112,130 @@ def import_(
         imported.notes.append(f"wrote {out}; now run: cai constitution check {out}")
     for note in imported.notes:
         typer.echo(note, err=True)
+
+
+@app.command("try")
+def try_prompt(
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="What the user says.", show_default=False)],
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    principle: Annotated[
+        str | None, typer.Option(metavar="ID", help="Use this principle and draw none.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Critique-revision pairs.")] = 2,
+    critique: Annotated[
+        bool, typer.Option("--critique/--no-critique", help="Or revise directly.")
+    ] = True,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare the first response with the last revision.")
+    ] = False,
+    reasoning: Reasoning = False,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Show what a constitution does to one prompt: response, critiques, revisions, verdict."""
+    from cai.cli.trying import try_command
+
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    try_command(
+        load_constitution(file),
+        prompt,
+        model=model_settings(model, model_set),
+        principle=principle,
+        revise=ReviseSettings.model_validate({**sampling, "rounds": rounds, "critique": critique}),
+        compare=CompareSettings.model_validate(
+            {**sampling, "reasoning": reasoning, "reasoning_tokens": max_new_tokens}
+        )
+        if compare
+        else None,
+        seed=seed,
+    )
+
+
+@app.command("test")
+def run_tests(
+    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    reasoning: Reasoning = False,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of each principle's tests to pass.")
+    ] = 1.0,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the outcomes as JUnit XML.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Of critiques and reasoning.")] = 0.0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="The longest critique or chain of thought.")
+    ] = 256,
+    seed: Seed = 0,
+) -> None:
+    """Run the tests in a constitution against a feedback model.
+
+    Exit status 1 when a principle passes a smaller share of its tests than the threshold.
+    """
+    from cai.cli.testing import test_command
+
+    test_command(
+        load_constitution(file),
+        model=model_settings(model, model_set),
+        settings=CompareSettings(
+            reasoning=reasoning,
+            reasoning_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+        ),
+        threshold=threshold,
+        junit_path=junit,
+        seed=seed,
+    )
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", show_default=False)],
+    new: Annotated[str, typer.Argument(metavar="NEW", show_default=False)],
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Count the rows of this run it touches.")
+    ] = None,
+    relabel: Annotated[
+        bool, typer.Option("--relabel", help="Judge what the edit touches; show flipped labels.")
+    ] = False,
+    examples: Annotated[int, typer.Option(min=0, help="How many flipped labels to show.")] = 3,
+) -> None:
+    """Say what an edit changes, and what it would do to a run. Only `--relabel` asks a model.
+
+    The constitution that a run was made with is constitution.yaml in its folder.
+    """
+    from cai.cli.diffing import diff_command
+
+    if relabel and run is None:
+        raise typer.BadParameter("`--relabel` needs a run: name its folder with `--run`")
+    diff_command(
+        load_constitution(old),
+        load_constitution(new),
+        run_folder=run,
+        relabelling=relabel,
+        examples=examples,
+    )
+
+
+@app.command()
+def stats(
+    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    json_: Annotated[bool, typer.Option("--json", help="Everything, intervals included.")] = False,
+) -> None:
+    """Say what each principle did in a run.
+
+    Rounds it was drawn for and the share of them that changed the response; verdicts under it, the
+    share that has a vote, how sharp they are (0 undecided, 1 certain) and the share that is the
+    same in both orders; labels that would flip or be lost without its votes.
+    """
+    from cai.cli.statistics import stats_command
+
+    stats_command(run, as_json=json_)
 
 
 def _name(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -18,12 +18,28 @@ UNEVEN = 20.0
 
 _RESIDUE = re.compile(
     r"(Critique|Revision) ?(Request)?:|Options:|\([AB]\)|\{\{|\{%|<\||^(Human|Assistant|User):"
-    r"|The answer is:",
+    r"|The answer is\b|\[/?INST\]|^#+ ?(Instruction|Response)",
     re.MULTILINE,
 )
 _TONE = re.compile(
     r"evasi|evade|preach|moraliz|moralis|lectur|sermon|condescend|overreact|over-react"
     r"|overly|needless(ly)? refus|judgmental|holier",
+    re.IGNORECASE,
+)
+_NEGATIVE = re.compile(
+    r"not|no|never|none|neither|nor|without|less|least|fewer|fewest|worse|avoids?"
+)
+_POSITIVE = re.compile(r"more|most|better|best|greater|greatest")
+"""Words that `_NEGATIVE` ones, which turn a wish into its opposite, often replace."""
+_BAD = (
+    r"(harmful|hurtful|dangerous|unsafe|illegal|unlawful|criminal|unethical|immoral|toxic|racist"
+    r"|sexist|offensive|hateful|dishonest|deceptive|misleading|biased|abusive|violent|rude)"
+)
+_PRESUMED = re.compile(
+    rf"\b(since|because|as|given that|now that) the (user|human|request|prompt|question)\b"
+    rf"|\b(the (user|human)'s|the|this|such an?) {_BAD} (request|question|prompt|demand|wish)\b"
+    rf"|\bwhy (is |was )?(the|this) (assistant's )?(last )?(response|answer|reply) (is |was )?"
+    rf"{_BAD}",
     re.IGNORECASE,
 )
 
@@ -41,28 +57,48 @@ def check_constitution(ref: str | Path) -> list[Finding]:
         resolved = resolve(find(ref))
     except ConstitutionError as problem:
         return problem.findings
-    lints = (_near_duplicates, _residue, _tone, _stages, _weights, _one_letter)
+    lints = (_alike, _residue, _presumption, _tone, _stages, _weights, _one_letter)
     findings = [finding for lint in lints for finding in lint(resolved)]
     return sorted(findings, key=lambda f: (str(f.place.path), f.place.line, f.place.column))
 
 
-def _near_duplicates(resolved: Resolved) -> Iterator[Finding]:
+def _alike(resolved: Resolved) -> Iterator[Finding]:
+    """Find principles that say the same, or the same with the opposite sign."""
     principles = resolved.constitution.principles
     for half in ("critique", "comparison"):
-        pairs = {p.id: _word_pairs(text) for p in principles if (text := getattr(p, half))}
-        for first, second in combinations(pairs, 2):
-            shared = len(pairs[first] & pairs[second]) / len(pairs[first] | pairs[second])
-            if shared >= NEAR_DUPLICATE:
+        texts = {p.id: _words(text) for p in principles if (text := getattr(p, half))}
+        for first, second in combinations(texts, 2):
+            one, other = texts[first], texts[second]
+            both = f"principles {first!r} and {second!r}"
+            if _negated(one) != _negated(other) and _overlap(_unsigned(one), _unsigned(other)):
                 message = (
-                    f"principles {first!r} and {second!r} have nearly the same `{half}`: keep one"
-                    " and raise its weight, or make the other say something else"
+                    f"{both} ask for opposite things in nearly the same words (`{half}`), so what"
+                    " one teaches the other undoes: drop one, or say when each applies"
+                )
+                yield _warning(resolved.places[second], "contradiction", message)
+            elif _overlap(one, other):
+                message = (
+                    f"{both} have nearly the same `{half}`: keep one and raise its weight, or make"
+                    " the other say something else"
                 )
                 yield _warning(resolved.places[second], "near-duplicate", message)
 
 
-def _word_pairs(text: str) -> set[tuple[str, str]]:
-    words = ["", *re.findall(r"\w+", text.casefold()), ""]
-    return set(pairwise(words))
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold().replace("n't", " not"))
+
+
+def _unsigned(words: Iterable[str]) -> list[str]:
+    return [w for w in words if not _NEGATIVE.fullmatch(w) and not _POSITIVE.fullmatch(w)]
+
+
+def _negated(words: Iterable[str]) -> bool:
+    return sum(bool(_NEGATIVE.fullmatch(word)) for word in words) % 2 == 1
+
+
+def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
+    first, second = (set(pairwise(["", *words, ""])) for words in (one, other))
+    return len(first & second) / len(first | second) >= NEAR_DUPLICATE
 
 
 def _residue(resolved: Resolved) -> Iterator[Finding]:
@@ -77,13 +113,33 @@ def _residue(resolved: Resolved) -> Iterator[Finding]:
                 yield _warning(resolved.places[principle.id], "template-residue", message)
 
 
+def _presumption(resolved: Resolved) -> Iterator[Finding]:
+    """A principle is drawn for any prompt, so what it takes for granted is often not so."""
+    for principle in resolved.constitution.principles:
+        for half in ("critique", "revision", "comparison"):
+            found = _PRESUMED.search(getattr(principle, half) or "")
+            if found:
+                message = (
+                    f"principle {principle.id!r}: its `{half}` takes something for granted"
+                    f" ({found[0]!r}), but it is drawn for prompts of every kind: ask whether it is"
+                    " so, or begin with `if`"
+                )
+                yield _warning(resolved.places[principle.id], "presumption", message)
+
+
 def _tone(resolved: Resolved) -> Iterator[Finding]:
     """The paper (sections 4.3 and 5) found that without such principles models turn harsh."""
-    texts = (f"{p.critique} {p.revision} {p.comparison}" for p in resolved.constitution.principles)
-    if not any(_TONE.search(text) for text in texts):
+    constitution = resolved.constitution
+    halves = {
+        "critique": [f"{p.critique} {p.revision}" for p in constitution.supervised],
+        "comparison": [str(p.comparison) for p in constitution.comparisons],
+    }
+    silent = [half for half, texts in halves.items() if texts and not _TONE.search(" ".join(texts))]
+    if silent:
+        where = "" if len(silent) == sum(map(bool, halves.values())) else f" in its `{silent[0]}`"
         message = (
-            "no principle speaks against evasive or preachy answers, and training tends towards"
-            " them: add one, or put `helpful` in `extends`"
+            f"no principle speaks against evasive or preachy answers{where}, and training tends"
+            " towards them: add one, or put `helpful` in `extends`"
         )
         yield _warning(Place(resolved.path), "no-tone-principle", message)
 

@@ -15,6 +15,7 @@ from cai.constitution.schema import (
     ComparisonExample,
     ConstitutionFile,
     CritiqueExample,
+    Extension,
     FewShot,
     Principle,
     PrincipleTest,
@@ -23,6 +24,7 @@ from cai.conversation import Message
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): ConstitutionFile,
+    ("extends",): Extension,
     ("principles",): Principle,
     ("principles", "tests"): PrincipleTest,
     ("few_shot",): FewShot,
@@ -34,6 +36,7 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
 """What each part of a file is made of, by the keys that lead to it."""
 
 _NAMES: dict[tuple[str, ...], str] = {
+    ("extends",): "item",
     ("principles",): "principle",
     ("principles", "tests"): "test",
     ("few_shot", "critique"): "critique example",
@@ -101,6 +104,8 @@ def _explain_one(details: ErrorDetails, document: Document) -> Finding:
         message = _MENDS.get(kind) or details["msg"].replace("Input should be", "must be")
     owner = _owner(location)
     subject, field = _subject(owner, document.data), _field(location[len(owner) :])
+    if kind == "model_type" and _path(location) == ("extends",):
+        message = "must be a name or a path, or a mapping with `from`"
     if field:
         sentence = f"{subject}: {field} {message}" if subject else f"{field} {message}"
     else:
@@ -145,4 +150,6 @@ def _subject(owner: Location, data: Any) -> str:  # noqa: ANN401
             name = _NAMES[_path(owner[:end])]
             identified = name == "principle" and isinstance(data, dict) and data.get("id")
             names.append(f"principle {data['id']!r}" if identified else f"{name} {step + 1}")
+    if owner[:1] == ("extends",):
+        names.insert(0, "`extends`")
     return " of ".join(reversed(names))

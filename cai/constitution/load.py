@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +11,15 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from cai.constitution.document import Document, read_document
-from cai.constitution.explain import explain
+from cai.constitution.explain import did_you_mean, explain
 from cai.constitution.findings import ConstitutionError, Finding, Place, error
-from cai.constitution.schema import Constitution, ConstitutionFile, FewShot, Principle
+from cai.constitution.schema import (
+    Constitution,
+    ConstitutionFile,
+    Extension,
+    FewShot,
+    Principle,
+)
 from cai.errors import CaiError
 
 T = TypeVar("T")
@@ -153,18 +159,52 @@ def _ids(data: Any) -> Iterator[tuple[int, str]]:  # noqa: ANN401
 
 def _parents(file: ConstitutionFile, document: Document, chain: tuple[Path, ...]) -> list[Resolved]:
     parents: list[Resolved] = []
-    for index, ref in enumerate(file.extends):
-        place = document.place(("extends", index))
+    for index, extension in enumerate(file.extends):
+        place = document.place(("extends", index, "from"))
         try:
-            path = find(ref, chain[-1].parent)
+            path = find(extension.from_, chain[-1].parent)
         except CaiError as problem:
             raise ConstitutionError([error(place, "extends", str(problem))]) from problem
         if path.resolve() in [p.resolve() for p in chain]:
             circle = " → ".join(p.name for p in (*chain, path))
             message = f"`extends` goes in a circle ({circle}): remove one of its steps"
             raise ConstitutionError([error(place, "extends", message)])
-        parents.append(resolve(path, chain))
+        parents.append(_part(resolve(path, chain), extension, document, index))
     return parents
+
+
+def _part(parent: Resolved, extension: Extension, document: Document, index: int) -> Resolved:
+    """Return what an extension takes of a parent, reweighted.
+
+    Raises:
+        ConstitutionError: It names a tag or an id that the parent does not have, or takes nothing.
+    """
+    constitution = parent.constitution
+    known = {
+        "tags": {tag for p in constitution.principles for tag in p.tags},
+        "exclude": {p.id for p in constitution.principles},
+    }
+    findings: list[Finding] = []
+    for key, words in (("tags", extension.tags or []), ("exclude", extension.exclude)):
+        what = "tag" if key == "tags" else "id"
+        for number, word in enumerate(words):
+            if word not in known[key]:
+                hint = did_you_mean(word, known[key])
+                message = f"no principle of {constitution.name!r} has the {what} `{word}`: {hint}"
+                place = document.place(("extends", index, key, number))
+                findings.append(error(place, "extends", message))
+    taken = tuple(
+        p.model_copy(update={"weight": p.weight * extension.weight})
+        for p in constitution.principles
+        if (extension.tags is None or set(extension.tags) & set(p.tags))
+        and p.id not in extension.exclude
+    )
+    if not taken and not findings:
+        message = f"nothing of {constitution.name!r} is left: exclude less, or drop this item"
+        findings.append(error(document.place(("extends", index)), "extends", message))
+    if findings:
+        raise ConstitutionError(findings)
+    return replace(parent, constitution=constitution.model_copy(update={"principles": taken}))
 
 
 def _refuse_conflicts(parents: list[Resolved], own: Container[str], document: Document) -> None:

@@ -19,6 +19,7 @@ from cai.records import content_hash
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 """Space around a text is dropped: how a YAML block ends must not change a prompt."""
 Note = Annotated[str, StringConstraints(strip_whitespace=True)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -78,14 +79,14 @@ class Principle(Part):
     """Asks to rewrite the response (supervised stage)."""
     comparison: Text | None = None
     """Asks which of two responses is better (feedback stage)."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 1.0
+    weight: Weight = 1.0
     """How often it is drawn, relative to the others; its weight in an average of several."""
     tags: list[Identifier] = []
-    """Reports group by them; nothing else reads them."""
+    """Reports group by them, and `extends` can choose by them."""
     description: Note | None = None
     """For people: why the principle is there. Never sent to a model."""
     tests: list[PrincipleTest] = []
-    """Examples with known verdicts."""
+    """Examples with known verdicts, for `cai constitution test`. Rows do not depend on them."""
 
     @model_validator(mode="after")
     def _whole(self) -> Principle:
@@ -101,6 +102,13 @@ class Principle(Part):
             raise ValueError(
                 "says nothing: give it `critique` and `revision`, or `comparison`, or all three"
             )
+        for number, test in enumerate(self.tests, start=1):
+            half = "critique" if test.better is None else "comparison"
+            if getattr(self, half) is None:
+                raise ValueError(
+                    f"has no `{half}`, which its test {number} is a test of: add one, or remove"
+                    " the test"
+                )
         return self
 
     @property
@@ -132,7 +140,7 @@ class CritiqueExample(Part):
 
 
 class ComparisonExample(Part):
-    """A worked example of a comparison; its principle is drawn anew each time."""
+    """A worked example of a comparison; it is shown under the principle that is asked about."""
 
     messages: Exchange
     """The conversation up to the user's last turn."""
@@ -153,6 +161,29 @@ class FewShot(Part):
     """Shown before a comparison."""
 
 
+class Extension(Part):
+    """A constitution to build on, whole or in part; a name or a path alone takes all of it."""
+
+    from_: Text = Field(alias="from")
+    """A built-in name, or a file relative to this one."""
+    tags: Annotated[list[Identifier], Field(min_length=1)] | None = None
+    """Take the principles with one of these tags; all if left out."""
+    exclude: list[Identifier] = []
+    """Leave out the principles with these ids."""
+    weight: Weight = 1.0
+    """Their weights are multiplied by it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, data: Any) -> Any:  # noqa: ANN401
+        return {"from": data} if isinstance(data, str) else data
+
+
+def _or_text(schema: dict[str, Any]) -> None:
+    """Say in the JSON Schema that an extension may be its `from` alone."""
+    schema["items"] = {"anyOf": [{"type": "string", "minLength": 1}, schema["items"]]}
+
+
 class ConstitutionFile(Part):
     """A constitution file, `extends` not yet resolved."""
 
@@ -162,8 +193,9 @@ class ConstitutionFile(Part):
     """What runs and reports call the constitution."""
     description: Note = ""
     """For people. Never sent to a model."""
-    extends: list[Text] = []
-    """Constitutions to build on: built-in names, or files relative to this one."""
+    extends: Annotated[list[Extension], Field(json_schema_extra=_or_text)] = []
+    """Constitutions to build on: built-in names, or files relative to this one; or parts of them,
+    as `{from, tags, exclude, weight}`."""
     principles: list[Principle] = []
     """The file's own principles; one with the id of an inherited one replaces it."""
     few_shot: FewShot = FewShot()

@@ -93,6 +93,8 @@ def _ratio_variance(sums: Sequence[float], sizes: Sequence[int]) -> float:
 
 
 def _design_effect(hits: Sequence[float], sizes: Sequence[int]) -> float:
+    if max(sizes) == 1:
+        return 1.0
     n = sum(sizes)
     p = sum(hits) / n
     worst = sum(size**2 for size in sizes) / n

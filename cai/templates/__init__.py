@@ -157,6 +157,31 @@ def rating_prompt(
     return Prompt((_user(content),), prefill=REASONING if reasoning else RATING)
 
 
+def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> Prompt:
+    """Ask whether a critique found fault; `yes_first` makes (A) mean that it did.
+
+    Args:
+        critique_request: What `critique_prompt` returned.
+        critique: The model's answer to it.
+        yes_first: Which option means what; ask both ways to cancel a liking for a letter.
+    """
+    options = ["It finds something wrong.", "It finds nothing wrong."]
+    first, second = options if yes_first else reversed(options)
+    turns = (
+        *critique_request.messages,
+        _assistant(critique, "Critique"),
+        _user(render("flag.j2", first=first, second=second)),
+    )
+    return Prompt(turns, prefill=VERDICT)
+
+
+def grow_prompt(examples: Sequence[str]) -> Prompt:
+    """Ask for one more prompt like the examples; each stands on one line of a list."""
+    lines = [f"{n}. {' '.join(text.split())}" for n, text in enumerate(examples, start=1)]
+    content = render("grow.j2", examples="\n".join(lines))
+    return Prompt((_user(content),), prefill=f"{len(examples) + 1}.")
+
+
 def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) -> Conversation:
     """Put worked examples before `turns`, but after the system message."""
     system = tuple(m for m in turns[:1] if m.role == "system")

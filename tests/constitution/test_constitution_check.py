@@ -36,8 +36,48 @@ def test_near_duplicates_are_found_and_different_texts_are_not(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "code"),
+    [
+        ("Choose the reply that is more {}", "Choose the reply that is less {}", "contradiction"),
+        ("Choose the reply that gives {}", "Choose the reply that never gives {}", "contradiction"),
+        ("Choose the one that doesn't say {}", "Choose the one that does say {}", "contradiction"),
+        ("Choose the reply that is more {}", "Choose the reply that is most {}", "near-duplicate"),
+    ],
+)
+def test_opposite_wishes_in_the_same_words_are_no_duplicates(tmp_path, one, other, code):
+    what = "helpful with plans for a quiet life by the sea"
+    texts = {"a": one.format(what), "b": other.format(what)}
+    principles = "".join(f'  - {{id: {i}, comparison: "{t}"}}\n' for i, t in texts.items())
+    assert found(tmp_path, TONE + principles) == [(code, "warning", 6)]
+
+
+@pytest.mark.parametrize(
+    ("text", "presumes"),
+    [
+        ("Because the user wants to steal, say who is hurt.", True),
+        ("Rewrite it so that the harmful request is declined.", True),
+        ("Say why the assistant's last response is racist.", True),
+        ("If the request is harmful, say why.", False),
+        ("Is the assistant's last response racist? Say why.", False),
+        ("Name harmful advice, if there is any.", False),
+    ],
+)
+def test_what_is_taken_for_granted_is_found(tmp_path, text, presumes):
+    found_now = found(tmp_path, TONE + f'  - {{id: a, comparison: "{text}"}}\n')
+    assert found_now == ([("presumption", "warning", 5)] if presumes else [])
+
+
+@pytest.mark.parametrize(
     "residue",
-    ["CritiqueRequest: find", "Pick. Options:", "Pick (A) now", "As {{ name }} says", "Human: hi"],
+    [
+        "CritiqueRequest: find",
+        "Pick. Options:",
+        "Pick (A) now",
+        "As {{ name }} says",
+        "{% if x %}",
+        "Human: hi",
+        "Choose one. The answer is",
+    ],
 )
 def test_pieces_of_prompts_are_found(tmp_path, residue):
     principles = TONE + f"  - id: a\n    comparison: |\n      {residue}\n"
@@ -51,6 +91,9 @@ def test_ordinary_parentheses_and_colons_are_no_residue(tmp_path):
 def test_a_constitution_without_a_principle_on_tone_is_warned_about(tmp_path):
     plain = "  - {id: a, critique: Any harm, revision: Remove it., comparison: Which is safer}\n"
     assert found(tmp_path, plain) == [("no-tone-principle", "warning", 1)]
+    half = plain.replace("Which is safer", "Which is less preachy")
+    (finding,) = check(tmp_path, half)
+    assert "in its `critique`" in finding.message
     inherited = "schema: 1\nname: child\nextends: [helpful]\nprinciples:\n" + plain
     path = tmp_path / "child.yaml"
     path.write_text(inherited)

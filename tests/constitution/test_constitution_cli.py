@@ -64,6 +64,14 @@ def test_check_exits_with_one_on_errors_only(cli, tmp_path):
     assert "bad.yaml:4:5: error: principle 'x' has `critique` without `revision`" in bad.stdout
 
 
+def test_strict_fails_on_warnings_but_not_on_notes(cli, tmp_path):
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "doubtful.yaml").write_text(GOOD.replace("less evasive one", "one (A)"))
+    assert cli("check", "doubtful.yaml").exit_code == 0
+    assert cli("check", "--strict", "doubtful.yaml").exit_code == 1
+    assert cli("check", "--strict", "good.yaml").exit_code == 0
+
+
 def test_check_for_machines(cli, tmp_path):
     (tmp_path / "bad.yaml").write_text(BAD)
     result = cli("check", "bad.yaml", "--format", "json")

@@ -4,6 +4,7 @@ import pytest
 
 from cai.constitution import load_constitution
 from cai.constitution.findings import ConstitutionError
+from cai.constitution.schema import file_schema
 
 
 def write(folder, name, extends=(), few_shot="", **principles):
@@ -85,3 +86,79 @@ def test_a_broken_parent_is_named(tmp_path):
     with pytest.raises(ConstitutionError) as caught:
         load_constitution(child)
     assert str(caught.value).startswith(f"{parent}:3:14: principle 'x'")
+
+
+TAGGED = """\
+schema: 1
+name: tagged
+principles:
+  - {id: x, comparison: one, tags: [red, warm], weight: 2}
+  - {id: y, comparison: two, tags: [blue]}
+  - {id: z, comparison: three}
+few_shot:
+  comparison: [{messages: [{role: user, content: u}], responses: [a, b], answer: A}]
+"""
+
+
+def extend(tmp_path, *items, rest=""):
+    (tmp_path / "tagged.yaml").write_text(TAGGED)
+    path = tmp_path / "child.yaml"
+    path.write_text(f"schema: 1\nname: child\nextends: [{', '.join(items)}]\n{rest}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("{from: tagged.yaml}", {"x": 2, "y": 1, "z": 1}),
+        ("{from: tagged.yaml, tags: [red]}", {"x": 2}),
+        ("{from: tagged.yaml, tags: [warm, blue]}", {"x": 2, "y": 1}),
+        ("{from: tagged.yaml, exclude: [x]}", {"y": 1, "z": 1}),
+        ("{from: tagged.yaml, tags: [red, blue], exclude: [x]}", {"y": 1}),
+        ("{from: tagged.yaml, weight: 0.5}", {"x": 1, "y": 0.5, "z": 0.5}),
+    ],
+)
+def test_a_part_can_be_taken_and_reweighted(tmp_path, item, expected):
+    constitution = load_constitution(extend(tmp_path, item))
+    assert {p.id: p.weight for p in constitution.principles} == expected
+    assert len(constitution.few_shot.comparison) == 1
+
+
+def test_parts_of_one_parent_can_weigh_differently(tmp_path):
+    red = "{from: tagged.yaml, tags: [red], weight: 3}"
+    constitution = load_constitution(extend(tmp_path, red, "{from: tagged.yaml, exclude: [x]}"))
+    assert {p.id: p.weight for p in constitution.principles} == {"x": 6, "y": 1, "z": 1}
+    with pytest.raises(ConstitutionError, match="defined differently"):
+        load_constitution(extend(tmp_path, red, "tagged.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("item", "column", "words"),
+    [
+        ("{from: tagged.yaml, tags: [read]}", 38, "has the tag `read`: did you mean `red`"),
+        ("{from: tagged.yaml, exclude: [w]}", 41, "has the id `w`: known are x, y, z"),
+        ("{from: tagged.yaml, tags: [red], exclude: [x]}", 11, "nothing of 'tagged' is left"),
+        ("{from: nowhere.yaml}", 18, "no constitution 'nowhere.yaml'"),
+        ("{from: tagged.yaml, tag: [red]}", 31, "did you mean `tags`"),
+        ("{from: tagged.yaml, tags: []}", 37, "`tags` is empty or too short"),
+        ("{from: tagged.yaml, weight: 0}", 39, "item 1 of `extends`: `weight` must be above 0"),
+        ("{tags: [red]}", 11, "item 1 of `extends`: `from` is missing"),
+        ("''", 11, "`from` is empty"),
+        ("3", 11, "item 1 of `extends` must be a name or a path, or a mapping with `from`"),
+    ],
+)
+def test_parts_that_are_not_there_are_refused(tmp_path, item, column, words):
+    path = extend(tmp_path, item)
+    with pytest.raises(ConstitutionError) as caught:
+        load_constitution(path)
+    (finding,) = caught.value.findings
+    assert words in finding.message
+    assert (finding.place.line, finding.place.column) == (3, column)
+
+
+def test_the_schema_allows_both_forms():
+    schema = file_schema()
+    text, mapping = schema["properties"]["extends"]["items"]["anyOf"]
+    assert text == {"type": "string", "minLength": 1}
+    assert mapping == {"$ref": "#/$defs/Extension"}
+    assert schema["$defs"]["Extension"]["required"] == ["from"]

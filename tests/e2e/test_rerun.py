@@ -71,15 +71,11 @@ def test_rewording_a_comparison_relabels_only_rows_that_drew_it(finished, tmp_pa
             entry["comparison"] += " Think of everybody who could be hurt."
     edited = tmp_path / "edited.yaml"
     edited.write_text(yaml.safe_dump(constitution, sort_keys=False))
-    more = ["--set", f"constitution={edited}", "--set", "compare.few_shot=0"]
-    plain, _ = run_again(finished, tmp_path / "plain", "--set", "compare.few_shot=0")
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    done = cai(*finished[1], "--out", plain, *more)
-    assert done.returncode == 0, done.stdout + done.stderr
+    copy, ran = run_again(finished, tmp_path, "--set", f"constitution={edited}")
     drew = [row for row in judged if row["principle"]["id"] == principle]
-    assert metrics(plain, "compare")["judgements_made"] == len(drew) < len(judged)
-    assert metrics(plain, "compare")["pairs_made"] == 0
-    assert "revise: done" not in done.stdout
+    assert metrics(copy, "compare")["judgements_made"] == len(drew) < len(judged)
+    assert metrics(copy, "compare")["pairs_made"] == 0
+    assert "revise" not in ran
 
 
 def test_dry_run_says_why_and_touches_nothing(finished, tmp_path):

@@ -37,6 +37,7 @@ PRINCIPLES = tuple(
     Principle(id=f"p{n}", comparison=f"Which response is better by rule {n}?") for n in range(16)
 )
 CONSTITUTION = Constitution(name="test", principles=PRINCIPLES)
+EXAMPLE = ComparisonExample(messages=user("Hi"), responses=("yes", "no"), answer="B")
 
 
 def pair(key="pair", texts=("good", "bad"), state="ok"):
@@ -192,12 +193,16 @@ def items_of(key, constitution=CONSTITUTION, **settings):
     )
 
 
-def test_rewording_one_comparison_touches_only_the_pairs_that_drew_it():
+@pytest.mark.parametrize("shots", [0, 5])
+def test_rewording_one_comparison_touches_only_the_pairs_that_drew_it(shots):
+    few_shot = FewShot(comparison=[EXAMPLE] * shots)
+    original = CONSTITUTION.model_copy(update={"few_shot": few_shot})
     reworded = PRINCIPLES[3].model_copy(update={"comparison": "Reworded?"})
-    edited = Constitution(name="test", principles=(*PRINCIPLES[:3], reworded, *PRINCIPLES[4:]))
+    principles = (*PRINCIPLES[:3], reworded, *PRINCIPLES[4:])
+    edited = original.model_copy(update={"principles": principles})
     changed = 0
     for number in range(400):
-        (before,), (after,) = items_of(f"{number}"), items_of(f"{number}", edited)
+        (before,), (after,) = items_of(f"{number}", original), items_of(f"{number}", edited)
         assert (before.fingerprint != after.fingerprint) == (before.inputs[1].id == "p3")
         changed += before.fingerprint != after.fingerprint
     assert 10 < changed < 50
@@ -250,10 +255,9 @@ def test_one_order_is_enough_when_asked():
     assert preference(row, LabelPolicy()) == pytest.approx(1 / (1 + math.exp(-1)))
 
 
-def test_few_shot_examples_come_first_each_under_a_principle():
-    example = ComparisonExample(messages=user("Hi"), responses=("yes", "no"), answer="B")
+def test_few_shot_examples_come_first_under_the_principle_asked_about():
     constitution = Constitution(
-        name="test", principles=PRINCIPLES, few_shot=FewShot(comparison=[example, example])
+        name="test", principles=PRINCIPLES, few_shot=FewShot(comparison=[EXAMPLE] * 3)
     )
     seen = []
 
@@ -261,11 +265,11 @@ def test_few_shot_examples_come_first_each_under_a_principle():
         seen.append(request.prompt.messages)
         return [-1.0, -1.0]
 
-    run_judge(ScriptedEngine(lambda r: "", score), constitution, few_shot=2)
+    row = run_judge(ScriptedEngine(lambda r: "", score), constitution, few_shot=2)
     contents = [message.content for message in seen[0]]
     assert contents[1] == contents[3] == "The answer is: (B)"
-    shown = [content.split("by rule ")[1].split("?")[0] for content in contents[::2]]
-    assert len(shown) == 3
+    rule = row.principle.id.removeprefix("p")
+    assert [f"by rule {rule}?" in content for content in contents[::2]] == [True] * 3
 
 
 def test_a_question_that_does_not_fit_is_a_state():

@@ -44,19 +44,13 @@ def _run(context: Context) -> dict[str, Any]:
             f"The constitution {context.constitution.name} has no principle with `critique` and "
             "`revision`, which the revise stage draws from. Add one, or set `revise.rounds` to 0."
         )
-    items = [
-        revise.revise_item(
-            prompt,
-            sample,
-            constitution=context.constitution,
-            settings=settings,
-            model_fingerprint=context.fingerprint(context.helpful),
-            seed=seed,
-        )
-        for prompt in read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
-        if prompt.split == "train"
-        for sample in range(settings.helpful_samples if prompt.kind == "helpful" else 1)
-    ]
+    items = revise.revise_items(
+        read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow),
+        constitution=context.constitution,
+        settings=settings,
+        model_fingerprint=context.fingerprint(context.helpful),
+        seed=seed,
+    )
     folder = context.stage_dir("revise")
 
     async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[RevisionRow]:

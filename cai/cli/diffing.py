@@ -1,0 +1,189 @@
+"""`cai constitution diff`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from cai.constitution import Constitution
+from cai.constitution.diff import HALVES, Change, changes
+from cai.conversation import to_transcript
+from cai.pipeline.load import read_resolved
+from cai.records import ComparisonRow, PairRow
+from cai.workbench.effects import (
+    Relabelled,
+    StoredRun,
+    Touched,
+    foreign,
+    read_run,
+    relabel,
+    touched,
+)
+
+
+def diff_command(
+    before: Constitution,
+    after: Constitution,
+    *,
+    run_folder: Path | None,
+    relabelling: bool,
+    examples: int,
+) -> None:
+    """Show what changed, and with a run folder what the changes would do to it."""
+    console = Console(highlight=False)
+    found = changes(before, after)
+    run = None if run_folder is None else read_run(run_folder, read_resolved(run_folder))
+    if not found:
+        console.print("The two say the same.")
+        return
+    console.print(_table(found, run))
+    for change in found:
+        _show_texts(console, change)
+    if run is None:
+        return
+    _show_remarks(console, run, before, after)
+    if relabelling:
+        _show_labels(console, _relabel(console, run, after), examples)
+
+
+def _table(found: list[Change], run: StoredRun | None) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("change")
+    table.add_column("principle", overflow="fold")
+    table.add_column("what")
+    if run is None:
+        for change in found:
+            table.add_row(change.kind, change.subject, _what(change))
+        return table
+    for heading in ("chains", "judgements", "labels"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for change in found:
+        counts = touched(run, change.before, change.alone())
+        table.add_row(change.kind, change.subject, _what(change), *_counts(counts))
+    every = touched(run, found[0].before, found[0].after)
+    table.add_row("all together", "", "", *_counts(every), style="bold")
+    totals = Touched(
+        len(run.chains) or None,
+        len(run.judgement_items(found[0].after)) or None,
+        sum(pair.state == "ok" for pair in run.pairs) or None,
+    )
+    table.add_row("of", "", "", *_counts(totals), style="dim")
+    return table
+
+
+def _counts(counts: Touched) -> list[str]:
+    numbers = (counts.chains, counts.judgements, counts.labels)
+    return ["none" if number is None else str(number) for number in numbers]
+
+
+def _what(change: Change) -> str:
+    old, new = change.old, change.new
+    if change.kind == "reweighted" and old and new:
+        return f"{old.weight:g} to {new.weight:g}"
+    if change.kind == "examples":
+        counts = [len(getattr(c.few_shot, change.subject)) for c in (change.before, change.after)]
+        return f"{counts[0]} to {counts[1]}"
+    return ", ".join(change.fields)
+
+
+def _show_texts(console: Console, change: Change) -> None:
+    """Show the words that went and came; an added principle in full."""
+    if change.kind not in ("added", "reworded"):
+        return
+    halves = [half for half in HALVES if change.kind == "added" or half in change.fields]
+    for half in halves:
+        old, new = (getattr(p, half, None) or "" for p in (change.old, change.new))
+        if old or new:
+            console.print(f"\n{change.subject}, {half}:", style="cyan", markup=False)
+            console.print(Padding(_marked(str(old), str(new)), (0, 0, 0, 2)))
+
+
+def _marked(old: str, new: str) -> Text:
+    """Mark words that went as [-old-] and words that came as {+new+}."""
+    before, after = old.split(), new.split()
+    pieces: list[Text] = []
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    for _, start, stop, new_start, new_stop in matcher.get_opcodes():
+        gone, come = " ".join(before[start:stop]), " ".join(after[new_start:new_stop])
+        if gone == come:
+            pieces.append(Text(come))
+            continue
+        if gone:
+            pieces.append(Text(f"[-{gone}-]", style="red"))
+        if come:
+            pieces.append(Text(f"{{+{come}+}}", style="green"))
+    return Text(" ").join(pieces)
+
+
+def _show_remarks(
+    console: Console, run: StoredRun, before: Constitution, after: Constitution
+) -> None:
+    strange = foreign(run, before)
+    if strange:
+        total = len(run.chains) + len(run.judgements)
+        text = (
+            f"{strange} of the {total} rows in {run.folder} were not made under"
+            f" {before.name!r} as it is here, so `cai run` would make those anew as well. The"
+            f" constitution that the run was made with is {run.folder / 'constitution.yaml'}."
+        )
+        console.print(f"\n{text}", style="yellow", markup=False)
+    if touched(run, before, after).chains and run.settings.sft and run.settings.compare:
+        text = (
+            "SL-CAI is trained on the chains: as some change, `cai run` trains it anew, and every"
+            " pair and judgement follows. The counts above are of today's pairs."
+        )
+        console.print(f"\n{text}", style="yellow", markup=False)
+
+
+def _relabel(console: Console, run: StoredRun, after: Constitution) -> Relabelled:
+    from cai.engines.opening import open_engine
+
+    feedback = run.settings.models.feedback or run.settings.models.helpful
+    with console.status(f"Loading {feedback.path} …"):
+        engine = open_engine(feedback)
+
+    @contextmanager
+    def task(total: int) -> Generator[Callable[[], None]]:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            number = bar.add_task("Judging", total=total)
+            yield lambda: bar.advance(number)
+
+    async def work() -> Relabelled:
+        try:
+            return await relabel(run, after, engine=engine, model=feedback.path, task=task)
+        finally:
+            await engine.close()
+
+    return asyncio.run(work())
+
+
+def _show_labels(console: Console, result: Relabelled, examples: int) -> None:
+    kept = f" ({result.reused} of them made earlier)" if result.reused else ""
+    console.print(
+        f"\n{len(result.judgements)} judgements made anew{kept}. Of {len(result.labels)} labels,"
+        f" {result.changed} changed and {len(result.flipped)} flipped.",
+        style="bold",
+    )
+    for pair, old, new in result.flipped[:examples]:
+        _show_flip(console, pair, old, new)
+
+
+def _show_flip(console: Console, pair: PairRow, old: ComparisonRow, new: ComparisonRow) -> None:
+    console.print(f"\n{new.key}", style="cyan")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("Prompt", Text(to_transcript(pair.messages)))
+    for number, sample in enumerate(pair.responses):
+        grid.add_row(f"Response {number}", Text(sample.text))
+    grid.add_row("Label", f"{old.label:.3f} to {new.label:.3f}: P(response 0 is better)")
+    console.print(Padding(grid, (0, 0, 0, 2)))

@@ -1,0 +1,55 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from cai.constitution.explain import did_you_mean
+from cai.errors import CaiError
+from cai.settings import ModelSettings
+
+Model = Annotated[
+    str, typer.Option("--model", help="A model folder, a hub id, or `playground`.", metavar="MODEL")
+]
+ModelChanges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-set",
+        metavar="KEY=VALUE",
+        help="A setting of the model, as in `models` of a pipeline: `engine=…`, `format=…`.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Decides draws and samples.")]
+Reasoning = Annotated[
+    bool,
+    typer.Option("--reasoning/--no-reasoning", help="Chain of thought before each verdict."),
+]
+
+
+def model_settings(model: str, changes: list[str] | None) -> ModelSettings:
+    """Make a model's settings of its path and `KEY=VALUE` texts.
+
+    Raises:
+        CaiError: A text is not of this form, or names no setting, or gives it no fitting value.
+    """
+    values: dict[str, Any] = {"path": model}
+    for change in changes or []:
+        key, equals, text = change.partition("=")
+        if not equals or key not in ModelSettings.model_fields:
+            hint = did_you_mean(key, ModelSettings.model_fields)
+            raise CaiError(f"`--model-set {change}` names no setting of a model, {hint}")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise CaiError(f"`--model-set {change}`: the value is not YAML, quote it.") from None
+    try:
+        return ModelSettings.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].replace("Input should", "it should")
+        raise CaiError(f"`--model-set {where}=…`: {message} (it is {first['input']!r})") from None

@@ -1,0 +1,87 @@
+"""`cai prompts …`: prompt files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cai.cli.options import Model, ModelChanges, Seed, model_settings
+from cai.errors import CaiError
+from cai.settings import SourceSettings
+
+app = typer.Typer(no_args_is_help=True, help="Prompt files.")
+
+
+@app.callback()
+def _prompts() -> None:
+    """Prompt files."""
+
+
+@app.command("grow")
+def grow_(
+    file: Annotated[Path, typer.Argument(help="Prompts that people wrote, in any known format.")],
+    out: Annotated[Path, typer.Option("--out", help="The JSON Lines file to write.")],
+    model: Model,
+    model_set: ModelChanges = None,
+    count: Annotated[int, typer.Option(min=1, help="How many to make.")] = 100,
+    shots: Annotated[int, typer.Option(min=1, help="Examples in each request.")] = 5,
+    near_duplicate: Annotated[
+        float, typer.Option(min=0, max=1, help="Word 3-gram overlap from which none is new.")
+    ] = 0.5,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    seed: Seed = 0,
+) -> None:
+    """Have a model write more prompts like those in a file; near-duplicates are left out."""
+    from cai.engines.opening import open_engine
+    from cai.grow import Grown, GrowSettings, grow
+    from cai.store import write_atomically
+
+    if out.exists():
+        raise CaiError(f"{out} is there already: give another name, or remove it")
+    settings = GrowSettings(
+        count=count,
+        shots=shots,
+        near_duplicate=near_duplicate,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
+    chosen, seeds, console = model_settings(model, model_set), _seeds(file), Console()
+    with console.status(f"Loading {chosen.path} …"):
+        engine = open_engine(chosen)
+
+    async def work() -> list[Grown]:
+        try:
+            with console.status("Writing …") as status:
+                return await grow(
+                    seeds,
+                    settings=settings,
+                    engine=engine,
+                    seed=seed,
+                    tell=lambda kept: status.update(f"Writing … {kept} of {count}"),
+                )
+        finally:
+            await engine.close()
+
+    grown = asyncio.run(work())
+    lines = [
+        {"prompt": g.text, "model": chosen.path, "seed": seed, "attempt": g.attempt} for g in grown
+    ]
+    write_atomically(out, [json.dumps(x, ensure_ascii=False).encode() + b"\n" for x in lines])
+    short = "" if len(grown) == count else f" of {count}: the rest were near-duplicates or broken"
+    typer.echo(f"Wrote {len(grown)} prompts{short} to {out}. Read them before you use them.")
+
+
+def _seeds(file: Path) -> list[str]:
+    """Read the last turns of a file's prompts, each once."""
+    from cai.prompts.extraction import prompt_of
+    from cai.prompts.sources import read_source
+
+    records = read_source(SourceSettings(path=str(file)), Path())
+    found = [prompt_of(record) for record in records]
+    return list(dict.fromkeys(messages[-1].content.strip() for messages in found if messages))

@@ -1,0 +1,174 @@
+"""`cai why`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from cai.chat import ChatFormat
+from cai.constitution import load_constitution
+from cai.conversation import to_transcript
+from cai.engines import GenerateRequest
+from cai.pipeline.load import read_resolved
+from cai.records import ComparisonRow
+from cai.settings import LabelPolicy, PipelineSettings
+from cai.workbench.effects import read_run
+from cai.workbench.tracing import Asked, Origin, Vote, trace
+
+
+def why_command(run_folder: Path, key: str, *, prompts: bool, exact: bool) -> None:
+    """Print where a row came from, and where the rows came from that it was made of."""
+    settings = read_resolved(run_folder)
+    run = read_run(run_folder, settings)
+    origin = trace(run, load_constitution(run_folder / "constitution.yaml"), key)
+    console = Console(highlight=False)
+    write = Templates(run_folder, settings).write if exact else _plainly
+    _Shown(console, policy=run.compare.labels, prompts=prompts, write=write).origin(origin)
+
+
+class _Shown:
+    """Prints origins one after the other."""
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        policy: LabelPolicy,
+        prompts: bool,
+        write: Callable[[Asked], str],
+    ) -> None:
+        self.console = console
+        self.policy = policy
+        self.prompts = prompts
+        self.write = write
+
+    def origin(self, origin: Origin) -> None:
+        """Print one row and all that it came from."""
+        row = origin.row
+        self.console.print(Rule(Text(f"{origin.title}  {row.key}", style="bold"), align="left"))
+        if row.state != "ok":
+            self._fact("State", f"{row.state}: {row.error}")
+        if origin.provenance is not None:
+            made = origin.provenance
+            sampling = ", ".join(f"{name} {value}" for name, value in made.sampling.items())
+            self._fact("Model", f"{made.model} (weights and format {made.model_fingerprint})")
+            self._fact("Settings", f"{sampling}; seed {made.seed}; templates {made.template_hash}")
+        if isinstance(row, ComparisonRow):
+            self._label(row, origin.votes)
+        if origin.current and origin.asked:
+            self._fact("Prompts", "rebuilt; by the row's fingerprint they are those that were sent")
+        if origin.current is False:
+            said = "the row was made from other texts or settings than the run folder holds now"
+            if isinstance(row, ComparisonRow):
+                said = "the run folder now gives another label: its settings or files were changed"
+            self.console.print(f"Beware: {said}.", style="yellow", markup=False)
+        for asked in origin.asked:
+            self._asked(asked)
+        self.console.print()
+        for source in origin.sources:
+            self.origin(source)
+
+    def _label(self, row: ComparisonRow, votes: list[Vote]) -> None:
+        if row.source != "ai":
+            self._fact("Label", f"{row.label}: of a person, or simulated; no model was asked")
+            return
+        self._fact("Prompt", to_transcript(row.messages))
+        for number, text in enumerate(row.responses):
+            self._fact(f"Response {number}", text)
+        self._fact("Policy", ", ".join(f"{k} {_value(v)}" for k, v in self.policy))
+        self.console.print(Padding(_votes(votes), (1, 0)))
+        label = f"{row.label:.4f} = P(response 0 is better)" if row.label is not None else "none"
+        self._fact("Label", label, "bold")
+
+    def _asked(self, asked: Asked) -> None:
+        request = asked.request
+        self.console.print()
+        line = Text(asked.what, style="bold cyan")
+        if isinstance(request, GenerateRequest):
+            facts = f"seed {request.seed}, at most {request.max_tokens} tokens"
+            line.append(f"  {asked.model}, {facts}, temperature {request.temperature:g}", "dim")
+        else:
+            line.append(f"  {asked.model}, scored options", "dim")
+        self.console.print(line)
+        if self.prompts:
+            text = Text(self.write(asked), style="dim")
+            self.console.print(Padding(text, (0, 0, 0, 2)))
+        self.console.print(Padding(_answer(asked), (0, 0, 0, 2)))
+
+    def _fact(self, name: str, text: str, style: str = "") -> None:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="cyan", width=10, no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(name, Text(text, style=style))
+        self.console.print(grid)
+
+
+def _value(value: object) -> str:
+    return " to ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _votes(votes: list[Vote]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("principle", overflow="fold")
+    for heading in ("weight", "P(response 0)", "log-odds"):
+        table.add_column(heading, justify="right")
+    table.add_column("vote")
+    for vote in votes:
+        p = vote.probability
+        odds = "" if p is None or not 0 < p < 1 else f"{math.log(p / (1 - p)):+.3f}"
+        why_not = "none: no verdict" if p is None else "none: no opinion"
+        cells = ("" if p is None else f"{p:.4f}", odds, "yes" if vote.counted else why_not)
+        table.add_row(vote.principle, f"{vote.weight:g}", *cells)
+    return table
+
+
+def _answer(asked: Asked) -> Text:
+    if asked.answer is None:
+        return Text("(the row does not hold the answer)", style="yellow")
+    if isinstance(asked.answer, str):
+        return Text(asked.answer or "(nothing)", style="bold")
+    options = getattr(asked.request, "options", ())
+    pieces = [
+        f"log P({option.strip(' ()')}) = {logp:.4f}, P = {math.exp(logp):.4f}"
+        for option, logp in zip(options, asked.answer, strict=True)
+    ]
+    return Text("; ".join(pieces), style="bold")
+
+
+def _plainly(asked: Asked) -> str:
+    prompt = asked.request.prompt
+    opening = f"{prompt.speaker}: {prompt.prefill}".rstrip()
+    return f"{to_transcript(prompt.messages)}\n\n{opening}"
+
+
+class Templates:
+    """Writes prompts as each model's own chat template does, control tokens included."""
+
+    def __init__(self, run_folder: Path, settings: PipelineSettings) -> None:
+        models = settings.models
+        base = models.base or models.helpful
+        trained = {"path": str(run_folder / "sft" / "model"), "format": "chat"}
+        feedback = models.feedback or models.helpful
+        self._models = {
+            feedback.path: feedback,
+            models.helpful.path: models.helpful,
+            "helpful-only": models.helpful,
+            "sl-cai": base.model_copy(update=trained),
+        }
+        self._formats: dict[str, ChatFormat] = {}
+
+    def write(self, asked: Asked) -> str:
+        """Return the prompt as the model saw it."""
+        if asked.model not in self._formats:
+            from cai.models import load_chat_format
+
+            self._formats[asked.model] = load_chat_format(self._models[asked.model])
+        chat = self._formats[asked.model]
+        return chat.tokenizer.decode(chat.prompt_ids(asked.request.prompt))

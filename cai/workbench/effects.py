@@ -1,0 +1,271 @@
+"""What an edit to a constitution means for a run: which rows it touches, which labels it turns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cai.compare import JudgementInputs, judge, judgement_items, label_pair
+from cai.constitution import Constitution
+from cai.engines import Engine
+from cai.errors import CaiError
+from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, RevisionRow, Row
+from cai.revise import revise_items
+from cai.rows import Item, run_rows
+from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
+from cai.store import RowStore, read_rows
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run folder holds of the two data stages; a stage that is not there has no rows."""
+
+    folder: Path
+    settings: PipelineSettings
+    prompts: list[PromptRow]
+    chains: list[RevisionRow]
+    pairs: list[PairRow]
+    judgements: list[JudgementRow]
+    comparisons: list[ComparisonRow]
+
+    @property
+    def revise(self) -> ReviseSettings:
+        """The settings of the chains."""
+        return self.settings.revise or ReviseSettings()
+
+    @property
+    def compare(self) -> CompareSettings:
+        """The settings of the comparisons."""
+        return self.settings.compare or CompareSettings()
+
+    def chain_fingerprints(self, constitution: Constitution) -> dict[str, str]:
+        """Return key and fingerprint of every chain as this constitution would have it."""
+        if not self.chains or (self.revise.rounds and not constitution.supervised):
+            return {}
+        items = revise_items(
+            self.prompts,
+            constitution=constitution,
+            settings=self.revise,
+            model_fingerprint=self.chains[0].provenance.model_fingerprint,
+            seed=self.settings.seed,
+        )
+        return {item.key: item.fingerprint for item in items}
+
+    def judgement_items(self, constitution: Constitution) -> list[Item[JudgementInputs]]:
+        """Return every judgement that this constitution asks for, of the pairs as they are."""
+        several = 1 if self.compare.principles == "all" else self.compare.principles
+        if not self.judgements or len(constitution.comparisons) < several:
+            return []
+        return [
+            item
+            for pair in self.pairs
+            for item in judgement_items(
+                pair,
+                constitution=constitution,
+                settings=self.compare,
+                model_fingerprint=self.judgements[0].provenance.model_fingerprint,
+                seed=self.settings.seed,
+            )
+        ]
+
+
+def read_run(folder: Path, settings: PipelineSettings) -> StoredRun:
+    """Read the rows of a run's data stages.
+
+    Raises:
+        CaiError: None of its data stages has finished, or a file is damaged.
+    """
+
+    def rows(name: str, row_type: type[R]) -> list[R]:
+        path = folder / name
+        return read_rows(path, row_type) if path.exists() else []
+
+    run = StoredRun(
+        folder,
+        settings,
+        rows("prompts/rows.jsonl", PromptRow),
+        rows("revise/rows.jsonl", RevisionRow),
+        rows("compare/pairs.jsonl", PairRow),
+        rows("compare/judgements.jsonl", JudgementRow),
+        rows("compare/rows.jsonl", ComparisonRow),
+    )
+    if not run.chains and not run.judgements:
+        raise CaiError(
+            f"{folder} holds no finished `revise` or `compare` stage: run its pipeline first."
+        )
+    return run
+
+
+@dataclass(frozen=True)
+class Touched:
+    """How many rows an edit touches; None where the run has no such rows.
+
+    Attributes:
+        chains: Critique-revision chains that would be made anew.
+        judgements: Judgements that would be made anew.
+        labels: Labels that would be derived from other judgements, or with other weights.
+    """
+
+    chains: int | None
+    judgements: int | None
+    labels: int | None
+
+
+def touched(run: StoredRun, before: Constitution, after: Constitution) -> Touched:
+    """Count the rows that `after` would make otherwise than `before`. Asks no model.
+
+    Chains are counted as if the prompts, judgements as if the pairs stayed what they are.
+    """
+    chains = judgements = labels = None
+    if run.chains:
+        chains = _differing(run.chain_fingerprints(before), run.chain_fingerprints(after))
+    if run.judgements:
+        old, new = run.judgement_items(before), run.judgement_items(after)
+        judgements = _differing(
+            {item.key: item.fingerprint for item in old},
+            {item.key: item.fingerprint for item in new},
+        )
+        labels = _differing(_votes(old), _votes(new))
+    return Touched(chains, judgements, labels)
+
+
+def foreign(run: StoredRun, constitution: Constitution) -> int:
+    """Count the rows of a run that this constitution would not make as they are."""
+    chains = run.chain_fingerprints(constitution)
+    judgements = {item.key: item.fingerprint for item in run.judgement_items(constitution)}
+    return sum(row.fingerprint != chains.get(row.key) for row in run.chains) + sum(
+        row.fingerprint != judgements.get(row.key) for row in run.judgements
+    )
+
+
+def _votes(items: Iterable[Item[JudgementInputs]]) -> dict[str, object]:
+    """Return what each pair's label is derived from; a vote alone has all the weight."""
+    votes: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for item in items:
+        pair, principle = item.inputs
+        votes[pair.key][item.fingerprint] = principle.weight
+    return {key: set(v) if len(v) == 1 else v for key, v in votes.items()}
+
+
+def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> int:
+    return sum(before.get(key) != value for key, value in after.items())
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """The labels of a run under another constitution.
+
+    Attributes:
+        judgements: Those that the run did not hold.
+        reused: How many of them an earlier relabelling had made.
+        labels: Each pair with its label before and after, those that changed most first; a label
+            is None where there is none.
+    """
+
+    judgements: list[JudgementRow]
+    reused: int
+    labels: list[tuple[PairRow, ComparisonRow, ComparisonRow]]
+
+    @property
+    def flipped(self) -> list[tuple[PairRow, ComparisonRow, ComparisonRow]]:
+        """Those that now prefer the other response."""
+        return [
+            (pair, old, new)
+            for pair, old, new in self.labels
+            if old.label is not None
+            and new.label is not None
+            and (old.label - 0.5) * (new.label - 0.5) < 0
+        ]
+
+    @property
+    def changed(self) -> int:
+        """How many labels differ, those gained and lost included."""
+        return sum(old.label != new.label for _, old, new in self.labels)
+
+
+async def relabel(
+    run: StoredRun,
+    constitution: Constitution,
+    *,
+    engine: Engine,
+    model: str,
+    task: Callable[[int], AbstractContextManager[Callable[[], None]]],
+) -> Relabelled:
+    """Make the judgements that the run does not hold, and derive every label anew.
+
+    What is made is kept in `relabel/NAME.jsonl` of the run folder and reused; the run itself is
+    left as it is.
+
+    Args:
+        run: The run.
+        constitution: The edited constitution.
+        engine: The run's feedback model.
+        model: Its name in the rows.
+        task: Shows progress, as in `run_rows`.
+
+    Raises:
+        CaiError: The run has no labels, or the engine is another model than made them.
+    """
+    if not run.judgements:
+        raise CaiError(f"{run.folder} holds no judgements: run its `compare` stage first.")
+    stored = run.judgements[0].provenance.model_fingerprint
+    if engine.fingerprint != stored:
+        raise CaiError(
+            f"The feedback model {model} is not the one that judged {run.folder} (fingerprint"
+            f" {engine.fingerprint}, then {stored}): labels of two models cannot be compared. Bring"
+            " the model back, or run the pipeline again."
+        )
+    held = {row.key: row for row in run.judgements}
+    wanted = run.judgement_items(constitution)
+    missing = [i for i in wanted if i.key not in held or held[i.key].fingerprint != i.fingerprint]
+
+    async def make(item: Item[JudgementInputs]) -> JudgementRow:
+        return await judge(
+            item,
+            constitution=constitution,
+            settings=run.compare,
+            engine=engine,
+            model=model,
+            seed=run.settings.seed,
+        )
+
+    result = await run_rows(
+        missing,
+        make,
+        store=RowStore(run.folder / "relabel", JudgementRow, constitution.name),
+        concurrency=run.compare.concurrency,
+        task=task,
+    )
+    held |= {row.key: row for row in result.rows}
+    labels = _labels(run, constitution, [held[item.key] for item in wanted])
+    return Relabelled(result.rows, len(result.reused), labels)
+
+
+def _labels(
+    run: StoredRun, constitution: Constitution, judgements: Iterable[JudgementRow]
+) -> list[tuple[PairRow, ComparisonRow, ComparisonRow]]:
+    """Return each pair with its old and new label, the largest change first."""
+    weights = {p.id: p.weight for p in constitution.comparisons}
+    by_pair: defaultdict[str, list[JudgementRow]] = defaultdict(list)
+    for judgement in sorted(judgements, key=lambda row: row.key):
+        by_pair[judgement.pair].append(judgement)
+    old = {row.key: row for row in run.comparisons}
+    labelled: list[tuple[PairRow, ComparisonRow, ComparisonRow]] = []
+    for pair in run.pairs:
+        policy = run.compare.labels
+        new = label_pair(pair, by_pair[pair.key], weights=weights, policy=policy)
+        labelled.append((pair, old[new.key], new))
+    return sorted(labelled, key=_shift, reverse=True)
+
+
+def _shift(labels: Sequence[PairRow | ComparisonRow]) -> float:
+    old, new = (row.label for row in labels[1:] if isinstance(row, ComparisonRow))
+    if old is None or new is None:
+        return 0.0 if old is new else 0.5
+    return abs(old - new)

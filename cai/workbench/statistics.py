@@ -1,0 +1,226 @@
+"""What each principle did in a run: pure functions over its stored rows. Asks no model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from cai.compare import is_consistent, label_pair, preference
+from cai.constitution import Constitution
+from cai.evaluate.rates import Rate, rate
+from cai.records import JudgementRow, PairRow, RevisionRow
+from cai.settings import LabelPolicy
+
+ALIKE = 0.9
+"""Principles whose agreement is surely (its interval's lower end) above this look redundant."""
+IDLE = 0.05
+"""Principles that change so small a share of responses, surely, do little."""
+
+
+@dataclass(frozen=True)
+class PrincipleStatistics:
+    """What one principle did.
+
+    Attributes:
+        id: The principle.
+        weight: Its weight.
+        rounds: In how many rounds of critique and revision it was drawn.
+        changed: In what share of them the revision differs from the text before.
+        verdicts: How many judgements under it have a verdict.
+        opinions: The share of them that the label policy gives a vote.
+        orders: The share of those asked in both orders that names the same response twice.
+        sharpness: Mean of |2 P - 1| over its verdicts, in [0, 1]; None without verdicts.
+        flipped_without: How many labels would prefer the other response without its votes, None
+            where no pair was judged under several principles.
+        lost_without: How many pairs would have no label without its votes; None likewise.
+    """
+
+    id: str
+    weight: float
+    rounds: int
+    changed: Rate
+    verdicts: int
+    opinions: Rate
+    orders: Rate
+    sharpness: float | None
+    flipped_without: int | None
+    lost_without: int | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often two principles prefer the same response, where both have a vote."""
+
+    first: str
+    second: str
+    same: Rate
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the principles of a run did, alone and beside each other.
+
+    Attributes:
+        principles: In the constitution's order.
+        agreements: Of every two that voted on the same pair.
+        suggestions: What may be worth an edit, in words.
+    """
+
+    principles: list[PrincipleStatistics]
+    agreements: list[Agreement]
+    suggestions: list[str]
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """What one judgement says: P(response 0 is better), and whether it counts."""
+
+    judgement: JudgementRow
+    task: str
+    probability: float
+    counted: bool
+
+
+def principle_statistics(
+    constitution: Constitution,
+    chains: Iterable[RevisionRow],
+    pairs: Iterable[PairRow],
+    judgements: Iterable[JudgementRow],
+    policy: LabelPolicy,
+) -> Statistics:
+    """Count what each principle of a constitution did in a run.
+
+    Rates carry 95% intervals clustered by task.
+
+    Args:
+        constitution: The one the rows were made with.
+        chains: Rows of the `revise` stage.
+        pairs: Pairs of the `compare` stage.
+        judgements: Its judgements.
+        policy: Its label policy: which verdicts have a vote.
+    """
+    by_pair: defaultdict[str, list[JudgementRow]] = defaultdict(list)
+    for judgement in sorted(judgements, key=lambda row: row.key):
+        by_pair[judgement.pair].append(judgement)
+    judged = [(pair, by_pair[pair.key]) for pair in pairs if pair.key in by_pair]
+    votes: defaultdict[str, dict[str, _Vote]] = defaultdict(dict)
+    for pair, rows in judged:
+        for row in rows:
+            vote = _vote(pair, row, policy)
+            if vote is not None:
+                votes[row.principle.id][pair.key] = vote
+    rounds = _rounds(chains)
+    without = _without(constitution, judged, policy)
+    principles = [
+        _one(p.id, p.weight, rounds[p.id], list(votes[p.id].values()), without.get(p.id))
+        for p in constitution.principles
+    ]
+    agreements = _agreements([p.id for p in constitution.principles], votes)
+    return Statistics(principles, agreements, _suggestions(principles, agreements))
+
+
+def _rounds(chains: Iterable[RevisionRow]) -> dict[str, list[tuple[str, bool]]]:
+    """Return, by principle, the task of each round and whether it changed the text."""
+    rounds: defaultdict[str, list[tuple[str, bool]]] = defaultdict(list)
+    for row in chains:
+        text = row.response
+        for step in row.steps:
+            rounds[step.principle.id].append((row.task, step.revision != text))
+            text = step.revision
+    return rounds
+
+
+def _vote(pair: PairRow, judgement: JudgementRow, policy: LabelPolicy) -> _Vote | None:
+    probability = preference(judgement, policy)
+    if judgement.state != "ok" or probability is None:
+        return None
+    lone = label_pair(pair, [judgement], weights={judgement.principle.id: 1.0}, policy=policy)
+    return _Vote(judgement, pair.task, probability, counted=lone.state == "ok")
+
+
+def _one(
+    name: str,
+    weight: float,
+    rounds: Sequence[tuple[str, bool]],
+    votes: Sequence[_Vote],
+    without: tuple[int, int] | None,
+) -> PrincipleStatistics:
+    tasks = [vote.task for vote in votes]
+    both = [v for v in votes if v.judgement.forward and v.judgement.backward]
+    sharp = [abs(2 * vote.probability - 1) for vote in votes]
+    return PrincipleStatistics(
+        id=name,
+        weight=weight,
+        rounds=len(rounds),
+        changed=rate([changed for _, changed in rounds], [task for task, _ in rounds]),
+        verdicts=len(votes),
+        opinions=rate([vote.counted for vote in votes], tasks),
+        orders=rate([is_consistent(v.judgement) for v in both], [v.task for v in both]),
+        sharpness=sum(sharp) / len(sharp) if sharp else None,
+        flipped_without=without[0] if without else None,
+        lost_without=without[1] if without else None,
+    )
+
+
+def _without(
+    constitution: Constitution,
+    judged: Sequence[tuple[PairRow, list[JudgementRow]]],
+    policy: LabelPolicy,
+) -> dict[str, tuple[int, int]]:
+    """Return, by principle, how many labels flip and how many are lost when it has no vote.
+
+    A pair judged under one principle alone would be judged under another without it, whose verdict
+    is not known, so such pairs are left out.
+    """
+    weights = {p.id: p.weight for p in constitution.principles}
+    counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for pair, rows in judged:
+        known = [row for row in rows if row.principle.id in weights]
+        if len(known) < 2:
+            continue
+        whole = label_pair(pair, known, weights=weights, policy=policy).label
+        for row in known:
+            others = [other for other in known if other is not row]
+            rest = label_pair(pair, others, weights=weights, policy=policy).label
+            count = counts[row.principle.id]
+            if whole is not None and rest is not None:
+                count[0] += (whole - 0.5) * (rest - 0.5) < 0
+            count[1] += whole is not None and rest is None
+    return {name: (flipped, lost) for name, (flipped, lost) in counts.items()}
+
+
+def _agreements(names: Iterable[str], votes: Mapping[str, Mapping[str, _Vote]]) -> list[Agreement]:
+    agreements: list[Agreement] = []
+    for first, second in combinations(names, 2):
+        one, other = votes.get(first, {}), votes.get(second, {})
+        shared = [k for k in one if k in other and one[k].counted and other[k].counted]
+        if shared:
+            same = [(one[k].probability > 0.5) == (other[k].probability > 0.5) for k in shared]
+            tasks = [one[k].task for k in shared]
+            agreements.append(Agreement(first, second, rate(same, tasks)))
+    return agreements
+
+
+def _suggestions(
+    principles: Iterable[PrincipleStatistics], agreements: Iterable[Agreement]
+) -> list[str]:
+    said = [
+        f"{a.first} and {a.second} agree in {a.same.value:.0%} of {a.same.n} pairs: one of them"
+        " may be enough."
+        for a in agreements
+        if a.same.value is not None and a.same.low is not None and a.same.low > ALIKE
+    ]
+    said += [
+        f"{a.first} and {a.second} agree in only {a.same.value:.0%} of {a.same.n} pairs: they pull"
+        " against each other, so see that their weights are what you mean."
+        for a in agreements
+        if a.same.value is not None and a.same.high is not None and a.same.high < 1 - ALIKE
+    ]
+    return said + [
+        f"{p.id} changed {p.changed.value:.0%} of the {p.rounds} responses it was drawn for: its"
+        " critique may ask for too little."
+        for p in principles
+        if p.changed.value is not None and p.changed.high is not None and p.changed.high < IDLE
+    ]

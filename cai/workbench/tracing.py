@@ -1,0 +1,294 @@
+"""Where a revision or a label came from: every prompt, every number, every rule.
+
+The row functions themselves are run again with an engine that says what the row says it said, so
+the prompts shown are built by the code that built them then. No model is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cai.compare import judge, judgement_items, label_pair, pair_item, preference, respond_twice
+from cai.constitution import Constitution
+from cai.engines import GenerateRequest, ScoreRequest
+from cai.errors import CaiError
+from cai.records import ComparisonRow, JudgementRow, PairRow, Provenance, RevisionRow, Row
+from cai.revise import critique_and_revise, revise_items
+from cai.workbench.effects import StoredRun
+from cai.workbench.witness import EndOfReplayError, Exchange, Replay, Witness
+
+SHORTEST = 4
+"""Characters of a key that are enough, if no other key begins with them."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request to a model.
+
+    Attributes:
+        what: What it was for: `critique 1 under theft`.
+        model: The name of the model in the rows.
+        request: The request.
+        answer: What the model said; for a score, the log-probabilities of the options in nats;
+            None if the row does not hold it.
+    """
+
+    what: str
+    model: str
+    request: GenerateRequest | ScoreRequest
+    answer: str | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one judgement says about a label.
+
+    Attributes:
+        principle: Its id.
+        weight: Its weight in the average.
+        probability: P(response 0 is better) from its orders; None without a verdict.
+        counted: Whether the label policy gives it a vote.
+    """
+
+    principle: str
+    weight: float
+    probability: float | None
+    counted: bool
+
+
+@dataclass
+class Origin:
+    """Where one row came from.
+
+    Attributes:
+        title: What the row is.
+        row: The row.
+        provenance: Model, templates, sampling and seed; None for a label, which no model made.
+        asked: Every request, in order.
+        current: Whether the row's fingerprint is still what constitution, settings and templates
+            give, so that the prompts shown are the ones that were sent; None if not known.
+        votes: For a label: what it was made from.
+        sources: The rows that it was made from.
+    """
+
+    title: str
+    row: Row
+    provenance: Provenance | None = None
+    asked: list[Asked] = field(default_factory=list[Asked])
+    current: bool | None = None
+    votes: list[Vote] = field(default_factory=list[Vote])
+    sources: list[Origin] = field(default_factory=list["Origin"])
+
+
+def trace(run: StoredRun, constitution: Constitution, key: str) -> Origin:
+    """Find a row of a run by its key (or how it begins) and say where it came from.
+
+    Args:
+        run: The run.
+        constitution: The one that the run was made with.
+        key: Of a chain, a pair, a judgement or a label.
+
+    Raises:
+        CaiError: No row, or several rows, have such a key.
+    """
+    row = _find(run, key)
+    if isinstance(row, RevisionRow):
+        return _chain(run, constitution, row)
+    if isinstance(row, PairRow):
+        return _pair(run, row)
+    if isinstance(row, JudgementRow):
+        return _judgement(run, constitution, row)
+    return _label(run, constitution, row)
+
+
+def _find(run: StoredRun, key: str) -> RevisionRow | PairRow | JudgementRow | ComparisonRow:
+    rows = [*run.chains, *run.pairs, *run.judgements, *run.comparisons]
+    found = [row for row in rows if row.key == key]
+    if not found and len(key) >= SHORTEST:
+        found = [row for row in rows if row.key.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        some = ", ".join(row.key for row in found[:5])
+        raise CaiError(f"{len(found)} rows of {run.folder} begin with {key!r} ({some}): give more.")
+    raise CaiError(
+        f"{run.folder} has no row with the key {key!r}. Keys stand in the report, and in"
+        " revise/rows.jsonl, compare/pairs.jsonl, compare/judgements.jsonl and compare/rows.jsonl"
+        f" as `key`; the first {SHORTEST} characters or more are enough."
+    )
+
+
+def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Origin:
+    origin = Origin("revision chain", row, row.provenance)
+    items = revise_items(
+        [p for p in run.prompts if p.messages == row.messages],
+        constitution=constitution,
+        settings=run.revise,
+        model_fingerprint=row.provenance.model_fingerprint,
+        seed=run.settings.seed,
+    )
+    item = next((item for item in items if item.key == row.key), None)
+    if item is None:
+        raise CaiError(
+            f"The prompt of row {row.key} is not in {run.folder / 'prompts'} any more: run the"
+            " pipeline again."
+        )
+    origin.current = item.fingerprint == row.fingerprint
+    names = ["response"]
+    texts = [row.response] if row.response else []
+    for number, principle in enumerate(item.inputs[1], start=1):
+        under = f"{number} under {principle.id}"
+        names += [f"critique {under}", f"revision {under}"]
+        if not run.revise.critique:
+            names.pop(-2)
+    for step in row.steps:
+        texts += [text for text in (step.critique, step.revision) if text is not None]
+    replay = Replay(row.provenance.model_fingerprint, texts)
+    model = row.provenance.model
+    witness = _witness(origin, replay, names, model)
+    _run(
+        origin,
+        critique_and_revise(
+            item,
+            constitution=constitution,
+            settings=run.revise,
+            engine=witness,
+            model=model,
+            seed=run.settings.seed,
+        ),
+        names,
+        model,
+    )
+    return origin
+
+
+def _pair(run: StoredRun, row: PairRow) -> Origin:
+    origin = Origin("pair of responses", row, row.provenance)
+    names = ["response 0", "response 1"]
+    prompts = [p for p in run.prompts if p.messages == row.messages]
+    items = [
+        pair_item(
+            prompt,
+            sample,
+            settings=run.compare,
+            policy_fingerprint=row.provenance.model_fingerprint,
+            helpful_fingerprint="",
+            seed=run.settings.seed,
+        )
+        for prompt in prompts
+        for sample in range(run.compare.pairs_per_prompt)
+    ]
+    item = next((item for item in items if item.key == row.key), None)
+    if item is None:
+        return origin
+    models = [sample.model for sample in row.responses]
+    answered = row.state != "too_long"
+    texts = [sample.text for sample in row.responses] if answered else []
+    replay = Replay(row.provenance.model_fingerprint, texts)
+    policy = _witness(origin, replay, names, models[0])
+    helpful = _witness(origin, replay, names, models[1])
+    work = respond_twice(
+        item,
+        settings=run.compare,
+        policy=policy,
+        helpful=helpful,
+        names=(models[0], models[1]),
+        seed=run.settings.seed,
+    )
+    _run(origin, work, names, models[0])
+    return origin
+
+
+def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) -> Origin:
+    origin = Origin(f"judgement under {row.principle.id}", row, row.provenance)
+    (pair,) = (pair for pair in run.pairs if pair.key == row.pair)
+    items = judgement_items(
+        pair,
+        constitution=constitution,
+        settings=run.compare,
+        model_fingerprint=row.provenance.model_fingerprint,
+        seed=run.settings.seed,
+    )
+    item = next((item for item in items if item.key == row.key), None)
+    if item is None:
+        origin.current = False
+        return origin
+    origin.current = item.fingerprint == row.fingerprint
+    orders = [order for order in (row.forward, row.backward) if order is not None]
+    reasons = [order.reasoning for order in orders if order.reasoning is not None]
+    replay = Replay(
+        row.provenance.model_fingerprint,
+        reasons,
+        [(order.logp_first, order.logp_second) for order in orders],
+    )
+    names = [
+        f"{what}, response {first} shown first"
+        for first in (0, 1)
+        for what in (("reasoning", "verdict") if run.compare.reasoning else ("verdict",))
+    ]
+    model = row.provenance.model
+    work = judge(
+        item,
+        constitution=constitution,
+        settings=run.compare,
+        engine=_witness(origin, replay, names, model),
+        model=model,
+        seed=run.settings.seed,
+    )
+    _run(origin, work, names, model)
+    return origin
+
+
+def _label(run: StoredRun, constitution: Constitution, row: ComparisonRow) -> Origin:
+    origin = Origin("label", row)
+    if row.source != "ai":
+        return origin
+    weights = {p.id: p.weight for p in constitution.comparisons}
+    judgements = {j.key: j for j in run.judgements}
+    used = [judgements[key] for key in row.judgements if key in judgements]
+    policy = run.compare.labels
+    for pair in run.pairs:
+        whole = label_pair(pair, (), weights={}, policy=policy)
+        if whole.key != row.key:
+            continue
+        known = [j for j in used if j.principle.id in weights]
+        again = label_pair(pair, known, weights=weights, policy=policy)
+        origin.current = (again.label, again.state) == (row.label, row.state)
+        for judgement in used:
+            weight = weights.get(judgement.principle.id, 0.0)
+            alone = {judgement.principle.id: weight or 1.0}
+            lone = label_pair(pair, [judgement], weights=alone, policy=policy)
+            origin.votes.append(
+                Vote(
+                    judgement.principle.id,
+                    weight,
+                    preference(judgement, policy),
+                    counted=lone.state == "ok",
+                )
+            )
+        origin.sources.append(_pair(run, pair))
+    origin.sources += [_judgement(run, constitution, judgement) for judgement in used]
+    return origin
+
+
+def _witness(origin: Origin, replay: Replay, names: Sequence[str], model: str) -> Witness:
+    def tell(exchange: Exchange) -> None:
+        answer = exchange.answer
+        said = answer.logprobs if isinstance(exchange.request, ScoreRequest) else None
+        text = getattr(answer, "text", None)
+        what = names[len(origin.asked)]
+        origin.asked.append(Asked(what, model, exchange.request, said if text is None else text))
+
+    return Witness(replay, tell)
+
+
+def _run(origin: Origin, work: Coroutine[Any, Any, Row], names: Iterable[str], model: str) -> None:
+    """Run a row function; where its row ends, keep what it asked last."""
+    try:
+        asyncio.run(work)
+    except EndOfReplayError as end:
+        what = list(names)[len(origin.asked)]
+        origin.asked.append(Asked(what, model, end.request, None))
