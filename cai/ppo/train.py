@@ -38,9 +38,6 @@ from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
 
-ONLY_MEMORY = ("micro_batch_size", "checkpoint_steps", "gradient_checkpointing")
-"""Settings that another run may resume with."""
-
 
 class PPO:
     """Proximal policy optimisation of a causal language model (docs/ppo.md).
