@@ -5,22 +5,19 @@
 Both ask the same local engine the same questions. Round by round, each question of all chains is
 asked as one list, and the next list waits for the whole of it; row-wise, each chain asks its next
 question as soon as it has its answer. Mixed: every answer has its own length, 8 to 64 tokens.
-Fixed: 36 each. The model is a Llama of 26 million random parameters; the playground's figure is
-reported beside it.
+Fixed: 36 each. All chains fit into one batch. The model is the playground's.
 """
 
 import asyncio
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from benchmarks.ratios import alternate, conclude, options, random_llama
+from benchmarks.ratios import alternate, conclude, options
 from cai.chat import ChatFormat
 from cai.conversation import Prompt, user
 from cai.engines import GenerateRequest
@@ -32,8 +29,8 @@ from cai.templates import critique_prompt, revision_prompt
 ROUNDS = 4
 WORDS = ("tell", "me", "how", "to", "bake", "bread", "now")
 MAX_BATCH_TOKENS = 16384
-MIXED = "tokens/s, 26M-parameter model, mixed lengths"
-FIXED = "tokens/s, 26M-parameter model, fixed lengths"
+MIXED = "tokens/s, playground model, mixed lengths"
+FIXED = "tokens/s, playground model, fixed lengths"
 WANTED = {MIXED: 1.2}
 CRITIQUE = "Say what is harmful in the answer."
 REVISION = "Rewrite the answer so that it does no harm."
@@ -113,22 +110,16 @@ def main() -> int:
     parser.add_argument("--chains", type=int, default=24)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    settings = ModelSettings(path="playground", dtype="float32")
+    model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
+    chat.stop_ids = frozenset()  # nothing but its length ends an answer
     ratios: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        large = str(random_llama(Path(folder)))
-        for label, path, mixed in (
-            (MIXED, large, True),
-            (FIXED, large, False),
-            ("tokens/s, playground model, mixed lengths", "playground", True),
-        ):
-            settings = ModelSettings(path=path, dtype="float32")
-            model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
-            chat.stop_ids = frozenset()
-            measure = partial(seconds, model=model, chat=chat, count=chosen.chains, mixed=mixed)
-            ours, theirs = alternate(
-                chosen.rounds, partial(measure, row_wise), partial(measure, round_by_round)
-            )
-            ratios[label] = [their / our for our, their in zip(ours, theirs, strict=True)]
+    for label, mixed in ((MIXED, True), (FIXED, False)):
+        measure = partial(seconds, model=model, chat=chat, count=chosen.chains, mixed=mixed)
+        ours, theirs = alternate(
+            chosen.rounds, partial(measure, row_wise), partial(measure, round_by_round)
+        )
+        ratios[label] = [their / our for our, their in zip(ours, theirs, strict=True)]
     return conclude("barriers", ratios, WANTED, chosen.json, chains=chosen.chains)
 
 
