@@ -330,8 +330,8 @@ class EvaluateSettings(SamplingSettings, frozen=True):
 class ReportSettings(Settings, frozen=True):
     """The page at the end."""
 
-    examples: Positive = 12
-    """How many chains and comparisons the page shows."""
+    rows: Positive = 10_000
+    """The most rows of each sort (revisions, comparisons, answers) that the page carries."""
 
 
 class PipelineSettings(Settings, frozen=True):

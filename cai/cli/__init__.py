@@ -99,11 +99,19 @@ def _run(
 
 
 @app.command("report")
-def _report(run_folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Print a run's results table and write its report again."""
-    from cai.cli.run import report_command
+def _report(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second run, to be compared with the first.")
+    ] = None,
+) -> None:
+    """Print a run's results table and write its report again, or compare two runs."""
+    from cai.cli.run import compare_command, report_command
 
-    report_command(run_folder)
+    if other is None:
+        report_command(run_folder)
+    else:
+        compare_command(run_folder, other)
 
 
 @app.command("why")

@@ -44,6 +44,18 @@ def report_command(run_folder: Path) -> None:
     _show_results(Console(soft_wrap=True), run_folder)
 
 
+def compare_command(before: Path, after: Path) -> None:
+    """Write a page that holds two runs against each other, and print its table."""
+    from cai.report import comparison_table, write_comparison
+
+    page, facts = write_comparison((before, read_resolved(before)), (after, read_resolved(after)))
+    console = Console(soft_wrap=True)
+    console.print()
+    if facts["evaluation"]:
+        console.print(comparison_table(facts))
+    console.print(f"Report: {page}", markup=False, highlight=False)
+
+
 def _show_results(console: Console, run_folder: Path) -> None:
     from cai.report import results_table
 

@@ -1,6 +1,7 @@
-"""One self-contained page per run, its numbers as JSON, and the table at the end of a run."""
+"""One self-contained page per run or pair of runs, its numbers as JSON, and tables to print."""
 
-from cai.report.terminal import results_table
+from cai.report.comparison import write_comparison
+from cai.report.terminal import comparison_table, results_table
 from cai.report.write import write_report
 
-__all__ = ["results_table", "write_report"]
+__all__ = ["comparison_table", "results_table", "write_comparison", "write_report"]

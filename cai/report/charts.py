@@ -1,23 +1,24 @@
 """Where the marks of the charts go; the templates draw them as inline SVG.
 
-Positions are percentages of the chart's width, so that a chart narrows on a phone while its text
-keeps its size. Line charts live in a box of 100 by 100 that is stretched to its frame.
+Positions are percentages of the chart's width and height, so that a chart narrows on a phone while
+its text keeps its size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LONGEST_LINE = 400
-"""Points of a line that are worth drawing."""
+from cai.report.wording import LABEL_ORDER, number
+
+EXTENTS = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A rate of one model: value and interval ends in percent of the width."""
+    """A rate: which series it belongs to, its value and interval ends in percent."""
 
     series: int
     value: float
@@ -36,16 +37,34 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A curve in a box of 100 by 100, y downwards, and the values at its edges."""
+class Curve:
+    """A line in a box of 100 by 100, y downwards, with its first and last value in words."""
+
+    name: str
+    points: str
+    first: str
+    last: str
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Curves that share their axes; ticks are (place from the top in percent, text)."""
 
     title: str
-    points: str
-    first: float
-    last: float
+    curves: list[Curve]
+    ticks: list[tuple[float, str]]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """A bin of a calibration chart, in percent of the axes, y from the top."""
+
+    x: float
+    y: float
     low: float
     high: float
-    steps: int
+    told: str
 
 
 def dots(rates: Sequence[Mapping[str, Any] | None]) -> list[Dot]:
@@ -58,12 +77,13 @@ def dots(rates: Sequence[Mapping[str, Any] | None]) -> list[Dot]:
 
 
 def stack(counts: Mapping[str, int]) -> list[Bar]:
-    """Lay counts side by side, together 100% wide; empty if there are none."""
+    """Lay a grader's labels side by side, together 100% wide; empty if there are none."""
     total, start = sum(counts.values()), 0.0
     bars: list[Bar] = []
-    for label, count in counts.items():
-        width = 100 * count / total if total else 0.0
-        bars.append(Bar(label, count, start, width))
+    known = [name for name in LABEL_ORDER if name in counts]
+    for label in [*known, *sorted({*counts} - {*known})]:
+        width = 100 * counts[label] / total if total else 0.0
+        bars.append(Bar(label, counts[label], start, width))
         start += width
     return bars if total else []
 
@@ -74,23 +94,77 @@ def heights(counts: Sequence[int]) -> list[float]:
     return [100 * count / highest if highest else 0.0 for count in counts]
 
 
-def line(title: str, values: Sequence[float | None]) -> Line | None:
-    """Draw a curve over training steps; None with fewer than two finite values.
+def line_chart(
+    title: str, series: Mapping[str, Sequence[tuple[float, float]]], steps: int
+) -> LineChart | None:
+    """Draw (step, value) pairs, steps from 1; None when no series has any.
 
-    Long runs are averaged over equal stretches of steps. Unmeasured steps are bridged.
+    Args:
+        title: What is measured, with its unit.
+        series: Name to points; those without points are left out.
+        steps: How many steps the axis has.
     """
-    known = [(step, value) for step, value in enumerate(values) if value is not None]
-    if len(known) < 2:
+    values = [y for points in series.values() for _, y in points]
+    if not values:
         return None
-    size = math.ceil(len(known) / LONGEST_LINE)
-    marks = [_centre(known[start : start + size]) for start in range(0, len(known), size)]
-    low, high = min(y for _, y in marks), max(y for _, y in marks)
-    span = high - low or 1.0
-    width = max(len(values) - 1, 1)
-    points = " ".join(f"{100 * x / width:.2f},{100 * (high - y) / span:.2f}" for x, y in marks)
-    return Line(title, points, known[0][1], known[-1][1], low, high, len(values))
+    marks = ticks(min(values), max(values))
+    low, span, step = marks[0], marks[-1] - marks[0], marks[1] - marks[0]
+    width = max(steps - 1, 1)
+
+    def curve(name: str, points: Sequence[tuple[float, float]]) -> Curve:
+        places = (
+            f"{100 * (x - 1) / width:.2f},{100 - 100 * (y - low) / span:.2f}" for x, y in points
+        )
+        ends = [_written(points[end][1], step / 10) for end in (0, -1)]
+        return Curve(name, " ".join(places), *ends)
+
+    return LineChart(
+        title,
+        [curve(name, points) for name, points in series.items() if points],
+        [(100 - 100 * (mark - low) / span, _written(mark, step)) for mark in marks],
+        steps,
+    )
 
 
-def _centre(stretch: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    n = len(stretch)
-    return sum(step for step, _ in stretch) / n, sum(value for _, value in stretch) / n
+def ticks(low: float, high: float) -> list[float]:
+    """Return three to six round numbers, evenly spaced, the first and last around both ends."""
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        low, high = (min(low, 0.0), max(high, 0.0)) if low else (-1.0, 1.0)
+    rough = (high - low) / 3
+    scale = 10.0 ** math.floor(math.log10(rough))
+    step = next(scale * nice for nice in (1, 2, 2.5, 5, 10) if scale * nice >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [place * step for place in range(first, last + 1)]
+
+
+def extent(changes: Iterable[Mapping[str, float | None]]) -> float:
+    """Return a round bound that no interval of these differences of proportions goes beyond."""
+    ends = [abs(end) for change in changes for end in change.values() if end is not None]
+    return next(bound for bound in EXTENTS if bound >= min(1.0, max(ends, default=1.0)))
+
+
+def calibration(bins: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Place a bin's mean confidence (x, from 0.5 to 1) and share of right labels (y, from 0)."""
+    return [
+        Point(
+            x=200 * (found["confidence"] - 0.5),
+            y=100 - 100 * found["right"]["value"],
+            low=100 - 100 * found["right"]["low"],
+            high=100 - 100 * found["right"]["high"],
+            told=f"{found['right']['value']:.0%} of {found['right']['n']:,} right "
+            f"at a mean confidence of {found['confidence']:.2f}",
+        )
+        for found in bins
+    ]
+
+
+def _written(value: float, step: float) -> str:
+    """Write a value with the decimals that tell it from one a step away."""
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if decimals > 4:
+        return number(value)
+    written = f"{value:,.{decimals}f}"
+    if float(f"{step:.{decimals}f}") != step:
+        written = f"{value:,.{decimals + 1}f}"
+    written = written.rstrip("0").rstrip(".") if "." in written else written
+    return "0" if written == "-0" else written.replace("-", "−")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cai import __version__
+from cai.constitution import Constitution, load_constitution
 from cai.records import (
     AnswerRow,
     ComparisonRow,
@@ -19,6 +20,7 @@ from cai.records import (
     RevisionRow,
     Row,
 )
+from cai.report.curves import curves
 from cai.report.reading import STAGES, finite, stage_json, stage_rows, step_metrics
 from cai.report.tallies import (
     tally_comparisons,
@@ -26,6 +28,7 @@ from cai.report.tallies import (
     tally_prompts,
     tally_revisions,
 )
+from cai.report.truth import Grade
 from cai.settings import PipelineSettings
 
 SCHEMA = 1
@@ -33,12 +36,13 @@ SCHEMA = 1
 R = TypeVar("R", bound=Row)
 
 
-def collect(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
+def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str, Any]:
     """Collect the numbers of a run, finished or not.
 
     Args:
         run_dir: The run folder; any stage may be missing or unfinished.
         settings: The pipeline as resolved.
+        grade: The run's grader.
 
     Returns:
         The contents of report.json. `evaluation` is what `evaluate/summary.json` says.
@@ -55,26 +59,32 @@ def collect(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
             count[row.state] += 1
             yield row
 
-    tallies = {
-        "prompts": tally_prompts(rows("prompts", PromptRow)),
-        "revisions": tally_revisions(rows("revise", RevisionRow)),
-        "comparisons": tally_comparisons(
-            chain(rows("compare", ComparisonRow), rows("prompts", ComparisonRow, "comparisons"))
-        ),
-        "judgements": tally_judgements(rows("compare", JudgementRow, "judgements")),
-    }
+    prompts = tally_prompts(rows("prompts", PromptRow))
+    revisions = tally_revisions(rows("revise", RevisionRow), grade)
+    comparisons = tally_comparisons(
+        chain(rows("compare", ComparisonRow), rows("prompts", ComparisonRow, "comparisons")), grade
+    )
+    judgements = tally_judgements(rows("compare", JudgementRow, "judgements"))
     for counted_only in (rows("compare", PairRow, "pairs"), rows("evaluate", AnswerRow)):
         deque(counted_only, maxlen=0)
+    steps = step_metrics(run_dir / "ppo" / "steps.jsonl")
     return {
         "schema": SCHEMA,
         "name": settings.name,
         "seed": settings.seed,
         "constitution": settings.constitution,
+        "grader": settings.evaluate.grader if settings.evaluate else None,
         "evaluation": stage_json(run_dir, "evaluate", "summary.json"),
         "stages": {stage: _stage(run_dir, stage) for stage in STAGES if (run_dir / stage).is_dir()},
         "states": {where: dict(count.most_common()) for where, count in states.items() if count},
-        **tallies,
-        "ppo": _first_and_last(step_metrics(run_dir / "ppo" / "steps.jsonl")),
+        "prompts": prompts,
+        "principles": _principles(
+            _constitution(run_dir), revisions.pop("principles"), judgements.pop("principles")
+        ),
+        "revisions": revisions,
+        "comparisons": comparisons,
+        "judgements": judgements,
+        "ppo": _ppo(steps),
         "provenance": {
             "cai": __version__,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,20 +93,49 @@ def collect(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
     }
 
 
+def _constitution(run_dir: Path) -> Constitution | None:
+    path = run_dir / "constitution.yaml"
+    return load_constitution(path) if path.exists() else None
+
+
+def _principles(
+    constitution: Constitution | None,
+    critiques: Mapping[str, Mapping[str, Any]],
+    judgements: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """Join what the constitution says of each principle to what its rows show, in its order."""
+    texts = {} if constitution is None else {p.id: p for p in constitution.principles}
+    found = [*texts, *sorted({*critiques, *judgements} - {*texts})]
+    return {
+        name: {
+            "text": texts[name].model_dump(
+                include={"critique", "revision", "comparison", "weight", "tags"}, mode="json"
+            )
+            if name in texts
+            else None,
+            "critiques": critiques.get(name),
+            "judgements": judgements.get(name),
+        }
+        for name in found
+    }
+
+
 def _stage(run_dir: Path, stage: str) -> dict[str, Any]:
     manifest = stage_json(run_dir, stage, "manifest.json")
+    outputs: Mapping[str, Mapping[str, Any]] = manifest.get("outputs", {})
     return {
         "complete": bool(manifest),
         "metrics": stage_json(run_dir, stage, "metrics.json"),
         "provenance": {
             name: manifest[name]
-            for name in ("version", "started", "seconds", "environment")
+            for name in ("version", "started", "seconds", "inputs", "environment")
             if name in manifest
         },
+        "outputs": {name: output.get("hash") for name, output in outputs.items()},
     }
 
 
-def _first_and_last(steps: list[dict[str, float | None]]) -> dict[str, Any]:
+def _ppo(steps: list[dict[str, float | None]]) -> dict[str, Any]:
     if not steps:
         return {"steps": 0}
-    return {"steps": len(steps), "first": steps[0], "last": steps[-1]}
+    return {"steps": len(steps), "first": steps[0], "last": steps[-1], "curves": curves(steps)}

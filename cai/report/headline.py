@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from cai.report.differences import difference, is_clear
 from cai.report.reading import STAGES
-from cai.report.wording import percent
+from cai.report.wording import joined, percent, points
 
 ENOUGH_ANSWERS = 300
 ALARMING_SHARE = 0.1
 POOR_AGREEMENT = 0.7
+COMPARED = {
+    "harmful_rate": "answers harmfully",
+    "evasive_rate": "evades",
+    "explained_refusal_rate": "refuses with a reason",
+    "helpful_rate": "helps",
+    "over_refusal_rate": "refuses a benign request",
+    "garbled_rate": "garbles its answer",
+}
+"""What a model does when a rate counts it."""
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -21,12 +31,39 @@ def headline(report: Mapping[str, Any]) -> str:
     last = list(evaluation)[-1]
     sentences = (
         _path("On held-out red-team prompts", "answers harmfully", "harmful_rate", evaluation),
+        _change("harmful_rate", evaluation),
         _refusals(last, evaluation[last]),
         _path("On benign prompts", "is helpful", "helpful_rate", evaluation),
+        _change("helpful_rate", evaluation),
         _over_refusal(last, evaluation[last]),
     )
     said = [sentence for sentence in sentences if sentence]
     return " ".join(said) or "The models were evaluated, but the grader measured nothing."
+
+
+def asked(report: Mapping[str, Any]) -> str:
+    """Say what the run set out to do, from its settings and the size of its data."""
+    settings: Mapping[str, Any] = report["provenance"]["settings"]
+    model = settings["models"]["helpful"]["path"]
+    principles = sum(found["text"] is not None for found in report["principles"].values())
+    under = f" of {principles} principles" if principles else ""
+    said = f"Make {model} harmless and keep it helpful, under the constitution "
+    said += f"{report['constitution']}{under}"
+    prompts = [
+        f"{count['prompts']:,} {name}"
+        for key, name in (("red_team/train", "red-team"), ("helpful/train", "benign"))
+        if (count := report["prompts"].get(key))
+    ]
+    steps = [
+        f"{settings[stage][key]} {what}"
+        for stage, key, what in (
+            ("revise", "rounds", "revisions of each answer"),
+            ("ppo", "steps", "PPO steps"),
+        )
+        if settings.get(stage)
+    ]
+    trained = [f"{joined(prompts)} prompts"] if prompts else []
+    return f"{said}: {joined([*trained, *steps])}." if trained or steps else f"{said}."
 
 
 def cautions(report: Mapping[str, Any]) -> list[str]:
@@ -37,25 +74,48 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
     agreement = report["judgements"]["order_agreement"]
     if agreement is not None and agreement < POOR_AGREEMENT:
         said.append(
-            f"The feedback model prefers the same response in both orders in only "
-            f"{percent(agreement)} of its judgements."
+            f"Where the feedback model has an opinion, it prefers the same response in both orders "
+            f"only {percent(agreement)} of the time; labels average the two orders."
         )
     for where, states in report["states"].items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)
         if lost > ALARMING_SHARE * total:
-            said.append(f"{lost:,} of the {total:,} rows in {where} are not usable (see Rows).")
+            said.append(
+                f"{lost:,} of the {total:,} rows in {where} are not usable (see How rows ended)."
+            )
     unfinished = [stage for stage, found in report["stages"].items() if not found["complete"]]
     if unfinished:
-        said.append(f"Not finished, so provisional: {_and(unfinished)}.")
+        said.append(f"Not finished, so provisional: {joined(unfinished)}.")
     return said
+
+
+def compared(comparison: Mapping[str, Any]) -> str:
+    """Say how two runs differ, from what `compare_runs` found for the last model of both."""
+    if not comparison["evaluation"]:
+        return "There is no model that both runs evaluated, so there is nothing to compare."
+    model, measures = list(comparison["evaluation"].items())[-1]
+    before, after = (run["name"] for run in comparison["runs"])
+    clear: list[str] = []
+    for rate, does in COMPARED.items():
+        found = measures[rate]["difference"]
+        if is_clear(found):
+            way = "more" if found["value"] > 0 else "less"
+            size = points(abs(found["value"])).removeprefix("+")
+            clear.append(f"{does} {size} points {way} often")
+    if not clear:
+        return (
+            f"No clear difference between {before} and {after}: for {model}, the intervals of all "
+            "differences hold zero."
+        )
+    return f"Against {before}, {model} of {after} {joined(clear)}; other differences may be chance."
 
 
 def _progress(report: Mapping[str, Any]) -> str:
     done = [stage for stage in STAGES if report["stages"].get(stage, {}).get("complete")]
     if not done:
         return "No stage of this run has finished yet, so there is nothing to conclude."
-    return f"This run has not been evaluated yet. Finished so far: {_and(done)}."
+    return f"This run has not been evaluated yet. Finished so far: {joined(done)}."
 
 
 def _path(where: str, does: str, rate: str, evaluation: Mapping[str, Mapping[str, Any]]) -> str:
@@ -65,7 +125,26 @@ def _path(where: str, does: str, rate: str, evaluation: Mapping[str, Mapping[str
     if not steps:
         return ""
     first, share = steps[0].rsplit(" ", 1)
-    return f"{where}, {_and([f'{first} {does} {share} of the time', *steps[1:]])}."
+    return f"{where}, {joined([f'{first} {does} {share} of the time', *steps[1:]])}."
+
+
+def _change(rate: str, evaluation: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say how far the last model is from the first, and whether that is more than chance."""
+    models = list(evaluation.items())
+    (first, before), (last, after) = models[0], models[-1]
+    found = difference(before.get(rate, {}), after.get(rate, {}))
+    value, low, high = found["value"], found["low"], found["high"]
+    if first == last or value is None or low is None or high is None:
+        return ""
+    if not is_clear(found):
+        return (
+            f"From {first} to {last} that is no clear change "
+            f"(95% interval {points(low)} to {points(high)} points)."
+        )
+    ends = sorted((abs(low), abs(high)))
+    size, *interval = (points(end).removeprefix("+") for end in (abs(value), *ends))
+    way = "lower" if value < 0 else "higher"
+    return f"From {first} to {last} that is {size} points {way} ({' to '.join(interval)})."
 
 
 def _refusals(model: str, summary: Mapping[str, Any]) -> str:
@@ -98,7 +177,3 @@ def _model_cautions(model: str, summary: Mapping[str, Any]) -> list[str]:
 
 def _value(summary: Mapping[str, Any], rate: str) -> float | None:
     return summary.get(rate, {}).get("value")
-
-
-def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,9 +1,12 @@
-"""The page: numbers and examples into one self-contained HTML file."""
+"""The page: numbers and rows into one self-contained HTML file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Mapping
 from functools import cache
+from importlib.resources import files
 from typing import Any, cast
 
 import yaml
@@ -11,16 +14,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cai.report import charts
-from cai.report.examples import Chain, Pair, Question
-from cai.report.headline import cautions, headline
-from cai.report.wording import duration, interval, moment, number, percent, plainly, visible
+from cai.report.browser import Rows, pack
+from cai.report.curves import CURVES
+from cai.report.differences import is_clear
+from cai.report.headline import asked, cautions, compared, headline
+from cai.report.wording import (
+    LABEL_ORDER,
+    duration,
+    interval,
+    moment,
+    number,
+    percent,
+    plainly,
+    points,
+    setting,
+    visible,
+)
 
 RATES = {
     "harmful_rate": "Harmful",
     "evasive_rate": "Evasive",
     "explained_refusal_rate": "Refused with a reason",
     "helpful_rate": "Helpful",
-    "over_refusal_rate": "Refused",
+    "over_refusal_rate": "Over-refusal",
     "garbled_rate": "Garbled",
 }
 SIDES = {
@@ -37,76 +53,118 @@ LABELS = {
 MEANS = {"mean_words": "Words", "mean_preference_score": "Preference score"}
 """What is averaged per side, where it was measured."""
 
-LABEL_ORDER = (
-    "harmful",
-    "evasive",
-    "garbled",
-    "partial_refusal",
-    "explained_refusal",
-    "compliance",
-    "helpful",
-)
-"""Labels that have a colour of their own, as they lie in a bar; others are grey, at the end."""
-
-CURVES = {
-    "objective/scores": "Preference score",
-    "objective/kl": "KL from SL-CAI, nats per response",
-    "response/length": "Response length, tokens",
-    "response/ended": "Share of responses that end in time",
+GLANCE = {
+    "harmful_rate": "harmful answers to red-team prompts",
+    "explained_refusal_rate": "of them refused with a reason",
+    "helpful_rate": "helpful answers to benign prompts",
+    "over_refusal_rate": "benign prompts refused",
 }
-"""What steps.jsonl calls it, and its title."""
+"""Rates at the head of the page, from the first model to the last."""
+
+COSTS = ("engine_calls", "tokens_in", "tokens_out", "tokens_cached")
+"""What can be summed over stages."""
+
+SCRIPTS = ("diff.js", "list.js", "detail.js", "browser.js")
 
 
-def render_page(
-    report: Mapping[str, Any],
-    *,
-    chains: Sequence[Chain],
-    pairs: Sequence[Pair],
-    questions: Sequence[Question],
-    steps: Sequence[Mapping[str, float | None]],
-) -> str:
-    """Draw the page.
+def render_page(report: Mapping[str, Any], rows: Rows) -> str:
+    """Draw the page of a run.
 
     Args:
         report: The contents of report.json.
-        chains: Revision chains to read.
-        pairs: Labelled pairs to read.
-        questions: Answers of all models to the same prompts.
-        steps: PPO's metrics, one dict per step.
+        rows: The rows to read.
 
     Returns:
-        HTML without scripts and without references to anything outside itself. All text of models
-        and people is escaped, and its control characters are spelt out.
+        HTML without references to anything outside itself. Its policy lets nothing run but the
+        page's own script. All text of models and people is escaped, and its control characters
+        are spelt out.
     """
-    lines = [charts.line(title, [s.get(name) for s in steps]) for name, title in CURVES.items()]
+    evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
+    return _render(
+        "report.html.j2",
+        script="".join(_front(name) for name in SCRIPTS),
+        report=report,
+        headline=headline(report),
+        asked=asked(report),
+        cautions=cautions(report),
+        models=list(evaluation),
+        glance=_glance(evaluation),
+        means={name: title for name, title in MEANS.items() if _has(evaluation, name)},
+        stacks=_label_stacks(evaluation),
+        round_stacks={r["round"]: charts.stack(r["labels"]) for r in report["revisions"]["rounds"]},
+        categories=_categories(evaluation),
+        charts=_line_charts(report["ppo"]),
+        label_bars=charts.heights(report["comparisons"]["ai_labels"]),
+        calibration=charts.calibration(report["comparisons"]["calibration"]),
+        costs=_costs(report["stages"]),
+        summed=COSTS,
+        settings_text=yaml.safe_dump(
+            report["provenance"]["settings"], sort_keys=False, allow_unicode=True
+        ),
+        packed=Markup(pack(rows)),
+    )
+
+
+def render_comparison(comparison: Mapping[str, Any]) -> str:
+    """Draw the page that holds two runs against each other.
+
+    Args:
+        comparison: Made by `compare_runs`.
+    """
+    return _render(
+        "comparison.html.j2",
+        script="",
+        comparison=comparison,
+        summary=compared(comparison),
+        means=MEANS,
+        scale=charts.extent(
+            measures[rate]["difference"]
+            for measures in comparison["evaluation"].values()
+            for rate in RATES
+        ),
+    )
+
+
+def _render(template: str, *, script: str, **facts: object) -> str:
+    style = _front("report.css")
     return (
         _environment()
-        .get_template("report.html.j2")
+        .get_template(template)
         .render(
-            report=report,
-            headline=headline(report),
-            cautions=cautions(report),
-            models=list(report["evaluation"]),
             rates=RATES,
             sides=SIDES,
             label_sides=LABELS,
-            means={
-                name: title for name, title in MEANS.items() if _has(report["evaluation"], name)
-            },
             label_classes=LABEL_ORDER,
-            stacks=_label_stacks(report["evaluation"]),
-            categories=_categories(report["evaluation"]),
-            curves=[line for line in lines if line],
-            label_bars=charts.heights(report["comparisons"]["ai_labels"]),
-            principles=_principles(report),
-            settings_text=yaml.safe_dump(
-                report["provenance"]["settings"], sort_keys=False, allow_unicode=True
-            ),
-            chains=chains,
-            pairs=pairs,
-            questions=questions,
+            style=Markup(style),
+            script=Markup(script),
+            policy=_policy(style, script),
+            **facts,
         )
     )
+
+
+def _policy(style: str, script: str) -> str:
+    """Return a content security policy under which only these two texts have any effect."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src '{_digest(style)}'",
+            f"script-src '{_digest(script)}'" if script else "script-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    )
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def _front(name: str) -> str:
+    return files("cai.report").joinpath("front", name).read_text(encoding="utf-8")
 
 
 @cache
@@ -126,8 +184,11 @@ def _environment() -> Environment:
         duration=duration,
         moment=moment,
         plainly=plainly,
+        points=points,
+        setting=setting,
         dots=charts.dots,
     )
+    cast("dict[str, Any]", environment.tests).update(clear=is_clear)
     return environment
 
 
@@ -140,6 +201,16 @@ def _has(evaluation: Mapping[str, Mapping[str, Any]], name: str) -> bool:
     return any(name in summary for summary in evaluation.values())
 
 
+def _glance(evaluation: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float]]]:
+    """Return (what, its value per model) for the rates that every model has."""
+    found: list[tuple[str, list[float]]] = []
+    for rate, title in GLANCE.items():
+        values = [summary.get(rate, {}).get("value") for summary in evaluation.values()]
+        if values and None not in values:
+            found.append((title, values))
+    return found
+
+
 def _label_stacks(
     evaluation: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, list[charts.Bar]]]:
@@ -147,9 +218,7 @@ def _label_stacks(
     stacks: dict[str, dict[str, list[charts.Bar]]] = {}
     for side in LABELS:
         for model, summary in evaluation.items():
-            counts: Mapping[str, int] = summary.get("labels", {}).get(side, {})
-            names = [*(n for n in LABEL_ORDER if n in counts), *sorted({*counts} - {*LABEL_ORDER})]
-            if bars := charts.stack({name: counts[name] for name in names}):
+            if bars := charts.stack(summary.get("labels", {}).get(side, {})):
                 stacks.setdefault(side, {})[model] = bars
     return stacks
 
@@ -169,11 +238,18 @@ def _categories(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list[s
     return found
 
 
-def _principles(report: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Return (id, critiques under it, judgements under it), by id."""
-    critiques: Mapping[str, int] = report["revisions"]["principles"]
-    judgements: Mapping[str, int] = report["judgements"]["principles"]
-    return [
-        (name, critiques.get(name, 0), judgements.get(name, 0))
-        for name in sorted({*critiques, *judgements})
+def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
+    known: Mapping[str, Any] = ppo.get("curves", {})
+    drawn = [
+        charts.line_chart(
+            title, {name: known.get(metric, []) for metric, name in names.items()}, ppo["steps"]
+        )
+        for title, names in CURVES.items()
     ]
+    return [chart for chart in drawn if chart]
+
+
+def _costs(stages: Mapping[str, Any]) -> dict[str, float]:
+    """Return what all stages cost together."""
+    spent = [found["metrics"].get("total") or found["metrics"] for found in stages.values()]
+    return {name: sum(cost.get(name) or 0 for cost in spent) for name in (*COSTS, "seconds")}

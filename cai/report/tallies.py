@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from cai.evaluate.rates import rate
 from cai.records import ComparisonRow, JudgementRow, OrderEvidence, PromptRow, RevisionRow
+from cai.report.truth import Grade, better, word
 
 LABEL_BINS = 20
+CONFIDENCE_BINS = 5
+OPINION = 0.1
+"""A probability this far from one half is an opinion."""
 
 
 def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, Any]:
@@ -25,80 +31,136 @@ def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, Any]:
     }
 
 
-def tally_revisions(rows: Iterable[RevisionRow]) -> dict[str, Any]:
-    """Count chains, principle draws, and what each round did to the text.
+def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> dict[str, Any]:
+    """Say what critiques and revisions did to the text, by round and by principle.
+
+    Args:
+        rows: The rows; those without a round are left out.
+        grade: The run's grader.
 
     Returns:
-        `chains` with at least one round; `principles` (id to critiques under it); `rounds`, one
-        entry for the first response and each revision, with mean words, the share that differs
-        from the text before, and how many were measured.
+        `chains` with at least one round. `rounds`, one entry for the first response and each
+        revision: mean words, the share that differs from the text before, how many were measured,
+        and `labels`, the grader's words for the text (counts). `principles`, by id: how often each
+        was `drawn`, and `changed`, the share of its critiques after which the revision differs
+        from the text before (a rate with its interval, clustered by task).
     """
-    principles: Counter[str] = Counter()
     words: defaultdict[int, list[int]] = defaultdict(list)
     changed: Counter[int] = Counter()
+    labels: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    outcomes: defaultdict[str, list[tuple[bool, str]]] = defaultdict(list)
     chains = 0
     for row in rows:
         if not row.steps:
             continue
         chains += 1
         texts = [row.response, *(step.revision for step in row.steps)]
-        principles.update(step.principle.id for step in row.steps)
         for number, text in enumerate(texts):
             words[number].append(len(text.split()))
-            changed[number] += number > 0 and text != texts[number - 1]
+            label = word(grade(row.kind, row.messages, text))
+            if label is not None:
+                labels[number][label] += 1
+        for number, step in enumerate(row.steps, start=1):
+            differs = texts[number] != texts[number - 1]
+            changed[number] += differs
+            outcomes[step.principle.id].append((differs, row.task))
     rounds = [
         {
             "round": number,
             "mean_words": sum(counts) / len(counts),
             "changed": changed[number] / len(counts) if number else None,
+            "labels": dict(sorted(labels[number].items())),
             "n": len(counts),
         }
         for number, counts in sorted(words.items())
     ]
-    return {"chains": chains, "principles": dict(principles), "rounds": rounds}
+    principles = {
+        name: {
+            "drawn": len(found),
+            "changed": asdict(rate([differs for differs, _ in found], [task for _, task in found])),
+        }
+        for name, found in outcomes.items()
+    }
+    return {"chains": chains, "rounds": rounds, "principles": principles}
 
 
-def tally_comparisons(rows: Iterable[ComparisonRow]) -> dict[str, Any]:
-    """Count labelled pairs by source, and the AI labels in equal bins of [0, 1]."""
+def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> dict[str, Any]:
+    """Count labels, and hold the AI's against the grader's verdicts.
+
+    Args:
+        rows: The comparisons; those without a label are left out.
+        grade: The run's grader.
+
+    Returns:
+        `labelled` pairs by source; `ai_labels`, their counts in equal bins of [0, 1]; `right`, the
+        share of AI labels on the side of the response that the grader puts first, as a rate; and
+        `calibration`, the same in equal bins of confidence max(p, 1 - p) from 0.5 to 1, with each
+        bin's mean confidence. Pairs that the grader cannot tell apart enter neither.
+    """
     labelled: Counter[str] = Counter()
     bins = [0] * LABEL_BINS
+    told: list[tuple[float, bool, str]] = []
     for row in rows:
         if row.label is None:
             continue
         labelled[row.source] += 1
-        if row.source == "ai":
-            bins[min(int(row.label * LABEL_BINS), LABEL_BINS - 1)] += 1
-    return {"labelled": dict(sorted(labelled.items())), "ai_labels": bins}
+        if row.source != "ai":
+            continue
+        bins[min(int(row.label * LABEL_BINS), LABEL_BINS - 1)] += 1
+        truth = better(row.kind, [grade(row.kind, row.messages, text) for text in row.responses])
+        if truth is not None and row.label != 0.5:
+            told.append((max(row.label, 1 - row.label), (row.label < 0.5) == bool(truth), row.task))
+    return {
+        "labelled": dict(sorted(labelled.items())),
+        "ai_labels": bins,
+        "right": _share(told),
+        "calibration": _calibration(told),
+    }
 
 
 def tally_judgements(rows: Iterable[JudgementRow]) -> dict[str, Any]:
-    """Say how much the feedback model can be trusted.
+    """Say how much the feedback model can be trusted, in all and under each principle.
 
     Returns:
-        `judgements`; `principles` (id to judgements under it); and over verdicts asked in both
-        orders (`n`): `order_agreement`, the share that prefers the same response both times;
-        `first_preferred`, the mean probability of whichever response is shown first (0.5 is fair);
-        `mean_mass`, the probability on the two options together. None when nothing was measured.
+        `judgements`; over verdicts asked in both orders (`n`): `first_preferred`, the mean
+        probability of whichever response is shown first (0.5 is fair); `mean_mass`, the
+        probability on the two options together; `sharpness`, the mean of |2p - 1| for the
+        probability p averaged over the orders (0 undecided, 1 certain); `opinions`, how many lean
+        to a side in either order; and `order_agreement`, the share of those that prefer the same
+        response both times. None when nothing was measured. And `principles`, by id: `judged`,
+        `sharpness`, `opinions` and `order_agreement`.
     """
-    principles: Counter[str] = Counter()
-    agree: list[float] = []
-    first: list[float] = []
-    mass: list[float] = []
+    judged: Counter[str] = Counter()
+    found: defaultdict[str, list[tuple[bool | None, float, float, float]]] = defaultdict(list)
     for row in rows:
-        principles[row.principle.id] += 1
+        judged[row.principle.id] += 1
         if row.forward is None or row.backward is None:
             continue
-        forward, backward = first_preferred(row.forward), first_preferred(row.backward)
-        agree.append((forward > 0.5) == (backward < 0.5))
-        first.append((forward + backward) / 2)
-        mass.append((row.forward.mass + row.backward.mass) / 2)
+        forward, backward = first_preferred(row.forward), 1 - first_preferred(row.backward)
+        found[row.principle.id].append(
+            (
+                orders_agree(forward, backward),
+                abs(forward + backward - 1),  # |2p - 1| for p = (forward + backward) / 2
+                (forward + 1 - backward) / 2,
+                (row.forward.mass + row.backward.mass) / 2,
+            )
+        )
+    everything = [measured for rows_of in found.values() for measured in rows_of]
     return {
-        "judgements": principles.total(),
-        "principles": dict(principles),
-        "order_agreement": _mean(agree),
-        "first_preferred": _mean(first),
-        "mean_mass": _mean(mass),
-        "n": len(agree),
+        "judgements": judged.total(),
+        **_agreement([agree for agree, _, _, _ in everything]),
+        "first_preferred": _mean([first for _, _, first, _ in everything]),
+        "mean_mass": _mean([mass for _, _, _, mass in everything]),
+        "sharpness": _mean([sharp for _, sharp, _, _ in everything]),
+        "n": len(everything),
+        "principles": {
+            name: {
+                "judged": count,
+                "sharpness": _mean([sharp for _, sharp, _, _ in found[name]]),
+                **_agreement([agree for agree, _, _, _ in found[name]]),
+            }
+            for name, count in judged.items()
+        },
     }
 
 
@@ -106,6 +168,41 @@ def first_preferred(evidence: OrderEvidence) -> float:
     """Return P(the response shown first is better) over the two options, in [0, 1]."""
     odds = evidence.logp_first - evidence.logp_second
     return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
+
+
+def orders_agree(forward: float, backward: float) -> bool | None:
+    """Say whether a verdict survives a change of order.
+
+    Args:
+        forward: P(response 0 is better) when it was shown first.
+        backward: P(response 0 is better) when it was shown second.
+
+    Returns:
+        None when both are close to one half: there is no opinion to keep or to change.
+    """
+    if max(abs(forward - 0.5), abs(backward - 0.5)) < OPINION:
+        return None
+    return (forward > 0.5) == (backward > 0.5)
+
+
+def _agreement(verdicts: Sequence[bool | None]) -> dict[str, Any]:
+    opinions = [agree for agree in verdicts if agree is not None]
+    return {"opinions": len(opinions), "order_agreement": _mean(opinions)}
+
+
+def _calibration(told: Sequence[tuple[float, bool, str]]) -> list[dict[str, Any]]:
+    bins: defaultdict[int, list[tuple[float, bool, str]]] = defaultdict(list)
+    for confidence, right, task in told:
+        place = int((confidence - 0.5) * 2 * CONFIDENCE_BINS)
+        bins[min(place, CONFIDENCE_BINS - 1)].append((confidence, right, task))
+    return [
+        {"confidence": _mean([c for c, _, _ in found]), "right": _share(found)}
+        for _, found in sorted(bins.items())
+    ]
+
+
+def _share(told: Sequence[tuple[float, bool, str]]) -> dict[str, Any]:
+    return asdict(rate([right for _, right, _ in told], [task for _, _, task in told]))
 
 
 def _mean(values: Sequence[float]) -> float | None:

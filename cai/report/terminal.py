@@ -8,8 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from cai.report.differences import is_clear
 from cai.report.page import RATES, SIDES
-from cai.report.wording import interval, percent, visible
+from cai.report.wording import interval, percent, points, visible
 
 
 def results_table(report_json: Mapping[str, Any]) -> Table:
@@ -35,7 +36,41 @@ def results_table(report_json: Mapping[str, Any]) -> Table:
     return table
 
 
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """Lay out two runs' rates and their differences, one section per model.
+
+    Args:
+        comparison: Made by `compare_runs`.
+
+    Returns:
+        A table; differences whose 95% interval leaves zero out are bold.
+    """
+    table = Table(
+        title="Held-out prompts, share of answers and difference in points (95% intervals)",
+        title_justify="left",
+    )
+    table.add_column("")
+    for run in comparison["runs"]:
+        table.add_column(Text(visible(run["name"])), justify="right")
+    table.add_column("difference", justify="right")
+    for model, measures in comparison["evaluation"].items():
+        table.add_row(Text(visible(model), style="bold"))
+        for rate, title in RATES.items():
+            found = measures[rate]
+            cells = [_cell(found["before"]), _cell(found["after"])]
+            table.add_row(f"  {title}", *cells, _change(found["difference"]))
+        table.add_section()
+    return table
+
+
 def _cell(rate: Mapping[str, Any]) -> str:
     ends = interval(rate)
     shown = percent(rate.get("value"))
     return f"{shown} ({ends})" if ends else shown
+
+
+def _change(found: Mapping[str, Any]) -> Text:
+    shown = points(found["value"])
+    if found["low"] is not None and found["high"] is not None:
+        shown += f" ({points(found['low'])} to {points(found['high'])})"
+    return Text(shown, style="bold" if is_clear(found) else "")

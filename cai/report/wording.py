@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +13,17 @@ LONGEST_TEXT = 4000
 
 NOTHING = "–"
 
-# CSI sequences (colours, cursor moves), OSC sequences (titles, links), then other two-byte escapes.
-_ANSI = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\^_]"
+LABEL_ORDER = (
+    "harmful",
+    "evasive",
+    "garbled",
+    "partial_refusal",
+    "explained_refusal",
+    "compliance",
+    "helpful",
 )
+"""A grader's words that have a colour of their own, as they lie in a bar; others are grey, last."""
+
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -25,13 +33,11 @@ _INVISIBLE = re.compile(
 def visible(text: str) -> str:
     """Make text safe to look at: no terminal escapes, and no character that hides or reorders.
 
-    ANSI sequences are removed; control, zero-width and bidirectional characters and lone surrogates
-    are spelt out as `⟨U+202E⟩`. Line feeds and tabs stay. HTML is the template's business.
+    Control, zero-width and bidirectional characters and lone surrogates are spelt out as
+    `⟨U+202E⟩`; of a terminal escape that leaves its letters (`⟨U+001B⟩[31m`). Line feeds and tabs
+    stay. HTML is the template's business.
     """
-    return _INVISIBLE.sub(
-        lambda match: f"⟨U+{ord(match[0]):04X}⟩",
-        _ANSI.sub("", text.replace("\r\n", "\n")),
-    )
+    return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 def shorten(text: str, longest: int = LONGEST_TEXT) -> str:
@@ -57,6 +63,15 @@ def interval(rate: Mapping[str, Any]) -> str:
     return f"{100 * rate['low']:.0f}–{100 * rate['high']:.0f}"
 
 
+def points(difference: float | None) -> str:
+    """Write a difference of proportions in percentage points, with its sign (`−12`, `+0.4`)."""
+    if difference is None:
+        return NOTHING
+    size = 100 * difference
+    shown = f"{size:+.1f}" if abs(size) < 9.95 else f"{size:+.0f}"
+    return "0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+
+
 def number(value: object) -> str:
     """Write a number with thousands separators or three significant digits; other things as is."""
     if value is None:
@@ -66,6 +81,11 @@ def number(value: object) -> str:
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:#.3g}".rstrip(".")
+
+
+def setting(value: object) -> str:
+    """Write the value of a setting as a pipeline file would; – where there is none."""
+    return NOTHING if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def duration(seconds: float | None) -> str:
@@ -92,3 +112,8 @@ def moment(written: str) -> str:
 def plainly(name: str) -> str:
     """Write a key as words (`explained_refusal_rate` is `explained refusal rate`)."""
     return name.replace("_", " ")
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Write a list in a sentence: `a, b and c`; empty for none."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -177,6 +177,10 @@ def answer_row(row: PromptRow, sample: int, model: str, shares: dict[str, int]) 
     )
 
 
+def ungraded(kind, messages, text):
+    return None
+
+
 def ppo_steps() -> list[dict[str, float]]:
     generator = random.Random(4)
     return [
@@ -228,9 +232,22 @@ def write_jsonl(path: Path, items: list[dict]) -> None:
     path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
 
 
+def constitution() -> str:
+    principles = "".join(
+        f"- id: {name}\n"
+        f"  critique: Say whether it is {name}.\n"
+        f"  revision: Rewrite it without {name}.\n"
+        f"  comparison: Choose the response without {name}.\n"
+        for name in PRINCIPLES
+    )
+    return f"schema: 1\nname: playground\nprinciples:\n{principles}"
+
+
 def make_run(folder: Path, samples: int = 3) -> Path:
     """Write a finished run, with so many answers per held-out prompt and model."""
     rows, judgements = comparisons()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "constitution.yaml").write_text(constitution(), encoding="utf-8")
     write_rows(folder / "prompts" / "rows.jsonl", prompts())
     finish(folder / "prompts", 0.4, {"rows": 120})
     write_rows(folder / "revise" / "rows.jsonl", revisions())

@@ -1,15 +1,19 @@
+import base64
+import gzip
+import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic_run import answers, make_run, pipeline, write_jsonl
+from synthetic_run import PRINCIPLES, answers, make_run, pipeline, write_jsonl
 
 from cai.errors import CaiError
-from cai.report import results_table, write_report
+from cai.report import comparison_table, results_table, write_comparison, write_report
 from cai.store import write_json, write_rows
 
 RATES = (
@@ -25,7 +29,7 @@ RATES = (
 class Page(HTMLParser):
     """The tags, attributes and visible text of a page, and whether its tags are balanced."""
 
-    VOID = ("meta", "br", "link", "img")
+    VOID = ("meta", "br", "link", "img", "input")
 
     def __init__(self, html: str):
         super().__init__()
@@ -33,11 +37,15 @@ class Page(HTMLParser):
         self.attributes: list[tuple[str, str | None]] = []
         self.pieces: list[str] = []
         self.open: list[str] = []
+        self.scripts: list[dict[str, str]] = []
+        self.packed = ""
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.attributes += attrs
+        if tag == "script":
+            self.scripts.append(dict(attrs))
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -49,11 +57,33 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.pieces.append(data)
+        if self.open[-1:] == ["script"]:
+            self.packed = data if "id" in self.scripts[-1] else self.packed
+        elif self.open[-1:] != ["style"]:
+            self.pieces.append(data)
 
     @property
     def text(self) -> str:
         return "".join(self.pieces)
+
+    @property
+    def rows(self) -> dict:
+        """What the page's script unpacks."""
+        return strict_json(gzip.decompress(base64.b64decode(self.packed)).decode())
+
+    @property
+    def row_text(self) -> str:
+        """All text of the page's rows."""
+        found, waiting = [], [self.rows]
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, str):
+                found.append(item)
+            elif isinstance(item, dict):
+                waiting += [*item.values()]
+            elif isinstance(item, list):
+                waiting += item
+        return "\n".join(found)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +102,10 @@ def report_on(folder: Path, settings=None) -> tuple[Page, dict]:
     assert path == folder / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open == []
-    assert "script" not in page.tags
+    assert page.scripts == [
+        {"type": "text/plain", "id": "packed-rows"},
+        {"type": "module"},
+    ]
     for name, value in page.attributes:
         assert not name.startswith("on")
         if name in ("src", "href", "xlink:href", "action", "data", "poster"):
@@ -92,15 +125,29 @@ def test_a_finished_run_says_what_came_out(run: Path):
     harmful = summary["rl-cai"]["harmful_rate"]["value"]
     assert f"rl-cai {harmful:.0%}" in page.text
     assert "has not finished" not in page.text
-    for words in ("First watch the house.", "fraud", "Preference score", "2.13.0", "201,344"):
+    for words in ("fraud", "Preference score", "2.13.0", "201,344"):
         assert words in page.text
+    assert "First watch the house." in page.row_text
     assert "polyline" in page.tags
+
+
+def test_principles_are_told_with_their_wording_and_their_rows(run: Path):
+    page, report = report_on(run)
+    assert list(report["principles"]) == list(PRINCIPLES)
+    theft = report["principles"]["theft"]
+    assert theft["text"]["comparison"] == "Choose the response without theft."
+    rows = [json.loads(line) for line in (run / "revise/rows.jsonl").read_text().splitlines()]
+    drawn = [step["principle"]["id"] for row in rows for step in row["steps"]]
+    assert theft["critiques"]["drawn"] == drawn.count("theft")
+    assert theft["judgements"] is None
+    assert "Choose the response without theft." in page.text
+    assert "under the constitution playground of 6 principles" in page.text
 
 
 def test_no_network_is_ever_needed(run: Path):
     write_report(run, pipeline())
     html = (run / "report.html").read_text(encoding="utf-8")
-    for reference in ("http:", "https:", "//", "url(", "@import", "<link", "<iframe", "<img"):
+    for reference in ("http:", "https:", "://", "url(", "@import", "<link", "<iframe", "<img"):
         assert reference not in html
 
 
@@ -130,7 +177,7 @@ def test_every_row_is_accounted_for(run: Path):
 )
 def test_any_stage_may_be_missing(run: Path, kept: tuple[str, ...]):
     for folder in list(run.iterdir()):
-        if folder.name not in kept:
+        if folder.is_dir() and folder.name not in kept:
             shutil.rmtree(folder)
     page, report = report_on(run)
     assert set(report["stages"]) == set(kept)
@@ -209,8 +256,9 @@ def test_text_of_models_stays_text(run: Path, attack: str):
     write_json(run / "evaluate" / "summary.json", summary)
     page, _ = report_on(run, pipeline(constitution=attack))
     assert attack in page.text
+    assert attack in page.row_text
     assert "1337" not in page.text
-    assert page.tags.isdisjoint({"script", "img", "iframe", "object"})
+    assert page.tags.isdisjoint({"img", "iframe", "object"})
 
 
 def poison(path: Path, attack: str) -> None:
@@ -245,8 +293,11 @@ def test_characters_that_hide_or_reorder_are_spelt_out(tmp_path: Path):
         row.response = "ab\x1b[31mred\x1b[0m \u202egnp\u202c \x00\x07 z\u200bw \x9b2Jend"
     write_rows(tmp_path / "evaluate" / "rows.jsonl", rows)
     page, _ = report_on(tmp_path)
-    assert "abred ⟨U+202E⟩gnp⟨U+202C⟩ ⟨U+0000⟩⟨U+0007⟩ z⟨U+200B⟩w end" in page.text
-    assert not set(page.text) & set("\x00\x07\x1b\x9b\u202e\u202c\u200b")
+    shown = (
+        "ab⟨U+001B⟩[31mred⟨U+001B⟩[0m ⟨U+202E⟩gnp⟨U+202C⟩ ⟨U+0000⟩⟨U+0007⟩ z⟨U+200B⟩w ⟨U+009B⟩2Jend"
+    )
+    assert shown in page.row_text
+    assert not set(page.row_text) & set("\x00\x07\x1b\x9b\u202e\u202c\u200b")
 
 
 def test_a_megabyte_in_one_line_is_shortened_with_a_note(tmp_path: Path):
@@ -254,9 +305,9 @@ def test_a_megabyte_in_one_line_is_shortened_with_a_note(tmp_path: Path):
     row.response = "x" * 1_000_000
     write_rows(tmp_path / "evaluate" / "rows.jsonl", [row])
     page, _ = report_on(tmp_path)
-    assert "x" * 4000 in page.text
-    assert "996,000 more characters are in the rows" in page.text
-    assert len(page.text) < 100_000
+    assert "x" * 4000 in page.row_text
+    assert "996,000 more characters are in the rows" in page.row_text
+    assert len(page.row_text) < 10_000
 
 
 def test_diverged_numbers_are_null_in_valid_json(run: Path):
@@ -287,12 +338,54 @@ def test_damage_is_named_by_file_and_line(run: Path, path: str, line: str):
     assert f"{run / path}:{number}:" in str(caught.value)
 
 
-def test_examples_are_as_many_as_asked_for(run: Path):
-    for count in (1, 5):
-        settings = pipeline(report={"examples": count})
-        html = write_report(run, settings).read_text(encoding="utf-8")
-        revisions = html[html.index('id="revisions"') : html.index('id="comparisons"')]
-        assert revisions.count("<details") == count
+def test_the_page_carries_no_more_rows_than_asked_for(run: Path):
+    for most in (1, 7):
+        page, _ = report_on(run, pipeline(report={"rows": most}))
+        shown = Counter(row["show"] for row in page.rows["rows"])
+        assert shown == {"revision": most, "comparison": most, "answers": most}
+        assert page.rows["totals"] == {"revision": 80, "comparison": 40, "answers": 120}
+
+
+def test_the_policy_names_the_pages_own_script_and_style(run: Path):
+    html = write_report(run, pipeline()).read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)[1].replace("&#39;", "'")
+    for tag, opening in (("style", "<style>"), ("script", '<script type="module">')):
+        text = html.split(opening)[1].split(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+
+
+def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
+    other = make_run(tmp_path_factory.mktemp("runs") / "other")
+    summary = json.loads((other / "evaluate" / "summary.json").read_text())
+    summary["rl-cai"]["harmful_rate"] = {"value": 0.5, "low": 0.44, "high": 0.56, "n": 300}
+    summary["<b>mine"] = summary.pop("sl-cai")
+    write_json(other / "evaluate" / "summary.json", summary)
+    settings = pipeline(ppo={"kl_coef": 0.3}, constitution="<i>new")
+    path, facts = write_comparison((run, pipeline()), (other, settings))
+    assert path == other / f"compared-with-{run.name}.html"
+    assert strict_json(path.with_suffix(".json").read_text()) == json.loads(json.dumps(facts))
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.scripts == []
+    assert {"b", "i"}.isdisjoint(page.tags)
+    harmful = facts["evaluation"]["rl-cai"]["harmful_rate"]
+    before = harmful["before"]["value"]
+    assert harmful["difference"]["value"] == pytest.approx(0.5 - before)
+    assert facts["alone"] == ["<b>mine", "sl-cai"]
+    assert ("ppo.kl_coef", None, 0.3) in facts["settings"]
+    assert ("constitution", "playground", "<i>new") in facts["settings"]
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(comparison_table(facts))
+    told = console.export_text()
+    shown = f"+{100 * (0.5 - before):.0f} ("
+    assert shown in told
+    assert shown.rstrip(" (") in page.text
+    assert f"rl-cai of {other.name} answers harmfully" in page.text
+    equal = write_comparison((run, pipeline()), (run, pipeline()))[1]
+    assert equal["settings"] == equal["principles"] == equal["alone"] == []
 
 
 def test_terminal_table_has_every_rate_of_every_model(run: Path):
@@ -304,5 +397,5 @@ def test_terminal_table_has_every_rate_of_every_model(run: Path):
     harmful = report["evaluation"]["helpful-only"]["harmful_rate"]
     low, high = (f"{100 * harmful[end]:.0f}" for end in ("low", "high"))
     assert f"{harmful['value']:.0%} ({low}–{high})" in text
-    assert "[red]x" in text
+    assert "[red]⟨U+001B⟩[31mx" in text
     console.print(results_table({"evaluation": {}}))

@@ -1,0 +1,323 @@
+"""The rows that the page carries: what there is to read, filter and sort.
+
+A page entry is a JSON object that the page's script shows without knowing more of it than this
+module says: `show` names how its `body` is drawn, `facets` are what filters choose from, and
+`orders` are what it can be sorted by. All text is shortened and made visible here.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from cai.conversation import Conversation
+from cai.evaluate.summarise import MODELS
+from cai.records import (
+    AnswerRow,
+    ComparisonRow,
+    JudgementRow,
+    Kind,
+    PairRow,
+    PromptRow,
+    RevisionRow,
+    content_hash,
+)
+from cai.report.reading import stage_rows
+from cai.report.tallies import first_preferred, orders_agree
+from cai.report.truth import Grade, better, word
+from cai.report.wording import LABEL_ORDER, plainly, shorten, visible
+
+Entry = dict[str, Any]
+
+SHOWS = {"revision": "Revisions", "comparison": "Comparisons", "answers": "Answers"}
+FACETS = {
+    "kind": "Prompt",
+    "category": "Category",
+    "principle": "Principle",
+    "state": "State",
+    "graded": "Graded as",
+    "sharpness": "Label",
+    "found": "Worth a look",
+}
+ORDERS = {
+    "changes": "changes made",
+    "sharpness": "label sharpness",
+    "gap": "gap between the orders",
+    "words": "words",
+}
+"""What the filters and orders are called, in the order they are shown."""
+
+KINDS: dict[Kind, str] = {"red_team": "red-team", "helpful": "benign"}
+SHARPNESS = ((0.2, "undecided"), (0.8, "leaning"), (1.0, "sharp"))
+"""Upper ends of |2p - 1|, and what such a label is called."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The page's entries, and how many rows of each sort the run has in all."""
+
+    entries: list[Entry]
+    totals: dict[str, int]
+
+
+def collect_rows(run_dir: Path, most: int, grade: Grade) -> Rows:
+    """Collect what the page can show, `most` entries of each sort at most.
+
+    Rows are stored by a hash, so the first ones of a long file are as good as drawn at random.
+    """
+    categories = {
+        row.task: row.tags["category"]
+        for row in stage_rows(run_dir / "prompts", PromptRow)
+        if "category" in row.tags
+    }
+    entries: list[Entry] = []
+    totals: dict[str, int] = {}
+    sorts: dict[str, Iterable[Entry]] = {
+        "revision": _revisions(run_dir, categories, grade),
+        "comparison": _comparisons(run_dir, categories, grade),
+        "answers": _answers(run_dir),
+    }
+    for show, found in sorts.items():
+        rows = iter(found)
+        kept = list(islice(rows, most))
+        totals[show] = len(kept) + sum(1 for _ in rows)
+        entries += sorted(kept, key=_dullness)
+    return Rows(_with_votes(run_dir, entries), totals)
+
+
+def _dullness(entry: Entry) -> tuple[float, ...]:
+    """Put first what tells most: changed chains, labelled pairs, models that differ."""
+    return (
+        entry["show"] == "comparison" and entry["body"]["label"] is None,
+        -entry["orders"].get("changes", 0),
+        "the models agree" in entry["facets"]["found"],
+    )
+
+
+def pack(rows: Rows) -> str:
+    """Return the entries as the page embeds them: JSON, gzip, base64."""
+    data = {
+        "shows": SHOWS,
+        "facets": FACETS,
+        "orders": ORDERS,
+        "labels": LABEL_ORDER,
+        "totals": rows.totals,
+        "rows": rows.entries,
+    }
+    plain = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(plain.encode(), mtime=0)).decode()
+
+
+def _revisions(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> Iterator[Entry]:
+    for row in stage_rows(run_dir / "revise", RevisionRow):
+        texts = [row.response, *(step.revision for step in row.steps)]
+        labels = [word(grade(row.kind, row.messages, text)) for text in texts]
+        changes = [new != old for old, new in pairwise(texts)]
+        found = ["changed" if any(changes) else "never changed"] if changes else []
+        if not all((row.ended, *(step.ended for step in row.steps))):
+            found.append("cut off by the token limit")
+        graded = [
+            f"{when}: {plainly(label)}"
+            for when, label in (("first", labels[0]), ("last", labels[-1]))
+            if label is not None and (row.steps or when == "first")
+        ]
+        yield _entry(
+            "revision",
+            row,
+            categories.get(row.task),
+            facets={
+                "principle": [step.principle.id for step in row.steps],
+                "graded": graded,
+                "found": found,
+            },
+            orders={"changes": sum(changes), "words": len(texts[-1].split())},
+            body={
+                "response": _text(row.response),
+                "labels": [None if label is None else _text(label) for label in labels],
+                "steps": [
+                    {
+                        "principle": _text(step.principle.id),
+                        "critique": None if step.critique is None else _text(step.critique),
+                        "text": _text(step.revision),
+                    }
+                    for step in row.steps
+                ],
+            },
+        )
+
+
+def _comparisons(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> Iterator[Entry]:
+    models = {
+        content_hash("comparison", pair.key): [sample.model for sample in pair.responses]
+        for pair in stage_rows(run_dir / "compare", PairRow, name="pairs")
+    }
+    files = ((run_dir / "compare", "rows"), (run_dir / "prompts", "comparisons"))
+    for row in (row for folder, name in files for row in stage_rows(folder, ComparisonRow, name)):
+        verdicts = [grade(row.kind, row.messages, text) for text in row.responses]
+        truth = better(row.kind, verdicts)
+        found = [f"{row.source} label"]
+        if row.label is not None and row.label != 0.5 and truth is not None:
+            agrees = (row.label < 0.5) == bool(truth)
+            found.append("with the ground truth" if agrees else "against the ground truth")
+        labels = [word(verdict) for verdict in verdicts]
+        yield _entry(
+            "comparison",
+            row,
+            categories.get(row.task),
+            facets={
+                "graded": sorted({plainly(label) for label in labels if label is not None}),
+                "sharpness": [] if row.label is None else [_sharpness(row.label)],
+                "found": found,
+            },
+            orders={} if row.label is None else {"sharpness": abs(2 * row.label - 1)},
+            body={
+                "source": row.source,
+                "label": row.label,
+                "better": truth,
+                "responses": [
+                    {
+                        "text": _text(text),
+                        "model": _text(model),
+                        "label": None if label is None else _text(label),
+                    }
+                    for text, model, label in zip(
+                        row.responses, models.get(row.key, ["", ""]), labels, strict=True
+                    )
+                ],
+                "votes": row.judgements,
+            },
+        )
+
+
+def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
+    """Put the judgements in place of their keys, and what they tell among the facets."""
+    places = {
+        key: entry
+        for entry in entries
+        if entry["show"] == "comparison"
+        for key in entry["body"]["votes"]
+    }
+    votes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in stage_rows(run_dir / "compare", JudgementRow, name="judgements"):
+        entry = places.get(row.key)
+        if entry is not None:
+            votes[entry["key"]].append(_vote(row))
+    for entry in entries:
+        if entry["show"] != "comparison":
+            continue
+        entry["body"]["votes"] = mine = sorted(
+            votes[entry["key"]], key=lambda vote: str(vote["principle"])
+        )
+        entry["facets"]["principle"] = [vote["principle"] for vote in mine]
+        both = [
+            abs(vote["forward"] - vote["backward"])
+            for vote in mine
+            if vote["forward"] is not None and vote["backward"] is not None
+        ]
+        if both:
+            entry["orders"]["gap"] = max(both)
+        if any(vote["agree"] is False for vote in mine):
+            entry["facets"]["found"].append("the orders disagree")
+    return entries
+
+
+def _vote(row: JudgementRow) -> dict[str, Any]:
+    """Return P(response 0 is better) when shown first and when shown second; None if not asked."""
+    orders = [order for order in (row.forward, row.backward) if order is not None]
+    forward = None if row.forward is None else first_preferred(row.forward)
+    backward = None if row.backward is None else 1 - first_preferred(row.backward)
+    return {
+        "principle": _text(row.principle.id),
+        "state": row.state,
+        "forward": forward if forward is None else round(forward, 4),
+        "backward": backward if backward is None else round(backward, 4),
+        "agree": None if forward is None or backward is None else orders_agree(forward, backward),
+        "mass": round(sum(order.mass for order in orders) / len(orders), 4) if orders else None,
+        "reasoning": [_text(order.reasoning) for order in orders if order.reasoning],
+    }
+
+
+def _answers(run_dir: Path) -> Iterator[Entry]:
+    """Put the models' answers to one sample of one prompt together: they share its seed."""
+    groups: defaultdict[tuple[Conversation, int], list[AnswerRow]] = defaultdict(list)
+    for row in stage_rows(run_dir / "evaluate", AnswerRow):
+        groups[row.messages, row.provenance.seed].append(row)
+    place: Callable[[AnswerRow], tuple[int, str]] = lambda row: (  # noqa: E731
+        MODELS.index(row.model) if row.model in MODELS else len(MODELS),
+        row.model,
+    )
+    for group in groups.values():
+        rows = sorted(group, key=place)
+        labels = [str(row.verdict.get("label", row.state)) for row in rows]
+        states = sorted({row.state for row in rows})
+        entry = _entry(
+            "answers",
+            rows[0],
+            rows[0].tags.get("category"),
+            facets={
+                "graded": [
+                    f"{row.model}: {plainly(label)}"
+                    for row, label in zip(rows, labels, strict=True)
+                ],
+                "found": ["the models differ" if len(set(labels)) > 1 else "the models agree"]
+                if len(rows) > 1
+                else [],
+            },
+            orders={"words": sum(len(row.response.split()) for row in rows) / len(rows)},
+            body={
+                "replies": [
+                    {
+                        "model": _text(row.model),
+                        "text": _text(row.response),
+                        "label": _text(label),
+                        "state": row.state,
+                        "error": _text(row.error or ""),
+                    }
+                    for row, label in zip(rows, labels, strict=True)
+                ]
+            },
+        )
+        entry["facets"]["state"] = states
+        entry["also"] = [row.key for row in rows[1:]]
+        yield entry
+
+
+def _entry(
+    show: str,
+    row: RevisionRow | ComparisonRow | AnswerRow,
+    category: str | None,
+    *,
+    facets: Mapping[str, Sequence[str]],
+    orders: Mapping[str, float],
+    body: Mapping[str, Any],
+) -> Entry:
+    told = {"kind": [KINDS[row.kind]], "category": [category] if category else [], **facets}
+    return {
+        "show": show,
+        "key": _text(row.key),
+        "state": row.state,
+        "error": _text(row.error or ""),
+        "messages": [[message.role, _text(message.content)] for message in row.messages],
+        "facets": {
+            **{name: [_text(value, 80) for value in values] for name, values in told.items()},
+            "state": [row.state],
+        },
+        "orders": dict(orders),
+        "body": dict(body),
+    }
+
+
+def _sharpness(label: float) -> str:
+    sharp = abs(2 * label - 1)
+    return next(name for end, name in SHARPNESS if sharp <= end)
+
+
+def _text(text: str, longest: int | None = None) -> str:
+    return visible(shorten(text) if longest is None else text[:longest])

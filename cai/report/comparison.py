@@ -1,0 +1,120 @@
+"""Two runs held against each other: what differs in what they were asked, and in what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cai.report.contents import collect
+from cai.report.differences import difference
+from cai.report.page import LABELS, MEANS, RATES, render_comparison
+from cai.report.truth import grading
+from cai.settings import PipelineSettings
+from cai.store import write_atomically, write_json
+
+SCHEMA = 1
+TEXTS = ("critique", "revision", "comparison", "weight")
+
+
+def write_comparison(
+    before: tuple[Path, PipelineSettings], after: tuple[Path, PipelineSettings]
+) -> tuple[Path, dict[str, Any]]:
+    """Compare two run folders, each given with its settings.
+
+    Returns:
+        The path of the page, `compared-with-NAME.html` in the second folder with NAME the first
+        one's, and its facts; they lie beside it as JSON.
+
+    Raises:
+        CaiError: A file of a run is damaged, or the folder cannot be written.
+    """
+    reports = [
+        collect(run, settings, grading(settings.evaluate)) for run, settings in (before, after)
+    ]
+    names = [run.resolve().name for run, _ in (before, after)]
+    facts = compare_runs(*reports, names=(names[0], names[1]))
+    path = after[0] / f"compared-with-{names[0]}.html"
+    write_json(path.with_suffix(".json"), facts)
+    write_atomically(path, [render_comparison(facts).encode("utf-8")])
+    return path, facts
+
+
+def compare_runs(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, names: tuple[str, str]
+) -> dict[str, Any]:
+    """Subtract one report.json from another.
+
+    Args:
+        before: The report of the run that is the measure.
+        after: The report of the run that is measured by it.
+        names: What to call the two.
+
+    Returns:
+        `runs`; per model that both evaluated, every rate and mean as `{"before", "after",
+        "difference"}`, each with its interval; `settings` and `principles`, lists of
+        `[key, before, after]` of whatever differs; `alone`, the models that one run has alone.
+    """
+    one: Mapping[str, Mapping[str, Any]] = before["evaluation"]
+    other: Mapping[str, Mapping[str, Any]] = after["evaluation"]
+    return {
+        "schema": SCHEMA,
+        "runs": [
+            {"name": name, **{key: report[key] for key in ("constitution", "seed", "grader")}}
+            for name, report in zip(names, (before, after), strict=True)
+        ],
+        "evaluation": {
+            model: dict(_measures(one[model], other[model])) for model in one if model in other
+        },
+        "alone": sorted({*one} ^ {*other}),
+        "settings": _unlike(
+            dict(_flat(before["provenance"]["settings"])),
+            dict(_flat(after["provenance"]["settings"])),
+        ),
+        "principles": _unlike(dict(_texts(before)), dict(_texts(after))),
+    }
+
+
+def _measures(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every rate and every mean of a side (`mean_words/helpful`) that either run has."""
+    for rate in RATES:
+        yield rate, _pair(before.get(rate, {}), after.get(rate, {}))
+    for mean in MEANS:
+        for side in LABELS:
+            known = [summary.get(mean, {}).get(side, {}) for summary in (before, after)]
+            if any(known):
+                yield f"{mean}/{side}", _pair(*known)
+
+
+def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "before": dict(before),
+        "after": dict(after),
+        "difference": difference(before, after),
+    }
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings by dotted key; lists stay whole."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _texts(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, found in report["principles"].items():
+        for half in TEXTS:
+            if found["text"] is not None and found["text"][half] is not None:
+                yield f"{name}, {half}", found["text"][half]
+
+
+def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """List (key, before, after) where they differ; None where a side lacks the key."""
+    keys = [*before, *(key for key in after if key not in before)]
+    return [
+        (key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
+    ]

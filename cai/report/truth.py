@@ -1,0 +1,65 @@
+"""What the run's grader says of stored responses, beyond the answers it was asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cai.conversation import Conversation
+from cai.errors import CaiError
+from cai.evaluate.grading import GRADERS, Verdict
+from cai.records import Kind
+from cai.settings import EvaluateSettings
+
+Grade = Callable[[Kind, Conversation, str], Verdict | None]
+"""Judges a response to a prompt; None where there is no grader, or the prompt is not of its world.
+"""
+
+WANTED: dict[Kind, tuple[str, ...]] = {
+    "red_team": ("harmful", "evasive", "explained_refusal"),
+    "helpful": ("refused", "helpful"),
+}
+"""Measures of a response per kind of prompt, the worst first."""
+
+
+def grading(settings: EvaluateSettings | None) -> Grade:
+    """Return the run's grader as a function; equal texts are judged once."""
+    if settings is None:
+        return lambda _kind, _messages, _text: None
+    grader = GRADERS[settings.grader]()
+    known: dict[tuple[Kind, Conversation, str], Verdict | None] = {}
+
+    def grade(kind: Kind, messages: Conversation, text: str) -> Verdict | None:
+        asked = (kind, messages, text)
+        if asked not in known:
+            try:
+                known[asked] = grader.grade(*asked)
+            except CaiError:  # A prompt from elsewhere: this grader has no opinion on it.
+                known[asked] = None
+        return known[asked]
+
+    return grade
+
+
+def better(kind: Kind, verdicts: Sequence[Verdict | None]) -> int | None:
+    """Say which of two responses the grader's measures put first.
+
+    Returns:
+        0 or 1; None when they rank alike, or one of them was not measured: garbled text, or a
+        grader that knows neither harm nor help.
+    """
+    first, second = (_rank(kind, verdict) for verdict in verdicts)
+    if first is None or second is None or first == second:
+        return None
+    return 0 if first > second else 1
+
+
+def word(verdict: Verdict | None) -> str | None:
+    """Return the grader's one word for a response."""
+    return None if verdict is None else str(verdict.get("label"))
+
+
+def _rank(kind: Kind, verdict: Verdict | None) -> int | None:
+    measures = WANTED[kind]
+    if verdict is None or any(verdict.get(measure) is None for measure in measures):
+        return None
+    return next((rank for rank, measure in enumerate(measures) if verdict[measure]), None)
