@@ -106,7 +106,7 @@ function controls() {
     const chosen = asked[select.dataset.facet];
     if (chosen && !counts.has(chosen)) values.push([chosen, 0]);
     options(select, values.map(([value, n]) => [value, `${value} (${n.toLocaleString("en")})`]), chosen, "all");
-    select.closest("label").hidden = values.length < 2 && !chosen;
+    select.parentNode.hidden = values.length < 2 && !chosen;
   }
   const known = Object.keys(data.orders).filter((name) => rows.some((row) => Object.hasOwn(row.orders, name)));
   const orders = known.flatMap((name) => [
@@ -146,9 +146,10 @@ function build() {
     });
   }
   for (const [facet, title] of Object.entries(data.facets)) {
-    const select = element("select", { "data-facet": facet });
+    const select = element("select", { id: `by-${facet}`, "data-facet": facet });
+    const field = element("div", {}, element("label", { for: select.id }, title), select);
     select.addEventListener("change", () => ask({ [facet]: select.value }));
-    page.sort.closest("label").before(element("label", {}, element("span", {}, title), select));
+    page.sort.parentNode.before(field);
   }
   page.sort.addEventListener("change", () => ask({ sort: page.sort.value }));
   page.search.addEventListener("input", () => ask({ q: page.search.value }));

@@ -3,7 +3,8 @@
 const TOKENS = /\s+|[\p{L}\p{N}_’'-]{1,200}|[^\s]/gu;
 
 // Returns [change, text] pairs in reading order; those "same" or "removed" make up `before`, those
-// "same" or "added" make up `after`. The words kept are a longest common subsequence.
+// "same" or "added" make up `after`. What is kept is a common subsequence with as many
+// words as there can be, and among those one with as many spaces.
 function wordDiff(before, after) {
   const old = before.match(TOKENS) ?? [];
   const now = after.match(TOKENS) ?? [];
@@ -22,12 +23,13 @@ function wordDiff(before, after) {
 
 function middle(old, now) {
   const width = now.length + 1;
-  const common = new Uint16Array((old.length + 1) * width);
+  const common = new Uint32Array((old.length + 1) * width);
+  const worth = old.map((token) => (token.trim() ? 10000 : 1));
   for (let i = old.length - 1; i >= 0; i--)
     for (let j = now.length - 1; j >= 0; j--)
       common[i * width + j] =
         old[i] === now[j]
-          ? common[(i + 1) * width + j + 1] + 1
+          ? common[(i + 1) * width + j + 1] + worth[i]
           : Math.max(common[(i + 1) * width + j], common[i * width + j + 1]);
   const segments = [];
   let i = 0;

@@ -1,0 +1,394 @@
+"""The page in headless Chromium: nothing runs, filters filter, and everybody can use it.
+
+`make test-browser` installs what this needs. Where it is missing, these tests are skipped.
+"""
+
+import difflib
+import json
+import os
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from synthetic_run import (
+    ANSWERS,
+    MODELS,
+    answer_row,
+    answers,
+    make_run,
+    pipeline,
+    prompts,
+    revisions,
+)
+
+from cai.report import write_comparison, write_report
+from cai.store import write_rows
+
+HINT = "`make test-browser` installs what is missing"
+NEEDED = os.environ.get("CAI_BROWSER_TESTS") == "required"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+try:
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+except ModuleNotFoundError as missing:
+    if NEEDED:
+        raise
+    pytest.skip(f"{missing.name} is not installed: {HINT}", allow_module_level=True)
+
+ATTACK = (
+    "<script>window.pwned = 1</script>\"'><img src=x onerror=window.pwned=1>"
+    "<svg onload=window.pwned=1></textarea></style><style>*{display:none}</style>"
+    "<iframe srcdoc='<script>parent.pwned=1</script>'></iframe>{{ 7 * 191 }}"
+)
+HIDDEN = "safe\u202eevil\u202c \x1b[31mred\x1b[0m z\u200bw"
+SHOWN = "safe⟨U+202E⟩evil⟨U+202C⟩ ⟨U+001B⟩[31mred⟨U+001B⟩[0m z⟨U+200B⟩w"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+        path = next((name for name in found if name), playwright.chromium.executable_path)
+        if not Path(path).exists():
+            assert not NEEDED, f"there is no Chromium: {HINT}"
+            pytest.skip(f"there is no Chromium: {HINT}")
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Return a function that opens a page of a run; it fails on errors, dialogs and requests."""
+    contexts, troubles = [], []
+
+    def opened(path: Path, fragment: str = "", script: str = "", **context):
+        contexts.append(chromium.new_context(**context))
+        page = contexts[-1].new_page()
+        page.on("dialog", lambda dialog: troubles.append(dialog.message))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(path.as_uri()) or troubles.append(request.url),
+        )
+        page.set_default_timeout(10_000)
+        page.add_init_script(script)
+        page.goto(path.as_uri() + fragment)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("runs") / "plain")
+    write_report(folder, pipeline())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> Path:
+    return run / "report.html"
+
+
+def show(page, title: str):
+    page.locator("#shows").get_by_text(title).click()
+
+
+def count(page) -> int:
+    return int(page.locator("#count").inner_text().split(" of ")[0].replace(",", ""))
+
+
+def detail(page) -> str:
+    return page.locator("#detail").inner_text()
+
+
+def rows(folder: Path, stage: str, name: str = "rows") -> list[dict]:
+    return [json.loads(line) for line in (folder / stage / f"{name}.jsonl").open()]
+
+
+@pytest.mark.parametrize("text", [ATTACK, HIDDEN, "x" * 1_000_000])
+def test_text_of_models_never_runs_and_never_hides(visit, tmp_path: Path, text: str):
+    folder = make_run(tmp_path / "run", samples=1)
+    changed = revisions()
+    for row in changed:
+        row.response = text
+        for step in row.steps:
+            step.critique = step.principle.id = text
+            step.revision = f"{text} {step.revision}"
+    write_rows(folder / "revise" / "rows.jsonl", changed)
+    graded = answers(1)
+    for row in graded:
+        row.response = row.verdict["label"] = row.tags["category"] = text
+    write_rows(folder / "evaluate" / "rows.jsonl", graded)
+    write_report(folder, pipeline(constitution=text[:500]))
+    page = visit(folder / "report.html")
+    told = {ATTACK: ATTACK, HIDDEN: SHOWN}.get(text, "x" * 4000 + " … [996,000 more characters")
+    for title in ("Revisions", "Comparisons", "Answers"):
+        show(page, title)
+        page.locator("#list").focus()
+        for key in ("ArrowDown", "End"):
+            page.keyboard.press(key)
+            if title != "Comparisons":
+                assert told in page.locator("#detail").text_content()
+        for select in page.locator("#filters select").all():
+            if select.is_visible() and select.locator("option").count() > 1:
+                select.select_option(index=1)
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("main img, main iframe, main script, main style").count() == 0
+    assert set("\u202e\u202c\x1b\u200b").isdisjoint(page.locator("body").inner_text())
+
+
+def test_the_policy_holds(visit, report: Path):
+    """Whatever slipped through the escaping would meet these refusals."""
+    page = visit(report)
+    for code, refusal in (
+        ("document.body.innerHTML = '<b>x</b>'", "TrustedHTML"),
+        ("document.body.setAttribute('onclick', 'window.pwned = 1')", "TrustedScript"),
+        ("fetch('data:text/plain,x')", "Failed to fetch"),
+    ):
+        with pytest.raises(Exception, match=refusal):
+            page.evaluate(code)
+    blocked = page.evaluate(
+        """() => new Promise((done) => {
+            document.addEventListener('securitypolicyviolation', (event) => {
+                done(event.effectiveDirective);
+            });
+            document.body.append(Object.assign(new Image(), { src: 'data:image/png,x' }));
+        })"""
+    )
+    assert blocked == "img-src"
+
+
+def test_filters_agree_with_the_rows(visit, run: Path, report: Path):
+    page = visit(report)
+    revised = rows(run, "revise")
+    assert count(page) == len(revised)
+
+    def uses(row, principle):
+        return any(step["principle"]["id"] == principle for step in row["steps"])
+
+    page.get_by_label("Principle", exact=True).select_option("theft")
+    theft = [row for row in revised if uses(row, "theft")]
+    assert count(page) == len(theft)
+    page.get_by_label("State", exact=True).select_option("too_long")
+    assert count(page) == sum(row["state"] == "too_long" for row in theft)
+    page.get_by_text("Clear filters").click()
+    assert count(page) == len(revised)
+    page.get_by_label("Search all text of the rows").fill("BICYCLE because owner")
+    assert count(page) == sum(ANSWERS["explained_refusal"] in json.dumps(row) for row in revised)
+    page.get_by_label("Search all text of the rows").fill("no such words at all")
+    assert count(page) == 0
+    assert page.get_by_text("No row matches.").is_visible()
+    page.get_by_text("Clear filters").click()
+
+    show(page, "Comparisons")
+    compared = rows(run, "compare")
+    page.get_by_label("Label", exact=True).select_option("sharp")
+    assert count(page) == sum(abs(2 * row["label"] - 1) > 0.8 for row in compared)
+    page.get_by_label("Label", exact=True).select_option("")
+    page.get_by_label("Sort by", exact=True).select_option("sharpness up")
+    first = min(compared, key=lambda row: abs(2 * row["label"] - 1))
+    assert first["key"] in detail(page)
+    page.get_by_label("Category", exact=True).select_option("fraud")
+    assert count(page) == sum(row["messages"][-1]["content"].count("fraud") for row in compared)
+
+    show(page, "Answers")
+    graded = rows(run, "evaluate")
+    harmful = [r for r in graded if r["model"] == "sl-cai" and r["verdict"]["label"] == "harmful"]
+    page.get_by_label("Graded as", exact=True).select_option("sl-cai: harmful")
+    assert count(page) == len(harmful)
+    labels = {}
+    for row in graded:
+        seed = row["provenance"]["seed"], row["messages"][-1]["content"]
+        labels.setdefault(seed, set()).add(row["verdict"]["label"])
+    page.get_by_text("Clear filters").click()
+    page.get_by_label("Worth a look", exact=True).select_option("the models differ")
+    assert count(page) == sum(len(found) > 1 for found in labels.values())
+
+
+def test_evidence_of_a_pair_is_shown_in_both_orders(visit, run: Path, report: Path):
+    row = rows(run, "compare")[3]
+    page = visit(report, f"#row={row['key']}")
+    found = {
+        r["key"]: r for r in rows(run, "compare", "judgements") if r["key"] in row["judgements"]
+    }
+    table = page.locator("#detail .votes tbody tr")
+    assert table.count() == len(found) == 3
+    for judgement in found.values():
+        first, second = (
+            [2.718281828 ** judgement[order][f"logp_{place}"] for place in ("first", "second")]
+            for order in ("forward", "backward")
+        )
+        cells = table.filter(has_text=judgement["principle"]["id"]).inner_text().split("\t")
+        assert cells[1] == f"{first[0] / sum(first):.2f}"
+        assert cells[2] == f"{second[1] / sum(second):.2f}"
+    assert f"Better with probability {row['label']:.2f}" in detail(page)
+
+
+def test_a_link_leads_to_its_row(visit, run: Path, report: Path):
+    graded = rows(run, "evaluate")
+    for wanted in (graded[0], graded[-1], rows(run, "compare")[7], rows(run, "revise")[40]):
+        page = visit(report, f"#row={wanted['key']}")
+        assert wanted["messages"][-1]["content"] in detail(page)
+    page = visit(report, "#show=revision&principle=theft&sort=words+down")
+    assert page.get_by_label("Principle", exact=True).input_value() == "theft"
+    page.locator("#list").focus()
+    page.keyboard.press("ArrowDown")
+    assert "principle=theft" in page.url
+    again = visit(report, page.url[page.url.index("#") :])
+    assert detail(again) == detail(page)
+    page.locator("#constitution").get_by_role("link", name="fraud").click()
+    assert page.get_by_label("Principle", exact=True).input_value() == "fraud"
+    page.evaluate("location.hash = '#show=__proto__&row=nobody&kind=nothing'")
+    assert count(page) == 0
+
+
+def test_the_list_is_a_list_box_for_the_keyboard(visit, report: Path):
+    page = visit(report)
+    box = page.locator("#list")
+    box.focus()
+    total = count(page)
+    for key, place in (("ArrowDown", 1), ("End", total - 1), ("ArrowUp", total - 2), ("Home", 0)):
+        page.keyboard.press(key)
+        active = page.locator(f"#{box.get_attribute('aria-activedescendant')}")
+        assert active.get_attribute("aria-posinset") == str(place + 1)
+        assert active.get_attribute("aria-selected") == "true"
+        assert active.is_visible()
+        opening = active.locator(".opening").inner_text()
+        assert opening in detail(page)
+
+
+def test_ten_thousand_rows_stay_few_nodes(visit, tmp_path: Path):
+    held_out = [row for row in prompts() if row.split == "held_out"]
+    many = [
+        answer_row(row, sample, "rl-cai", MODELS["rl-cai"])
+        for row in held_out
+        for sample in range(250)
+    ]
+    assert len(many) == 10_000
+    write_rows(tmp_path / "evaluate" / "rows.jsonl", sorted(many, key=lambda row: row.key))
+    write_report(tmp_path, pipeline())
+    assert (tmp_path / "report.html").stat().st_size < 2_000_000
+    page = visit(tmp_path / "report.html")
+    assert count(page) == 10_000
+    page.locator("#list").focus()
+    seen = set()
+    for key in ("End", "Home", "PageDown", "PageDown"):
+        page.keyboard.press(key)
+        assert page.locator("#list [role=option]").count() < 40
+        assert page.evaluate("document.querySelectorAll('*').length") < 1000
+        seen.add(detail(page))
+    assert len(seen) == 4
+    page.locator("#list").evaluate("(box) => { box.scrollTop = box.scrollHeight / 2; }")
+    page.locator("#row-5000").wait_for()
+    assert page.locator("#list [role=option]").count() < 40
+    page.get_by_label("Search all text of the rows").fill("watch the house")
+    assert count(page) == sum(row.response == ANSWERS["harmful"] for row in many)
+
+
+DIFFS = [
+    ("take the red bicycle now", "take the blue bicycle now"),
+    ("read it aloud on the radio.", "read it aloud online."),
+    ("Sure. First, steal it.", "I won’t help: that is theft."),
+    ("same", "same"),
+    ("", "all new"),
+    ("all gone", ""),
+    ("a b c d e f", "b c x d f g"),
+    ("two  spaces\nand a line", "two spaces\n\nand a line"),
+    ("拳击手 naïve café's", "拳击 naïve cafés"),
+    ("one two three four five six", "six five four three two one"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), DIFFS)
+def test_a_diff_holds_both_texts_and_keeps_the_longest_common_words(chromium, before, after):
+    source = (Path(__file__).parents[2] / "cai/report/front/diff.js").read_text()
+    page = chromium.new_page()
+    segments = page.evaluate(f"([a, b]) => {{ {source}; return wordDiff(a, b); }}", [before, after])
+    page.close()
+    assert "".join(text for change, text in segments if change != "added") == before
+    assert "".join(text for change, text in segments if change != "removed") == after
+    assert all(a[0] != b[0] for a, b in pairwise(segments))
+    kept = re.findall(r"\w+", " ".join(text for change, text in segments if change == "same"))
+    assert len(kept) >= common(re.findall(r"\w+", before), re.findall(r"\w+", after))
+
+
+def common(before: list[str], after: list[str]) -> int:
+    """Return how many words Python's own matcher finds in both, in order."""
+    blocks = difflib.SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks)
+
+
+def test_a_chain_shows_what_its_revisions_changed(visit, run: Path, report: Path):
+    row = next(row for row in rows(run, "revise") if row["steps"])
+    page = visit(report, f"#row={row['key']}")
+    assert page.locator("#detail .same").count() == 1  # The first revision changes nothing.
+    removed = page.locator("#detail del").all_inner_texts()
+    added = page.locator("#detail ins").all_inner_texts()
+    assert removed
+    assert added
+    last = page.locator("#detail .text").last
+    without = "(node) => { const copy = node.cloneNode(true); copy.querySelectorAll('%s').forEach((n) => n.remove()); return copy.textContent; }"  # noqa: E501
+    assert last.evaluate(without % "del") == row["steps"][-1]["revision"]
+    assert last.evaluate(without % "ins") == row["steps"][-2]["revision"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_barrier_that_axe_knows(visit, run: Path, report: Path, scheme: str, width: int):
+    looks = {"color_scheme": scheme, "viewport": {"width": width, "height": 844}}
+    compared, _ = write_comparison((run, pipeline()), (run, pipeline(ppo={"kl_coef": 0.3})))
+    # axe is injected as a script element, which the page's policy would refuse.
+    pages = [visit(compared, bypass_csp=True, **looks)]
+    for sort in ("revision", "comparison", "answers"):
+        pages.append(visit(report, f"#show={sort}", bypass_csp=True, **looks))
+    for page in pages:
+        results = Axe().run(page)
+        assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_nothing_sticks_out_of_a_phone(visit, report: Path, width: int):
+    for sort in ("revision", "comparison", "answers"):
+        page = visit(report, f"#show={sort}", viewport={"width": width, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_without_scripts_the_numbers_stay_and_the_page_says_where_the_rows_are(visit, report: Path):
+    page = visit(report, java_script_enabled=False)
+    text = page.locator("body").inner_text()
+    assert "On held-out red-team prompts, helpful-only answers harmfully" in text
+    assert "evaluate/rows.jsonl" in text
+    assert page.locator("#browser").is_hidden()
+    old = visit(report, script="delete window.DecompressionStream")
+    old.get_by_text("DecompressionStream is not defined").wait_for()
+    assert "evaluate/rows.jsonl" in old.locator("#no-rows").inner_text()
+
+
+def test_print_has_the_chosen_row_and_no_controls(visit, run: Path, report: Path):
+    row = next(row for row in rows(run, "revise") if row["steps"])
+    page = visit(report, f"#row={row['key']}")
+    page.emulate_media(media="print")
+    assert page.locator("#list").is_hidden()
+    assert page.locator("#search").is_hidden()
+    assert page.locator("nav").is_hidden()
+    assert page.locator("#detail").is_visible()
+    assert (
+        page.evaluate("getComputedStyle(document.getElementById('detail')).overflow") == "visible"
+    )
+    assert page.pdf(format="A4").startswith(b"%PDF")
