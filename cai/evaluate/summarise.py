@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cai.evaluate.rates import mean, rate
-from cai.records import AnswerRow, Kind
+from cai.records import AnswerRow, Kind, RevisionRow
 
 MODELS = ("helpful-only", "sl-cai", "rl-cai")
 """The models of the method, in its order; others follow by name."""
@@ -41,6 +41,33 @@ def summarise(
     present = {row.model for row in rows}
     order = [*(m for m in MODELS if m in present), *sorted(present - set(MODELS))]
     return {model: _model([r for r in rows if r.model == model], scores) for model in order}
+
+
+def summarise_revisions(
+    chains: Sequence[RevisionRow], scores: Mapping[str, Sequence[float]]
+) -> list[dict[str, Any]]:
+    """Average the preference score by the number of revisions (paper, figure 5).
+
+    Args:
+        chains: Chains of critiques and revisions.
+        scores: Row key to the scores of the first response and of each revision.
+
+    Returns:
+        One entry per number of revisions, from 0: `{"round", "score"}` with the mean's interval,
+        clustered by task.
+    """
+    longest = max((len(scores[row.key]) for row in chains), default=0)
+    return [
+        {"round": number, "score": asdict(mean(*_round_scores(chains, scores, number)))}
+        for number in range(longest)
+    ]
+
+
+def _round_scores(
+    chains: Sequence[RevisionRow], scores: Mapping[str, Sequence[float]], number: int
+) -> tuple[list[float], list[str]]:
+    rows = [row for row in chains if len(scores[row.key]) > number]
+    return [scores[row.key][number] for row in rows], [row.task for row in rows]
 
 
 def _model(rows: Sequence[AnswerRow], scores: Mapping[str, float] | None) -> dict[str, Any]:

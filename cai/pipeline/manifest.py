@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -112,7 +114,15 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
 
 def environment() -> dict[str, str]:
     """Return versions and hardware, for provenance; none of it makes a stage stale."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    found = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+    }
+    torch = sys.modules.get("torch")  # A stage that did not load it used no GPU.
+    if torch is not None and torch.cuda.is_available():
+        count, name = torch.cuda.device_count(), torch.cuda.get_device_name()
+        found["gpu"] = name if count == 1 else f"{count} x {name}"
     for package in ("cai", "torch", "transformers", "trl", "datasets", "accelerate", "peft"):
         try:
             found[package] = metadata.version(package)

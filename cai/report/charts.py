@@ -58,13 +58,21 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Point:
-    """A bin of a calibration chart, in percent of the axes, y from the top."""
+    """A value with its interval, in percent of the axes, y from the top."""
 
     x: float
     y: float
     low: float
     high: float
     told: str
+
+
+@dataclass(frozen=True)
+class ScoreChart:
+    """Points with whiskers that share a y axis; ticks as in `LineChart`."""
+
+    points: list[Point]
+    ticks: list[tuple[float, str]]
 
 
 def dots(rates: Sequence[Mapping[str, Any] | None]) -> list[Dot]:
@@ -123,6 +131,35 @@ def line_chart(
         [curve(name, points) for name, points in series.items() if points],
         [(100 - 100 * (mark - low) / span, _written(mark, step)) for mark in marks],
         steps,
+    )
+
+
+def score_chart(rounds: Sequence[Mapping[str, Any]]) -> ScoreChart | None:
+    """Draw mean scores by number of revisions, with their intervals; None with fewer than two."""
+    known = [found for found in rounds if found["score"]["value"] is not None]
+    if len(known) < 2:
+        return None
+    values = [found["score"] for found in known]
+    ends = [end for v in values for end in (v["low"], v["high"], v["value"]) if end is not None]
+    marks = ticks(min(ends), max(ends))
+    low, span, step = marks[0], marks[-1] - marks[0], marks[1] - marks[0]
+
+    def y(value: float | None, instead: float) -> float:
+        return 100 - 100 * ((instead if value is None else value) - low) / span
+
+    last = known[-1]["round"]
+    return ScoreChart(
+        points=[
+            Point(
+                x=10 + 86 * found["round"] / last,
+                y=y(score["value"], 0.0),
+                low=y(score["low"], score["value"]),
+                high=y(score["high"], score["value"]),
+                told=f"{_written(score['value'], step / 10)} after {found['round']} revisions",
+            )
+            for found, score in zip(known, values, strict=True)
+        ],
+        ticks=[(y(mark, 0.0), _written(mark, step)) for mark in marks],
     )
 
 

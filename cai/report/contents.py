@@ -81,7 +81,7 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
         "principles": _principles(
             _constitution(run_dir), revisions.pop("principles"), judgements.pop("principles")
         ),
-        "revisions": revisions,
+        "revisions": {**revisions, "scores": _revision_scores(run_dir)},
         "comparisons": comparisons,
         "judgements": judgements,
         "ppo": _ppo(steps),
@@ -91,6 +91,10 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
             "settings": finite(settings.model_dump(mode="json")),
         },
     }
+
+
+def _revision_scores(run_dir: Path) -> list[dict[str, Any]]:
+    return stage_json(run_dir, "evaluate", "revisions.json").get("rounds", [])
 
 
 def _constitution(run_dir: Path) -> Constitution | None:

@@ -92,6 +92,7 @@ def render_page(report: Mapping[str, Any], rows: Rows) -> str:
         means={name: title for name, title in MEANS.items() if _has(evaluation, name)},
         stacks=_label_stacks(evaluation),
         round_stacks={r["round"]: charts.stack(r["labels"]) for r in report["revisions"]["rounds"]},
+        score_chart=charts.score_chart(report["revisions"]["scores"]),
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),

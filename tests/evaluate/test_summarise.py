@@ -3,8 +3,8 @@ import json
 import pytest
 
 from cai.conversation import user
-from cai.evaluate.summarise import summarise
-from cai.records import AnswerRow, Provenance
+from cai.evaluate.summarise import summarise, summarise_revisions
+from cai.records import AnswerRow, PrincipleUse, Provenance, RevisionRow, RevisionStep
 
 RATES = {
     "harmful_rate",
@@ -96,3 +96,33 @@ def test_lengths_and_scores_are_means_per_side():
     assert "mean_preference_score" not in plain
     scored = summarise(rows, scores={rows[0].key: -2.0})["rl-cai"]["mean_preference_score"]
     assert (scored["red_team"]["value"], scored["red_team"]["n"]) == (-2.0, 1)
+
+
+def test_scores_are_averaged_by_number_of_revisions():
+    def chain(number: int, rounds: int) -> RevisionRow:
+        step = RevisionStep(
+            principle=PrincipleUse(id="p", text_hash=""), critique=None, revision="r", ended=True
+        )
+        return RevisionRow(
+            key=str(number),
+            kind="red_team",
+            messages=user("?"),
+            task=f"task {number}",
+            response="r",
+            ended=True,
+            steps=[step] * rounds,
+            provenance=graded(0, "harmful").provenance,
+        )
+
+    chains = [chain(0, 2), chain(1, 2), chain(2, 1)]
+    scores = {"0": [-1.0, 0.0, 2.0], "1": [1.0, 2.0, 4.0], "2": [3.0, 7.0]}
+    found = summarise_revisions(chains, scores)
+    assert [(r["round"], r["score"]["value"], r["score"]["n"]) for r in found] == [
+        (0, 1.0, 3),
+        (1, 3.0, 3),
+        (2, 3.0, 2),
+    ]
+    # Student's t with 2 degrees of freedom is 4.303; the standard deviation of -1, 1, 3 is 2.
+    half = 4.3027 * 2 / 3**0.5
+    assert found[0]["score"]["high"] == pytest.approx(1 + half, rel=1e-3)
+    assert summarise_revisions([], {}) == []

@@ -1,6 +1,8 @@
 """What makes a stage stale, said in words."""
 
 import os
+import sys
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from cai.pipeline.manifest import (
     Manifest,
     changes,
+    environment,
     outputs_hash,
     read_manifest,
     significant,
@@ -97,3 +100,15 @@ def test_counters_add_up_over_executions(tmp_path):
         "seconds": 0.5,
         "total": {"rows": 10, "rows_reused": 9, "engine_calls": 33, "seconds": 2.5},
     }
+
+
+def test_the_environment_names_the_hardware(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    without = environment()
+    assert int(without["cores"]) >= 1
+    assert "gpu" not in without
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda: "Some GPU"
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert environment()["gpu"] == "2 x Some GPU"

@@ -262,5 +262,8 @@ def make_run(folder: Path, samples: int = 3) -> Path:
     graded = answers(samples)
     write_rows(folder / "evaluate" / "rows.jsonl", graded)
     write_json(folder / "evaluate" / "summary.json", summarise(graded))
+    scores = [{"value": v, "low": v - 0.2, "high": v + 0.2, "n": 40} for v in (-0.4, 0.1, 0.9)]
+    rounds = [{"round": number, "score": score} for number, score in enumerate(scores)]
+    write_json(folder / "evaluate" / "revisions.json", {"rounds": rounds})
     finish(folder / "evaluate", 25.0, data_counts(len(graded)))
     return folder

@@ -129,6 +129,8 @@ def test_a_finished_run_says_what_came_out(run: Path):
         assert words in page.text
     assert "First watch the house." in page.row_text
     assert "polyline" in page.tags
+    assert [found["round"] for found in report["revisions"]["scores"]] == [0, 1, 2]
+    assert "Preference score by number of revisions" in page.text
 
 
 def test_principles_are_told_with_their_wording_and_their_rows(run: Path):

@@ -8,7 +8,16 @@ from synthetic_run import ANSWERS, comparisons, revisions, ungraded
 
 from cai.conversation import user
 from cai.records import ComparisonRow
-from cai.report.charts import calibration, dots, extent, heights, line_chart, stack, ticks
+from cai.report.charts import (
+    calibration,
+    dots,
+    extent,
+    heights,
+    line_chart,
+    score_chart,
+    stack,
+    ticks,
+)
 from cai.report.curves import curves
 from cai.report.differences import difference, is_clear
 from cai.report.headline import cautions, headline
@@ -105,6 +114,27 @@ def test_curves_leave_out_what_is_missing_and_average_long_runs():
     assert sum(y for _, y in points) / len(points) == pytest.approx(2499.5, rel=1e-3)
     assert all(step == pytest.approx(value + 1) for step, value in points)
     assert curves([{"objective/kl": 1.0}]) == {}
+
+
+def test_scores_by_revisions_are_placed_on_their_axis():
+    def scored(number, value, low, high):
+        return {"round": number, "score": {"value": value, "low": low, "high": high, "n": 9}}
+
+    drawn = score_chart([scored(0, 0.0, -1.0, 1.0), scored(1, 2.0, None, None)])
+    assert drawn.ticks == [
+        (100, "−1"),
+        (pytest.approx(200 / 3), "0"),
+        (pytest.approx(100 / 3), "1"),
+        (0, "2"),
+    ]
+    first, last = drawn.points
+    assert (first.y, first.low, first.high) == (
+        pytest.approx(200 / 3),
+        100,
+        pytest.approx(100 / 3),
+    )
+    assert (last.y, last.low, last.high) == (0, 0, 0)
+    assert score_chart([scored(0, 0.0, -1.0, 1.0)]) is score_chart([]) is None
 
 
 def test_a_difference_has_newcombes_interval():

@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cai.engines import Engine
 from cai.evaluate.answer import Sample, answer, answer_item, evaluation_items
 from cai.evaluate.grading import GRADERS
-from cai.evaluate.summarise import summarise
+from cai.evaluate.summarise import summarise, summarise_revisions
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage, data_metrics, tokens_of, with_engines
-from cai.records import AnswerRow, PromptRow
+from cai.records import AnswerRow, PromptRow, RevisionRow
 from cai.rows import Item, RowsResult, run_rows
 from cai.settings import EvaluateSettings, ModelSettings, PipelineSettings
 from cai.store import RowStore, read_rows, write_json
 
-VERSION = 1
+if TYPE_CHECKING:
+    from cai.preference_model import PreferenceModel
+
+VERSION = 2
 
 
 def _settings(context: Context) -> EvaluateSettings:
@@ -36,8 +39,8 @@ def _models(context: Context) -> dict[str, ModelSettings]:
 
 
 def _needs(settings: PipelineSettings) -> tuple[str, ...]:
-    trained = [name for name in ("sft", "preference", "ppo") if getattr(settings, name)]
-    return ("prompts", *trained)
+    others = [n for n in ("revise", "sft", "preference", "ppo") if getattr(settings, n)]
+    return ("prompts", *others)
 
 
 def _run(context: Context) -> dict[str, Any]:
@@ -86,21 +89,48 @@ def _run(context: Context) -> dict[str, Any]:
         )
 
     result, usage = with_engines(context, set(models.values()), body)
-    summary = summarise(result.rows, scores=_preference_scores(context, result.rows))
-    write_json(context.stage_dir("evaluate") / "summary.json", summary)
+    preference = _preference_model(context)
+    folder = context.stage_dir("evaluate")
+    scores = preference and _answer_scores(preference, result.rows)
+    write_json(folder / "summary.json", summarise(result.rows, scores=scores))
+    chains = _chains(context, settings.samples_per_side) if preference else []
+    revised = _revision_scores(preference, chains) if preference else {}
+    write_json(folder / "revisions.json", {"rounds": summarise_revisions(chains, revised)})
     return data_metrics(result, usage, started)
 
 
-def _preference_scores(context: Context, rows: Sequence[AnswerRow]) -> dict[str, float] | None:
-    """Score the answers with the run's preference model, by row key; None if it has none."""
+def _preference_model(context: Context) -> PreferenceModel | None:
+    """Load the run's preference model; None if it has none."""
     if not context.settings.preference:
         return None
     from cai.preference_model import PreferenceModel
 
-    model = PreferenceModel.load(context.stage_dir("preference") / "model")
+    return PreferenceModel.load(context.stage_dir("preference") / "model")
+
+
+def _answer_scores(model: PreferenceModel, rows: Sequence[AnswerRow]) -> dict[str, float]:
+    """Score the answers, by row key."""
     answered = [row for row in rows if row.state == "ok"]
     scores = model.score([(row.messages, row.response) for row in answered])
     return {row.key: score for row, score in zip(answered, scores, strict=True)}
+
+
+def _chains(context: Context, most: int) -> list[RevisionRow]:
+    """Take so many usable chains; rows are stored by a hash, so the first are as good as any."""
+    if not context.settings.revise:
+        return []
+    rows = read_rows(context.stage_dir("revise") / "rows.jsonl", RevisionRow)
+    return [row for row in rows if row.state == "ok" and row.steps][:most]
+
+
+def _revision_scores(
+    model: PreferenceModel, chains: Sequence[RevisionRow]
+) -> dict[str, list[float]]:
+    """Score first responses and revisions, by row key; a text that did not change only once."""
+    texts = {row.key: [row.response, *(step.revision for step in row.steps)] for row in chains}
+    asked = {(row.messages, text): None for row in chains for text in texts[row.key]}
+    scores = dict(zip(asked, model.score(list(asked)), strict=True))
+    return {row.key: [scores[row.messages, text] for text in texts[row.key]] for row in chains}
 
 
 STAGE = Stage(
@@ -110,5 +140,5 @@ STAGE = Stage(
     needs=_needs,
     inputs=lambda context: {"helpful model": context.fingerprint(context.helpful)},
     run=_run,
-    outputs=("rows.jsonl", "summary.json"),
+    outputs=("rows.jsonl", "summary.json", "revisions.json"),
 )

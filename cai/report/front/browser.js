@@ -113,7 +113,7 @@ function controls() {
     [`${name} down`, `${data.orders[name]}, most first`],
     [`${name} up`, `${data.orders[name]}, least first`],
   ]);
-  options(page.sort, orders, asked.sort, "what tells most");
+  options(page.sort, orders, asked.sort, "most telling");
 }
 
 const labelPath = (labels) => [...labels.slice(0, -1).map(dot), chip(labels.at(-1))];
