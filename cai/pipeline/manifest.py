@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-import sys
 import os
+import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path

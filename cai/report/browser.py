@@ -11,7 +11,7 @@ import base64
 import gzip
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -249,12 +249,8 @@ def _answers(run_dir: Path) -> Iterator[Entry]:
     groups: defaultdict[tuple[Conversation, int], list[AnswerRow]] = defaultdict(list)
     for row in stage_rows(run_dir / "evaluate", AnswerRow):
         groups[row.messages, row.provenance.seed].append(row)
-    place: Callable[[AnswerRow], tuple[int, str]] = lambda row: (  # noqa: E731
-        MODELS.index(row.model) if row.model in MODELS else len(MODELS),
-        row.model,
-    )
     for group in groups.values():
-        rows = sorted(group, key=place)
+        rows = sorted(group, key=_place)
         labels = [str(row.verdict.get("label", row.state)) for row in rows]
         states = sorted({row.state for row in rows})
         entry = _entry(
@@ -287,6 +283,11 @@ def _answers(run_dir: Path) -> Iterator[Entry]:
         entry["facets"]["state"] = states
         entry["also"] = [row.key for row in rows[1:]]
         yield entry
+
+
+def _place(row: AnswerRow) -> tuple[int, str]:
+    """Order models as the method does, others after them by name."""
+    return (MODELS.index(row.model) if row.model in MODELS else len(MODELS), row.model)
 
 
 def _entry(

@@ -84,36 +84,51 @@ function detail(row) {
   page.detail.scrollTop = 0;
 }
 
-function options(select, values, chosen, first) {
+function options(select, values, first) {
   select.replaceChildren(
     element("option", { value: "" }, first),
     ...values.map(([value, title]) => element("option", { value }, title)),
   );
-  select.value = chosen ?? "";
 }
 
-// Filters offer what the shown sort of rows has, with counts.
-function controls() {
-  const rows = data.rows.filter((row) => row.show === asked.show);
-  for (const input of page.shows.querySelectorAll("input")) input.checked = input.value === asked.show;
-  if (page.search.value !== (asked.q ?? "")) page.search.value = asked.q ?? "";
-  for (const select of page.filters.querySelectorAll("select[data-facet]")) {
+const facetSelects = () => page.filters.querySelectorAll("select[data-facet]");
+
+// Filters and orders offer what the shown sort of rows has, with counts.
+let offered;
+
+function offer(show) {
+  offered = show;
+  const rows = data.rows.filter((row) => row.show === show);
+  for (const select of facetSelects()) {
     const counts = new Map();
     for (const row of rows)
       for (const value of new Set(row.facets[select.dataset.facet] ?? []))
         counts.set(value, (counts.get(value) ?? 0) + 1);
     const values = [...counts].sort(([a], [b]) => (a < b ? -1 : 1));
-    const chosen = asked[select.dataset.facet];
-    if (chosen && !counts.has(chosen)) values.push([chosen, 0]);
-    options(select, values.map(([value, n]) => [value, `${value} (${n.toLocaleString("en")})`]), chosen, "all");
-    select.parentNode.hidden = values.length < 2 && !chosen;
+    options(select, values.map(([value, n]) => [value, `${value} (${n.toLocaleString("en")})`]), "all");
   }
   const known = Object.keys(data.orders).filter((name) => rows.some((row) => Object.hasOwn(row.orders, name)));
   const orders = known.flatMap((name) => [
     [`${name} down`, `${data.orders[name]}, most first`],
     [`${name} up`, `${data.orders[name]}, least first`],
   ]);
-  options(page.sort, orders, asked.sort, "most telling");
+  options(page.sort, orders, "most telling");
+}
+
+function controls() {
+  if (offered !== asked.show) offer(asked.show);
+  for (const input of page.shows.querySelectorAll("input")) input.checked = input.value === asked.show;
+  if (page.search.value !== (asked.q ?? "")) page.search.value = asked.q ?? "";
+  for (const select of facetSelects()) {
+    const chosen = asked[select.dataset.facet] ?? "";
+    select.value = chosen;
+    if (select.value !== chosen) {
+      select.append(element("option", { value: chosen }, `${chosen} (0)`));
+      select.value = chosen;
+    }
+    select.parentNode.hidden = select.options.length < 3 && !chosen;
+  }
+  page.sort.value = asked.sort ?? "";
 }
 
 const labelPath = (labels) => [...labels.slice(0, -1).map(dot), chip(labels.at(-1))];
