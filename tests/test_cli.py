@@ -68,6 +68,26 @@ def test_report_of_something_else(tmp_path):
     result = invoke("report", str(tmp_path))
     assert result.exit_code == 1
     assert "not a run folder" in result.stderr
+    for content, what in (("name: x\nold_key: 1\n", "Field required"), ("a: [", "flow node")):
+        (tmp_path / "pipeline.yaml").write_text(content)
+        result = invoke("report", str(tmp_path))
+        assert result.exit_code == 1
+        assert f"{tmp_path / 'pipeline.yaml'}: " in result.stderr
+        assert what in result.stderr
+        assert "cai run" in result.stderr
+
+
+def test_two_runs_of_nothing_compare_to_nothing(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        text = "name: n\nmodels: {helpful: {path: playground}}\n"
+        text += "prompts: {red_team: [{path: a}], helpful: [{path: b}]}\n"
+        (tmp_path / name / "pipeline.yaml").write_text(text + "constitution: playground\n")
+    result = invoke("report", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert result.exit_code == 0, result.stderr
+    assert "compared-with-a.html" in result.stdout
+    page = (tmp_path / "b/compared-with-a.html").read_text()
+    assert "there is nothing to compare" in page
 
 
 def test_every_setting_is_described_and_the_page_is_up_to_date():

@@ -75,12 +75,22 @@ def read_resolved(run_folder: Path) -> PipelineSettings:
     """Read the pipeline that a run folder was made with.
 
     Raises:
-        CaiError: The folder is not a run folder.
+        CaiError: The folder is not a run folder, or its file is damaged or of another version.
     """
     path = run_folder / "pipeline.yaml"
     if not path.exists():
         raise CaiError(f"{run_folder} is not a run folder: it has no pipeline.yaml.")
-    return PipelineSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    try:
+        return PipelineSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as problem:
+        first = problem.errors(include_url=False)[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except yaml.YAMLError as problem:
+        what = " ".join(str(problem).split())
+    raise CaiError(
+        f"{path}: {what}. It was edited, or written by another version of cai; `cai run` with the "
+        f"pipeline's own file and `--out {run_folder}` writes it anew and redoes what has changed."
+    )
 
 
 def _constitution(settings: PipelineSettings, path: Path) -> Constitution:
