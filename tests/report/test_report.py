@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -338,14 +337,6 @@ def test_damage_is_named_by_file_and_line(run: Path, path: str, line: str):
     with pytest.raises(CaiError) as caught:
         write_report(run, pipeline())
     assert f"{run / path}:{number}:" in str(caught.value)
-
-
-def test_the_page_carries_no_more_rows_than_asked_for(run: Path):
-    for most in (1, 7):
-        page, _ = report_on(run, pipeline(report={"rows": most}))
-        shown = Counter(row["show"] for row in page.rows["rows"])
-        assert shown == {"revision": most, "comparison": most, "answers": most}
-        assert page.rows["totals"] == {"revision": 80, "comparison": 40, "answers": 120}
 
 
 def test_the_policy_names_the_pages_own_script_and_style(run: Path):
