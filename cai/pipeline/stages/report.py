@@ -10,7 +10,7 @@ from cai.pipeline.stage import Context, Stage
 from cai.report import write_report
 from cai.settings import PipelineSettings
 
-VERSION = 1
+VERSION = 2
 
 
 def _needs(settings: PipelineSettings) -> tuple[str, ...]:
