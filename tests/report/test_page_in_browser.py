@@ -7,7 +7,6 @@ import difflib
 import json
 import os
 import re
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,18 +27,9 @@ from cai.store import write_rows
 
 HINT = "`make test-browser` installs what is missing"
 NEEDED = os.environ.get("CAI_BROWSER_TESTS") == "required"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 try:
     from axe_playwright_python.sync_playwright import Axe
+    from chromium import launch
     from playwright.sync_api import sync_playwright
 except ModuleNotFoundError as missing:
     if NEEDED:
@@ -58,12 +48,10 @@ SHOWN = "safe⟨U+202E⟩evil⟨U+202C⟩ ⟨U+001B⟩[31mred⟨U+001B⟩[0m z�
 @pytest.fixture(scope="module")
 def chromium():
     with sync_playwright() as playwright:
-        found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-        path = next((name for name in found if name), playwright.chromium.executable_path)
-        if not Path(path).exists():
+        browser = launch(playwright)
+        if browser is None:
             assert not NEEDED, f"there is no Chromium: {HINT}"
             pytest.skip(f"there is no Chromium: {HINT}")
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 
