@@ -303,17 +303,30 @@ DIFFS = [
 ]
 
 
-@pytest.mark.parametrize(("before", "after"), DIFFS)
-def test_a_diff_holds_both_texts_and_keeps_the_longest_common_words(chromium, before, after):
+def differences(chromium, before: str, after: str) -> list[list[str]]:
     source = (Path(__file__).parents[2] / "cai/report/front/diff.js").read_text()
     page = chromium.new_page()
     segments = page.evaluate(f"([a, b]) => {{ {source}; return wordDiff(a, b); }}", [before, after])
     page.close()
+    return segments
+
+
+@pytest.mark.parametrize(("before", "after"), DIFFS)
+def test_a_diff_holds_both_texts_and_keeps_the_longest_common_words(chromium, before, after):
+    segments = differences(chromium, before, after)
     assert "".join(text for change, text in segments if change != "added") == before
     assert "".join(text for change, text in segments if change != "removed") == after
     assert all(a[0] != b[0] for a, b in pairwise(segments))
     kept = re.findall(r"\w+", " ".join(text for change, text in segments if change == "same"))
     assert len(kept) >= common(re.findall(r"\w+", before), re.findall(r"\w+", after))
+
+
+def test_punctuation_between_two_changes_belongs_to_them(chromium):
+    assert differences(chromium, "First, take it.", "Sorry, never mind.") == [
+        ["removed", "First, take it"],
+        ["added", "Sorry, never mind"],
+        ["same", "."],
+    ]
 
 
 def common(before: list[str], after: list[str]) -> int:

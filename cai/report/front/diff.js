@@ -1,10 +1,11 @@
 // What a revision changed, word by word.
 
 const TOKENS = /\s+|[\p{L}\p{N}_’'-]{1,200}|[^\s]/gu;
+const isWord = (text) => /[\p{L}\p{N}]/u.test(text);
 
 // Returns [change, text] pairs in reading order; those "same" or "removed" make up `before`, those
 // "same" or "added" make up `after`. What is kept is a common subsequence with as many
-// words as there can be, and among those one with as many spaces.
+// words as there can be, and among those one with the most of the rest.
 function wordDiff(before, after) {
   const old = before.match(TOKENS) ?? [];
   const now = after.match(TOKENS) ?? [];
@@ -24,7 +25,7 @@ function wordDiff(before, after) {
 function middle(old, now) {
   const width = now.length + 1;
   const common = new Uint32Array((old.length + 1) * width);
-  const worth = old.map((token) => (token.trim() ? 10000 : 1));
+  const worth = old.map((token) => (isWord(token) ? 10000 : 1));
   for (let i = old.length - 1; i >= 0; i--)
     for (let j = now.length - 1; j >= 0; j--)
       common[i * width + j] =
@@ -47,30 +48,30 @@ function middle(old, now) {
   return segments;
 }
 
-// Joins neighbours. Space alone between two changes belongs to both: "red car" to "blue van" is
-// one change and not two.
+// Joins neighbours. Space and punctuation alone between two changes belong to both: "red, old" to
+// "blue, new" is one change and not two.
 function merged(segments) {
+  const joined = [];
+  for (const [change, text] of segments) {
+    if (joined.at(-1)?.[0] === change) joined.at(-1)[1] += text;
+    else if (text) joined.push([change, text]);
+  }
   const result = [];
-  let removed = "";
-  let added = "";
+  const held = { removed: "", added: "" };
   const flush = () => {
-    if (removed) result.push(["removed", removed]);
-    if (added) result.push(["added", added]);
-    removed = added = "";
+    for (const change of ["removed", "added"]) if (held[change]) result.push([change, held[change]]);
+    held.removed = held.added = "";
   };
-  segments.forEach(([change, text], place) => {
-    if (change === "removed") removed += text;
-    else if (change === "added") added += text;
-    else if (text) {
-      const next = segments[place + 1];
-      if ((removed || added) && !text.trim() && next && next[0] !== "same") {
-        removed += text;
-        added += text;
-        return;
-      }
+  joined.forEach(([change, text], place) => {
+    const between = (held.removed || held.added) && place + 1 < joined.length;
+    if (change !== "same") {
+      held[change] += text;
+    } else if (between && !isWord(text)) {
+      held.removed += text;
+      held.added += text;
+    } else {
       flush();
-      if (result.at(-1)?.[0] === "same") result.at(-1)[1] += text;
-      else result.push(["same", text]);
+      result.push([change, text]);
     }
   });
   flush();
