@@ -91,7 +91,7 @@ def _run(context: Context) -> dict[str, Any]:
     result, usage = with_engines(context, set(models.values()), body)
     preference = _preference_model(context)
     folder = context.stage_dir("evaluate")
-    scores = preference and _answer_scores(preference, result.rows)
+    scores = _answer_scores(preference, result.rows) if preference else None
     write_json(folder / "summary.json", summarise(result.rows, scores=scores))
     chains = _chains(context, settings.samples_per_side) if preference else []
     revised = _revision_scores(preference, chains) if preference else {}
