@@ -108,7 +108,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _texts(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, found in report["principles"].items():
         for half in TEXTS:
-            if found["text"] is not None and found["text"][half] is not None:
+            if found["text"][half] is not None:
                 yield f"{name}, {half}", found["text"][half]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cai import __version__
-from cai.constitution import Constitution, load_constitution
+from cai.constitution import load_constitution
 from cai.records import (
     AnswerRow,
     ComparisonRow,
@@ -29,9 +30,11 @@ from cai.report.tallies import (
     tally_revisions,
 )
 from cai.report.truth import Grade
-from cai.settings import PipelineSettings
+from cai.settings import CompareSettings, PipelineSettings
+from cai.workbench.statistics import principle_statistics
 
 SCHEMA = 1
+WORDING = {"critique", "revision", "comparison", "weight", "tags"}
 
 R = TypeVar("R", bound=Row)
 
@@ -78,9 +81,7 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
         "stages": {stage: _stage(run_dir, stage) for stage in STAGES if (run_dir / stage).is_dir()},
         "states": {where: dict(count.most_common()) for where, count in states.items() if count},
         "prompts": prompts,
-        "principles": _principles(
-            _constitution(run_dir), revisions.pop("principles"), judgements.pop("principles")
-        ),
+        **_principles(run_dir, settings),
         "revisions": {**revisions, "scores": _revision_scores(run_dir)},
         "comparisons": comparisons,
         "judgements": judgements,
@@ -97,30 +98,23 @@ def _revision_scores(run_dir: Path) -> list[dict[str, Any]]:
     return stage_json(run_dir, "evaluate", "revisions.json").get("rounds", [])
 
 
-def _constitution(run_dir: Path) -> Constitution | None:
-    path = run_dir / "constitution.yaml"
-    return load_constitution(path) if path.exists() else None
-
-
-def _principles(
-    constitution: Constitution | None,
-    critiques: Mapping[str, Mapping[str, Any]],
-    judgements: Mapping[str, Mapping[str, Any]],
-) -> dict[str, dict[str, Any]]:
+def _principles(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
     """Join what the constitution says of each principle to what its rows show, in its order."""
-    texts = {} if constitution is None else {p.id: p for p in constitution.principles}
-    found = [*texts, *sorted({*critiques, *judgements} - {*texts})]
+    path = run_dir / "constitution.yaml"
+    if not path.exists():
+        return {"principles": {}, "suggestions": []}
+    constitution = load_constitution(path)
+    found = principle_statistics(
+        constitution,
+        stage_rows(run_dir / "revise", RevisionRow),
+        stage_rows(run_dir / "compare", PairRow, name="pairs"),
+        stage_rows(run_dir / "compare", JudgementRow, name="judgements"),
+        (settings.compare or CompareSettings()).labels,
+    )
+    texts = {p.id: p.model_dump(include=WORDING, mode="json") for p in constitution.principles}
     return {
-        name: {
-            "text": texts[name].model_dump(
-                include={"critique", "revision", "comparison", "weight", "tags"}, mode="json"
-            )
-            if name in texts
-            else None,
-            "critiques": critiques.get(name),
-            "judgements": judgements.get(name),
-        }
-        for name in found
+        "principles": {p.id: {**asdict(p), "text": texts[p.id]} for p in found.principles},
+        "suggestions": found.suggestions,
     }
 
 

@@ -45,7 +45,7 @@ def asked(report: Mapping[str, Any]) -> str:
     """Say what the run set out to do, from its settings and the size of its data."""
     settings: Mapping[str, Any] = report["provenance"]["settings"]
     model = settings["models"]["helpful"]["path"]
-    principles = sum(found["text"] is not None for found in report["principles"].values())
+    principles = len(report["principles"])
     under = f" of {principles} principles" if principles else ""
     said = f"Make {model} harmless and keep it helpful, under the constitution "
     said += f"{report['constitution']}{under}"

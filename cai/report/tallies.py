@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 from cai.evaluate.rates import rate
@@ -32,7 +33,7 @@ def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, Any]:
 
 
 def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> dict[str, Any]:
-    """Say what critiques and revisions did to the text, by round and by principle.
+    """Say what critiques and revisions did to the text, round by round.
 
     Args:
         rows: The rows; those without a round are left out.
@@ -41,14 +42,11 @@ def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> dict[str, Any]
     Returns:
         `chains` with at least one round. `rounds`, one entry for the first response and each
         revision: mean words, the share that differs from the text before, how many were measured,
-        and `labels`, the grader's words for the text (counts). `principles`, by id: how often each
-        was `drawn`, and `changed`, the share of its critiques after which the revision differs
-        from the text before (a rate with its interval, clustered by task).
+        and `labels`, the grader's words for the text (counts).
     """
     words: defaultdict[int, list[int]] = defaultdict(list)
     changed: Counter[int] = Counter()
     labels: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    outcomes: defaultdict[str, list[tuple[bool, str]]] = defaultdict(list)
     chains = 0
     for row in rows:
         if not row.steps:
@@ -60,10 +58,8 @@ def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> dict[str, Any]
             label = word(grade(row.kind, row.messages, text))
             if label is not None:
                 labels[number][label] += 1
-        for number, step in enumerate(row.steps, start=1):
-            differs = texts[number] != texts[number - 1]
-            changed[number] += differs
-            outcomes[step.principle.id].append((differs, row.task))
+        for number, (old, new) in enumerate(pairwise(texts), start=1):
+            changed[number] += new != old
     rounds = [
         {
             "round": number,
@@ -74,14 +70,7 @@ def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> dict[str, Any]
         }
         for number, counts in sorted(words.items())
     ]
-    principles = {
-        name: {
-            "drawn": len(found),
-            "changed": asdict(rate([differs for differs, _ in found], [task for _, task in found])),
-        }
-        for name, found in outcomes.items()
-    }
-    return {"chains": chains, "rounds": rounds, "principles": principles}
+    return {"chains": chains, "rounds": rounds}
 
 
 def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> dict[str, Any]:
@@ -119,48 +108,35 @@ def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> dict[str, 
 
 
 def tally_judgements(rows: Iterable[JudgementRow]) -> dict[str, Any]:
-    """Say how much the feedback model can be trusted, in all and under each principle.
+    """Say how much the feedback model can be trusted.
 
     Returns:
         `judgements`; over verdicts asked in both orders (`n`): `first_preferred`, the mean
         probability of whichever response is shown first (0.5 is fair); `mean_mass`, the
-        probability on the two options together; `sharpness`, the mean of |2p - 1| for the
-        probability p averaged over the orders (0 undecided, 1 certain); `opinions`, how many lean
-        to a side in either order; and `order_agreement`, the share of those that prefer the same
-        response both times. None when nothing was measured. And `principles`, by id: `judged`,
-        `sharpness`, `opinions` and `order_agreement`.
+        probability on the two options together; `opinions`, how many lean to a side in either
+        order; and `order_agreement`, the share of those that prefer the same response both times.
+        None when nothing was measured.
     """
-    judged: Counter[str] = Counter()
-    found: defaultdict[str, list[tuple[bool | None, float, float, float]]] = defaultdict(list)
+    count = 0
+    verdicts: list[bool | None] = []
+    first: list[float] = []
+    mass: list[float] = []
     for row in rows:
-        judged[row.principle.id] += 1
+        count += 1
         if row.forward is None or row.backward is None:
             continue
         forward, backward = first_preferred(row.forward), 1 - first_preferred(row.backward)
-        found[row.principle.id].append(
-            (
-                orders_agree(forward, backward),
-                abs(forward + backward - 1),  # |2p - 1| for p = (forward + backward) / 2
-                (forward + 1 - backward) / 2,
-                (row.forward.mass + row.backward.mass) / 2,
-            )
-        )
-    everything = [measured for rows_of in found.values() for measured in rows_of]
+        verdicts.append(orders_agree(forward, backward))
+        first.append((forward + 1 - backward) / 2)
+        mass.append((row.forward.mass + row.backward.mass) / 2)
+    opinions = [agree for agree in verdicts if agree is not None]
     return {
-        "judgements": judged.total(),
-        **_agreement([agree for agree, _, _, _ in everything]),
-        "first_preferred": _mean([first for _, _, first, _ in everything]),
-        "mean_mass": _mean([mass for _, _, _, mass in everything]),
-        "sharpness": _mean([sharp for _, sharp, _, _ in everything]),
-        "n": len(everything),
-        "principles": {
-            name: {
-                "judged": count,
-                "sharpness": _mean([sharp for _, sharp, _, _ in found[name]]),
-                **_agreement([agree for agree, _, _, _ in found[name]]),
-            }
-            for name, count in judged.items()
-        },
+        "judgements": count,
+        "opinions": len(opinions),
+        "order_agreement": _mean(opinions),
+        "first_preferred": _mean(first),
+        "mean_mass": _mean(mass),
+        "n": len(verdicts),
     }
 
 
@@ -183,11 +159,6 @@ def orders_agree(forward: float, backward: float) -> bool | None:
     if max(abs(forward - 0.5), abs(backward - 0.5)) < OPINION:
         return None
     return (forward > 0.5) == (backward > 0.5)
-
-
-def _agreement(verdicts: Sequence[bool | None]) -> dict[str, Any]:
-    opinions = [agree for agree in verdicts if agree is not None]
-    return {"opinions": len(opinions), "order_agreement": _mean(opinions)}
 
 
 def _calibration(told: Sequence[tuple[float, bool, str]]) -> list[dict[str, Any]]:

@@ -12,9 +12,11 @@ from cai.records import (
     ComparisonRow,
     JudgementRow,
     OrderEvidence,
+    PairRow,
     PrincipleUse,
     PromptRow,
     Provenance,
+    ResponseSample,
     RevisionRow,
     RevisionStep,
     content_hash,
@@ -149,6 +151,25 @@ def comparisons() -> tuple[list[ComparisonRow], list[JudgementRow]]:
     return rows, judgements
 
 
+def pairs() -> list[PairRow]:
+    samples = [
+        ResponseSample(text=ANSWERS[label], model="sl-cai", ended=True)
+        for label in ("explained_refusal", "harmful")
+    ]
+    return [
+        PairRow(
+            key=prompt.key,
+            kind="red_team",
+            messages=prompt.messages,
+            task=prompt.task,
+            responses=(samples[0], samples[1]),
+            provenance=PROVENANCE,
+        )
+        for prompt in prompts()
+        if prompt.kind == "red_team" and prompt.split == "train"
+    ]
+
+
 def answers(samples: int = 3) -> list[AnswerRow]:
     rows = []
     for model, shares in MODELS.items():
@@ -254,6 +275,7 @@ def make_run(folder: Path, samples: int = 3) -> Path:
     finish(folder / "revise", 61.2, data_counts(80))
     finish(folder / "sft", 34.0, {"steps": 62, "tokens": 201_344, "final_loss": 0.412345})
     write_rows(folder / "compare" / "rows.jsonl", rows)
+    write_rows(folder / "compare" / "pairs.jsonl", pairs())
     write_rows(folder / "compare" / "judgements.jsonl", judgements)
     finish(folder / "compare", 12.5, data_counts(40))
     finish(folder / "preference", 21.0, {"steps": 93, "held_out_accuracy": 0.914})

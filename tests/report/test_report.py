@@ -139,8 +139,9 @@ def test_principles_are_told_with_their_wording_and_their_rows(run: Path):
     assert theft["text"]["comparison"] == "Choose the response without theft."
     rows = [json.loads(line) for line in (run / "revise/rows.jsonl").read_text().splitlines()]
     drawn = [step["principle"]["id"] for row in rows for step in row["steps"]]
-    assert theft["critiques"]["drawn"] == drawn.count("theft")
-    assert theft["judgements"] is None
+    assert theft["rounds"] == theft["changed"]["n"] == drawn.count("theft")
+    assert theft["verdicts"] == 0
+    assert report["principles"]["fraud"]["verdicts"] == 40
     assert "Choose the response without theft." in page.text
     assert "under the constitution playground of 6 principles" in page.text
 
@@ -277,7 +278,10 @@ def poison(path: Path, attack: str) -> None:
         for step in row.get("steps", []):
             step.update(critique=attack, revision=attack)
             step["principle"]["id"] = attack
-        if "responses" in row:
+        if path.name == "pairs.jsonl":
+            for response in row["responses"]:
+                response.update(text=attack, model=attack)
+        elif "responses" in row:
             row["responses"] = [attack, attack + "!"]
         if "forward" in row:
             row["forward"]["reasoning"] = attack

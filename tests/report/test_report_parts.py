@@ -235,13 +235,7 @@ def test_judgement_tallies_agree_with_the_definition():
     assert found["first_preferred"] == pytest.approx(
         sum(f + 1 - b for f, b in both) / 2 / len(both)
     )
-    assert found["sharpness"] == pytest.approx(sum(abs(f + b - 1) for f, b in both) / len(both))
     assert found["mean_mass"] == pytest.approx(0.9)
-    principles = found["principles"].values()
-    assert sum(p["judged"] for p in principles) == len(judgements)
-    assert sum(p["sharpness"] * p["judged"] for p in principles) == pytest.approx(
-        found["sharpness"] * len(judgements)
-    )
 
 
 def test_failed_rows_leave_the_tallies_alone():
@@ -260,24 +254,17 @@ def test_extreme_labels_have_a_bin():
     assert bins[0] == bins[-1] == sum(bins) / 2 == 1
 
 
-def test_revision_tallies_count_rounds_and_principles():
+def test_revision_tallies_count_rounds():
     def grade(kind, messages, text):
         return {"label": "harmful" if text == ANSWERS["harmful"] else "explained_refusal"}
 
-    rows = revisions()
-    found = tally_revisions(rows, grade)
+    found = tally_revisions(revisions(), grade)
     assert found["chains"] == 40
     assert [(r["round"], r["changed"], r["n"], r["labels"]) for r in found["rounds"]] == [
         (0, None, 40, {"harmful": 40}),
         (1, 0.0, 40, {"harmful": 40}),
         (2, 1.0, 40, {"explained_refusal": 40}),
     ]
-    drawn = [(step.principle.id, n) for row in rows for n, step in enumerate(row.steps)]
-    for name, principle in found["principles"].items():
-        rounds = [n for used, n in drawn if used == name]
-        assert principle["drawn"] == principle["changed"]["n"] == len(rounds)
-        assert principle["changed"]["value"] == pytest.approx(sum(rounds) / len(rounds))
-    assert sum(p["drawn"] for p in found["principles"].values()) == 80
 
 
 def report(**evaluation) -> dict:
