@@ -241,7 +241,7 @@ class PPOSettings(Settings, frozen=True):
     minibatches: Positive = 2
     """Optimizer steps per epoch over a rollout; they divide the batch evenly."""
     micro_batch_size: Positive | None = None
-    """Episodes per forward pass; left out, as many as make 1024 tokens on a CPU, 16384 on a GPU."""
+    """Episodes per forward pass; left out, as many as make 512 tokens on a CPU, 16384 on a GPU."""
     epochs: Positive = 2
     """Passes over each rollout."""
     learning_rate: PositiveFloat = 1e-5

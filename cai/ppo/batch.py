@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Tokens of a forward pass, unless `ppo.micro_batch_size` sets its rows.
 
 On a CPU so few that a layer's activations stay in the cache; on a GPU enough to fill it.
