@@ -120,7 +120,9 @@ class OptimizerSettings(Settings, frozen=True):
     """What every training stage has."""
 
     learning_rate: PositiveFloat = 1e-5
-    """Of AdamW; constant after a short warm-up."""
+    """Of AdamW, after a short warm-up."""
+    final_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate falls linearly to this share of itself; 1 keeps it constant."""
     batch_size: Positive = 32
     """Sequences (or pairs) per optimizer step."""
     micro_batch_size: Positive | None = None

@@ -236,6 +236,14 @@ def _is_whole(checkpoint: Path) -> bool:
     return state.get("global_step") == _step(checkpoint)
 
 
+def _schedule(settings: OptimizerSettings) -> dict[str, Any]:
+    """Return the learning rate's schedule as transformers names it; the warm-up comes first."""
+    if settings.final_learning_rate == 1:
+        return {"lr_scheduler_type": "constant_with_warmup"}
+    end = settings.final_learning_rate * settings.learning_rate
+    return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": end, "power": 1.0}}
+
+
 def training_arguments(
     kind: type[A],
     settings: OptimizerSettings,
@@ -248,8 +256,8 @@ def training_arguments(
 ) -> A:
     """Translate our settings into TRL's.
 
-    The learning rate is constant, as in the paper (section 3.5), after a warm-up of 3% of the
-    steps. Weights and optimiser are float32; on a GPU the arithmetic is bfloat16 by autocast.
+    The learning rate is constant unless `final_learning_rate` says otherwise, as in the paper
+    (section 3.5), after a warm-up of 3% of the steps. Weights and optimiser are float32; on a GPU the arithmetic is bfloat16 by autocast.
     """
     micro = micro_batch_size(settings)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)
@@ -261,7 +269,7 @@ def training_arguments(
         gradient_accumulation_steps=settings.batch_size // micro,
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        **_schedule(settings),
         warmup_steps=min(_MOST_WARMUP_STEPS, int(_WARMUP_SHARE * steps)),
         optim="adamw_torch",
         adam_epsilon=1e-8,

@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import FAMILIES
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
+from trl.trainer.sft_config import SFTConfig
 
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
@@ -22,7 +23,7 @@ from cai.sft import (
     mixture,
     train_sft,
 )
-from cai.training import QuietTrainer, read_rows
+from cai.training import QuietTrainer, read_rows, training_arguments
 
 SETTINGS = SftSettings(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2
@@ -347,3 +348,26 @@ def test_every_step_is_told(tmp_path, base, completions):
     )
     steps = [metrics["step"] for metrics in told if "loss" in metrics]
     assert steps == list(range(1, int(told[0]["steps"]) + 1))
+
+
+@pytest.mark.parametrize(("share", "last"), [(1.0, 1e-2), (0.1, 1e-3)])
+def test_the_learning_rate_falls_to_its_final_share(share, last, tmp_path):
+    settings = SftSettings(batch_size=4, learning_rate=1e-2, final_learning_rate=share)
+    arguments = training_arguments(
+        SFTConfig, settings, base=ModelSettings(path="x"), rows=400, checkpoints=tmp_path, seed=0
+    )
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    schedule = get_scheduler(
+        arguments.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=arguments.warmup_steps,
+        num_training_steps=100,
+        scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+    )
+    rates: list[float] = []
+    for _ in range(100):
+        optimizer.step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    assert max(rates) == pytest.approx(1e-2, rel=0.05)
+    assert rates[-1] == pytest.approx(last)
