@@ -145,6 +145,7 @@ def main() -> int:
         lab.variant("labels clamped to 0.4-0.6", "compare.labels.clamp=[0.4, 0.6]")
         for count in COUNTS:
             lab.variant(f"principles {count}", principles=ordered[:count])
+        lab.run_variants()
         result = lab.result(
             revisions=revisions(baseline),
             direct_revisions=revisions(direct),

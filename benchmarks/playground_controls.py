@@ -100,6 +100,7 @@ def main() -> int:
             "compare.labels.kind=hard",
             "ppo.kl_coef=0",
         )
+        lab.run_variants()
         result = lab.result()
     result["met"] = all(checks(result).values())
     print(markdown(result))

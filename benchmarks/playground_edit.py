@@ -51,6 +51,7 @@ def main() -> int:
     with experiment(NAME, __doc__ or "") as lab:
         lab.baseline()
         lab.variant("edited", principles=kept)
+        lab.run_variants()
         result = lab.result()
     print(markdown(result))
     save(result)

@@ -58,6 +58,7 @@ def main() -> int:
         for category in CATEGORIES:
             kept = [p for p in principles if category not in p.tags]
             lab.variant(f"without {category}", principles=kept)
+        lab.run_variants()
         result = lab.result()
     result["met"] = holds(result)
     print(markdown(result))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,10 @@ RESULTS = Path(__file__).parent / "results"
 """What the tables in `docs/experiments.md` are made from."""
 
 
-def run_quickstart(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the quickstart in a process of its own.
+def run_quickstart(
+    folder: Path, changes: Sequence[str] = (), threads: int | None = None
+) -> dict[str, Any]:
+    """Run the quickstart in a process of its own, with so many threads (None: as it likes).
 
     Returns:
         `seconds` (wall clock), `peak_memory_gib`, `stages` (of each stage that ran now: `seconds`,
@@ -33,7 +36,8 @@ def run_quickstart(folder: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     for change in changes:
         command += ["--set", change]
     began, started = time.time(), time.monotonic()
-    process = subprocess.Popen(command)
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    process = subprocess.Popen(command, env=environment)
     # wait4 gives the peak memory of this one child; the resource module only that of all of them.
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -78,6 +82,7 @@ class Experiment:
         seed: The seed of all runs.
         folder: Where the runs are.
         changes: Settings of all runs, as `KEY=VALUE`.
+        jobs: How many variants run at once, each on its share of the cores.
         runs: What was measured, by the run's name.
     """
 
@@ -85,34 +90,43 @@ class Experiment:
     seed: int
     folder: Path
     changes: list[str]
+    jobs: int = 1
     runs: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    _waiting: list[tuple[str, tuple[str, ...]]] = field(
+        default_factory=list[tuple[str, tuple[str, ...]]]
+    )
 
     def baseline(self) -> Path:
-        """Run the quickstart as it is, unless its folder is there; returns the folder."""
-        return self._run("baseline", self.folder / "baseline", ())
+        """Run the quickstart as it is; returns the run's folder."""
+        if "baseline" not in self.runs:
+            self._run("baseline", ())
+        return self._folder("baseline")
 
     def variant(
         self, name: str, *changes: str, principles: Sequence[Principle] | None = None
     ) -> Path:
-        """Run the quickstart with changed settings or principles; returns the run's folder."""
+        """Plan a run with changed settings or principles; returns the folder that it will have."""
         folder = self.prepare(name)
         if principles is not None:
-            path = write_constitution(self.folder / f"{name.replace(' ', '-')}.yaml", principles)
+            path = write_constitution(folder.with_suffix(".yaml"), principles)
             changes = (*changes, f"constitution={path}")
-        return self._run(name, folder, changes)
+        self._waiting.append((name, changes))
+        return folder
 
     def prepare(self, name: str) -> Path:
-        """Copy the baseline's run for a variant that edits its files; returns the copy."""
-        folder = self.folder / name.replace(" ", "-")
+        """Copy the baseline's run for a variant; returns the copy, whose files may be edited."""
+        folder = self._folder(name)
         if not folder.exists():
             shutil.copytree(self.baseline(), folder)
         return folder
 
-    def _run(self, name: str, folder: Path, changes: Sequence[str]) -> Path:
-        if name not in self.runs:
-            print(f"\n{self.name}, seed {self.seed}: {name}", flush=True)
-            self.runs[name] = run_quickstart(folder, [f"seed={self.seed}", *self.changes, *changes])
-        return folder
+    def run_variants(self) -> None:
+        """Run everything that was planned."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            list(pool.map(lambda planned: self._run(*planned), self._waiting))
+        # In the order they were planned, whichever ended first.
+        order = ["baseline", *(name for name, _ in self._waiting)]
+        self.runs = {name: self.runs[name] for name in order}
 
     def result(self, **more: object) -> dict[str, Any]:
         """Return everything for the JSON file."""
@@ -125,19 +139,31 @@ class Experiment:
             **more,
         }
 
+    def _folder(self, name: str) -> Path:
+        return self.folder / name.replace(" ", "-").replace(",", "")
+
+    def _run(self, name: str, changes: Sequence[str]) -> None:
+        print(f"\n{self.name}, seed {self.seed}: {name}", flush=True)
+        changes = [f"seed={self.seed}", *self.changes, *changes]
+        threads = max(1, (os.cpu_count() or 1) // self.jobs) if name != "baseline" else None
+        self.runs[name] = run_quickstart(self._folder(name), changes, threads)
+
 
 @contextmanager
 def experiment(name: str, description: str) -> Generator[Experiment]:
     """Read the command line and give the experiment a folder that is gone afterwards."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--folder", type=Path, help="keep the runs here, and use what is there")
+    parser.add_argument("--jobs", type=int, default=1, help="variants that run at once")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder: Path = options.folder or Path(temporary)
+        folder: Path = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        yield Experiment(name, options.seed, folder, options.changes)
+        yield Experiment(name, options.seed, folder, options.changes, options.jobs)
 
 
 def save(result: dict[str, Any]) -> None:
