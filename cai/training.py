@@ -256,8 +256,9 @@ def training_arguments(
 ) -> A:
     """Translate our settings into TRL's.
 
-    The learning rate is constant unless `final_learning_rate` says otherwise, as in the paper
-    (section 3.5), after a warm-up of 3% of the steps. Weights and optimiser are float32; on a GPU the arithmetic is bfloat16 by autocast.
+    The learning rate comes after a warm-up of 3% of the steps and is constant, as in the paper
+    (section 3.5), unless `final_learning_rate` says otherwise. Weights and optimiser are float32;
+    on a GPU the arithmetic is bfloat16 by autocast.
     """
     micro = micro_batch_size(settings)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)
