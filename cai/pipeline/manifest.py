@@ -117,7 +117,7 @@ def environment() -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cores": str(os.cpu_count()),
+        "cores": str(_usable_cores()),
     }
     torch = sys.modules.get("torch")  # A stage that did not load it used no GPU.
     if torch is not None and torch.cuda.is_available():
@@ -138,6 +138,11 @@ def environment() -> dict[str, str]:
     if revision.returncode == 0:
         found["git"] = revision.stdout.strip()
     return found
+
+
+def _usable_cores() -> int | None:
+    """Count the cores that this process may use, which taskset and containers lower."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _without(value: Any, names: frozenset[str]) -> Any:  # noqa: ANN401
