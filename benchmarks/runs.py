@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.machine import machine
 from cai.constitution.schema import FewShot, Principle
 from cai.constitution.write import to_yaml
+from cai.pipeline.manifest import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 """What the tables in `docs/experiments.md` are made from."""
@@ -145,7 +146,7 @@ class Experiment:
     def _run(self, name: str, changes: Sequence[str]) -> None:
         print(f"\n{self.name}, seed {self.seed}: {name}", flush=True)
         changes = [f"seed={self.seed}", *self.changes, *changes]
-        threads = max(1, (os.cpu_count() or 1) // self.jobs) if name != "baseline" else None
+        threads = max(1, (usable_cores() or 1) // self.jobs) if name != "baseline" else None
         self.runs[name] = run_quickstart(self._folder(name), changes, threads)
 
 

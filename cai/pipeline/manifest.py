@@ -117,7 +117,7 @@ def environment() -> dict[str, str]:
     found = {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cores": str(_usable_cores()),
+        "cores": str(usable_cores()),
     }
     torch = sys.modules.get("torch")  # A stage that did not load it used no GPU.
     if torch is not None and torch.cuda.is_available():
@@ -140,7 +140,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def _usable_cores() -> int | None:
+def usable_cores() -> int | None:
     """Count the cores that this process may use, which taskset and containers lower."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
