@@ -10,11 +10,11 @@ beyond the loaded model.
 """
 
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -98,9 +98,17 @@ def _measured(side: Callable[..., float], arguments: tuple[object, ...], threads
     torch.set_num_threads(threads)
     model = load_causal_lm(ModelSettings(path="playground"), device="cpu")
     model(torch.tensor([[5, 6]]))  # what is loaded on first use belongs to the libraries
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux sets the high-water mark back to what is resident now. getrusage's would not do: it
+    # starts at the parent's size and counts what loading took.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _mebibytes("VmRSS")
     side(model, *arguments)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _mebibytes("VmHWM") - before
+
+
+def _mebibytes(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def main() -> int:
