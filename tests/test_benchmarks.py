@@ -101,7 +101,7 @@ def test_sixteen_principles_with_every_category_thrice():
     assert not {p.id for p in irrelevant_principles()} & set(CATEGORIES)
 
 
-def test_shuffling_swaps_about_half_of_the_ai_labels_and_no_human_one(tmp_path):
+def test_shuffling_leaves_every_ai_label_both_ways_and_every_human_one_as_it_was(tmp_path):
     def side(text):
         return [{"role": "assistant", "content": text}]
 
@@ -115,16 +115,24 @@ def test_shuffling_swaps_about_half_of_the_ai_labels_and_no_human_one(tmp_path):
             "rejected": side("worse"),
             "chosen_probability": 0.9,
         }
-        for n in range(400)
+        for n in range(4)
     ]
-    path = tmp_path / "compare" / "train.parquet"
-    write_parquet(path, rows, COMPARISON_COLUMNS)
-    shuffle_ai_labels(tmp_path, seed=0)
-    after = pq.read_table(path).to_pylist()
-    swapped = [row["chosen"][0]["content"] == "worse" for row in after]
-    assert not any(swapped[::2])
-    assert 70 < sum(swapped[1::2]) < 130
-    assert [row["key"] for row in after] == [row["key"] for row in rows]
+    baseline, run = tmp_path / "baseline", tmp_path / "run"
+    for folder in (baseline, run):
+        write_parquet(folder / "compare" / "train.parquet", rows, COMPARISON_COLUMNS)
+    for _ in range(2):  # a second time changes nothing
+        shuffle_ai_labels(baseline, run)
+    after = pq.read_table(run / "compare" / "train.parquet").to_pylist()
+    chosen = sorted((row["key"], row["chosen"][0]["content"]) for row in after)
+    assert chosen == [
+        ("0", "better"),
+        ("1", "better"),
+        ("1", "worse"),
+        ("2", "better"),
+        ("3", "better"),
+        ("3", "worse"),
+    ]
+    assert all(row["chosen"] != row["rejected"] for row in after)
 
 
 def test_calibration_compares_labels_with_the_order_of_the_principles(tmp_path):
