@@ -50,7 +50,7 @@ def questions(chat: ChatFormat, pairs: int) -> list[list[ScoreRequest]]:
     texts = [[text(words, chat, 120) for _ in range(3)] for _ in range(pairs)]
     return [
         [
-            ScoreRequest(comparison_prompt(user(asked), first, second, principle), OPTIONS)
+            ScoreRequest(comparison_prompt(user(asked), (first, second), principle), OPTIONS)
             for asked, first, second in texts
         ]
         for principle in principles

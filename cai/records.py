@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cai.conversation import Conversation
 
 State = Literal["ok", "refused", "unparsed", "tie", "too_long", "failed"]
+EvidenceState = Literal["ok", "refused", "unparsed"]
 Kind = Literal["red_team", "helpful"]
 Split = Literal["train", "held_out"]
 
@@ -114,7 +116,7 @@ class RevisionRow(Row):
 
 
 class ResponseSample(BaseModel):
-    """One of the two responses of a pair."""
+    """One of the responses to a prompt that are compared with each other."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -124,42 +126,59 @@ class ResponseSample(BaseModel):
 
 
 class PairRow(Row):
-    """Two responses to one prompt, not yet compared."""
+    """Responses to one prompt, not yet compared: a pair, or more with `compare.responses`."""
 
     kind: Kind
     messages: Conversation
     task: str
-    responses: tuple[ResponseSample, ResponseSample]
+    responses: tuple[ResponseSample, ...]
     provenance: Provenance
 
 
-class OrderEvidence(BaseModel):
-    """What the feedback model said when the pair was shown in one order.
+class Evidence(BaseModel):
+    """What a feedback model said to one question: the log-probabilities of its options.
 
     Attributes:
-        logp_first: log P(option of the response shown first | prompt), nats.
-        logp_second: The same for the response shown second.
-        mass: exp(logp_first) + exp(logp_second): the probability on the two options together.
-        reasoning: The chain of thought that came before the verdict, or None.
+        shown: The responses that the question shows, by number and in its order. Where they are
+            several, the options name them, in the same order (a choice). Where it is one, the
+            options are grades of it, from worst to best.
+        turned: Whether this is the second time of asking, the other way round: the responses in
+            reverse order, or the letters of the grades exchanged.
+        sample: Which of several samples of the reasoning this is, from 0.
+        logprobs: log P(option | question) in nats, one per option.
+        reasoning: The text before the verdict (a chain of thought, a critique), or None.
+        state: `ok`; `refused` or `unparsed` where the reasoning is a refusal or was cut off.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    logp_first: float
-    logp_second: float
-    mass: float
+    shown: tuple[int, ...]
+    turned: bool = False
+    sample: int = 0
+    logprobs: tuple[float, ...]
     reasoning: str | None = None
+    state: EvidenceState = "ok"
+
+    @property
+    def mass(self) -> float:
+        """The probability on all options together, in [0, 1]."""
+        return sum(map(math.exp, self.logprobs))
 
 
 class JudgementRow(Row):
-    """One pair under one principle: raw evidence in both orders, no policy applied."""
+    """The responses to one prompt under one principle: raw evidence, no policy applied.
+
+    Attributes:
+        pair: The key of the `PairRow`.
+        principle: The principle, and the hash of the text that was asked about.
+        evidence: One per question, order of asking and sample; what there was before a failure.
+        instead_of: The key of the judgement for which the fallback judge made this one.
+    """
 
     pair: str
     principle: PrincipleUse
-    forward: OrderEvidence | None = None
-    """Response 0 shown first; None when the row failed."""
-    backward: OrderEvidence | None = None
-    """Response 1 shown first; None when not asked for or failed."""
+    evidence: list[Evidence] = Field(default_factory=list[Evidence])
+    instead_of: str | None = None
     provenance: Provenance
 
 

@@ -49,30 +49,23 @@ def test_a_message_without_label_is_plain_for_chat_templates():
     assert user("Hi")[0].model_dump() == {"role": "user", "content": "Hi"}
 
 
-@given(st.text(), st.text())
-def test_templates_insert_foreign_text_as_it_is(first, second):
-    prompt = comparison_prompt(user("Hi {{ 7 * 7 }}"), first, second, "Which {% is %} better?")
-    content = prompt.messages[-1].content
-    assert "Hi {{ 7 * 7 }}" in content
-    assert f"(A) {first}\n(B) {second}\n" in content
-    assert "Which {% is %} better?" in content
-
-
 def test_the_principle_stands_after_what_is_shared():
-    one = comparison_prompt(user("Hi"), "a", "b", "Principle one?").messages[0].content
-    two = comparison_prompt(user("Hi"), "a", "b", "Another principle?").messages[0].content
+    one = comparison_prompt(user("Hi"), ("a", "b"), "Principle one?").messages[0].content
+    two = comparison_prompt(user("Hi"), ("a", "b"), "Another principle?").messages[0].content
     shared = one[: one.index("Principle one?")]
     assert two.startswith(shared)
     assert "(B) b" in shared
 
 
 def test_the_paper_layout_has_the_principle_before_the_responses():
-    content = comparison_prompt(user("Hi"), "a", "b", "Which?", layout="paper").messages[0].content
+    content = (
+        comparison_prompt(user("Hi"), ("a", "b"), "Which?", layout="paper").messages[0].content
+    )
     assert content.index("Human: Hi") < content.index("Which?") < content.index("(A) a")
 
 
 def test_the_verdict_follows_the_reasoning():
-    asked = comparison_prompt(user("Hi"), "a", "b", "Which?", reasoning=True)
+    asked = comparison_prompt(user("Hi"), ("a", "b"), "Which?", reasoning=True)
     assert asked.prefill == "Let's think step by step:"
     verdict = verdict_prompt(asked, "A helps.")
     assert verdict.prefill == "Let's think step by step: A helps. The answer is:"

@@ -27,7 +27,7 @@ def stats_command(run_folder: Path, *, as_json: bool) -> None:
         load_constitution(run_folder / "constitution.yaml"),
         run.chains,
         run.pairs,
-        run.judgements,
+        [*run.judgements, *run.fallback],
         run.compare.labels,
     )
     if as_json:

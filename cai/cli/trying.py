@@ -15,7 +15,7 @@ from cai.compare import preference
 from cai.constitution import Constitution, Principle
 from cai.conversation import user
 from cai.engines import Engine
-from cai.records import JudgementRow, OrderEvidence
+from cai.records import JudgementRow
 from cai.settings import CompareSettings, LabelPolicy, ModelSettings, ReviseSettings
 from cai.workbench.trying import Step, pinned, try_chain, try_comparison
 
@@ -155,18 +155,14 @@ def _verdicts(judgement: JudgementRow) -> Table:
     table.add_column("(A) is", style="cyan", no_wrap=True)
     for heading in ("P(A)", "P(B)", "P(revision)"):
         table.add_column(heading, justify="right", no_wrap=True)
-    reasoned = bool(judgement.forward and judgement.forward.reasoning is not None)
+    reasoned = any(evidence.reasoning is not None for evidence in judgement.evidence)
     if reasoned:
         table.add_column("reasoning", overflow="fold")
-    orders = {"first response": judgement.forward, "revision": judgement.backward}
-    for shown_first, order in orders.items():
-        if order is not None:
-            table.add_row(*_cells(shown_first, order, reasoned=reasoned))
+    for evidence in judgement.evidence:
+        first, second = map(math.exp, evidence.logprobs)
+        shown_first = ("first response", "revision")[evidence.shown[0]]
+        revision = (first if shown_first == "revision" else second) / max(evidence.mass, 1e-300)
+        cells = [shown_first, f"{first:.4f}", f"{second:.4f}", f"{revision:.4f}"]
+        reasoning = [Text(evidence.reasoning or "", style="dim")] if reasoned else []
+        table.add_row(*cells, *reasoning)
     return table
-
-
-def _cells(shown_first: str, order: OrderEvidence, *, reasoned: bool) -> list[str | Text]:
-    first, second = math.exp(order.logp_first), math.exp(order.logp_second)
-    revision = (first if shown_first == "revision" else second) / max(order.mass, 1e-300)
-    cells: list[str | Text] = [shown_first, f"{first:.4f}", f"{second:.4f}", f"{revision:.4f}"]
-    return [*cells, Text(order.reasoning or "", style="dim")] if reasoned else cells

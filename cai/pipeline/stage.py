@@ -6,16 +6,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cai.constitution import Constitution
 from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.pipeline.progress import Progress
-from cai.rows import RowsResult
+from cai.records import Row
+from cai.rows import Item, RowsResult, run_rows
 from cai.settings import ModelSettings, PipelineSettings
+from cai.store import RowStore
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Row)
 
 
 @dataclass
@@ -173,6 +177,39 @@ def with_engines(
 
     result = asyncio.run(run())
     return result, sum((engine.usage for engine in engines.values()), start=Usage())
+
+
+def make_rows(
+    context: Context,
+    items: Iterable[Item[T]],
+    row_function: Callable[[Mapping[ModelSettings, Engine]], Callable[[Item[T]], Awaitable[R]]],
+    *,
+    store: RowStore[R],
+    models: Iterable[ModelSettings],
+    concurrency: int,
+    title: str,
+) -> tuple[RowsResult[R], Usage]:
+    """Make the rows of a data stage that are not there yet.
+
+    Args:
+        context: The run.
+        items: The rows to make.
+        row_function: Returns the row function, given an engine for each model.
+        store: Where the rows are kept.
+        models: The models that are asked.
+        concurrency: Rows under way at once.
+        title: What the progress is called.
+
+    Returns:
+        All rows, and what the engines did.
+    """
+
+    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[R]:
+        task = partial(context.progress.rows, title, tokens=tokens_of(engines))
+        make = row_function(engines)
+        return await run_rows(items, make, store=store, concurrency=concurrency, task=task)
+
+    return with_engines(context, models, body)
 
 
 def tokens_of(engines: Mapping[ModelSettings, Engine]) -> Callable[[], int]:

@@ -141,11 +141,7 @@ class DocumentWriter:
 
     def response(self, task: Task, kind: ResponseKind, rng: random.Random) -> str:
         """Return a response of a given kind."""
-        if kind == "helps":
-            return answer(task, rng)
-        if kind == "explains":
-            return refusal(task, rng)
-        return evasion(rng) if kind == "evades" else muddled_refusal(task, self.world, rng)
+        return response_of(task, kind, self.world, rng)
 
     def chain(self, rng: random.Random) -> Document:
         """Return a critique and the revision that follows it, whatever round it may be."""
@@ -205,12 +201,11 @@ class DocumentWriter:
         task = self._task(rng, harmful=0.85)
         topic = self._topic(task, rng)
         kinds = _compared(rng)
-        first, second = (self.response(task, kind, rng) for kind in kinds)
+        responses = [self.response(task, kind, rng) for kind in kinds]
         layout: Layout = "paper" if rng.random() < 0.15 else "recommended"
         prompt = comparison_prompt(
             self._request(task, rng),
-            first,
-            second,
+            responses,
             self._text(topic, "comparison", rng),
             layout=layout,
             reasoning=reasoning,
@@ -246,6 +241,15 @@ class DocumentWriter:
         if topic != USEFULNESS and rng.random() < REWORDED:
             return rng.choice(lexicon.REWORDINGS[half]).format(harm=lexicon.HARM[topic])
         return getattr(self._principles[topic], half)
+
+
+def response_of(task: Task, kind: ResponseKind, world: World, rng: random.Random) -> str:
+    """Return a response of a given kind to a request for a task."""
+    if kind == "helps":
+        return answer(task, rng)
+    if kind == "explains":
+        return refusal(task, rng)
+    return evasion(rng) if kind == "evades" else muddled_refusal(task, world, rng)
 
 
 def is_at_fault(task: Task, kind: ResponseKind, topic: str) -> bool:

@@ -184,11 +184,11 @@ def _judgements(speaker: Speaker, count: int) -> list[Gate]:
             pairs = [(_response(row, kinds[0]), _response(row, kinds[1])) for row in rows]
             text = principle.comparison or ""
             forward = [
-                comparison_prompt(row.messages, better, worse, text, reasoning=True)
+                comparison_prompt(row.messages, (better, worse), text, reasoning=True)
                 for row, (better, worse) in zip(rows, pairs, strict=True)
             ]
             backward = [
-                comparison_prompt(row.messages, worse, better, text, reasoning=True)
+                comparison_prompt(row.messages, (worse, better), text, reasoning=True)
                 for row, (better, worse) in zip(rows, pairs, strict=True)
             ]
             wins = [speaker.prefers_first(prompt) for prompt in _reasoned(speaker, forward)]

@@ -7,6 +7,7 @@ from itertools import product
 
 from cai.conversation import Conversation
 from cai.playground import lexicon
+from cai.playground.documents import RANK, USEFULNESS, response_of
 from cai.playground.world import (
     Context,
     Stratum,
@@ -81,6 +82,44 @@ def playground_comparisons(*, seed: int, limit: int | None = None) -> list[Compa
                 task=prompt.task,
                 responses=(worse, better) if swap else (better, worse),
                 label=1 - label if swap else label,
+            )
+        )
+    return rows
+
+
+def feedback_comparisons(*, seed: int, limit: int | None = None) -> list[ComparisonRow]:
+    """Return comparisons whose better response is known by construction, never by the grader.
+
+    Half of them answer harmful requests, where an explained refusal is better than an evasion, that
+    better than a refusal of something else, and compliance is worst; half answer benign ones, where
+    a right answer is best. The prompts are those of the stratum `train`.
+
+    Args:
+        seed: Draws prompts and responses.
+        limit: Return so many; None for one per prompt.
+    """
+    world = build_world()
+    tasks = {task.name: task for task in world.tasks}
+    sides = [
+        [p for p in playground_prompts(kind, seed=seed) if p.split == "train"]
+        for kind in ("red_team", "helpful")
+    ]
+    rng = random.Random(f"feedback-{seed}")
+    rows: list[ComparisonRow] = []
+    for prompt in [prompt for both in zip(*sides, strict=False) for prompt in both][:limit]:
+        task = tasks[prompt.task]
+        ranked = RANK["category" if task.verb.harmful else USEFULNESS]
+        kinds = rng.sample(ranked, 2)
+        first, second = (response_of(task, kind, world, rng) for kind in kinds)
+        rows.append(
+            ComparisonRow(
+                key=content_hash("playground feedback", prompt.key, seed),
+                kind=prompt.kind,
+                source="human",
+                messages=prompt.messages,
+                task=prompt.task,
+                responses=(first, second),
+                label=float(ranked.index(kinds[0]) < ranked.index(kinds[1])),
             )
         )
     return rows

@@ -69,6 +69,11 @@ def _responses(record: Record) -> Judged:
     return _preferred(record, "chosen_response", "rejected_response")
 
 
+def _correct(record: Record) -> Judged:
+    """Read the HHH comparisons; their `prompt`, a multiple-choice question, is not needed."""
+    return _preferred(record, "text_correct", "text_incorrect")
+
+
 def _preferred(record: Record, chosen: str, rejected: str) -> Judged:
     """Read a better and a worse answer, each alone or at the end of its whole conversation."""
     sides = [_whole_side(record, chosen), _whole_side(record, rejected)]
@@ -167,6 +172,7 @@ def _checked(
 LAYOUTS: dict[tuple[str, ...], Callable[[Record], Judged]] = {
     ("chosen", "rejected"): _transcripts,
     ("chosen_response", "rejected_response"): _responses,
+    ("text_correct", "text_incorrect"): _correct,
     ("response1", "response2", "annotator1"): _annotated,
     ("output_1", "output_2", "label"): _labelled,
 }

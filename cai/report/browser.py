@@ -17,6 +17,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from cai.compare import by_order, comparison_key, evidence_on, orders_agree, twos_of
+from cai.compare.labels import Two
 from cai.conversation import Conversation
 from cai.evaluate.summarise import MODELS
 from cai.records import (
@@ -27,10 +29,8 @@ from cai.records import (
     PairRow,
     PromptRow,
     RevisionRow,
-    content_hash,
 )
 from cai.report.reading import stage_rows
-from cai.report.tallies import first_preferred, orders_agree
 from cai.report.truth import Grade, better, word
 from cai.report.wording import LABEL_ORDER, plainly, shorten, visible
 
@@ -154,9 +154,10 @@ def _revisions(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> It
 
 
 def _comparisons(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> Iterator[Entry]:
-    models = {
-        content_hash("comparison", pair.key): [sample.model for sample in pair.responses]
+    compared = {
+        comparison_key(pair, two): (two, [pair.responses[number].model for number in two])
         for pair in stage_rows(run_dir / "compare", PairRow, name="pairs")
+        for two in twos_of(pair)
     }
     files = ((run_dir / "compare", "rows"), (run_dir / "prompts", "comparisons"))
     for row in (row for folder, name in files for row in stage_rows(folder, ComparisonRow, name)):
@@ -167,6 +168,7 @@ def _comparisons(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> 
             agrees = (row.label < 0.5) == bool(truth)
             found.append("with the ground truth" if agrees else "against the ground truth")
         labels = [word(verdict) for verdict in verdicts]
+        two, models = compared.get(row.key, ((0, 1), ("", "")))
         yield _entry(
             "comparison",
             row,
@@ -187,28 +189,25 @@ def _comparisons(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> 
                         "model": _text(model),
                         "label": None if label is None else _text(label),
                     }
-                    for text, model, label in zip(
-                        row.responses, models.get(row.key, ["", ""]), labels, strict=True
-                    )
+                    for text, model, label in zip(row.responses, models, labels, strict=True)
                 ],
-                "votes": row.judgements,
+                "votes": [(key, two) for key in row.judgements],
             },
         )
 
 
 def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
     """Put the judgements in place of their keys, and what they tell among the facets."""
-    places = {
-        key: entry
-        for entry in entries
-        if entry["show"] == "comparison"
-        for key in entry["body"]["votes"]
-    }
+    places: defaultdict[str, list[tuple[Entry, Two]]] = defaultdict(list)
+    for entry in entries:
+        if entry["show"] == "comparison":
+            for key, two in entry["body"]["votes"]:
+                places[key].append((entry, two))
     votes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in stage_rows(run_dir / "compare", JudgementRow, name="judgements"):
-        entry = places.get(row.key)
-        if entry is not None:
-            votes[entry["key"]].append(_vote(row))
+    for name in ("judgements", "fallback"):
+        for row in stage_rows(run_dir / "compare", JudgementRow, name=name):
+            for entry, two in places.get(row.key, ()):
+                votes[entry["key"]].append(_vote(row, two))
     for entry in entries:
         if entry["show"] != "comparison":
             continue
@@ -228,19 +227,18 @@ def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _vote(row: JudgementRow) -> dict[str, Any]:
-    """Return P(response 0 is better) when shown first and when shown second; None if not asked."""
-    orders = [order for order in (row.forward, row.backward) if order is not None]
-    forward = None if row.forward is None else first_preferred(row.forward)
-    backward = None if row.backward is None else 1 - first_preferred(row.backward)
+def _vote(row: JudgementRow, two: Two) -> dict[str, Any]:
+    """Return P(the first of two is better) asked at first, and the other way round, or None."""
+    forward, backward = by_order(row, two)
+    asked = evidence_on(row, two)
     return {
         "principle": _text(row.principle.id),
         "state": row.state,
         "forward": forward if forward is None else round(forward, 4),
         "backward": backward if backward is None else round(backward, 4),
-        "agree": None if forward is None or backward is None else orders_agree(forward, backward),
-        "mass": round(sum(order.mass for order in orders) / len(orders), 4) if orders else None,
-        "reasoning": [_text(order.reasoning) for order in orders if order.reasoning],
+        "agree": orders_agree(row, two),
+        "mass": round(sum(e.mass for e in asked) / len(asked), 4) if asked else None,
+        "reasoning": [_text(e.reasoning) for e in asked if e.reasoning],
     }
 
 

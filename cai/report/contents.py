@@ -68,7 +68,11 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
         chain(rows("compare", ComparisonRow), rows("prompts", ComparisonRow, "comparisons")), grade
     )
     judgements = tally_judgements(rows("compare", JudgementRow, "judgements"))
-    for counted_only in (rows("compare", PairRow, "pairs"), rows("evaluate", AnswerRow)):
+    for counted_only in (
+        rows("compare", PairRow, "pairs"),
+        rows("compare", JudgementRow, "fallback"),
+        rows("evaluate", AnswerRow),
+    ):
         deque(counted_only, maxlen=0)
     steps = step_metrics(run_dir / "ppo" / "steps.jsonl")
     return {
@@ -85,6 +89,7 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
         "revisions": {**revisions, "scores": _revision_scores(run_dir)},
         "comparisons": comparisons,
         "judgements": judgements,
+        "label_quality": stage_json(run_dir, "compare", "quality.json"),
         "ppo": _ppo(steps),
         "provenance": {
             "cai": __version__,
@@ -108,7 +113,10 @@ def _principles(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
         constitution,
         stage_rows(run_dir / "revise", RevisionRow),
         stage_rows(run_dir / "compare", PairRow, name="pairs"),
-        stage_rows(run_dir / "compare", JudgementRow, name="judgements"),
+        chain.from_iterable(
+            stage_rows(run_dir / "compare", JudgementRow, name=name)
+            for name in ("judgements", "fallback")
+        ),
         (settings.compare or CompareSettings()).labels,
     )
     texts = {p.id: p.model_dump(include=WORDING, mode="json") for p in constitution.principles}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+from cai.compare import by_order, orders_agree
 from cai.evaluate.rates import rate
-from cai.records import ComparisonRow, JudgementRow, OrderEvidence, PromptRow, RevisionRow
+from cai.records import ComparisonRow, JudgementRow, PromptRow, RevisionRow
 from cai.report.truth import Grade, better, word
 
 LABEL_BINS = 20
 CONFIDENCE_BINS = 5
-OPINION = 0.1
-"""A probability this far from one half is an opinion."""
 
 
 def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, Any]:
@@ -123,12 +121,12 @@ def tally_judgements(rows: Iterable[JudgementRow]) -> dict[str, Any]:
     mass: list[float] = []
     for row in rows:
         count += 1
-        if row.forward is None or row.backward is None:
+        forward, backward = by_order(row)
+        if forward is None or backward is None:
             continue
-        forward, backward = first_preferred(row.forward), 1 - first_preferred(row.backward)
-        verdicts.append(orders_agree(forward, backward))
+        verdicts.append(orders_agree(row))
         first.append((forward + 1 - backward) / 2)
-        mass.append((row.forward.mass + row.backward.mass) / 2)
+        mass.append(sum(e.mass for e in row.evidence) / len(row.evidence))
     opinions = [agree for agree in verdicts if agree is not None]
     return {
         "judgements": count,
@@ -138,27 +136,6 @@ def tally_judgements(rows: Iterable[JudgementRow]) -> dict[str, Any]:
         "mean_mass": _mean(mass),
         "n": len(verdicts),
     }
-
-
-def first_preferred(evidence: OrderEvidence) -> float:
-    """Return P(the response shown first is better) over the two options, in [0, 1]."""
-    odds = evidence.logp_first - evidence.logp_second
-    return 1 / (1 + math.exp(-odds)) if odds >= 0 else 1 - 1 / (1 + math.exp(odds))
-
-
-def orders_agree(forward: float, backward: float) -> bool | None:
-    """Say whether a verdict survives a change of order.
-
-    Args:
-        forward: P(response 0 is better) when it was shown first.
-        backward: P(response 0 is better) when it was shown second.
-
-    Returns:
-        None when both are close to one half: there is no opinion to keep or to change.
-    """
-    if max(abs(forward - 0.5), abs(backward - 0.5)) < OPINION:
-        return None
-    return (forward > 0.5) == (backward > 0.5)
 
 
 def _calibration(told: Sequence[tuple[float, bool, str]]) -> list[dict[str, Any]]:

@@ -2,10 +2,14 @@
 
 What varies (the principle) comes after what is shared (the conversation, the responses), so that
 engines can reuse the prefix. The `paper` layout of the comparison keeps the paper's order instead.
+
+What is judged is quoted: only the templates write at the beginning of a line, so no response can
+pass for another one, for a turn of the conversation or for the question.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -23,11 +27,19 @@ COMPARISON_TEMPLATES: dict[Layout, str] = {
     "paper": "comparison_paper.j2",
 }
 
+LETTERS = "ABCDEFGHI"
+"""What responses and options are called."""
 OPTIONS = (" (A)", " (B)")
-"""What the verdict is scored on, to the letter, after `VERDICT`."""
+"""What the verdict on two options is scored on, to the letter, after `VERDICT`."""
+GRADES = tuple(f" {number}" for number in range(1, 8))
+"""What a rating is scored on, worst first, after `RATING`."""
 VERDICT = "The answer is:"
 RATING = "The rating is:"
 REASONING = "Let's think step by step:"
+
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
+_INDENT = "    "
+_LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 _ENVIRONMENT = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True)
 
@@ -91,50 +103,67 @@ def revision_prompt(
     return Prompt(_after_examples(turns, few_shot), speaker="Revision")
 
 
+def options(count: int) -> tuple[str, ...]:
+    """Return the options of a verdict on `count` responses (two to nine), that of (A) first."""
+    return tuple(f" ({letter})" for letter in LETTERS[:count])
+
+
+def quoted(text: str) -> str:
+    """Indent all lines of a text but the first. Nothing is lost: the indents can be taken away."""
+    return _LINE_BREAK.sub(lambda found: found[0] + _INDENT, text)
+
+
+def _conversation(messages: Conversation) -> str:
+    """Write a conversation as a transcript in which no message can pass for several."""
+    return to_transcript([m.model_copy(update={"content": quoted(m.content)}) for m in messages])
+
+
 def comparison_prompt(
     messages: Conversation,
-    first: str,
-    second: str,
+    responses: Sequence[str],
     principle: str,
     *,
     layout: Layout = "recommended",
     few_shot: Sequence[tuple[ComparisonExample, str]] = (),
     reasoning: bool = False,
 ) -> Prompt:
-    """Ask which of two responses is better (paper, section 4.1).
+    """Ask which of several responses is best (paper, section 4.1, where they are two).
 
     Args:
-        messages: The conversation that both responses answer.
-        first: The response shown as (A).
-        second: The response shown as (B).
+        messages: The conversation that the responses answer.
+        responses: Two to nine, shown as (A), (B), …
         principle: The comparison text of a principle.
         layout: Where the principle stands.
         few_shot: Worked examples, each with the principle it is shown under.
         reasoning: Ask for a chain of thought; `verdict_prompt` then asks for the verdict.
     """
 
-    def question(messages: Conversation, first: str, second: str, principle: str) -> Message:
+    def question(messages: Conversation, responses: Sequence[str], principle: str) -> Message:
+        letters = [option.strip() for option in options(len(responses))]
         content = render(
             COMPARISON_TEMPLATES[layout],
-            conversation=to_transcript(messages),
-            first=first,
-            second=second,
+            conversation=_conversation(messages),
+            count=_COUNTS[len(responses)],
+            responses="\n".join(
+                f"{letter} {quoted(text)}" for letter, text in zip(letters, responses, strict=True)
+            ),
             principle=principle,
+            options=f"{', '.join(letters[:-1])} or {letters[-1]}",
         )
         return _user(content)
 
     turns: list[Message] = []
     for example, text in few_shot:
-        turns.append(question(example.messages, *example.responses, text))
+        turns.append(question(example.messages, example.responses, text))
         thoughts = f"{REASONING} {example.reasoning} " if reasoning and example.reasoning else ""
         turns.append(_assistant(f"{thoughts}{VERDICT} ({example.answer})"))
-    turns.append(question(messages, first, second, principle))
+    turns.append(question(messages, responses, principle))
     return Prompt(tuple(turns), prefill=REASONING if reasoning else VERDICT)
 
 
-def verdict_prompt(prompt: Prompt, reasoning: str) -> Prompt:
-    """Follow a comparison prompt's chain of thought with the question for the verdict."""
-    return Prompt(prompt.messages, prefill=f"{REASONING} {reasoning} {VERDICT}")
+def verdict_prompt(prompt: Prompt, reasoning: str, ask: str = VERDICT) -> Prompt:
+    """Follow a prompt's chain of thought with the question for the verdict, or for `RATING`."""
+    return Prompt(prompt.messages, prefill=f"{REASONING} {reasoning} {ask}")
 
 
 def rating_prompt(
@@ -150,8 +179,8 @@ def rating_prompt(
     """
     content = render(
         "rating.j2",
-        conversation=to_transcript(messages),
-        response=response,
+        conversation=_conversation(messages),
+        response=quoted(response),
         principle=principle,
     )
     return Prompt((_user(content),), prefill=REASONING if reasoning else RATING)

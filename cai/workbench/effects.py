@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cai.compare import JudgementInputs, judge, judgement_items, label_pair
+from cai.compare import FORMS, JudgementInputs, by_pair, judge, judgement_items, label_all
 from cai.constitution import Constitution
 from cai.engines import Engine
 from cai.errors import CaiError
@@ -32,6 +33,7 @@ class StoredRun:
     chains: list[RevisionRow]
     pairs: list[PairRow]
     judgements: list[JudgementRow]
+    fallback: list[JudgementRow]
     comparisons: list[ComparisonRow]
 
     @property
@@ -60,7 +62,8 @@ class StoredRun:
     def judgement_items(self, constitution: Constitution) -> list[Item[JudgementInputs]]:
         """Return every judgement that this constitution asks for, of the pairs as they are."""
         several = 1 if self.compare.principles == "all" else self.compare.principles
-        if not self.judgements or len(constitution.comparisons) < several:
+        serving = FORMS[self.compare.form].principles(constitution)
+        if not self.judgements or len(serving) < several:
             return []
         return [
             item
@@ -73,6 +76,24 @@ class StoredRun:
                 seed=self.settings.seed,
             )
         ]
+
+    async def judge(
+        self,
+        item: Item[JudgementInputs],
+        *,
+        constitution: Constitution,
+        engine: Engine,
+        model: str,
+    ) -> JudgementRow:
+        """Make a judgement as the run's `compare` stage does."""
+        return await judge(
+            item,
+            constitution=constitution,
+            settings=self.compare,
+            engine=engine,
+            model=model,
+            seed=self.settings.seed,
+        )
 
 
 def read_run(folder: Path, settings: PipelineSettings) -> StoredRun:
@@ -93,6 +114,7 @@ def read_run(folder: Path, settings: PipelineSettings) -> StoredRun:
         rows("revise/rows.jsonl", RevisionRow),
         rows("compare/pairs.jsonl", PairRow),
         rows("compare/judgements.jsonl", JudgementRow),
+        rows("compare/fallback.jsonl", JudgementRow),
         rows("compare/rows.jsonl", ComparisonRow),
     )
     if not run.chains and not run.judgements:
@@ -148,7 +170,7 @@ def _votes(items: Iterable[Item[JudgementInputs]]) -> dict[str, object]:
     """Return what each pair's label is derived from; a vote alone has all the weight."""
     votes: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for item in items:
-        pair, principle = item.inputs
+        pair, principle, _ = item.inputs
         votes[pair.key][item.fingerprint] = principle.weight
     return {key: set(v) if len(v) == 1 else v for key, v in votes.items()}
 
@@ -224,26 +246,17 @@ async def relabel(
     held = {row.key: row for row in run.judgements}
     wanted = run.judgement_items(constitution)
     missing = [i for i in wanted if i.key not in held or held[i.key].fingerprint != i.fingerprint]
-
-    async def make(item: Item[JudgementInputs]) -> JudgementRow:
-        return await judge(
-            item,
-            constitution=constitution,
-            settings=run.compare,
-            engine=engine,
-            model=model,
-            seed=run.settings.seed,
-        )
-
     result = await run_rows(
         missing,
-        make,
+        partial(run.judge, constitution=constitution, engine=engine, model=model),
         store=RowStore(run.folder / "relabel", JudgementRow, constitution.name),
         concurrency=run.compare.concurrency,
         task=task,
     )
-    held |= {row.key: row for row in result.rows}
-    labels = _labels(run, constitution, [held[item.key] for item in wanted])
+    made = {row.key: row for row in result.rows}
+    judgements = [made.get(item.key) or held[item.key] for item in wanted]
+    judgements += [row for row in run.fallback if row.instead_of not in made]
+    labels = _labels(run, constitution, judgements)
     return Relabelled(result.rows, len(result.reused), labels)
 
 
@@ -251,16 +264,14 @@ def _labels(
     run: StoredRun, constitution: Constitution, judgements: Iterable[JudgementRow]
 ) -> list[tuple[PairRow, ComparisonRow, ComparisonRow]]:
     """Return each pair with its old and new label, the largest change first."""
-    weights = {p.id: p.weight for p in constitution.comparisons}
-    by_pair: defaultdict[str, list[JudgementRow]] = defaultdict(list)
-    for judgement in sorted(judgements, key=lambda row: row.key):
-        by_pair[judgement.pair].append(judgement)
+    weights, policy = {p.id: p.weight for p in constitution.principles}, run.compare.labels
+    judged = by_pair(judgements, policy)
     old = {row.key: row for row in run.comparisons}
-    labelled: list[tuple[PairRow, ComparisonRow, ComparisonRow]] = []
-    for pair in run.pairs:
-        policy = run.compare.labels
-        new = label_pair(pair, by_pair[pair.key], weights=weights, policy=policy)
-        labelled.append((pair, old[new.key], new))
+    labelled = [
+        (pair, old[new.key], new)
+        for pair in run.pairs
+        for new in label_all(pair, judged.get(pair.key, ()), weights=weights, policy=policy)
+    ]
     return sorted(labelled, key=_shift, reverse=True)
 
 

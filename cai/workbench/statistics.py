@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from cai.compare import is_consistent, label_pair, preference
+from cai.compare import by_pair, label_pair, orders_agree, preference, twos_of
+from cai.compare.labels import Two
 from cai.constitution import Constitution
 from cai.evaluate.rates import Rate, rate
 from cai.records import JudgementRow, PairRow, RevisionRow
@@ -30,7 +31,7 @@ class PrincipleStatistics:
         changed: In what share of them the revision differs from the text before.
         verdicts: How many judgements under it have a verdict.
         opinions: The share of them that the label policy gives a vote.
-        orders: The share of those asked in both orders that names the same response twice.
+        orders: The share of opinions, of those asked both ways, that both ways share.
         sharpness: Mean of |2 P - 1| over its verdicts, in [0, 1]; None without verdicts.
         flipped_without: How many labels would prefer the other response without its votes, None
             where no pair was judged under several principles.
@@ -75,12 +76,19 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Vote:
-    """What one judgement says: P(response 0 is better), and whether it counts."""
+    """What one judgement says of two responses.
 
-    judgement: JudgementRow
+    Attributes:
+        task: The prompt's.
+        probability: P(the first is better).
+        counted: Whether the label policy gives it a vote.
+        agree: Whether both ways of asking say the same; None without an opinion.
+    """
+
     task: str
     probability: float
     counted: bool
+    agree: bool | None
 
 
 def principle_statistics(
@@ -98,19 +106,22 @@ def principle_statistics(
         constitution: The one the rows were made with.
         chains: Rows of the `revise` stage.
         pairs: Pairs of the `compare` stage.
-        judgements: Its judgements.
+        judgements: Its judgements, those of the fallback judge among them.
         policy: Its label policy: which verdicts have a vote.
     """
-    by_pair: defaultdict[str, list[JudgementRow]] = defaultdict(list)
-    for judgement in sorted(judgements, key=lambda row: row.key):
-        by_pair[judgement.pair].append(judgement)
-    judged = [(pair, by_pair[pair.key]) for pair in pairs if pair.key in by_pair]
-    votes: defaultdict[str, dict[str, _Vote]] = defaultdict(dict)
-    for pair, rows in judged:
+    rows_of = by_pair(judgements, policy)
+    judged = [
+        (pair, two, rows_of[pair.key])
+        for pair in pairs
+        if pair.key in rows_of
+        for two in twos_of(pair)
+    ]
+    votes: defaultdict[str, dict[tuple[str, Two], _Vote]] = defaultdict(dict)
+    for pair, two, rows in judged:
         for row in rows:
-            vote = _vote(pair, row, policy)
+            vote = _vote(pair, two, row, policy)
             if vote is not None:
-                votes[row.principle.id][pair.key] = vote
+                votes[row.principle.id][pair.key, two] = vote
     rounds = _rounds(chains)
     without = _without(constitution, judged, policy)
     principles = [
@@ -132,12 +143,14 @@ def _rounds(chains: Iterable[RevisionRow]) -> dict[str, list[tuple[str, bool]]]:
     return rounds
 
 
-def _vote(pair: PairRow, judgement: JudgementRow, policy: LabelPolicy) -> _Vote | None:
-    probability = preference(judgement, policy)
+def _vote(pair: PairRow, two: Two, judgement: JudgementRow, policy: LabelPolicy) -> _Vote | None:
+    probability = preference(judgement, policy, two)
     if judgement.state != "ok" or probability is None:
         return None
-    lone = label_pair(pair, [judgement], weights={judgement.principle.id: 1.0}, policy=policy)
-    return _Vote(judgement, pair.task, probability, counted=lone.state == "ok")
+    alone = {judgement.principle.id: 1.0}
+    lone = label_pair(pair, [judgement], weights=alone, policy=policy, two=two)
+    agree = orders_agree(judgement, two)
+    return _Vote(pair.task, probability, counted=lone.state == "ok", agree=agree)
 
 
 def _one(
@@ -148,7 +161,6 @@ def _one(
     without: tuple[int, int] | None,
 ) -> PrincipleStatistics:
     tasks = [vote.task for vote in votes]
-    both = [v for v in votes if v.judgement.forward and v.judgement.backward]
     sharp = [abs(2 * vote.probability - 1) for vote in votes]
     return PrincipleStatistics(
         id=name,
@@ -157,7 +169,7 @@ def _one(
         changed=rate([changed for _, changed in rounds], [task for task, _ in rounds]),
         verdicts=len(votes),
         opinions=rate([vote.counted for vote in votes], tasks),
-        orders=rate([is_consistent(v.judgement) for v in both], [v.task for v in both]),
+        orders=rate([vote.agree for vote in votes], tasks),
         sharpness=sum(sharp) / len(sharp) if sharp else None,
         flipped_without=without[0] if without else None,
         lost_without=without[1] if without else None,
@@ -166,7 +178,7 @@ def _one(
 
 def _without(
     constitution: Constitution,
-    judged: Sequence[tuple[PairRow, list[JudgementRow]]],
+    judged: Sequence[tuple[PairRow, Two, list[JudgementRow]]],
     policy: LabelPolicy,
 ) -> dict[str, tuple[int, int]]:
     """Return, by principle, how many labels flip and how many are lost when it has no vote.
@@ -176,14 +188,14 @@ def _without(
     """
     weights = {p.id: p.weight for p in constitution.principles}
     counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for pair, rows in judged:
+    for pair, two, rows in judged:
         known = [row for row in rows if row.principle.id in weights]
         if len(known) < 2:
             continue
-        whole = label_pair(pair, known, weights=weights, policy=policy).label
+        whole = label_pair(pair, known, weights=weights, policy=policy, two=two).label
         for row in known:
             others = [other for other in known if other is not row]
-            rest = label_pair(pair, others, weights=weights, policy=policy).label
+            rest = label_pair(pair, others, weights=weights, policy=policy, two=two).label
             count = counts[row.principle.id]
             if whole is not None and rest is not None:
                 count[0] += (whole - 0.5) * (rest - 0.5) < 0
@@ -191,7 +203,9 @@ def _without(
     return {name: (flipped, lost) for name, (flipped, lost) in counts.items()}
 
 
-def _agreements(names: Iterable[str], votes: Mapping[str, Mapping[str, _Vote]]) -> list[Agreement]:
+def _agreements(
+    names: Iterable[str], votes: Mapping[str, Mapping[tuple[str, Two], _Vote]]
+) -> list[Agreement]:
     agreements: list[Agreement] = []
     for first, second in combinations(names, 2):
         one, other = votes.get(first, {}), votes.get(second, {})

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from cai.compare import judge, judgement_items, preference
+from cai.compare import grades, judge, judgement_items, preference
+from cai.compare.labels import NO_VERDICT
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import PrincipleTest
-from cai.conversation import strip_thinking, user
-from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest
+from cai.conversation import user
+from cai.engines import Engine
 from cai.evaluate.rates import Rate, rate
-from cai.records import JudgementRow, OrderEvidence, PrincipleUse, Provenance, derive_seed
+from cai.records import JudgementRow, Provenance
 from cai.settings import CompareSettings
-from cai.templates import OPTIONS, critique_prompt, flag_prompt
 from cai.workbench.trying import pair_of, pinned
 
 CONCURRENCY = 64
@@ -92,78 +91,42 @@ class Examiner:
     async def _outcome(
         self, constitution: Constitution, principle: Principle, number: int, test: PrincipleTest
     ) -> Outcome:
-        ask = self._compare if test.better is not None else self._flag
-        judgement = await ask(pinned(constitution, principle.id), test)
-        orders = [o for o in (judgement.forward, judgement.backward) if o is not None]
-        probability = preference(judgement, self.settings.labels)
+        texts = [t for t in (test.better, test.worse, test.response) if t is not None]
+        judgement = await self._judgement(pinned(constitution, principle.id), test, texts)
+        policy = self.settings.labels
+        if test.flagged is None:
+            probability = preference(judgement, policy)
+        else:
+            found = grades(judgement, 0, policy)  # of finding fault, and of finding none
+            probability = None if found is None else found[0 if test.flagged else 1]
         if judgement.state != "ok" or probability is None:
-            error = judgement.error or "no verdict put enough probability on (A), (B)"
+            error = judgement.error or NO_VERDICT
             return Outcome(principle.id, number, test, None, None, error)
-        return Outcome(principle.id, number, test, probability, min(o.mass for o in orders))
+        mass = min(evidence.mass for evidence in judgement.evidence)
+        return Outcome(principle.id, number, test, probability, mass)
 
-    async def _compare(self, constitution: Constitution, test: PrincipleTest) -> JudgementRow:
-        """Judge (better, worse) as the `compare` stage would."""
-        pair = pair_of(user(test.prompt), str(test.better), str(test.worse), self._provenance)
+    async def _judgement(
+        self, constitution: Constitution, test: PrincipleTest, texts: list[str]
+    ) -> JudgementRow:
+        """Ask as the `compare` stage would: to compare (better, worse), or for a critique."""
+        pair = pair_of(user(test.prompt), *texts, provenance=self._provenance)
+        form = "comparison" if test.flagged is None else "critique"
+        settings = self.settings.model_copy(update={"principles": 1, "form": form})
         (item,) = judgement_items(
             pair,
             constitution=constitution,
-            settings=self.settings.model_copy(update={"principles": 1}),
+            settings=settings,
             model_fingerprint=self.engine.fingerprint,
             seed=self.seed,
         )
         return await judge(
             item,
             constitution=constitution,
-            settings=self.settings,
+            settings=settings,
             engine=self.engine,
             model=self.model,
             seed=self.seed,
         )
-
-    async def _flag(self, constitution: Constitution, test: PrincipleTest) -> JudgementRow:
-        """Criticise the response, then ask whether the critique found fault, both ways round.
-
-        Response 0 of the judgement stands for the expected finding.
-        """
-        (principle,) = constitution.principles
-        row = JudgementRow(
-            key="",
-            pair="",
-            principle=PrincipleUse(id=principle.id, text_hash=principle.supervised_hash),
-            provenance=self._provenance,
-        )
-        asked = critique_prompt(
-            user(test.prompt),
-            str(test.response),
-            str(principle.critique),
-            constitution.few_shot.critique,
-        )
-        try:
-            completion = await self.engine.generate(
-                GenerateRequest(
-                    asked,
-                    seed=derive_seed(self.seed, "flag", principle.id, test),
-                    max_tokens=self.settings.max_new_tokens,
-                    temperature=self.settings.temperature,
-                )
-            )
-            critique = strip_thinking(completion.text)
-            for expected_first in (True, False):
-                prompt = flag_prompt(asked, critique, yes_first=expected_first == test.flagged)
-                scores = await self.engine.score(ScoreRequest(prompt, OPTIONS))
-                evidence = OrderEvidence(
-                    logp_first=scores.logprobs[0],
-                    logp_second=scores.logprobs[1],
-                    mass=sum(map(math.exp, scores.logprobs)),
-                    reasoning=critique,
-                )
-                if expected_first:
-                    row.forward = evidence
-                else:
-                    row.backward = evidence
-        except PromptTooLong as error:
-            row.state, row.error = "too_long", str(error)
-        return row
 
     @property
     def _provenance(self) -> Provenance:

@@ -9,16 +9,41 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from cai.compare import judge, judgement_items, label_pair, pair_item, preference, respond_twice
+from cai.compare import (
+    Asking,
+    comparison_key,
+    expected_grade,
+    instead_of,
+    judgement_items,
+    label_pair,
+    pair_item,
+    preference,
+    questions_of,
+    respond,
+    steps,
+    twos_of,
+)
+from cai.compare.forms import Question, Verdict
 from cai.constitution import Constitution
 from cai.engines import GenerateRequest, ScoreRequest
 from cai.errors import CaiError
-from cai.records import ComparisonRow, JudgementRow, PairRow, Provenance, RevisionRow, Row
+from cai.records import (
+    ComparisonRow,
+    Evidence,
+    JudgementRow,
+    PairRow,
+    Provenance,
+    RevisionRow,
+    Row,
+)
 from cai.revise import critique_and_revise, revise_items
+from cai.rows import Item
 from cai.workbench.effects import StoredRun
 from cai.workbench.witness import EndOfReplayError, Exchange, Replay, Witness
+
+T = TypeVar("T")
 
 SHORTEST = 4
 """Characters of a key that are enough, if no other key begins with them."""
@@ -50,12 +75,14 @@ class Vote:
         principle: Its id.
         weight: Its weight in the average.
         probability: P(response 0 is better) from its orders; None without a verdict.
+        grades: The mean grade of each response, counted from 1; None where none was graded.
         counted: Whether the label policy gives it a vote.
     """
 
     principle: str
     weight: float
     probability: float | None
+    grades: list[float | None]
     counted: bool
 
 
@@ -105,7 +132,7 @@ def trace(run: StoredRun, constitution: Constitution, key: str) -> Origin:
 
 
 def _find(run: StoredRun, key: str) -> RevisionRow | PairRow | JudgementRow | ComparisonRow:
-    rows = [*run.chains, *run.pairs, *run.judgements, *run.comparisons]
+    rows = [*run.chains, *run.pairs, *run.judgements, *run.fallback, *run.comparisons]
     found = [row for row in rows if row.key == key]
     if not found and len(key) >= SHORTEST:
         found = [row for row in rows if row.key.startswith(key)]
@@ -130,7 +157,7 @@ def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Orig
         model_fingerprint=row.provenance.model_fingerprint,
         seed=run.settings.seed,
     )
-    item = next((item for item in items if item.key == row.key), None)
+    item = _item_of(row, items)
     if item is None:
         raise CaiError(
             f"The prompt of row {row.key} is not in {run.folder / 'prompts'} any more: run the"
@@ -167,7 +194,7 @@ def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Orig
 
 def _pair(run: StoredRun, row: PairRow) -> Origin:
     origin = Origin("pair of responses", row, row.provenance)
-    names = ["response 0", "response 1"]
+    names = [f"response {number}" for number in range(len(row.responses))]
     prompts = [p for p in run.prompts if p.messages == row.messages]
     items = [
         pair_item(
@@ -181,7 +208,7 @@ def _pair(run: StoredRun, row: PairRow) -> Origin:
         for prompt in prompts
         for sample in range(run.compare.pairs_per_prompt)
     ]
-    item = next((item for item in items if item.key == row.key), None)
+    item = _item_of(row, items)
     if item is None:
         return origin
     models = [sample.model for sample in row.responses]
@@ -189,13 +216,13 @@ def _pair(run: StoredRun, row: PairRow) -> Origin:
     texts = [sample.text for sample in row.responses] if answered else []
     replay = Replay(row.provenance.model_fingerprint, texts)
     policy = _witness(origin, replay, names, models[0])
-    helpful = _witness(origin, replay, names, models[1])
-    work = respond_twice(
+    helpful = _witness(origin, replay, names, models[-1])
+    work = respond(
         item,
         settings=run.compare,
         policy=policy,
         helpful=helpful,
-        names=(models[0], models[1]),
+        names=(models[0], models[-1]),
         seed=run.settings.seed,
     )
     _run(origin, work, names, models[0])
@@ -212,66 +239,76 @@ def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) ->
         model_fingerprint=row.provenance.model_fingerprint,
         seed=run.settings.seed,
     )
-    item = next((item for item in items if item.key == row.key), None)
+    if row.instead_of is not None:
+        origin.title += ", of the fallback judge"
+        items = instead_of(items, [j for j in run.judgements if j.key == row.instead_of])
+    item = _item_of(row, items)
     if item is None:
         origin.current = False
         return origin
     origin.current = item.fingerprint == row.fingerprint
-    orders = [order for order in (row.forward, row.backward) if order is not None]
-    reasons = [order.reasoning for order in orders if order.reasoning is not None]
+    asking = Asking(constitution, run.compare, run.settings.seed)
+    names = [_step_name(*s) for s in steps(questions_of(item.inputs, asking), run.compare)]
     replay = Replay(
         row.provenance.model_fingerprint,
-        reasons,
-        [(order.logp_first, order.logp_second) for order in orders],
+        _reasonings(row.evidence),
+        [evidence.logprobs for evidence in row.evidence],
     )
-    names = [
-        f"{what}, response {first} shown first"
-        for first in (0, 1)
-        for what in (("reasoning", "verdict") if run.compare.reasoning else ("verdict",))
-    ]
     model = row.provenance.model
-    work = judge(
-        item,
-        constitution=constitution,
-        settings=run.compare,
-        engine=_witness(origin, replay, names, model),
-        model=model,
-        seed=run.settings.seed,
-    )
+    witness = _witness(origin, replay, names, model)
+    work = run.judge(item, constitution=constitution, engine=witness, model=model)
     _run(origin, work, names, model)
     return origin
+
+
+def _step_name(question: Question, sample: int, verdict: Verdict | None) -> str:
+    """Say what one request of a judgement was for."""
+    shown = " and ".join(map(str, question.shown))
+    what = "reasoning" if verdict is None else "verdict"
+    turned = ", the other way round" if verdict is not None and verdict.turned else ""
+    again = f", sample {sample}" if sample else ""
+    return f"{what} on response{'s' if len(question.shown) > 1 else ''} {shown}{turned}{again}"
+
+
+def _reasonings(evidence: Iterable[Evidence]) -> list[str]:
+    """Return each reasoning once, in the order in which they were asked for."""
+    by_question = {(e.shown, e.sample): e.reasoning for e in evidence}
+    return [text for text in by_question.values() if text is not None]
 
 
 def _label(run: StoredRun, constitution: Constitution, row: ComparisonRow) -> Origin:
     origin = Origin("label", row)
     if row.source != "ai":
         return origin
-    weights = {p.id: p.weight for p in constitution.comparisons}
-    judgements = {j.key: j for j in run.judgements}
+    weights = {p.id: p.weight for p in constitution.principles}
+    judgements = {j.key: j for j in (*run.judgements, *run.fallback)}
     used = [judgements[key] for key in row.judgements if key in judgements]
     policy = run.compare.labels
-    for pair in run.pairs:
-        whole = label_pair(pair, (), weights={}, policy=policy)
-        if whole.key != row.key:
-            continue
+    found = ((p, two) for p in run.pairs for two in twos_of(p) if comparison_key(p, two) == row.key)
+    for pair, two in found:
         known = [j for j in used if j.principle.id in weights]
-        again = label_pair(pair, known, weights=weights, policy=policy)
+        again = label_pair(pair, known, weights=weights, policy=policy, two=two)
         origin.current = (again.label, again.state) == (row.label, row.state)
         for judgement in used:
             weight = weights.get(judgement.principle.id, 0.0)
             alone = {judgement.principle.id: weight or 1.0}
-            lone = label_pair(pair, [judgement], weights=alone, policy=policy)
+            lone = label_pair(pair, [judgement], weights=alone, policy=policy, two=two)
             origin.votes.append(
                 Vote(
                     judgement.principle.id,
                     weight,
-                    preference(judgement, policy),
+                    preference(judgement, policy, two),
+                    [expected_grade(judgement, number, policy) for number in two],
                     counted=lone.state == "ok",
                 )
             )
         origin.sources.append(_pair(run, pair))
     origin.sources += [_judgement(run, constitution, judgement) for judgement in used]
     return origin
+
+
+def _item_of(row: Row, items: Iterable[Item[T]]) -> Item[T] | None:
+    return next((item for item in items if item.key == row.key), None)
 
 
 def _witness(origin: Origin, replay: Replay, names: Sequence[str], model: str) -> Witness:

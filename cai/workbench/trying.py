@@ -161,7 +161,8 @@ async def try_comparison(
             f"No principle of {constitution.name!r} that is looked at here has a `comparison`, so "
             "there is nothing to compare under: add one, or choose another with `--principle`."
         )
-    pair = pair_of(chain.messages, chain.response, chain.steps[-1].revision, chain.provenance)
+    revised = chain.steps[-1].revision
+    pair = pair_of(chain.messages, chain.response, revised, provenance=chain.provenance)
     (item,) = judgement_items(
         pair,
         constitution=constitution,
@@ -174,17 +175,16 @@ async def try_comparison(
     )
 
 
-def pair_of(messages: Conversation, first: str, second: str, provenance: Provenance) -> PairRow:
-    """Return two texts as a pair of responses to one conversation."""
-    first_sample, second_sample = (
-        ResponseSample(text=text, model=provenance.model, ended=True) for text in (first, second)
-    )
-    key = content_hash("pair of", messages, first, second)
+def pair_of(messages: Conversation, *texts: str, provenance: Provenance) -> PairRow:
+    """Return texts as responses to one conversation."""
+    key = content_hash("pair of", messages, texts)
     return PairRow(
         key=key,
         kind="red_team",
         messages=messages,
         task=key,
-        responses=(first_sample, second_sample),
+        responses=tuple(
+            ResponseSample(text=text, model=provenance.model, ended=True) for text in texts
+        ),
         provenance=provenance,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
+from cai.errors import CaiError
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ class Replay:
     """
 
     def __init__(
-        self, fingerprint: str, texts: Iterable[str], scores: Iterable[tuple[float, float]] = ()
+        self, fingerprint: str, texts: Iterable[str], scores: Iterable[tuple[float, ...]] = ()
     ) -> None:
         """Take what will be said.
 
         Args:
             fingerprint: Of the model that said it.
             texts: The completions.
-            scores: The log-probabilities of the two options, in nats.
+            scores: The log-probabilities of the options, in nats.
         """
         self._fingerprint = fingerprint
         self._texts = iter(texts)
@@ -114,7 +115,7 @@ class Replay:
         """Do nothing."""
 
 
-class EndOfReplayError(Exception):
+class EndOfReplayError(CaiError):
     """The model was asked, but its answer is not in the row."""
 
     def __init__(self, request: GenerateRequest | ScoreRequest) -> None:

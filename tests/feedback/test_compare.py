@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from verdicts import orders
 
 from cai.compare import (
     judge,
@@ -14,7 +15,7 @@ from cai.compare import (
     label_pair,
     pair_item,
     preference,
-    respond_twice,
+    respond,
 )
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, FewShot
@@ -22,8 +23,8 @@ from cai.conversation import to_transcript, user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.records import (
+    Evidence,
     JudgementRow,
-    OrderEvidence,
     PairRow,
     PrincipleUse,
     PromptRow,
@@ -53,19 +54,12 @@ def pair(key="pair", texts=("good", "bad"), state="ok"):
     )
 
 
-def evidence(p_first, mass=1.0):
-    return OrderEvidence(
-        logp_first=math.log(p_first * mass), logp_second=math.log((1 - p_first) * mass), mass=mass
-    )
-
-
 def judgement(p_forward, p_backward=None, principle="p0", mass=1.0, state="ok"):
     return JudgementRow(
         key=f"j-{principle}",
         pair="pair",
         principle=PrincipleUse(id=principle, text_hash="h"),
-        forward=evidence(p_forward, mass),
-        backward=None if p_backward is None else evidence(p_backward, mass),
+        evidence=orders(p_forward, p_backward, mass),
         provenance=PROVENANCE,
         state=state,
     )
@@ -170,8 +164,10 @@ def test_verdicts_that_change_with_the_order_can_lose_their_vote():
 
 def test_certainty_does_not_overflow():
     sure = judgement(0.5, 0.5)
-    sure.forward = OrderEvidence(logp_first=0.0, logp_second=-800.0, mass=1.0)
-    sure.backward = OrderEvidence(logp_first=-800.0, logp_second=0.0, mass=1.0)
+    sure.evidence = [
+        Evidence(shown=(0, 1), logprobs=(0.0, -800.0)),
+        Evidence(shown=(1, 0), turned=True, logprobs=(-800.0, 0.0)),
+    ]
     assert label([sure]).label == pytest.approx(1)
 
 
@@ -233,8 +229,10 @@ def test_the_judge_sees_both_orders_and_scores_the_options_to_the_letter():
     assert "(A) bad\n(B) good" in backward
     assert all(request.options == (" (A)", " (B)") for request in seen)
     assert all(request.prompt.prefill == "The answer is:" for request in seen)
-    assert (row.forward.logp_first, row.backward.logp_second) == (-0.1, -0.2)
-    assert row.forward.mass == pytest.approx(math.exp(-0.1) + math.exp(-2.0))
+    straight, turned = row.evidence
+    assert (straight.logprobs, turned.logprobs) == ((-0.1, -2.0), (-3.0, -0.2))
+    assert (straight.shown, turned.shown) == ((0, 1), (1, 0))
+    assert straight.mass == pytest.approx(math.exp(-0.1) + math.exp(-2.0))
 
 
 def test_reasoning_is_asked_for_and_stands_before_the_verdict():
@@ -245,13 +243,13 @@ def test_reasoning_is_asked_for_and_stands_before_the_verdict():
         return [-1.0, -1.0]
 
     row = run_judge(ScriptedEngine(lambda request: "A is kinder.", score), reasoning=True)
-    assert row.forward.reasoning == "A is kinder."
+    assert [evidence.reasoning for evidence in row.evidence] == ["A is kinder."] * 2
     assert scored == ["Let's think step by step: A is kinder. The answer is:"] * 2
 
 
 def test_one_order_is_enough_when_asked():
     row = run_judge(ScriptedEngine(lambda r: "", lambda r: [-1.0, -2.0]), both_orders=False)
-    assert row.backward is None
+    assert [evidence.turned for evidence in row.evidence] == [False]
     assert preference(row, LabelPolicy()) == pytest.approx(1 / (1 + math.exp(-1)))
 
 
@@ -274,10 +272,10 @@ def test_few_shot_examples_come_first_under_the_principle_asked_about():
 
 def test_a_question_that_does_not_fit_is_a_state():
     row = run_judge(ScriptedEngine(lambda r: "", lambda r: PromptTooLong("too long")))
-    assert (row.state, row.forward) == ("too_long", None)
+    assert (row.state, row.evidence) == ("too_long", [])
 
 
-def respond(answers, against_helpful=0.0):
+def responses_of(answers, against_helpful=0.0):
     settings = CompareSettings(against_helpful=against_helpful)
     prompt = PromptRow(
         key="p", kind="red_team", split="train", messages=user("Hi"), source="s", task="t"
@@ -287,7 +285,7 @@ def respond(answers, against_helpful=0.0):
     )
     said = iter(answers)
     return asyncio.run(
-        respond_twice(
+        respond(
             item,
             settings=settings,
             policy=ScriptedEngine(lambda r: next(said)),
@@ -299,12 +297,12 @@ def respond(answers, against_helpful=0.0):
 
 
 def test_pairs_are_two_samples_of_the_policy():
-    row = respond(["one", "two"])
+    row = responses_of(["one", "two"])
     assert [(r.text, r.model) for r in row.responses] == [("one", "sl-cai"), ("two", "sl-cai")]
 
 
 def test_pairs_can_set_the_policy_against_the_helpful_model():
-    row = respond(["one"], against_helpful=1.0)
+    row = responses_of(["one"], against_helpful=1.0)
     assert [r.model for r in row.responses] == ["sl-cai", "helpful-only"]
 
 
@@ -313,4 +311,4 @@ def test_pairs_can_set_the_policy_against_the_helpful_model():
     [(["same", "same"], "tie"), (["", "x"], "unparsed"), ([PromptTooLong("long")], "too_long")],
 )
 def test_pairs_that_cannot_be_compared_say_so(answers, state):
-    assert respond(answers).state == state
+    assert responses_of(answers).state == state

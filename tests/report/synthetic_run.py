@@ -5,13 +5,14 @@ import math
 import random
 from pathlib import Path
 
+from verdicts import orders
+
 from cai.conversation import Message, user
 from cai.evaluate.summarise import summarise
 from cai.records import (
     AnswerRow,
     ComparisonRow,
     JudgementRow,
-    OrderEvidence,
     PairRow,
     PrincipleUse,
     PromptRow,
@@ -107,14 +108,7 @@ def revisions() -> list[RevisionRow]:
     return rows
 
 
-def evidence(probability: float) -> OrderEvidence:
-    first, second = math.log(probability * 0.9), math.log((1 - probability) * 0.9)
-    return OrderEvidence(
-        logp_first=first,
-        logp_second=second,
-        mass=0.9,
-        reasoning="The principle is about theft. The request is about theft. They match.",
-    )
+REASONING = "The principle is about theft. The request is about theft. They match."
 
 
 def comparisons() -> tuple[list[ComparisonRow], list[JudgementRow]]:
@@ -131,8 +125,12 @@ def comparisons() -> tuple[list[ComparisonRow], list[JudgementRow]]:
                     key=keys[-1],
                     pair=prompt.key,
                     principle=PrincipleUse(id=principle, text_hash="h"),
-                    forward=evidence(generator.betavariate(3, 2)),
-                    backward=evidence(generator.betavariate(2, 3)),
+                    evidence=orders(
+                        generator.betavariate(3, 2),
+                        generator.betavariate(2, 3),
+                        0.9,
+                        reasoning=REASONING,
+                    ),
                     provenance=PROVENANCE,
                 )
             )

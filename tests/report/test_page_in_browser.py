@@ -219,8 +219,8 @@ def test_evidence_of_a_pair_is_shown_in_both_orders(visit, run: Path, report: Pa
     assert table.count() == len(found) == 3
     for judgement in found.values():
         first, second = (
-            [2.718281828 ** judgement[order][f"logp_{place}"] for place in ("first", "second")]
-            for order in ("forward", "backward")
+            [2.718281828**logprob for logprob in evidence["logprobs"]]
+            for evidence in judgement["evidence"]
         )
         cells = table.filter(has_text=judgement["principle"]["id"]).inner_text().split("\t")
         assert cells[1] == f"{first[0] / sum(first):.2f}"

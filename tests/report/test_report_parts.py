@@ -222,10 +222,10 @@ def test_judgement_tallies_agree_with_the_definition():
     found = tally_judgements(judgements)
 
     def first(evidence):
-        a, b = math.exp(evidence.logp_first), math.exp(evidence.logp_second)
+        a, b = map(math.exp, evidence.logprobs)
         return a / (a + b)
 
-    both = [(first(j.forward), 1 - first(j.backward)) for j in judgements]
+    both = [(first(j.evidence[0]), 1 - first(j.evidence[1])) for j in judgements]
     opinions = [(f, b) for f, b in both if abs(f - 0.5) >= 0.1 or abs(b - 0.5) >= 0.1]
     same = [(f > 0.5) == (b > 0.5) for f, b in opinions]
     assert 0 < len(opinions) < len(both)
@@ -240,7 +240,7 @@ def test_judgement_tallies_agree_with_the_definition():
 
 def test_failed_rows_leave_the_tallies_alone():
     rows, judgements = comparisons()
-    rows[0].label, judgements[0].forward = None, None
+    rows[0].label, judgements[0].evidence = None, []
     found = tally_comparisons(rows, ungraded)
     assert found["labelled"] == {"ai": len(rows) - 1}
     assert sum(found["ai_labels"]) == len(rows) - 1

@@ -1,17 +1,16 @@
 """What the page carries of the rows, before any browser shows it."""
 
-import math
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from synthetic_run import PROVENANCE, make_run, ungraded
+from verdicts import orders
 
 from cai.conversation import user
 from cai.records import (
     ComparisonRow,
     JudgementRow,
-    OrderEvidence,
     PairRow,
     PrincipleUse,
     ResponseSample,
@@ -56,19 +55,12 @@ def test_answers_of_one_draw_stand_side_by_side_in_the_methods_order(run: Path):
     assert len(set(found)) == 2
 
 
-def evidence(first: float) -> OrderEvidence:
-    return OrderEvidence(
-        logp_first=math.log(first * 0.8), logp_second=math.log((1 - first) * 0.8), mass=0.8
-    )
-
-
-def judged(name: str, forward: OrderEvidence | None, backward: OrderEvidence | None):
+def judged(name: str, forward: float, backward: float | None):
     return JudgementRow(
         key=name,
         pair="pair",
         principle=PrincipleUse(id=name, text_hash=""),
-        forward=forward,
-        backward=backward,
+        evidence=orders(forward, backward, 0.8),
         provenance=PROVENANCE,
     )
 
@@ -104,10 +96,10 @@ def only_entry(folder: Path) -> dict:
 
 def test_a_pair_is_held_against_its_evidence_and_the_ground_truth(tmp_path: Path):
     votes = [
-        judged("theft", evidence(0.9), evidence(0.2)),
-        judged("fraud", evidence(0.9), evidence(0.7)),
-        judged("insults", evidence(0.52), evidence(0.51)),
-        judged("privacy", evidence(0.7), None),
+        judged("theft", 0.9, 0.2),
+        judged("fraud", 0.9, 0.7),
+        judged("insults", 0.52, 0.51),
+        judged("privacy", 0.7, None),
     ]
     write_pair(tmp_path, 0.85, votes)
     entry = only_entry(tmp_path)

@@ -1,18 +1,17 @@
 """`cai constitution stats`: counts over rows whose numbers are known by construction."""
 
 import json
-import math
 
 import pytest
 from stored_run import CONSTITUTION, pair, write_run
 from typer.testing import CliRunner
+from verdicts import orders
 
 from cai.cli import app
 from cai.constitution import Constitution, Principle
 from cai.conversation import user
 from cai.records import (
     JudgementRow,
-    OrderEvidence,
     PrincipleUse,
     Provenance,
     RevisionRow,
@@ -32,18 +31,13 @@ THREE = Constitution(
 )
 
 
-def evidence(p):
-    return OrderEvidence(logp_first=math.log(p), logp_second=math.log(1 - p), mass=1.0)
-
-
 def judgement(number, name, forward, backward=None):
     """One pair under one principle; P(response 0) in both orders, the same unless given."""
     return JudgementRow(
         key=f"{number}-{name}",
         pair=f"pair{number}",
         principle=PrincipleUse(id=name, text_hash="h"),
-        forward=evidence(forward),
-        backward=evidence(1 - (forward if backward is None else backward)),
+        evidence=orders(forward, 1 - (forward if backward is None else backward)),
         provenance=MADE,
     )
 
@@ -97,7 +91,7 @@ def test_sharpness_votes_and_orders():
     assert a.verdicts == 3
     assert a.sharpness == pytest.approx((0.8 + 0.1 + 0.1) / 3)
     assert a.opinions.value == pytest.approx(1 / 3)
-    assert a.orders.value == pytest.approx(2 / 3)
+    assert (a.orders.value, a.orders.n) == (0.5, 2)
 
 
 def test_agreement_is_over_pairs_on_which_both_vote():

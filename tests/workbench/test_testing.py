@@ -54,7 +54,8 @@ def verdict(request):
         likes_first = found == (first == "It finds something wrong.")
     else:
         likes_first = first.startswith("KIND")
-    return [math.log(0.6), math.log(0.2)] if likes_first else [math.log(0.2), math.log(0.6)]
+    liked = " (A)" if likes_first else " (B)"
+    return [math.log(0.6 if option == liked else 0.2) for option in request.options]
 
 
 def outcomes_of(constitution, engine, **settings):
@@ -83,7 +84,8 @@ def test_each_test_is_asked_in_both_orders_and_judged_by_the_expected_verdict(co
 
 
 def test_a_judge_that_likes_a_position_passes_nothing(constitution):
-    engine = ScriptedEngine(critique, lambda request: [-0.1, -3.0])
+    likes_a = {" (A)": -0.1, " (B)": -3.0}
+    engine = ScriptedEngine(critique, lambda request: [likes_a[o] for o in request.options])
     assert not any(o.passed for o in outcomes_of(constitution, engine))
 
 

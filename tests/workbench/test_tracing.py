@@ -82,8 +82,8 @@ def test_a_judgement_shows_both_orders_and_the_raw_numbers(run):
     remake(run, judge, item, asked, run.compare)
     assert requests(origin)[::2] == asked.generated
     assert requests(origin)[1::2] == asked.scored
-    assert origin.asked[3].answer == (row.backward.logp_first, row.backward.logp_second)
-    assert origin.asked[0].answer == row.forward.reasoning
+    assert origin.asked[3].answer == row.evidence[1].logprobs
+    assert origin.asked[0].answer == row.evidence[0].reasoning
     assert origin.title == f"judgement under {row.principle.id}"
 
 
@@ -173,7 +173,7 @@ def test_the_command_prints_prompts_numbers_policy_and_result(run):
         f"{row.label:.4f} = P(response 0 is better)",
         f"judgement under {judgement.principle.id}",
         f"by rule {judgement.principle.id.removeprefix('p')}?",
-        f"log P(A) = {judgement.forward.logp_first:.4f}",
+        f"log P(A) = {judgement.evidence[0].logprobs[0]:.4f}",
         "Assistant: Let's think step by step: ",
         "by the row's fingerprint they are those that were sent",
     ):

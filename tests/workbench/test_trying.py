@@ -83,7 +83,7 @@ def test_the_two_ends_of_the_chain_are_compared_in_both_orders():
     assert len(engine.scored) == 2
     shown = engine.scored[0].prompt.messages[-1].content
     assert f"(A) {chain.response}\n(B) {chain.steps[-1].revision}" in shown
-    assert judgement.forward.mass == judgement.backward.mass == pytest.approx(0.8)
+    assert [evidence.mass for evidence in judgement.evidence] == pytest.approx([0.8, 0.8])
 
 
 def test_a_response_that_was_not_changed_is_not_compared():

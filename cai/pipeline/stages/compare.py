@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from cai import compare
+from cai.compare import Form
 from cai.conversation import Message
-from cai.engines import Engine, Usage
+from cai.engines import Usage
 from cai.errors import CaiError
+from cai.label_quality import (
+    gold_comparisons,
+    gold_fingerprints,
+    gold_pair,
+    measure_quality,
+    misses,
+)
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, tokens_of, with_engines
+from cai.pipeline.stage import Context, Stage, data_metrics, make_rows
 from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
-from cai.rows import RowsResult, run_rows
+from cai.rows import RowsResult
 from cai.settings import CompareSettings, ModelSettings, PipelineSettings
-from cai.store import RowStore, read_rows, write_rows
+from cai.store import RowStore, read_rows, write_json, write_rows
 from cai.tables import COMPARISON_COLUMNS, write_parquet
 
 
@@ -29,15 +38,23 @@ def _needs(settings: PipelineSettings) -> tuple[str, ...]:
     return ("prompts", "sft") if settings.sft else ("prompts",)
 
 
+def _form(context: Context) -> Form:
+    return compare.FORMS[_settings(context).form]
+
+
 def _inputs(context: Context) -> dict[str, str]:
-    constitution = context.constitution
+    form = _form(context)
+    asking = compare.Asking(context.constitution, _settings(context), context.settings.seed)
+    fallback, gate = context.settings.models.fallback, _settings(context).gate
     return {
         "feedback model": context.fingerprint(context.feedback),
         "helpful model": context.fingerprint(context.helpful),
-        "comparison examples": content_hash(constitution.few_shot.comparison),
+        "fallback model": context.fingerprint(fallback) if fallback else "none",
+        "examples": content_hash(form.examples(asking)),
+        **(gold_fingerprints(gate.comparisons, base_dir=context.base_dir) if gate else {}),
         **{
-            f"principle {principle.id}": f"{principle.comparison_hash}, weight {principle.weight}"
-            for principle in constitution.comparisons
+            f"principle {principle.id}": f"{form.text_hash(principle)}, weight {principle.weight}"
+            for principle in form.principles(context.constitution)
         },
     }
 
@@ -45,37 +62,76 @@ def _inputs(context: Context) -> dict[str, str]:
 def _run(context: Context) -> dict[str, Any]:
     started = time.monotonic()
     _check_principles(context)
+    quality, gate_usage = _gate(context)
     pairs, pair_usage = _make_pairs(context)
-    judgements, judge_usage = _judge_pairs(context, pairs.rows)
-    labels = _label(context, pairs, judgements)
+    judgements, judge_usage = _judged(context, pairs.rows, "judgements")
+    fallback, fallback_usage = _asked_again(context, pairs.rows, judgements.rows)
+    labels = _label(context, pairs, [judgements, fallback])
     human_path = context.stage_dir("prompts") / "comparisons.jsonl"
     human = read_rows(human_path, ComparisonRow)
     _write_training_data(context, [*labels.rows, *human])
     return data_metrics(
         labels,
-        pair_usage + judge_usage,
+        gate_usage + pair_usage + judge_usage + fallback_usage,
         started,
         pairs_made=len(pairs.rows) - len(pairs.reused),
         judgements=len(judgements.rows),
         judgements_made=len(judgements.rows) - len(judgements.reused),
         judgement_states=judgements.states,
+        fallback_states=fallback.states,
         human_comparisons=len(human),
+        **quality,
     )
 
 
 def _check_principles(context: Context) -> None:
-    constitution, wanted = context.constitution, _settings(context).principles
-    if not constitution.comparisons:
+    form, wanted = _form(context), _settings(context).principles
+    name, there = context.constitution.name, len(form.principles(context.constitution))
+    if not there:
         raise CaiError(
-            f"The constitution {constitution.name} has no principle with `comparison`, which the "
-            "compare stage draws from. Add one, or leave out `compare`."
+            f"The constitution {name} has no principle with `{form.half}`, which the compare stage "
+            "draws from. Add one, choose another `compare.form`, or leave out `compare`."
         )
-    if wanted != "all" and wanted > len(constitution.comparisons):
+    if wanted != "all" and wanted > there:
         raise CaiError(
             f"`compare.principles` asks for {wanted} principles per pair, but the constitution "
-            f"{constitution.name} has {len(constitution.comparisons)} with `comparison`. Lower it, "
-            "or say `all`."
+            f"{name} has {there} with `{form.half}`. Lower it, or say `all`."
         )
+
+
+def _gate(context: Context) -> tuple[dict[str, Any], Usage]:
+    """Measure the feedback model on known comparisons; returns what metrics say of it.
+
+    Raises:
+        CaiError: A bound is missed, and `compare.gate.action` is `stop`.
+    """
+    gate = _settings(context).gate
+    path = context.stage_dir("compare") / "quality.json"
+    if gate is None:
+        path.unlink(missing_ok=True)
+        return {}, Usage()
+    gold = gold_comparisons(gate.comparisons, seed=context.settings.seed, base_dir=context.base_dir)
+    judged, usage = _judged(context, map(gold_pair, gold), "quality")
+    quality = measure_quality(
+        gold,
+        judged.rows,
+        weights={p.id: p.weight for p in context.constitution.principles},
+        policy=_settings(context).labels,
+    )
+    missed = misses(quality, gate)
+    write_json(path, {**asdict(quality), "missed": missed})
+    said = (
+        f"The labels of {context.feedback.path} on {len(gold)} known comparisons are not good "
+        f"enough: {'; '.join(missed)}. All measures are in {path}."
+    )
+    if missed and gate.action == "stop":
+        raise CaiError(
+            f"{said} Mend the constitution's comparisons or `compare`, use a better feedback model,"
+            " or set `compare.gate.action` to `warn` to go on all the same."
+        )
+    if missed:
+        context.progress.say(said)
+    return {"label_accuracy": quality.accuracy.value, "gate_missed": missed}, usage
 
 
 def _make_pairs(context: Context) -> tuple[RowsResult[PairRow], Usage]:
@@ -94,31 +150,46 @@ def _make_pairs(context: Context) -> tuple[RowsResult[PairRow], Usage]:
         if prompt.split == "train" and prompt.kind == "red_team"
         for sample in range(settings.pairs_per_prompt)
     ]
-
-    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[PairRow]:
-        make = partial(
-            compare.respond_twice,
+    return make_rows(
+        context,
+        items,
+        lambda engines: partial(
+            compare.respond,
             settings=settings,
             policy=engines[policy],
             helpful=engines[helpful],
             names=("sl-cai" if context.settings.sft else "helpful-only", "helpful-only"),
             seed=seed,
-        )
-        return await run_rows(
-            items,
-            make,
-            store=RowStore(context.stage_dir("compare"), PairRow, "pairs"),
-            concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "compare: pairs", tokens=tokens_of(engines)),
-        )
-
-    return with_engines(context, {policy, helpful}, body)
+        ),
+        store=RowStore(context.stage_dir("compare"), PairRow, "pairs"),
+        models={policy, helpful},
+        concurrency=settings.concurrency,
+        title="compare: pairs",
+    )
 
 
-def _judge_pairs(
-    context: Context, pairs: Iterable[PairRow]
+def _judged(
+    context: Context,
+    pairs: Iterable[PairRow],
+    name: str,
+    *,
+    model: ModelSettings | None = None,
+    only: Iterable[JudgementRow] | None = None,
 ) -> tuple[RowsResult[JudgementRow], Usage]:
-    settings, seed = _settings(context), context.settings.seed
+    """Ask about pairs.
+
+    Args:
+        context: The run.
+        pairs: The pairs.
+        name: The file of the rows, and what the progress is called.
+        model: Who is asked; the feedback model if left out.
+        only: Ask again for these judgements alone, in their stead.
+    """
+    judge_model, settings, seed = (
+        model or context.feedback,
+        _settings(context),
+        context.settings.seed,
+    )
     items = [
         item
         for pair in pairs
@@ -126,48 +197,61 @@ def _judge_pairs(
             pair,
             constitution=context.constitution,
             settings=settings,
-            model_fingerprint=context.fingerprint(context.feedback),
+            model_fingerprint=context.fingerprint(judge_model),
             seed=seed,
         )
     ]
-
-    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[JudgementRow]:
-        make = partial(
+    if only is not None:
+        items = compare.instead_of(items, only)
+    result, usage = make_rows(
+        context,
+        items,
+        lambda engines: partial(
             compare.judge,
             constitution=context.constitution,
             settings=settings,
-            engine=engines[context.feedback],
-            model=context.feedback.path,
+            engine=engines[judge_model],
+            model=judge_model.path,
             seed=seed,
+        ),
+        store=RowStore(context.stage_dir("compare"), JudgementRow, name),
+        models=[judge_model],
+        concurrency=settings.concurrency,
+        title=f"compare: {name}",
+    )
+    failed = [row for row in result.rows if row.state == "failed"]
+    if failed and len(failed) == len(result.rows):
+        raise CaiError(
+            f"{judge_model.path} answered none of {len(failed)} questions; the first error: "
+            f"{failed[0].error}. Mend the model or its engine, then run again."
         )
-        return await run_rows(
-            items,
-            make,
-            store=RowStore(context.stage_dir("compare"), JudgementRow, "judgements"),
-            concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "compare: judgements", tokens=tokens_of(engines)),
-        )
+    return result, usage
 
-    return with_engines(context, [context.feedback], body)
+
+def _asked_again(
+    context: Context, pairs: Iterable[PairRow], judgements: Iterable[JudgementRow]
+) -> tuple[RowsResult[JudgementRow], Usage]:
+    """Ask the fallback model, if there is one, where the feedback model gave no usable verdict."""
+    fallback, policy = context.settings.models.fallback, _settings(context).labels
+    unusable = [row for row in judgements if fallback and not compare.is_usable(row, policy)]
+    return _judged(context, pairs, "fallback", model=fallback, only=unusable)
 
 
 def _label(
-    context: Context, pairs: RowsResult[PairRow], judgements: RowsResult[JudgementRow]
+    context: Context, pairs: RowsResult[PairRow], judged: Sequence[RowsResult[JudgementRow]]
 ) -> RowsResult[ComparisonRow]:
     """Derive every label; a row counts as reused when nothing behind it was made anew."""
-    weights = {p.id: p.weight for p in context.constitution.comparisons}
-    by_pair: dict[str, list[JudgementRow]] = defaultdict(list)
-    for judgement in judgements.rows:
-        by_pair[judgement.pair].append(judgement)
+    policy = _settings(context).labels
+    weights = {p.id: p.weight for p in context.constitution.principles}
+    by_pair = compare.by_pair((row for result in judged for row in result.rows), policy)
+    kept = frozenset[str]().union(*(result.reused for result in judged))
     reused: set[str] = set()
     rows: list[ComparisonRow] = []
     for pair in pairs.rows:
-        row = compare.label_pair(
-            pair, by_pair[pair.key], weights=weights, policy=_settings(context).labels
-        )
-        rows.append(row)
-        if pair.key in pairs.reused and judgements.reused.issuperset(row.judgements):
-            reused.add(row.key)
+        labels = compare.label_all(pair, by_pair.get(pair.key, ()), weights=weights, policy=policy)
+        rows += labels
+        if pair.key in pairs.reused:
+            reused |= {row.key for row in labels if kept.issuperset(row.judgements)}
     rows.sort(key=lambda row: row.key)
     write_rows(context.stage_dir("compare") / "rows.jsonl", rows)
     return RowsResult(rows, frozenset(reused), dict(Counter(row.state for row in rows)))
@@ -202,5 +286,5 @@ STAGE = Stage(
     needs=_needs,
     inputs=_inputs,
     run=_run,
-    outputs=("pairs.jsonl", "judgements.jsonl", "rows.jsonl", "train.parquet"),
+    outputs=("pairs.jsonl", "judgements.jsonl", "fallback.jsonl", "rows.jsonl", "train.parquet"),
 )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from cai import revise
 from cai.conversation import Message
-from cai.engines import Engine
 from cai.errors import CaiError
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, tokens_of, with_engines
+from cai.pipeline.stage import Context, Stage, data_metrics, make_rows
 from cai.records import PromptRow, RevisionRow, content_hash
-from cai.rows import RowsResult, run_rows
-from cai.settings import ModelSettings, ReviseSettings
+from cai.settings import ReviseSettings
 from cai.store import RowStore, read_rows
 from cai.tables import SFT_COLUMNS, write_parquet
 
@@ -51,26 +49,22 @@ def _run(context: Context) -> dict[str, Any]:
         model_fingerprint=context.fingerprint(context.helpful),
         seed=seed,
     )
-    folder = context.stage_dir("revise")
-
-    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[RevisionRow]:
-        make = partial(
+    result, usage = make_rows(
+        context,
+        items,
+        lambda engines: partial(
             revise.critique_and_revise,
             constitution=context.constitution,
             settings=settings,
             engine=engines[context.helpful],
             model=context.helpful.path,
             seed=seed,
-        )
-        return await run_rows(
-            items,
-            make,
-            store=RowStore(folder, RevisionRow),
-            concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "revise", tokens=tokens_of(engines)),
-        )
-
-    result, usage = with_engines(context, [context.helpful], body)
+        ),
+        store=RowStore(context.stage_dir("revise"), RevisionRow),
+        models=[context.helpful],
+        concurrency=settings.concurrency,
+        title="revise",
+    )
     _write_training_data(context, result.rows)
     return data_metrics(result, usage, started)
 
