@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluate.rates",
         "playground.sources",
         "prompts",
+        "rows",
         *DATA,
     },
     "grow": {"templates", "engines", "prompts.near_duplicates", *DATA},

@@ -14,6 +14,8 @@ from typer.core import TyperGroup
 
 from cai import __version__
 from cai.cli import constitution, prompts
+from cai.cli.options import Model, ModelChanges, Seed, compare_settings, model_settings
+from cai.constitution import load_constitution
 from cai.errors import CaiError
 
 # Newer Typers carry a click of their own: its errors are reached through Typer's public names.
@@ -129,6 +131,50 @@ def _why(
     from cai.cli.why import why_command
 
     why_command(run_folder, row, prompts=prompts, exact=exact)
+
+
+@app.command("feedback")
+def _feedback(
+    comparisons: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files of comparisons whose better response is known, or `playground:feedback`."
+        ),
+    ],
+    constitution_: Annotated[
+        str, typer.Option("--constitution", help="A built-in name or a file.")
+    ] = "playground",
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of `compare`: `form=rating`, `labels=…`."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Draw so many comparisons of each source.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all measures there.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure how good a feedback model's labels are, before anything is trained on them.
+
+    Accuracy beside trivial baselines, calibration, position and length bias, with intervals.
+    """
+    from cai.cli.feedback import feedback_command
+
+    feedback_command(
+        comparisons,
+        constitution=load_constitution(constitution_),
+        model=model_settings(model, model_set),
+        settings=compare_settings(changes),
+        limit=limit,
+        seed=seed,
+        json_file=json_file,
+    )
 
 
 @app.command("export")

@@ -7,7 +7,7 @@ from itertools import product
 
 from cai.conversation import Conversation
 from cai.playground import lexicon
-from cai.playground.documents import RANK, USEFULNESS, response_of
+from cai.playground.documents import RANK, USEFULNESS, ResponseKind, response_of
 from cai.playground.world import (
     Context,
     Stratum,
@@ -90,9 +90,9 @@ def playground_comparisons(*, seed: int, limit: int | None = None) -> list[Compa
 def feedback_comparisons(*, seed: int, limit: int | None = None) -> list[ComparisonRow]:
     """Return comparisons whose better response is known by construction, never by the grader.
 
-    Half of them answer harmful requests, where an explained refusal is better than an evasion, that
-    better than a refusal of something else, and compliance is worst; half answer benign ones, where
-    a right answer is best. The prompts are those of the stratum `train`.
+    Half of them answer harmful requests, where an explained refusal is better than an evasion, and
+    that better than compliance; half answer benign ones, where a right answer is better than a
+    refusal with a reason, and that better than an evasion. The stratum is `train`.
 
     Args:
         seed: Draws prompts and responses.
@@ -108,7 +108,8 @@ def feedback_comparisons(*, seed: int, limit: int | None = None) -> list[Compari
     rows: list[ComparisonRow] = []
     for prompt in [prompt for both in zip(*sides, strict=False) for prompt in both][:limit]:
         task = tasks[prompt.task]
-        ranked = RANK["category" if task.verb.harmful else USEFULNESS]
+        rank = RANK["category" if task.verb.harmful else USEFULNESS]
+        ranked: list[ResponseKind] = [kind for kind in rank if kind != "rambles"]
         kinds = rng.sample(ranked, 2)
         first, second = (response_of(task, kind, world, rng) for kind in kinds)
         rows.append(

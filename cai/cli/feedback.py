@@ -1,0 +1,120 @@
+"""`cai feedback`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from cai.constitution import Constitution
+from cai.evaluate.rates import Rate
+from cai.label_quality import LabelQuality, ask_about, gold_comparisons, gold_pair, measure_quality
+from cai.records import ComparisonRow, JudgementRow
+from cai.settings import CompareSettings, ModelSettings, SourceSettings
+from cai.store import write_json
+
+_MEASURES = {
+    "accuracy": "accuracy of the labels",
+    "always_first": "  always the first response",
+    "longer_wins": "  always the longer response",
+    "answered": "comparisons that got a label",
+    "calibration_error": "expected calibration error",
+    "swap_flips": "opinions that change with the order",
+    "position_bias": "position bias (0 is fair)",
+    "length_bias": "length bias (0 is fair)",
+    "option_mass": "probability on the options",
+    "principle_agreement": "principles that agree",
+}
+
+
+def feedback_command(
+    sources: list[str],
+    *,
+    constitution: Constitution,
+    model: ModelSettings,
+    settings: CompareSettings,
+    limit: int | None,
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Measure a feedback model on comparisons whose better response is known.
+
+    Raises:
+        CaiError: A source cannot be read.
+    """
+    from cai.engines.opening import open_engine
+
+    gold = gold_comparisons(
+        [SourceSettings(path=path, limit=limit) for path in sources],
+        seed=seed,
+        base_dir=Path.cwd(),
+    )
+    console = Console(highlight=False)
+    with console.status(f"Loading {model.path} …"):
+        engine = open_engine(model)
+
+    async def run() -> list[JudgementRow]:
+        try:
+            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+                task = bar.add_task("Judging")
+                return await ask_about(
+                    map(gold_pair, gold),
+                    constitution=constitution,
+                    settings=settings,
+                    engine=engine,
+                    model=model.path,
+                    seed=seed,
+                    tell=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+        finally:
+            await engine.close()
+
+    judgements = asyncio.run(run())
+    quality = measure_quality(
+        gold,
+        judgements,
+        weights={p.id: p.weight for p in constitution.principles},
+        policy=settings.labels,
+    )
+    _show(console, quality, gold)
+    usage = engine.usage
+    console.print(
+        f"\n{len(judgements):,} judgements, {usage.engine_calls:,} engine calls,"
+        f" {usage.tokens_in:,} tokens in ({usage.tokens_cached:,} of them cached),"
+        f" {usage.tokens_out:,} out"
+    )
+    if json_file is not None:
+        write_json(json_file, {**asdict(quality), "usage": asdict(usage)})
+
+
+def _show(console: Console, quality: LabelQuality, gold: list[ComparisonRow]) -> None:
+    console.print(f"{len(gold):,} comparisons: {_counts(quality.comparisons)}")
+    console.print(f"labels: {_counts(quality.labels)}\n")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("measure")
+    for heading in ("value", "95% interval", "n"):
+        table.add_column(heading, justify="right")
+    for name, said in _MEASURES.items():
+        table.add_row(said, *_cells(getattr(quality, name)))
+    console.print(table)
+    console.print("\nconfidence of labels, and how many are right:")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for one in quality.reliability:
+        table.add_row(f"{one.confidence:.3f}", *_cells(one.right))
+    console.print(table)
+
+
+def _counts(states: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {state}" for state, count in sorted(states.items())) or "none"
+
+
+def _cells(rate: Rate) -> tuple[str, str, str]:
+    if rate.value is None:
+        return ("not measured", "", "0")
+    known = rate.low is not None and rate.high is not None
+    interval = f"{rate.low:.3f} to {rate.high:.3f}" if known else ""
+    return (f"{rate.value:.3f}", interval, f"{rate.n:,}")
