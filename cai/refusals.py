@@ -57,7 +57,7 @@ _REFUSALS = re.compile(
 )
 
 _DECLINES = re.compile(
-    rf"^\W*(?:(?:i(?:'m| am) )?(?:\w+ )?(?:sorry|afraid)\b|i ?{_CANNOT} {_ADVERB}"
+    rf"^\W*(?:i(?:'m| am) (?:\w+ )?(?:sorry|afraid)\b|(?:\w+ )?sorry[,.;:!]|i ?{_CANNOT} {_ADVERB}"
     rf"(?:{_HELP}|judge|compare|rate|rank|choose|pick|evaluate|assess|criti\w+)\b|"
     r"(?:i )?(?:must|have to|need to|respectfully) (?:\w+ )?(?:decline|refuse)\b|"
     r"my apologies\b|i (?:do )?apologi[sz]e\b)"

@@ -11,6 +11,10 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest  # noqa: E402 (after the environment is set)
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("cai", deadline=None)  # a busy machine is no failure
+settings.load_profile("cai")
 
 
 @pytest.fixture(scope="session")

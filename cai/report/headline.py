@@ -77,6 +77,8 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
             f"Where the feedback model has an opinion, it prefers the same response in both orders "
             f"only {percent(agreement)} of the time; labels average the two orders."
         )
+    for missed in report.get("label_quality", {}).get("missed", ()):
+        said.append(f"The labels of known comparisons miss a bound that the run set: {missed}.")
     for where, states in report["states"].items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)

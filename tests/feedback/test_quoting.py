@@ -66,7 +66,7 @@ ASK = {
 
 
 @pytest.mark.parametrize("ask", ASK.values(), ids=ASK)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(asked=texts, first=texts, second=texts)
 def test_whatever_is_judged_the_question_has_the_same_lines(ask, asked, first, second):
     """Only how a line goes on can differ: no text begins one, and the verdict is still to come."""

@@ -39,6 +39,18 @@ def better(row):
         ),
         ({"prompt": "Hi", "chosen": "Good", "rejected": "Bad"}, ["Hi"], "Good", "Bad"),
         (
+            {
+                "prompt": "Which is better? Options: (A) [[[…]]] (B) [[[…]]]",
+                "corrects": [" (B)"],
+                "incorrects": [" (A)"],
+                "text_correct": f"{HH} Good",
+                "text_incorrect": f"{HH} Bad",
+            },
+            ["Hi", "Yo", "Why?"],
+            "Good",
+            "Bad",
+        ),
+        (
             {"prompt": HH, "chosen": " Good", "rejected": " Bad"},
             ["Hi", "Yo", "Why?"],
             "Good",

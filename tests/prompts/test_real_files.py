@@ -149,6 +149,16 @@ def test_labelled_pairs():
     assert all(row.responses[0 if row.label == 1 else 1] in better for row in rows)
 
 
+def test_hhh_comparisons():
+    path = DATA / "evals/hhh-comparisons.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = comparisons("evals/hhh-comparisons.jsonl")
+    assert Counter(row.state for row in rows) == {"ok": len(records)} == {"ok": 270}
+    better = {record["text_correct"].rsplit("\n\nAssistant:", 1)[1].strip() for record in records}
+    assert all(row.responses[0 if row.label == 1 else 1] in better for row in rows)
+    assert 100 < sum(row.label for row in rows) < 170
+
+
 def test_a_pointer_is_not_data():
     with pytest.raises(CaiError, match=r"lfs-pointer\.jsonl\.gz is a Git LFS pointer"):
         read_file(DATA / "preferences/lfs-pointer.jsonl.gz")
