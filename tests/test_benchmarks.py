@@ -1,18 +1,20 @@
 """What decides in the benchmarks, and the page of results."""
 
 import copy
+import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from verdicts import orders
 
-from benchmarks import quickstart, tables
+from benchmarks import playground_feedback, quickstart, tables
 from benchmarks.playground_claims import calibration, principles_in_order
 from benchmarks.playground_controls import irrelevant_principles, shuffle_ai_labels
 from benchmarks.playground_steerability import holds
 from cai.conversation import user
 from cai.playground.world import CATEGORIES
-from cai.records import ComparisonRow
+from cai.records import ComparisonRow, JudgementRow, PrincipleUse, Provenance
 from cai.store import write_rows
 from cai.tables import COMPARISON_COLUMNS, write_parquet
 
@@ -165,3 +167,51 @@ def test_the_page_of_experiments_is_made_from_the_results():
     page = Path(__file__).parents[1] / "docs" / "experiments.md"
     again = "python -m benchmarks.tables"
     assert page.read_text(encoding="utf-8") == tables.page(), f"out of date: {again}"
+
+
+FEEDBACK = {
+    "by_principle": [{"principle": "theft", "accuracy": 0.97, "from_half": 0.01}],
+    "forms": {playground_feedback.MEASURED: {"calibration_error": {"value": 0.04}}},
+    "bias": {"signed, first": 0.2, "signed, average": -0.01},
+    "relabelling": {"share": 0.06},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("by_principle", [{"principle": "p", "accuracy": 0.94, "from_half": 0.0}], "p: accuracy"),
+        ("by_principle", [{"principle": "p", "accuracy": 1.0, "from_half": 0.06}], "p: 0.060 from"),
+        (
+            "forms",
+            {playground_feedback.MEASURED: {"calibration_error": {"value": 0.051}}},
+            "calibration error 0.051",
+        ),
+        ("bias", {"signed, first": 0.2, "signed, average": 0.03}, "85% of the position bias"),
+        ("relabelling", {"share": 0.11}, "relabelling took 11%"),
+    ],
+)
+def test_each_wanted_number_of_the_feedback_is_held(part, value, said):
+    assert playground_feedback.missed_bounds(FEEDBACK) == []
+    (missed,) = playground_feedback.missed_bounds({**FEEDBACK, part: value})
+    assert missed.startswith(said)
+
+
+def test_an_injected_position_bias_is_what_such_an_engine_would_give():
+    def row(forward, backward):
+        return JudgementRow(
+            key="j",
+            pair="p",
+            principle=PrincipleUse(id="p", text_hash="h"),
+            evidence=orders(forward, backward),
+            provenance=Provenance(
+                model="m", model_fingerprint="f", template_hash="t", sampling={}, seed=0
+            ),
+        )
+
+    found = playground_feedback.bias_removed([row(0.5, 0.5), row(0.8, 0.2), row(0.2, 0.8)])
+    shifted = [1 / (1 + math.exp(-(math.log(p / (1 - p)) + 1))) for p in (0.5, 0.8, 0.2)]
+    first = sum(shifted) / 3 - 0.5
+    assert found["signed, first"] == pytest.approx(first)
+    assert found["signed, average"] == pytest.approx(0)
+    assert playground_feedback.bias_share_removed(found) == pytest.approx(1)

@@ -230,8 +230,8 @@ def stats(
     """Say what each principle did in a run.
 
     Rounds it was drawn for and the share of them that changed the response; verdicts under it, the
-    share that has a vote, how sharp they are (0 undecided, 1 certain) and the share that is the
-    same in both orders; labels that would flip or be lost without its votes.
+    share that has a vote, how sharp they are (0 undecided, 1 certain) and the share of opinions
+    that both orders share; labels that would flip or be lost without its votes.
     """
     from cai.cli.statistics import stats_command
 

@@ -119,12 +119,18 @@ def _votes(votes: list[Vote]) -> Table:
     table.add_column("principle", overflow="fold")
     for heading in ("weight", "P(response 0)", "log-odds"):
         table.add_column(heading, justify="right")
+    graded = any(grade is not None for vote in votes for grade in vote.grades)
+    if graded:
+        table.add_column("mean grades", justify="right")
     table.add_column("vote")
     for vote in votes:
         p = vote.probability
         odds = "" if p is None or not 0 < p < 1 else f"{math.log(p / (1 - p)):+.3f}"
         why_not = "none: no verdict" if p is None else "none: no opinion"
-        cells = ("" if p is None else f"{p:.4f}", odds, "yes" if vote.counted else why_not)
+        cells = ["" if p is None else f"{p:.4f}", odds]
+        if graded:
+            cells.append(", ".join("-" if g is None else f"{g:.2f}" for g in vote.grades))
+        cells.append("yes" if vote.counted else why_not)
         table.add_row(vote.principle, f"{vote.weight:g}", *cells)
     return table
 
@@ -156,7 +162,9 @@ class Templates:
         base = models.base or models.helpful
         trained = {"path": str(run_folder / "sft" / "model"), "format": "chat"}
         feedback = models.feedback or models.helpful
+        fallback = {models.fallback.path: models.fallback} if models.fallback else {}
         self._models = {
+            **fallback,
             feedback.path: feedback,
             models.helpful.path: models.helpful,
             "helpful-only": models.helpful,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cai.compare.forms import FORMS, Asking, Question, Verdict
 from cai.constitution import Constitution, Principle, draw_several
-from cai.conversation import strip_thinking
+from cai.conversation import Prompt, strip_thinking
 from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest
 from cai.errors import CaiError
 from cai.records import (
@@ -110,13 +110,13 @@ def _named(question: Question, asking: Asking) -> list[object]:
 
 def steps(
     questions: Sequence[Question], settings: CompareSettings
-) -> Iterator[tuple[Question, int, Verdict | None]]:
-    """Go through what is asked, in order: per sample the reasoning (no verdict), then verdicts."""
+) -> Iterator[tuple[Question, int, Prompt | Verdict]]:
+    """Go through what is asked, in order: per sample what to continue, then what to score."""
     for question in questions:
         samples = 1 if question.reasoning is None else settings.reasoning_samples
         for sample in range(samples):
             if question.reasoning is not None:
-                yield question, sample, None
+                yield question, sample, question.reasoning
             for verdict in question.verdicts:
                 yield question, sample, verdict
 
@@ -159,19 +159,18 @@ async def judge(
     reasoning: str | None = None
     state: EvidenceState = "ok"
     try:
-        for question, sample, verdict in steps(questions, settings):
-            if verdict is None:
-                completion = await engine.generate(
-                    _request(question, sample, item.key, settings, seed)
-                )
+        for question, sample, step in steps(questions, settings):
+            if isinstance(step, Prompt):
+                sample_seed = derive_seed(seed, item.key, question.shown, sample)
+                completion = await engine.generate(_thinking(step, sample_seed, settings))
                 reasoning = strip_thinking(completion.text)
                 state = _state(reasoning, ended=completion.finish == "stop")
                 continue
-            request = ScoreRequest(verdict.prompt(reasoning or ""), verdict.options)
+            request = ScoreRequest(step.prompt(reasoning or ""), step.options)
             row.evidence.append(
                 Evidence(
                     shown=question.shown,
-                    turned=verdict.turned,
+                    turned=step.turned,
                     sample=sample,
                     logprobs=(await engine.score(request)).logprobs,
                     reasoning=reasoning,
@@ -197,15 +196,11 @@ _ERRORS = {
 }
 
 
-def _request(
-    question: Question, sample: int, key: str, settings: CompareSettings, seed: int
-) -> GenerateRequest:
-    """Ask for the reasoning before a verdict; critiques have no verdict to stop at."""
-    prompt = question.reasoning
-    assert prompt is not None, "a question without reasoning"
+def _thinking(prompt: Prompt, seed: int, settings: CompareSettings) -> GenerateRequest:
+    """Ask for the reasoning before a verdict; a critique has no verdict to stop at."""
     return GenerateRequest(
         prompt,
-        seed=derive_seed(seed, key, question.shown, sample),
+        seed=seed,
         max_tokens=settings.reasoning_tokens,
         temperature=settings.temperature,
         stop=(VERDICT, RATING) if prompt.prefill else (),

@@ -71,6 +71,16 @@ def orders_agree(judgement: JudgementRow, two: Two = (0, 1)) -> bool | None:
     return (straight > 0.5) == (turned > 0.5)
 
 
+def first_preferred(judgement: JudgementRow) -> float | None:
+    """Return the mean P(the response shown first is better); None where each is shown alone."""
+    if any(len(evidence.shown) == 1 for evidence in judgement.evidence):
+        return None
+    straight, turned = by_order(judgement)
+    shown = [straight, None if turned is None else 1 - turned]
+    there = [p for p in shown if p is not None]
+    return sum(there) / len(there) if there else None
+
+
 def evidence_on(judgement: JudgementRow, two: Two = (0, 1)) -> list[Evidence]:
     """Return the evidence that tells which of two responses is better."""
     ones = [(number,) for number in two]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from cai.compare import by_order, by_pair, label_pair, orders_agree, preference
+from cai.compare import by_pair, first_preferred, label_pair, orders_agree, preference
 from cai.compare.labels import OPINION
 from cai.evaluate.rates import Rate, mean, rate
 from cai.label_quality.gold import gold_pair
@@ -130,7 +130,9 @@ def measure_quality(
         reliability=_reliability(labelled),
         calibration_error=_bootstrapped(labelled, calibration_error),
         swap_flips=rate([_not(orders_agree(judgement)) for _, judgement in on], on_tasks),
-        position_bias=mean([_first_shown(judgement) for _, judgement in on], on_tasks),
+        position_bias=mean(
+            [_minus_half(first_preferred(judgement)) for _, judgement in on], on_tasks
+        ),
         length_bias=mean(
             [_length_bias(row, label.label) for row, label in zip(known, labels, strict=True)],
             tasks,
@@ -217,14 +219,8 @@ def _agreement(
     return rate(same, tasks)
 
 
-def _first_shown(judgement: JudgementRow) -> float | None:
-    """Return the mean P(the response shown first is better) - 1/2; None where each stood alone."""
-    if any(len(evidence.shown) == 1 for evidence in judgement.evidence):
-        return None
-    straight, turned = by_order(judgement)
-    shown = [straight, None if turned is None else 1 - turned]
-    there = [p for p in shown if p is not None]
-    return sum(there) / len(there) - 0.5 if there else None
+def _minus_half(value: float | None) -> float | None:
+    return None if value is None else value - 0.5
 
 
 def _length_bias(row: ComparisonRow, label: float | None) -> float | None:

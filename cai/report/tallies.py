@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-from cai.compare import by_order, orders_agree
+from cai.compare import by_order, first_preferred, orders_agree
 from cai.evaluate.rates import rate
 from cai.records import ComparisonRow, JudgementRow, PromptRow, RevisionRow
 from cai.report.truth import Grade, better, word
@@ -121,11 +121,12 @@ def tally_judgements(rows: Iterable[JudgementRow]) -> dict[str, Any]:
     mass: list[float] = []
     for row in rows:
         count += 1
-        forward, backward = by_order(row)
-        if forward is None or backward is None:
+        if None in by_order(row):
             continue
         verdicts.append(orders_agree(row))
-        first.append((forward + 1 - backward) / 2)
+        shown_first = first_preferred(row)
+        if shown_first is not None:
+            first.append(shown_first)
         mass.append(sum(e.mass for e in row.evidence) / len(row.evidence))
     opinions = [agree for agree in verdicts if agree is not None]
     return {

@@ -27,6 +27,7 @@ from cai.compare import (
 )
 from cai.compare.forms import Question, Verdict
 from cai.constitution import Constitution
+from cai.conversation import Prompt
 from cai.engines import GenerateRequest, ScoreRequest
 from cai.errors import CaiError
 from cai.records import (
@@ -261,11 +262,11 @@ def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) ->
     return origin
 
 
-def _step_name(question: Question, sample: int, verdict: Verdict | None) -> str:
+def _step_name(question: Question, sample: int, step: Prompt | Verdict) -> str:
     """Say what one request of a judgement was for."""
     shown = " and ".join(map(str, question.shown))
-    what = "reasoning" if verdict is None else "verdict"
-    turned = ", the other way round" if verdict is not None and verdict.turned else ""
+    what = "verdict" if isinstance(step, Verdict) else "reasoning"
+    turned = ", the other way round" if isinstance(step, Verdict) and step.turned else ""
     again = f", sample {sample}" if sample else ""
     return f"{what} on response{'s' if len(question.shown) > 1 else ''} {shown}{turned}{again}"
 

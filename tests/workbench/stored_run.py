@@ -57,7 +57,8 @@ def scored(request):
     """Prefer an option that depends on all that was asked."""
     odds = int(digest(request.prompt.messages[-1].content), 16) / 16**8
     probability = 0.1 + 0.8 * odds
-    return [math.log(probability), math.log(1 - probability)]
+    others = len(request.options) - 1
+    return [math.log(probability), *[math.log((1 - probability) / others)] * others]
 
 
 def digest(text):

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from cai.cli import app
 from cai.cli.why import Templates
-from cai.compare import judge, judgement_items
-from cai.engines import PromptTooLong
+from cai.compare import instead_of, judge, judgement_items
+from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.records import ComparisonRow
@@ -85,6 +85,48 @@ def test_a_judgement_shows_both_orders_and_the_raw_numbers(run):
     assert origin.asked[3].answer == row.evidence[1].logprobs
     assert origin.asked[0].answer == row.evidence[0].reasoning
     assert origin.title == f"judgement under {row.principle.id}"
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        {"form": "rating"},
+        {"form": "critique"},
+        {"reasoning": True, "reasoning_samples": 2},
+        {"form": "ranking", "reasoning": True, "few_shot_principles": "drawn"},
+    ],
+)
+def test_every_form_of_feedback_is_traced_request_by_request(tmp_path, compare):
+    chosen = write_run(tmp_path / "run", 3, **compare)
+    run = read_run(tmp_path / "run", chosen)
+    row = next(row for row in run.judgements if row.pair == "pair1")
+    origin = trace(run, CONSTITUTION, row.key)
+    items = run.judgement_items(CONSTITUTION)
+    asked = engine()
+    remake(run, judge, next(i for i in items if i.key == row.key), asked, run.compare)
+    requests_of = {True: asked.generated, False: asked.scored}
+    for generated, expected in requests_of.items():
+        kind = GenerateRequest if generated else ScoreRequest
+        assert [r for r in requests(origin) if isinstance(r, kind)] == expected
+    assert all(a.answer is not None for a in origin.asked)
+    assert origin.current is True
+    if compare.get("form") == "rating":
+        label = next(row for row in run.comparisons if row.judgements == [origin.row.key])
+        (vote,) = trace(run, CONSTITUTION, label.key).votes
+        assert all(1 <= grade <= 7 for grade in vote.grades)
+
+
+def test_a_verdict_of_the_fallback_judge_says_so(run):
+    item = run.judgement_items(CONSTITUTION)[0]
+    first = next(j for j in run.judgements if j.key == item.key)
+    (again,) = instead_of([item], [first])
+    row = remake(run, judge, again, engine(), run.compare)
+    row = row.model_copy(update={"fingerprint": again.fingerprint})
+    with_fallback = type(run)(**{**vars(run), "fallback": [row]})
+    origin = trace(with_fallback, CONSTITUTION, row.key)
+    assert origin.title.endswith("of the fallback judge")
+    assert origin.current is True
+    assert all(a.answer is not None for a in origin.asked)
 
 
 def test_a_label_shows_its_votes_and_all_that_it_was_made_of(run):
