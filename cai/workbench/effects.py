@@ -14,7 +14,15 @@ from cai.compare import FORMS, JudgementInputs, by_pair, judge, judgement_items,
 from cai.constitution import Constitution
 from cai.engines import Engine
 from cai.errors import CaiError
-from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, RevisionRow, Row
+from cai.records import (
+    ComparisonRow,
+    JudgementRow,
+    PairRow,
+    PromptRow,
+    Provenance,
+    RevisionRow,
+    Row,
+)
 from cai.revise import revise_items
 from cai.rows import Item, run_rows
 from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
@@ -68,14 +76,20 @@ class StoredRun:
         return [
             item
             for pair in self.pairs
-            for item in judgement_items(
-                pair,
-                constitution=constitution,
-                settings=self.compare,
-                model_fingerprint=self.judgements[0].provenance.model_fingerprint,
-                seed=self.settings.seed,
-            )
+            for item in self.items_of(pair, constitution, self.judgements[0].provenance)
         ]
+
+    def items_of(
+        self, pair: PairRow, constitution: Constitution, made: Provenance
+    ) -> list[Item[JudgementInputs]]:
+        """Return the judgements of a pair that this constitution asks of the model that made some."""
+        return judgement_items(
+            pair,
+            constitution=constitution,
+            settings=self.compare,
+            model_fingerprint=made.model_fingerprint,
+            seed=self.settings.seed,
+        )
 
     async def judge(
         self,

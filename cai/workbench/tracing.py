@@ -16,7 +16,6 @@ from cai.compare import (
     comparison_key,
     expected_grade,
     instead_of,
-    judgement_items,
     label_pair,
     pair_item,
     preference,
@@ -233,13 +232,7 @@ def _pair(run: StoredRun, row: PairRow) -> Origin:
 def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) -> Origin:
     origin = Origin(f"judgement under {row.principle.id}", row, row.provenance)
     (pair,) = (pair for pair in run.pairs if pair.key == row.pair)
-    items = judgement_items(
-        pair,
-        constitution=constitution,
-        settings=run.compare,
-        model_fingerprint=row.provenance.model_fingerprint,
-        seed=run.settings.seed,
-    )
+    items = run.items_of(pair, constitution, row.provenance)
     if row.instead_of is not None:
         origin.title += ", of the fallback judge"
         items = instead_of(items, [j for j in run.judgements if j.key == row.instead_of])
