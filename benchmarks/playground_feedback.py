@@ -429,8 +429,11 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     facts += [f"- missed: {said}" for said in result["missed"]]
     about = (
-        f"Costs are per pair under six principles, of {result['comparisons']} comparisons (for "
-        f"three responses, per prompt of {result['prompts']})."
+        f"Made with `--comparisons {result['comparisons']} --per-principle "
+        f"{result['per_principle']} --prompts {result['prompts']}`. Costs are per pair, for three "
+        "responses per prompt, under six principles. The tiny model has been trained on verdicts "
+        "on two responses and on ratings after reasoning; rankings of three and the question after "
+        "a critique are new to it."
     )
     return "\n\n".join([principles, forms, several, about, "\n".join(facts)])
 
@@ -454,6 +457,7 @@ def main() -> int:
         "seed": chosen.seed,
         "machine": machine(),
         "comparisons": len(gold),
+        "per_principle": chosen.per_principle,
         "prompts": chosen.prompts,
         "by_principle": by_principle(judge, chosen.per_principle),
         "relabelling": relabelling(judge, chosen.comparisons),

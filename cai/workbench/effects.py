@@ -82,7 +82,7 @@ class StoredRun:
     def items_of(
         self, pair: PairRow, constitution: Constitution, made: Provenance
     ) -> list[Item[JudgementInputs]]:
-        """Return the judgements of a pair that this constitution asks of the model that made some."""
+        """Return the judgements of a pair that this constitution asks of a model."""
         return judgement_items(
             pair,
             constitution=constitution,

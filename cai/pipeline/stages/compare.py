@@ -234,6 +234,8 @@ def _asked_again(
     """Ask the fallback model, if there is one, where the feedback model gave no usable verdict."""
     fallback, policy = context.settings.models.fallback, _settings(context).labels
     unusable = [row for row in judgements if fallback and not compare.is_usable(row, policy)]
+    without = {row.pair for row in unusable}
+    pairs = [pair for pair in pairs if pair.key in without]
     return _judged(context, pairs, "fallback", model=fallback, only=unusable)
 
 
