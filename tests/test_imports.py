@@ -66,6 +66,14 @@ ALLOWED: dict[str, set[str]] = {
         *DATA,
     },
     "report": {"constitution", "evaluate", "store", "workbench.statistics", "__version__", *DATA},
+    "view": {
+        "constitution",
+        "engines",
+        "report",
+        "store",
+        "workbench.trying",
+        *DATA,
+    },
     "__main__": {"cli"},
 }
 """Room to rooms; `pipeline` may import all but `cli`, and `cli` everything."""

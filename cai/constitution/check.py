@@ -44,17 +44,18 @@ _PRESUMED = re.compile(
 )
 
 
-def check_constitution(ref: str | Path) -> list[Finding]:
+def check_constitution(ref: str | Path, text: str | None = None) -> list[Finding]:
     """Return everything that is wrong or doubtful in a constitution, in file order.
 
     Args:
         ref: A built-in name or a file.
+        text: What to check in place of what the file says.
 
     Raises:
         CaiError: When there is no such constitution. A broken one is not raised but found.
     """
     try:
-        resolved = resolve(find(ref))
+        resolved = resolve(find(ref), text=text)
     except ConstitutionError as problem:
         return problem.findings
     lints = (_alike, _residue, _presumption, _tone, _stages, _weights, _one_letter)

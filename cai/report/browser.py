@@ -208,7 +208,7 @@ def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
     for row in stage_rows(run_dir / "compare", JudgementRow, name="judgements"):
         entry = places.get(row.key)
         if entry is not None:
-            votes[entry["key"]].append(_vote(row))
+            votes[entry["key"]].append(vote(row))
     for entry in entries:
         if entry["show"] != "comparison":
             continue
@@ -228,7 +228,7 @@ def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _vote(row: JudgementRow) -> dict[str, Any]:
+def vote(row: JudgementRow) -> dict[str, Any]:
     """Return P(response 0 is better) when shown first and when shown second; None if not asked."""
     orders = [order for order in (row.forward, row.backward) if order is not None]
     forward = None if row.forward is None else first_preferred(row.forward)

@@ -65,14 +65,18 @@ COSTS = ("engine_calls", "tokens_in", "tokens_out", "tokens_cached")
 """What can be summed over stages."""
 
 SCRIPTS = ("diff.js", "list.js", "detail.js", "browser.js")
+LIVE_SCRIPTS = (*SCRIPTS, "try.js")
+STYLES = ("report.css",)
+LIVE_STYLES = (*STYLES, "try.css")
 
 
-def render_page(report: Mapping[str, Any], rows: Rows) -> str:
+def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) -> str:
     """Draw the page of a run.
 
     Args:
         report: The contents of report.json.
         rows: The rows to read.
+        live: Add what `cai view` serves: a part that tries the constitution by asking the server.
 
     Returns:
         HTML without references to anything outside itself. Its policy lets nothing run but the
@@ -82,7 +86,8 @@ def render_page(report: Mapping[str, Any], rows: Rows) -> str:
     evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
     return _render(
         "report.html.j2",
-        script="".join(_front(name) for name in SCRIPTS),
+        script=_front(*(LIVE_SCRIPTS if live else SCRIPTS)),
+        live=live,
         report=report,
         headline=headline(report),
         asked=asked(report),
@@ -115,6 +120,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return _render(
         "comparison.html.j2",
         script="",
+        live=False,
         comparison=comparison,
         summary=compared(comparison),
         means=MEANS,
@@ -126,8 +132,14 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     )
 
 
-def _render(template: str, *, script: str, **facts: object) -> str:
-    style = _front("report.css")
+def live_policy() -> str:
+    """Return the content security policy of a live page, for its header."""
+    style, script = _front(*LIVE_STYLES), _front(*LIVE_SCRIPTS)
+    return f"{_policy(style, script, live=True)}; frame-ancestors 'none'"
+
+
+def _render(template: str, *, script: str, live: bool, **facts: object) -> str:
+    style = _front(*(LIVE_STYLES if live else STYLES))
     return (
         _environment()
         .get_template(template)
@@ -138,19 +150,24 @@ def _render(template: str, *, script: str, **facts: object) -> str:
             label_classes=LABEL_ORDER,
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            policy=_policy(style, script, live=live),
+            live=live,
             **facts,
         )
     )
 
 
-def _policy(style: str, script: str) -> str:
-    """Return a content security policy under which only these two texts have any effect."""
+def _policy(style: str, script: str, *, live: bool) -> str:
+    """Return a content security policy under which only these two texts have any effect.
+
+    A live page may also ask its own server.
+    """
     return "; ".join(
         (
             "default-src 'none'",
             f"style-src '{_digest(style)}'",
             f"script-src '{_digest(script)}'" if script else "script-src 'none'",
+            *(["connect-src 'self'"] if live else []),
             "base-uri 'none'",
             "form-action 'none'",
             "require-trusted-types-for 'script'",
@@ -164,8 +181,9 @@ def _digest(text: str) -> str:
 
 
 @cache
-def _front(name: str) -> str:
-    return files("cai.report").joinpath("front", name).read_text(encoding="utf-8")
+def _front(*names: str) -> str:
+    folder = files("cai.report").joinpath("front")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 @cache

@@ -85,7 +85,7 @@ function drawComparison({ source, label, better, responses, votes }) {
   });
   const nodes = [element("div", { class: "columns" }, ...columns)];
   if (source === "human") nodes.push(said("The label is a person’s choice, or a simulated one."));
-  if (votes.length) nodes.push(voteTable(votes));
+  if (votes.length) nodes.push(voteTable(votes, "response 1"));
   for (const vote of votes)
     vote.reasoning.forEach((reasoning, n) => {
       const order = vote.reasoning.length > 1 ? ["(response 1 shown first)", "(response 2 shown first)"][n] : null;
@@ -95,7 +95,7 @@ function drawComparison({ source, label, better, responses, votes }) {
   return nodes;
 }
 
-function voteTable(votes) {
+function voteTable(votes, whose) {
   const heads = ["Principle", "shown first", "shown second", "mean", "mass", ""];
   const rows = votes.map((vote) => {
     const { forward, backward } = vote;
@@ -118,7 +118,7 @@ function voteTable(votes) {
     element(
       "table",
       { class: "votes" },
-      element("caption", {}, "Probability that response 1 is the better one; mass is the probability on both options together"),
+      element("caption", {}, `Probability that ${whose} is the better one; mass is the probability on both options together`),
       element(
         "thead",
         {},
