@@ -54,7 +54,7 @@ test-unit: .venv/installed-dev
 	@touch $@
 
 test-browser: .venv/installed-browser
-	CAI_BROWSER_TESTS=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/report/test_page_in_browser.py
+	CAI_BROWSER_TESTS=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/report/test_page_in_browser.py tests/view/test_view_in_browser.py
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu

@@ -44,20 +44,24 @@ _PRESUMED = re.compile(
 )
 
 
-def check_constitution(ref: str | Path, text: str | None = None) -> list[Finding]:
+def check_constitution(ref: str | Path) -> list[Finding]:
     """Return everything that is wrong or doubtful in a constitution, in file order.
 
     Args:
         ref: A built-in name or a file.
-        text: What to check in place of what the file says.
 
     Raises:
         CaiError: When there is no such constitution. A broken one is not raised but found.
     """
     try:
-        resolved = resolve(find(ref), text=text)
+        resolved = resolve(find(ref))
     except ConstitutionError as problem:
         return problem.findings
+    return doubts(resolved)
+
+
+def doubts(resolved: Resolved) -> list[Finding]:
+    """Return what is doubtful in a valid constitution, in file order."""
     lints = (_alike, _residue, _presumption, _tone, _stages, _weights, _one_letter)
     findings = [finding for lint in lints for finding in lint(resolved)]
     return sorted(findings, key=lambda f: (str(f.place.path), f.place.line, f.place.column))

@@ -107,6 +107,7 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
         token: The first part of every path.
         hosts: What the Host header may say, port included.
     """
+    saving = asyncio.Lock()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -119,16 +120,19 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
 
     async def constitution(_: Request) -> Response:
         desk.prompts = await asyncio.to_thread(run_prompts, desk.run)
-        return JSONResponse(_facts(desk))
+        return JSONResponse(await asyncio.to_thread(_facts, desk))
 
     async def try_it(request: Request) -> Response:
         return await _try(desk, await _body(request, Trial))
 
     async def save_it(request: Request) -> Response:
         wanted = await _body(request, Edits)
-        desk.source, written = save(desk.source, wanted.edits, wanted.version)
+        async with saving:  # Two pages do not write at once.
+            desk.source, written = await asyncio.to_thread(
+                save, desk.source, wanted.edits, wanted.version
+            )
         found = {"findings": placed(written, desk.source)}
-        return JSONResponse(found, 422 if written.constitution is None else 200)
+        return JSONResponse(found, 422 if written.resolved is None else 200)
 
     routes = [
         Route("/", page),
@@ -172,17 +176,17 @@ class _Lines(StreamingResponse):
 
 
 async def _try(desk: Desk, wanted: Trial) -> Response:
-    found = draft(desk.source, wanted.edits, wanted.version)
+    found = await asyncio.to_thread(draft, desk.source, wanted.edits, wanted.version)
     events: asyncio.Queue[Event | None] = asyncio.Queue()
     events.put_nowait({"event": "findings", "findings": placed(found, desk.source)})
-    constitution = found.constitution
+    resolved = found.resolved
 
     async def work() -> None:
         try:
-            if constitution is None:
+            if resolved is None:
                 return
             wish = Wish(
-                constitution=constitution,
+                constitution=resolved.constitution,
                 prompts=[_prompt(desk, prompt) for prompt in wanted.prompts],
                 principle=wanted.principle,
                 revise=desk.revise.model_copy(update={"rounds": wanted.rounds}),

@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cai.constitution import Constitution
-from cai.constitution.check import check_constitution
+from cai.constitution.check import doubts
 from cai.constitution.document import Document, Location, read_document, read_text
 from cai.constitution.editing import replace_texts
-from cai.constitution.findings import Finding
-from cai.constitution.load import find, resolve, shipped_folder
+from cai.constitution.findings import ConstitutionError, Finding
+from cai.constitution.load import Resolved, find, resolve, shipped_folder
 from cai.errors import CaiError
 from cai.report.wording import visible
 from cai.store import write_atomically
@@ -87,12 +86,12 @@ class Draft:
     Attributes:
         text: What would be saved.
         findings: What `cai constitution check` would say of it.
-        constitution: None when a finding is an error.
+        resolved: The constitution; None when a finding is an error.
     """
 
     text: str
     findings: list[Finding]
-    constitution: Constitution | None
+    resolved: Resolved | None
 
 
 def read(source: Source) -> dict[str, Any]:
@@ -102,7 +101,9 @@ def read(source: Source) -> dict[str, Any]:
         CaiError: It cannot be read, or is wrong already.
     """
     found = draft(source, [])
-    resolved = resolve(source.path, text=found.text)
+    if found.resolved is None:
+        raise ConstitutionError(found.findings)
+    resolved = found.resolved
     own = _own(read_document(source.path, found.text))
     return {
         "path": visible(str(source.path)),
@@ -150,25 +151,26 @@ def draft(source: Source, edits: Sequence[Edit], version: str | None = None) -> 
         )
     if edits:
         text = replace_texts(text, _places(read_document(source.path, text), edits))
-    findings = check_constitution(source.path, text)
-    failed = any(finding.severity == "error" for finding in findings)
-    constitution = None if failed else resolve(source.path, text=text).constitution
-    return Draft(text, findings, constitution)
+    try:
+        resolved = resolve(source.path, text=text)
+    except ConstitutionError as problem:
+        return Draft(text, problem.findings, None)
+    return Draft(text, doubts(resolved), resolved)
 
 
 def save(source: Source, edits: Sequence[Edit], version: str) -> tuple[Source, Draft]:
     """Write the file with its edits, atomically, unless they are wrong.
 
     Returns:
-        Where the constitution is from now on, and what was written. Nothing was if the draft has
-        no constitution.
+        Where the constitution is from now on, and what was written; nothing was if the draft is
+        wrong.
 
     Raises:
         FileChangedError: The file is not of this version any more, or a new one is there already.
         CaiError: It cannot be written.
     """
     found = draft(source, edits, version)
-    if found.constitution is None:
+    if found.resolved is None:
         return source, found
     target = source.target.resolve()
     if source.target != source.path and target.exists():
@@ -193,6 +195,8 @@ def placed(draft: Draft, source: Source) -> list[dict[str, Any]]:
 
     Those of other files, and of the file as a whole, are about no principle.
     """
+    if not draft.findings:
+        return []
     document = read_document(source.path, draft.text)
     return [
         {

@@ -115,14 +115,9 @@
       if (answer.ok) {
         const { target } = facts;
         await load();
-        part.saved.textContent = `Saved to ${target}.`;
-        for (const key of [...edits.keys()]) {
-          const [id, half] = key.split(" ");
-          edit(id, half, edits.get(key));
-        }
         before.clear();
-        drawPrinciple();
         soon();
+        part.saved.textContent = `Saved to ${target}.`;
       } else part.saved.textContent = "Not saved: mend what is marked first.";
       drawState();
     } catch (error) {
@@ -338,7 +333,8 @@
     for (const key of edits.keys()) {
       const [id, half] = key.split(" ");
       const found = facts.principles.find((one) => one.id === id);
-      if (!found?.own || !(half in found.texts)) edits.delete(key);
+      const written = found?.own ? found.texts[half] : undefined;
+      if (!written || typed(written.text) === edits.get(key).trim()) edits.delete(key);
     }
     const judge = facts.feedback ? ` The run’s feedback model is ${facts.feedback}, which is not asked here.` : "";
     const where = facts.copy ? `${facts.path} itself is left alone: what you save is a copy, ${facts.target}.` : `What you save goes to ${facts.path}.`;
