@@ -77,6 +77,11 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
             f"Where the feedback model has an opinion, it prefers the same response in both orders "
             f"only {percent(agreement)} of the time; labels average the two orders."
         )
+    alarms = report["stages"].get("ppo", {}).get("metrics", {}).get("alarms", 0)
+    if alarms:
+        said.append(
+            f"PPO's guard raised an alarm at {alarms} of its checks (see What the guard saw)."
+        )
     for where, states in report["states"].items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)

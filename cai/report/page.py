@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from cai.report import charts
 from cai.report.browser import Rows, pack
-from cai.report.curves import CURVES
+from cai.report.curves import CURVES, GUARD, SHARES
 from cai.report.differences import is_clear
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
@@ -96,10 +96,11 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         glance=_glance(evaluation),
         means={name: title for name, title in MEANS.items() if _has(evaluation, name)},
         stacks=_label_stacks(evaluation),
-        round_stacks={r["round"]: charts.stack(r["labels"]) for r in report["revisions"]["rounds"]},
+        round_stacks=_round_stacks(report["revisions"]["rounds"]),
         score_chart=charts.score_chart(report["revisions"]["scores"]),
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
+        guard={name: (title, name in SHARES) for name, title in GUARD.items()},
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
         costs=_costs(report["stages"]),
@@ -123,6 +124,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         live=False,
         comparison=comparison,
         summary=compared(comparison),
+        revised=[_round_stacks(rounds) for rounds in comparison["revisions"]],
         means=MEANS,
         scale=charts.extent(
             measures[rate]["difference"]
@@ -242,6 +244,12 @@ def _label_stacks(
     return stacks
 
 
+def _round_stacks(rounds: Sequence[Mapping[str, Any]]) -> dict[int, list[charts.Bar]]:
+    """Return, per number of revisions, the bar of what the grader called the texts; or nothing."""
+    stacks = {found["round"]: charts.stack(found["labels"]) for found in rounds}
+    return stacks if any(stacks.values()) else {}
+
+
 def _categories(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return, per rate that was measured for any category, the categories it has."""
     found: dict[str, list[str]] = {}
@@ -271,4 +279,6 @@ def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
 def _costs(stages: Mapping[str, Any]) -> dict[str, float]:
     """Return what all stages cost together."""
     spent = [found["metrics"].get("total") or found["metrics"] for found in stages.values()]
-    return {name: sum(cost.get(name) or 0 for cost in spent) for name in (*COSTS, "seconds")}
+    costs = {name: sum(cost.get(name) or 0 for cost in spent) for name in (*COSTS, "seconds")}
+    trained = sum(found["metrics"].get("tokens") or 0 for found in stages.values())
+    return {**costs, "tokens": trained}
