@@ -125,9 +125,13 @@ def _view(
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Who answers; the run's helpful model if left out."),
-    ] = None,
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Who answers: the run's `helpful-only`, `feedback`, `sl-cai` or `rl-cai`, or a "
+            "model folder, a hub id, or `playground`.",
+        ),
+    ] = "helpful-only",
     model_set: ModelChanges = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
     browser: Annotated[

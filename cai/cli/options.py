@@ -30,13 +30,15 @@ Reasoning = Annotated[
 ]
 
 
-def model_settings(model: str, changes: list[str] | None) -> ModelSettings:
-    """Make a model's settings of its path and `KEY=VALUE` texts.
+def model_settings(
+    model: str, changes: list[str] | None, like: ModelSettings | None = None
+) -> ModelSettings:
+    """Make a model's settings of its path and `KEY=VALUE` texts; the rest are those of `like`.
 
     Raises:
         CaiError: A text is not of this form, or names no setting, or gives it no fitting value.
     """
-    values: dict[str, Any] = {"path": model}
+    values: dict[str, Any] = {**(like.model_dump() if like else {}), "path": model}
     for change in changes or []:
         key, equals, text = change.partition("=")
         if not equals or key not in ModelSettings.model_fields:

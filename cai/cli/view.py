@@ -10,6 +10,8 @@ from rich.console import Console
 from cai.cli.options import model_settings
 from cai.engines import Engine
 from cai.pipeline.load import read_resolved
+from cai.pipeline.progress import Progress
+from cai.pipeline.stage import Context
 from cai.report.truth import grading
 from cai.settings import ModelSettings
 
@@ -18,7 +20,7 @@ def view_command(
     run: Path,
     *,
     constitution: str | None,
-    model: str | None,
+    model: str,
     model_changes: list[str] | None,
     port: int,
     browser: bool,
@@ -26,15 +28,21 @@ def view_command(
     """Serve a run's page with its constitution to try, until Ctrl-C."""
     from cai.view.app import Desk
     from cai.view.serve import serve
-    from cai.view.source import read, source_of
+    from cai.view.source import draft, source_of
     from cai.view.trials import Model
 
     settings = read_resolved(run)
     source = source_of(constitution, run, settings.constitution, Path.cwd())
-    read(source)
-    asked = settings.models.helpful
-    if model is not None or model_changes:
-        asked = model_settings(model or asked.path, model_changes)
+    found = draft(source, []).whole()
+    context = Context(settings, run, Path.cwd(), found.constitution, Progress(Console()))
+    own = {
+        "helpful-only": context.helpful,
+        "feedback": context.feedback,
+        "sl-cai": context.sl_cai,
+        "rl-cai": context.rl_cai,
+    }
+    like = own.get(model)
+    asked = model_settings(like.path if like else model, model_changes, like)
     desk = Desk(
         run=run,
         settings=settings,

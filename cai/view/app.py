@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,13 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -115,7 +122,10 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
         await desk.model.close()
 
     async def page(_: Request) -> Response:
-        html = await asyncio.to_thread(draw_live_report, desk.run, desk.settings)
+        try:
+            html = await asyncio.to_thread(draw_live_report, desk.run, desk.settings)
+        except CaiError as problem:
+            return PlainTextResponse(shown(str(problem)), 500)
         return HTMLResponse(html, headers={"Content-Security-Policy": live_policy()})
 
     async def constitution(_: Request) -> Response:
@@ -218,12 +228,20 @@ def _facts(desk: Desk) -> dict[str, Any]:
         **read(desk.source),
         "model": shown(desk.model.settings.path),
         "feedback": None if feedback == desk.model.settings.path else shown(feedback),
+        "diff": shown(shlex.join(_diff(desk))),
         "rounds": max(1, min(2, desk.revise.rounds)),
         "reasoning": desk.compare.reasoning,
         "prompts": [choice.told() for choice in desk.prompts.values()],
         "most": MOST_PROMPTS,
         "longest": LONGEST_PROMPT,
     }
+
+
+def _diff(desk: Desk) -> list[str]:
+    """Return the command that says what the saved constitution would do to the run."""
+    before = str(desk.run / "constitution.yaml")
+    after = str(desk.source.target)
+    return ["cai", "constitution", "diff", before, after, "--run", str(desk.run)]
 
 
 async def _body(request: Request, model: type[B]) -> B:

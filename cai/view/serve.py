@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import uvicorn
@@ -66,7 +67,8 @@ def serve(desk: Desk, *, port: int, ready: Callable[[str], None]) -> None:
     """
     served = listen(desk, port)
     ready(served.link)
-    served.run()
+    with suppress(KeyboardInterrupt):  # The way to end it.
+        served.run()
 
 
 def _listener(port: int) -> socket.socket:

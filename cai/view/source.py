@@ -93,6 +93,16 @@ class Draft:
     findings: list[Finding]
     resolved: Resolved | None
 
+    def whole(self) -> Resolved:
+        """Return the constitution.
+
+        Raises:
+            ConstitutionError: There is none.
+        """
+        if self.resolved is None:
+            raise ConstitutionError(self.findings)
+        return self.resolved
+
 
 def read(source: Source) -> dict[str, Any]:
     """Return what the page shows of the file: its principles, its version and what is wrong.
@@ -101,9 +111,7 @@ def read(source: Source) -> dict[str, Any]:
         CaiError: It cannot be read, or is wrong already.
     """
     found = draft(source, [])
-    if found.resolved is None:
-        raise ConstitutionError(found.findings)
-    resolved = found.resolved
+    resolved = found.whole()
     own = _own(read_document(source.path, found.text))
     return {
         "path": visible(str(source.path)),

@@ -113,11 +113,11 @@
       const answer = await ask("api/save", { version: facts.version, edits: wanted() });
       findings = (await answer.json()).findings;
       if (answer.ok) {
-        const { target } = facts;
+        const { target, diff } = facts;
         await load();
         before.clear();
         soon();
-        part.saved.textContent = `Saved to ${target}.`;
+        part.saved.replaceChildren(`Saved to ${target}. What it would redo in this run: `, element("code", {}, diff));
       } else part.saved.textContent = "Not saved: mend what is marked first.";
       drawState();
     } catch (error) {
@@ -359,6 +359,11 @@
     part.editor.addEventListener("submit", (event) => {
       event.preventDefault();
       save();
+    });
+    part.editor.addEventListener("keydown", (event) => {
+      if (event.key !== "s" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      if (!part.save.disabled) save();
     });
     part.undo.addEventListener("click", () => {
       edits.clear();
