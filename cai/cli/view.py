@@ -32,7 +32,7 @@ def view_command(
     from cai.view.trials import Model
 
     settings = read_resolved(run)
-    source = source_of(constitution, run, settings.constitution, Path.cwd())
+    source = source_of(constitution, run, settings.constitution, Path())
     found = draft(source, []).whole()
     context = Context(settings, run, Path.cwd(), found.constitution, Progress(Console()))
     own = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,8 @@ class Desk:
         source: The constitution file; another one after a copy was saved.
         model: Who is asked.
         grade: The run's grader.
+        prompts: Those of the run that the page offers, by key.
+        works: The trials under way.
     """
 
     run: Path
@@ -94,6 +96,7 @@ class Desk:
     model: Model
     grade: Grade
     prompts: dict[str, Choice] = field(default_factory=dict[str, Choice])
+    works: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     @property
     def revise(self) -> ReviseSettings:
@@ -104,6 +107,18 @@ class Desk:
     def compare(self) -> CompareSettings:
         """The run's settings of comparisons."""
         return self.settings.compare or CompareSettings()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a trial."""
+        task = asyncio.create_task(work)
+        self.works.add(task)
+        task.add_done_callback(self.works.discard)
+        return task
+
+    def end(self) -> None:
+        """End all trials; their streams end as if they were done."""
+        for work in self.works:
+            work.cancel()
 
 
 def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
@@ -176,6 +191,7 @@ class _Lines(StreamingResponse):
                 yield json.dumps(event, ensure_ascii=False) + "\n"
 
         super().__init__(lines(), media_type="application/x-ndjson")
+        work.add_done_callback(lambda _: events.put_nowait(None))
         self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,10 +222,8 @@ async def _try(desk: Desk, wanted: Trial) -> Response:
             await trials(desk.model, wish, desk.grade, events.put_nowait)
         except CaiError as error:
             events.put_nowait({"event": "error", "message": told(error)})
-        finally:
-            events.put_nowait(None)
 
-    return _Lines(asyncio.create_task(work()), events)
+    return _Lines(desk.start(work()), events)
 
 
 def _prompt(desk: Desk, wanted: PromptWish) -> tuple[Kind, Conversation]:

@@ -34,6 +34,18 @@ class Served:
         self.server.run(sockets=[self.listener])
 
 
+class _Server(uvicorn.Server):
+    """Ends the trials under way when it is told to end."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._desk.end()
+        await super().shutdown(sockets)
+
+
 def listen(desk: Desk, port: int) -> Served:
     """Listen for this machine alone, under a link that cannot be guessed.
 
@@ -56,7 +68,7 @@ def listen(desk: Desk, port: int) -> Served:
         ws="none",
         timeout_graceful_shutdown=1,
     )
-    return Served(f"http://{host}/{token}/", uvicorn.Server(config), listener)
+    return Served(f"http://{host}/{token}/", _Server(config, desk), listener)
 
 
 def serve(desk: Desk, *, port: int, ready: Callable[[str], None]) -> None:

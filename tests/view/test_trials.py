@@ -291,6 +291,24 @@ def test_a_request_ends_when_its_page_goes_and_the_next_one_gets_the_model(desk)
     assert asyncio.run(scene()) == 3  # The second page's; the first page's response was given up.
 
 
+def test_the_end_of_the_server_ends_streams_in_order(desk):
+    async def scene():
+        engine = PatientEngine()
+        desk.model = Model(ModelSettings(path="m"), lambda _: engine)
+        with client_of(desk) as client:
+            wish = body(client, principle="theft")
+        page = Page(make_app(desk, token=TOKEN, hosts={HOST}), wish)
+        await page.next("started")
+        await asyncio.wait_for(engine.asked.wait(), 10)
+        desk.end()
+        await asyncio.wait_for(page.task, 10)
+        assert engine.given_up.is_set()
+        await asyncio.sleep(0)
+        assert desk.works == set()
+
+    asyncio.run(scene())
+
+
 def test_a_page_that_leaves_while_the_model_loads_leaves_one_model(desk):
     async def scene():
         loading, loads = asyncio.Event(), []

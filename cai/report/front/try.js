@@ -101,9 +101,7 @@
   }
 
   function drawFinding(found) {
-    const elsewhere = found.principle && found.principle !== part.principle.value;
-    const words = found.severity === "error" || !elsewhere ? found.message : `${found.principle}: ${found.message}`;
-    return element("li", { class: found.severity }, element("b", {}, `${found.severity}: `), words);
+    return element("li", { class: found.severity }, element("b", {}, `${found.severity}: `), found.message);
   }
 
   async function save() {
@@ -281,7 +279,7 @@
     const nodes = [];
     let last;
     one.steps.forEach((step, n) => {
-      const differs = earlier?.steps[n] && earlier.steps[n].text !== step.text ? element("span", { class: "differs" }, "changed by the edit") : null;
+      const differs = earlier?.steps[n] && earlier.steps[n].text !== step.text ? element("span", { class: "differs" }, "different before the edit") : null;
       const name = step.kind === "response" ? "First response" : `${step.kind === "critique" ? "Critique" : "Revision"} ${step.round}`;
       const under = step.kind === "critique" ? element("b", {}, step.principle) : null;
       const same = step.kind === "revision" && step.text === last;
@@ -311,8 +309,8 @@
     if (vote.principle !== part.principle.value) nodes.push(asked(words));
     if (vote.state !== "ok") return [...nodes, element("p", { class: "alarm" }, `${plainly(vote.state)}: ${error}`)];
     const now = mean(vote);
-    const was = earlier?.vote ? mean(earlier.vote) : null;
-    const note = was === null ? null : element("span", { class: "before" }, `before the edit ${two(was)}`);
+    const was = earlier && (earlier.vote ? two(mean(earlier.vote)) : "there was nothing to compare");
+    const note = was ? element("span", { class: "before" }, `before the edit ${was}`) : null;
     const better = two(now) === "0.50" ? "Neither is better" : now > 0.5 ? "The revision is better" : "The first response is better";
     nodes.push(element("p", { class: "outcome" }, better, note), meter(`P(the revision is better) = ${two(now)}`, now), voteTable([vote], "the revision"));
     vote.reasoning.forEach((words, n) => {
@@ -337,7 +335,7 @@
       if (!written || typed(written.text) === edits.get(key).trim()) edits.delete(key);
     }
     const judge = facts.feedback ? ` The run’s feedback model is ${facts.feedback}, which is not asked here.` : "";
-    const where = facts.copy ? `${facts.path} itself is left alone: what you save is a copy, ${facts.target}.` : `What you save goes to ${facts.path}.`;
+    const where = facts.copy ? `The file it comes from is left alone: what you save is a copy, ${facts.target}.` : `What you save goes to ${facts.path}.`;
     const strange = facts.model === "playground" && facts.name !== "playground" ? " The playground’s tiny model knows only the principles of its own constitution: serve a real one with --model." : "";
     part.about.textContent = `Edit a principle of ${facts.name}, and see at once what the model ${facts.model} makes of it, on prompts for training or your own. ${where}${judge}${strange}`;
     offerPrompts();
