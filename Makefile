@@ -56,7 +56,8 @@ chromium: .venv/installed-browser
 		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update --quiet \
 			&& DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet chromium \
 			&& $(BIN)/python tests/report/chromium.py; } \
-		|| { $(BIN)/playwright install chromium && $(BIN)/python tests/report/chromium.py; }; }
+		|| { $(BIN)/playwright install chromium && $(BIN)/python tests/report/chromium.py; } \
+		|| { echo "Install Chromium or Chrome by hand, then run this again."; exit 1; }; }
 
 test-browser: chromium
 	CAI_BROWSER_TESTS=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest \

@@ -245,6 +245,7 @@ DIFFS = [
     ("two  spaces\nand a line", "two spaces\n\nand a line"),
     ("拳击手 naïve café's", "拳击 naïve cafés"),
     ("one two three four five six", "six five four three two one"),
+    ("the stamp. Last, hand in the stamp.", "the stamp the honest way."),
 ]
 
 
@@ -329,8 +330,9 @@ def test_without_scripts_the_numbers_stay_and_the_page_says_where_the_rows_are(v
 
 def test_print_has_the_chosen_row_and_no_controls(visit, run: Path, report: Path):
     row = next(row for row in rows(run, "revise") if row["steps"])
-    page = visit(report, f"#row={row['key']}")
+    page = visit(report, f"#row={row['key']}", viewport={"width": 673, "height": 900})
     page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 673  # A4 within its margins.
     assert page.locator("#list").is_hidden()
     assert page.locator("#search").is_hidden()
     assert page.locator("nav").is_hidden()
