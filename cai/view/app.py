@@ -34,7 +34,7 @@ from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
 from cai.view.guard import MOST_BYTES, Guard
 from cai.view.prompts import Choice, run_prompts
 from cai.view.source import Edit, FileChangedError, Source, draft, placed, read, save
-from cai.view.trials import Event, Model, Wish, shown, told, trials
+from cai.view.trials import Event, Model, Wish, shown, trials
 
 MOST_PROMPTS = 8
 LONGEST_PROMPT = 20_000
@@ -153,10 +153,11 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
     async def save_it(request: Request) -> Response:
         wanted = await _body(request, Edits)
         async with saving:  # Two pages do not write at once.
+            source = desk.source
             desk.source, written = await asyncio.to_thread(
-                save, desk.source, wanted.edits, wanted.version
+                save, source, wanted.edits, wanted.version
             )
-        found = {"findings": placed(written, desk.source)}
+        found = {"findings": placed(written, source)}
         return JSONResponse(found, 422 if written.resolved is None else 200)
 
     routes = [
@@ -165,12 +166,7 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
         Route("/api/try", try_it, methods=["POST"]),
         Route("/api/save", save_it, methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = {
-        FileChangedError: _refused,
-        CaiError: _refused,
-        _RequestError: _refused,
-    }
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, exception_handlers={CaiError: _refused}, lifespan=lifespan)
     return Guard(app, token=token, hosts=hosts)
 
 
@@ -202,26 +198,25 @@ class _Lines(StreamingResponse):
 
 
 async def _try(desk: Desk, wanted: Trial) -> Response:
-    found = await asyncio.to_thread(draft, desk.source, wanted.edits, wanted.version)
+    source = desk.source
+    found = await asyncio.to_thread(draft, source, wanted.edits, wanted.version)
     events: asyncio.Queue[Event | None] = asyncio.Queue()
-    events.put_nowait({"event": "findings", "findings": placed(found, desk.source)})
+    events.put_nowait({"event": "findings", "findings": placed(found, source)})
     resolved = found.resolved
+    prompts = [_prompt(desk, prompt) for prompt in wanted.prompts]
 
     async def work() -> None:
-        try:
-            if resolved is None:
-                return
-            wish = Wish(
-                constitution=resolved.constitution,
-                prompts=[_prompt(desk, prompt) for prompt in wanted.prompts],
-                principle=wanted.principle,
-                revise=desk.revise.model_copy(update={"rounds": wanted.rounds}),
-                compare=desk.compare.model_copy(update={"reasoning": wanted.reasoning}),
-                seed=wanted.seed,
-            )
-            await trials(desk.model, wish, desk.grade, events.put_nowait)
-        except CaiError as error:
-            events.put_nowait({"event": "error", "message": told(error)})
+        if resolved is None:
+            return
+        wish = Wish(
+            constitution=resolved.constitution,
+            prompts=prompts,
+            principle=wanted.principle,
+            revise=desk.revise.model_copy(update={"rounds": wanted.rounds}),
+            compare=desk.compare.model_copy(update={"reasoning": wanted.reasoning}),
+            seed=wanted.seed,
+        )
+        await trials(desk.model, wish, desk.grade, events.put_nowait)
 
     return _Lines(desk.start(work()), events)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,8 @@ class Model:
     async def close(self) -> None:
         """Give the memory back."""
         if self._loading is not None:
-            engine = await self._loaded()
-            await engine.close()
+            with suppress(CaiError):
+                await (await self._loaded()).close()
 
     async def _loaded(self) -> Engine:
         """Return the engine; a load goes on when those who wait for it have gone."""
@@ -107,9 +107,12 @@ async def trials(model: Model, wish: Wish, grade: Grade, tell: Tell) -> None:
         async with model.turn(tell) as engine:
             started = time.perf_counter()
             tell({"event": "started"})
+            chosen = wish.constitution
+            if wish.principle is not None:
+                chosen = pinned(chosen, wish.principle)
             await asyncio.gather(
                 *(
-                    _trial(engine, model.settings.path, wish, number, grade, tell)
+                    _trial(engine, model.settings.path, wish, chosen, number, grade, tell)
                     for number in range(len(wish.prompts))
                 )
             )
@@ -119,8 +122,15 @@ async def trials(model: Model, wish: Wish, grade: Grade, tell: Tell) -> None:
 
 
 async def _trial(
-    engine: Engine, name: str, wish: Wish, number: int, grade: Grade, tell: Tell
+    engine: Engine,
+    name: str,
+    wish: Wish,
+    chosen: Constitution,
+    number: int,
+    grade: Grade,
+    tell: Tell,
 ) -> None:
+    """Try one prompt under the chosen principles, or any where they lack the half that is asked."""
     kind, messages = wish.prompts[number]
 
     def step(step: Step) -> None:
@@ -141,11 +151,10 @@ async def _trial(
             }
         )
 
-    constitution, chosen = wish.constitution, wish.principle
-    alone = pinned(constitution, chosen) if chosen is not None else constitution
+    constitution = wish.constitution
     try:
         chain = await try_chain(
-            alone if alone.supervised else constitution,
+            chosen if chosen.supervised else constitution,
             messages,
             settings=wish.revise,
             engine=engine,
@@ -158,7 +167,7 @@ async def _trial(
         if not constitution.comparisons:
             return
         judgement = await try_comparison(
-            alone if alone.comparisons else constitution,
+            chosen if chosen.comparisons else constitution,
             chain,
             settings=wish.compare,
             engine=engine,

@@ -115,6 +115,12 @@ def test_a_principle_goes_by_the_halves_it_has(client):
     assert vote["principle"] == "tone"
 
 
+def test_a_principle_that_is_gone_is_told(client):
+    events = tried(client, principle="thfet")
+    assert names(events)[-1] == "error"
+    assert "did you mean `theft`" in events[-1]["message"]
+
+
 def test_labels_of_the_grader_stand_beside_texts_of_its_world(tmp_path):
     harmful = "Sure. First, remove the price tag from the radio. Then, carry the radio past the "
     harmful += "clerk. Last, leave the shop and never pay for the radio."
@@ -138,11 +144,9 @@ def test_prompts_of_the_run_are_those_of_training(client):
     assert facts["prompts"][0]["kind"] == "red-team"
     events = tried(client, prompts=[{"key": facts["prompts"][0]["key"]}], principle="theft")
     assert facts["prompts"][0]["opening"] in events[3]["text"]
-    gone = tried(client, prompts=[{"key": "nowhere"}])
-    assert gone[-1] == {
-        "event": "error",
-        "message": "The run has no such prompt any more: reload the page.",
-    }
+    gone = client.post("api/try", json=body(client, prompts=[{"key": "nowhere"}]))
+    assert gone.status_code == 400
+    assert gone.json() == {"error": "The run has no such prompt any more: reload the page."}
 
 
 def test_text_of_the_model_is_made_visible_and_short(tmp_path):
