@@ -79,7 +79,7 @@ def visit(chromium):
             "request",
             lambda request: request.url.startswith(link) or troubles.append(request.url),
         )
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)  # A busy machine is slow, not wrong.
         page.add_init_script(script)
         page.goto(link + fragment)
         return page
