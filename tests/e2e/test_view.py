@@ -20,7 +20,7 @@ def run(tmp_path):
 def asked(link: str, body: dict | None = None) -> str:
     request = urllib.request.Request(link, json.dumps(body).encode() if body else None)
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         return answer.read().decode()
 
 
@@ -41,7 +41,7 @@ def test_the_page_is_served_until_ctrl_c(run):
         assert json.loads(lines[-1])["event"] == "done"
     finally:
         process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "Ctrl-C ends it." in rest
     assert "Traceback" not in rest
