@@ -65,7 +65,7 @@ COSTS = ("engine_calls", "tokens_in", "tokens_out", "tokens_cached")
 """What can be summed over stages."""
 
 SCRIPTS = ("diff.js", "list.js", "detail.js", "browser.js")
-LIVE_SCRIPTS = (*SCRIPTS, "try.js")
+LIVE_SCRIPTS = (*SCRIPTS, "trial.js", "try.js")
 STYLES = ("report.css",)
 LIVE_STYLES = (*STYLES, "try.css")
 

@@ -12,6 +12,10 @@ const LABELS = new Set();
 const plainly = (name) => name.replaceAll("_", " ");
 const two = (number) => (number === null || number === undefined ? "–" : number.toFixed(2));
 
+// P(a response is better), both orders averaged, or the one that was asked.
+const mean = ({ forward, backward }) =>
+  forward !== null && backward !== null ? (forward + backward) / 2 : (forward ?? backward);
+
 function chip(label) {
   if (label === null || label === undefined) return null;
   const kind = LABELS.has(label) ? label : "other";
@@ -99,11 +103,9 @@ function voteTable(votes, whose) {
   const heads = ["Principle", "shown first", "shown second", "mean", "mass", ""];
   const rows = votes.map((vote) => {
     const { forward, backward } = vote;
-    const both = forward !== null && backward !== null;
-    const mean = both ? (forward + backward) / 2 : (forward ?? backward);
     const note =
       vote.state !== "ok" ? plainly(vote.state) : vote.agree === false ? "the orders disagree" : "";
-    const numbers = [forward, backward, mean, vote.mass];
+    const numbers = [forward, backward, mean(vote), vote.mass];
     return element(
       "tr",
       {},

@@ -275,49 +275,10 @@
   }
 
   function draw(one) {
-    const earlier = edits.size ? before.get(one.asked) : undefined;
-    const nodes = [];
-    let last;
-    one.steps.forEach((step, n) => {
-      const differs = earlier?.steps[n] && earlier.steps[n].text !== step.text ? element("span", { class: "differs" }, "different before the edit") : null;
-      const name = step.kind === "response" ? "First response" : `${step.kind === "critique" ? "Critique" : "Revision"} ${step.round}`;
-      const under = step.kind === "critique" ? element("b", {}, step.principle) : null;
-      const same = step.kind === "revision" && step.text === last;
-      nodes.push(said(name, under && "under", under, chip(step.label), same ? element("span", { class: "same" }, "unchanged") : null, differs));
-      if (step.asked && step.principle !== part.principle.value) nodes.push(asked(step.asked));
-      if (step.kind === "critique") {
-        nodes.push(text(step.text));
-        nodes.at(-1).classList.add("quiet");
-      } else {
-        if (!same) nodes.push(step.kind === "revision" ? changes(last, step.text) : text(step.text));
-        last = step.text;
-      }
-    });
-    if (one.end?.event === "failed") nodes.push(element("p", { class: "alarm" }, one.end.message));
-    else if (one.end) nodes.push(...verdict(one.end, earlier?.end));
+    const nodes = drawTrial(one, edits.size ? before.get(one.asked) : undefined, part.principle.value);
     // What is not there yet is shown as it was, until it comes.
     const kept = one.end ? [] : [...one.body.children].slice(nodes.length).filter((node) => node.classList.contains("old"));
     one.body.replaceChildren(...nodes, ...kept);
-  }
-
-  const asked = (words) => element("p", { class: "asked" }, words);
-  const mean = (vote) => (vote.forward !== null && vote.backward !== null ? (vote.forward + vote.backward) / 2 : (vote.forward ?? vote.backward));
-
-  function verdict({ vote, asked: words, error }, earlier) {
-    if (!vote) return [said("No verdict: the response was not changed, so there is nothing to compare.")];
-    const nodes = [said("Verdict under", element("b", {}, vote.principle))];
-    if (vote.principle !== part.principle.value) nodes.push(asked(words));
-    if (vote.state !== "ok") return [...nodes, element("p", { class: "alarm" }, `${plainly(vote.state)}: ${error}`)];
-    const now = mean(vote);
-    const was = earlier && (earlier.vote ? two(mean(earlier.vote)) : "there was nothing to compare");
-    const note = was ? element("span", { class: "before" }, `before the edit ${was}`) : null;
-    const better = two(now) === "0.50" ? "Neither is better" : now > 0.5 ? "The revision is better" : "The first response is better";
-    nodes.push(element("p", { class: "outcome" }, better, note), meter(`P(the revision is better) = ${two(now)}`, now), voteTable([vote], "the revision"));
-    vote.reasoning.forEach((words, n) => {
-      const order = vote.reasoning.length > 1 ? ["the first response shown first", "the revision shown first"][n] : "";
-      nodes.push(element("details", {}, element("summary", {}, `Reasoning${order && `, ${order}`}`), text(words)));
-    });
-    return nodes;
   }
 
   // Putting it together.
