@@ -1,7 +1,7 @@
 # Everything happens in .venv; nothing but Python and make has to be there before.
 #   make quickstart   install, run the whole method on the playground, print the table and report
 #   make test         install, run all tests
-#   make test-browser install Chromium and what drives it, look at the report's page with it
+#   make test-browser install Chromium and what drives it, look at the report's and cai view's page
 # Another package index:  make quickstart PIP_ARGS="--index-url URL"
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet $(PIP_ARGS) --cons
 SECONDS_NOW := date +%s
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-unit test-gpu test-browser lint format types clean
+.PHONY: help install install-dev quickstart test test-unit test-gpu chromium test-browser lint format types clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,13 +48,20 @@ test-unit: .venv/installed-dev
 # Without these two, the tests of the page are skipped: Playwright with axe, and any Chromium.
 .venv/installed-browser: .venv/installed-dev
 	$(PIP) --editable '.[browser]'
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update --quiet && apt-get install --yes --quiet chromium; \
-		else $(BIN)/playwright install chromium; fi
 	@touch $@
 
-test-browser: .venv/installed-browser
-	CAI_BROWSER_TESTS=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/report/test_page_in_browser.py
+# A Chromium that is there will do; else Debian's for root, and Playwright's own for others.
+chromium: .venv/installed-browser
+	@$(BIN)/python tests/report/chromium.py 2>/dev/null || { \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update --quiet \
+			&& DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet chromium \
+			&& $(BIN)/python tests/report/chromium.py; } \
+		|| { $(BIN)/playwright install chromium && $(BIN)/python tests/report/chromium.py; } \
+		|| { echo "Install Chromium or Chrome by hand, then run this again."; exit 1; }; }
+
+test-browser: chromium
+	CAI_BROWSER_TESTS=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		tests/report/test_page_in_browser.py tests/view/test_view_in_browser.py
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu

@@ -123,6 +123,8 @@ def read_rows(path: Path, row_type: type[R]) -> list[R]:
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     """Write a file so that it is seen whole or not at all, even after a crash.
 
+    A file that was there keeps its rights.
+
     Raises:
         CaiError: The disk is full or the folder not writable; an earlier file is left as it was.
     """
@@ -134,7 +136,7 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
                 file.writelines(chunks)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
+            Path(name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

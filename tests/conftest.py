@@ -42,3 +42,65 @@ def tiny_settings(tiny):
         return ModelSettings(**{"path": str(tiny(family)), "format": kind, **more})
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Return headless Chromium; where it is missing the test is skipped, or fails if required."""
+    hint = "`make test-browser` installs what is missing"
+    needed = os.environ.get("CAI_BROWSER_TESTS") == "required"
+    try:
+        from playwright.sync_api import sync_playwright
+        from report.chromium import launch
+    except ModuleNotFoundError as missing:
+        if needed:
+            raise
+        pytest.skip(f"{missing.name} is not installed: {hint}")
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        if browser is None:
+            assert not needed, f"there is no Chromium: {hint}"
+            pytest.skip(f"there is no Chromium: {hint}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Return a function that opens a page of a run, from disk or from its server.
+
+    The test fails on errors, dialogs, and requests to anywhere else.
+    """
+    contexts, troubles = [], []
+
+    def opened(where: Path | str, fragment: str = "", script: str = "", **context):
+        link = where.as_uri() if isinstance(where, Path) else where
+        contexts.append(chromium.new_context(**context))
+        page = contexts[-1].new_page()
+        page.on("dialog", lambda dialog: troubles.append(dialog.message))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(link) or troubles.append(request.url),
+        )
+        page.set_default_timeout(60_000)  # A busy machine is slow, not wrong.
+        page.add_init_script(script)
+        page.goto(link + fragment)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+@pytest.fixture
+def barriers():
+    """Return a function that tells what axe finds in a page; empty if nothing."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    def found(page) -> str:
+        results = Axe().run(page)
+        return results.generate_report() if results.violations_count else ""
+
+    return found

@@ -116,6 +116,42 @@ def _report(
         compare_command(run_folder, other)
 
 
+@app.command("view")
+def _view(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    constitution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The constitution to try and edit; the run's own if left out."
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Who answers: the run's `helpful-only`, `feedback`, `sl-cai` or `rl-cai`, or a "
+            "model folder, a hub id, or `playground`.",
+        ),
+    ] = "helpful-only",
+    model_set: ModelChanges = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page, or print its link only.")
+    ] = True,
+) -> None:
+    """Open a run's page on this machine, with its constitution to try and edit."""
+    from cai.cli.view import view_command
+
+    view_command(
+        run_folder,
+        constitution=constitution,
+        model=model,
+        model_changes=model_set,
+        port=port,
+        browser=browser,
+    )
+
+
 @app.command("why")
 def _why(
     run_folder: Annotated[Path, typer.Argument(help="A run folder.")],

@@ -32,13 +32,16 @@ Reasoning = Annotated[
 ]
 
 
-def model_settings(model: str, changes: list[str] | None) -> ModelSettings:
-    """Make a model's settings of its path and `KEY=VALUE` texts.
+def model_settings(
+    model: str, changes: list[str] | None, like: ModelSettings | None = None
+) -> ModelSettings:
+    """Make a model's settings of its path and `KEY=VALUE` texts; the rest are those of `like`.
 
     Raises:
         CaiError: A text is not of this form, or names no setting, or gives it no fitting value.
     """
-    return _changed(ModelSettings, {"path": model}, changes, flag="--model-set", what="a model")
+    start = {**(like.model_dump() if like else {}), "path": model}
+    return _changed(ModelSettings, start, changes, flag="--model-set", what="a model")
 
 
 def compare_settings(changes: list[str] | None) -> CompareSettings:

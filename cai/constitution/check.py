@@ -57,6 +57,11 @@ def check_constitution(ref: str | Path) -> list[Finding]:
         resolved = resolve(find(ref))
     except ConstitutionError as problem:
         return problem.findings
+    return doubts(resolved)
+
+
+def doubts(resolved: Resolved) -> list[Finding]:
+    """Return what is doubtful in a valid constitution, in file order."""
     lints = (_alike, _residue, _presumption, _tone, _stages, _weights, _one_letter)
     findings = [finding for lint in lints for finding in lint(resolved)]
     return sorted(findings, key=lambda f: (str(f.place.path), f.place.line, f.place.column))

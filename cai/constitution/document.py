@@ -45,14 +45,18 @@ class Document:
         return self.values.get(location, Place(self.path))
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path, text: str | None = None) -> Document:
     """Parse a YAML file.
+
+    Args:
+        path: The file.
+        text: What to read in place of what the file says.
 
     Raises:
         ConstitutionError: When it cannot be read, is not UTF-8, is empty or is broken YAML.
             Smaller faults are left in `findings`, to be listed with the rest.
     """
-    text = read_text(path)
+    text = read_text(path) if text is None else text
     root = _compose(path, text)
     if root is None:
         message = "the file is empty: `cai constitution new FILE` writes one to start from"

@@ -85,17 +85,18 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
     )
 
 
-def resolve(path: Path, chain: tuple[Path, ...] = ()) -> Resolved:
+def resolve(path: Path, chain: tuple[Path, ...] = (), text: str | None = None) -> Resolved:
     """Read a file and everything it extends.
 
     Args:
         path: The file.
         chain: The files that led here through `extends`, outermost first.
+        text: What to read in place of what the file says.
 
     Raises:
         ConstitutionError: When this file, or one that it extends, is wrong.
     """
-    file, document = read_file(path)
+    file, document = read_file(path, text)
     parents = _parents(file, document, (*chain, path))
     own = {principle.id: principle for principle in file.principles}
     places = _places(file, document)
@@ -114,13 +115,13 @@ def resolve(path: Path, chain: tuple[Path, ...] = ()) -> Resolved:
     return Resolved(constitution, inherited | places, path)
 
 
-def read_file(path: Path) -> tuple[ConstitutionFile, Document]:
-    """Read and validate one file, without what it extends.
+def read_file(path: Path, text: str | None = None) -> tuple[ConstitutionFile, Document]:
+    """Read and validate one file, without what it extends; `text` stands for what it says.
 
     Raises:
         ConstitutionError: With everything that is wrong in the file.
     """
-    document = read_document(path)
+    document = read_document(path, text)
     findings = [*document.findings, *_duplicate_ids(document)]
     file = None
     try:

@@ -207,7 +207,7 @@ def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
     for name in ("judgements", "fallback"):
         for row in stage_rows(run_dir / "compare", JudgementRow, name=name):
             for entry, two in places.get(row.key, ()):
-                votes[entry["key"]].append(_vote(row, two))
+                votes[entry["key"]].append(vote(row, two))
     for entry in entries:
         if entry["show"] != "comparison":
             continue
@@ -227,7 +227,7 @@ def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
     return entries
 
 
-def _vote(row: JudgementRow, two: Two) -> dict[str, Any]:
+def vote(row: JudgementRow, two: Two = (0, 1)) -> dict[str, Any]:
     """Return P(the first of two is better) asked at first, and the other way round, or None."""
     forward, backward = by_order(row, two)
     asked = evidence_on(row, two)

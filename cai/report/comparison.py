@@ -52,7 +52,8 @@ def compare_runs(
 
     Returns:
         `runs`; per model that both evaluated, every rate and mean as `{"before", "after",
-        "difference"}`, each with its interval; `settings` and `principles`, lists of
+        "difference"}`, each with its interval; `revisions`, those of each run, round by round;
+        `settings` and `principles`, lists of
         `[key, before, after]` of whatever differs; `alone`, the models that one run has alone.
     """
     one: Mapping[str, Mapping[str, Any]] = before["evaluation"]
@@ -66,6 +67,7 @@ def compare_runs(
         "evaluation": {
             model: dict(_measures(one[model], other[model])) for model in one if model in other
         },
+        "revisions": [report["revisions"]["rounds"] for report in (before, after)],
         "alone": sorted({*one} ^ {*other}),
         "settings": _unlike(
             dict(_flat(before["provenance"]["settings"])),

@@ -21,7 +21,7 @@ from cai.records import (
     RevisionRow,
     Row,
 )
-from cai.report.curves import curves
+from cai.report.curves import curves, guard_checks
 from cai.report.reading import STAGES, finite, stage_json, stage_rows, step_metrics
 from cai.report.tallies import (
     tally_comparisons,
@@ -144,4 +144,10 @@ def _stage(run_dir: Path, stage: str) -> dict[str, Any]:
 def _ppo(steps: list[dict[str, float | None]]) -> dict[str, Any]:
     if not steps:
         return {"steps": 0}
-    return {"steps": len(steps), "first": steps[0], "last": steps[-1], "curves": curves(steps)}
+    return {
+        "steps": len(steps),
+        "first": steps[0],
+        "last": steps[-1],
+        "curves": curves(steps),
+        "guard": guard_checks(steps),
+    }

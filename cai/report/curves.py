@@ -9,10 +9,11 @@ LONGEST_CURVE = 400
 """Points of a curve that are worth drawing."""
 
 CURVES: dict[str, dict[str, str]] = {
-    "Preference score": {
+    "Preference score and reward": {
         "objective/scores_red_team": "red-team",
         "objective/scores_helpful": "helpful",
         "objective/scores": "all",
+        "objective/rlhf_reward": "reward",
     },
     "KL from SL-CAI, nats per response": {"objective/kl": ""},
     "Response length, tokens": {"response/length": ""},
@@ -21,6 +22,20 @@ CURVES: dict[str, dict[str, str]] = {
     "Share of responses that end in time": {"response/ended": ""},
 }
 """Title of a chart, to what `steps.jsonl` calls its curves, to what the chart calls them."""
+
+GUARD = {
+    "guard/score": "Preference score",
+    "guard/kl": "KL from SL-CAI, nats per response",
+    "guard/length": "Length, tokens",
+    "guard/ended": "Ended in time",
+    "guard/evasive": "Evasive",
+    "guard/over_refusal": "Benign prompts refused",
+    "guard/repeated_openings": "Opened like another answer",
+    "guard/repeated_ngrams": "Phrases that another answer has",
+}
+"""What the guard measures on held-out prompts, to what the page calls it."""
+SHARES = tuple(GUARD)[3:]
+MOST_CHECKS = 6
 
 Points = list[tuple[float, float]]
 
@@ -34,6 +49,19 @@ def curves(steps: Sequence[Mapping[str, float | None]]) -> dict[str, Points]:
     names = [name for chart in CURVES.values() for name in chart]
     found = {name: _points([step.get(name) for step in steps]) for name in names}
     return {name: points for name, points in found.items() if len(points) > 1}
+
+
+def guard_checks(steps: Sequence[Mapping[str, float | None]]) -> list[dict[str, float | None]]:
+    """Return the guard's checks as `{"step", "guard/…"}`: the first, the last, some between."""
+    checks = [
+        {"step": float(n), **{name: value for name, value in step.items() if name in GUARD}}
+        for n, step in enumerate(steps, start=1)
+        if any(name in step for name in GUARD)
+    ]
+    last = len(checks) - 1
+    if last < MOST_CHECKS:
+        return checks
+    return [checks[round(place * last / (MOST_CHECKS - 1))] for place in range(MOST_CHECKS)]
 
 
 def _points(values: Sequence[float | None]) -> Points:

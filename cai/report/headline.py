@@ -79,6 +79,11 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
         )
     for missed in report.get("label_quality", {}).get("missed", ()):
         said.append(f"The labels of known comparisons miss a bound that the run set: {missed}.")
+    alarms = report["stages"].get("ppo", {}).get("metrics", {}).get("alarms", 0)
+    if alarms:
+        said.append(
+            f"PPO's guard raised an alarm at {alarms} of its checks (see What the guard saw)."
+        )
     for where, states in report["states"].items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from cai.report import charts
 from cai.report.browser import Rows, pack
-from cai.report.curves import CURVES
+from cai.report.curves import CURVES, GUARD, SHARES
 from cai.report.differences import is_clear
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
@@ -65,14 +65,18 @@ COSTS = ("engine_calls", "tokens_in", "tokens_out", "tokens_cached")
 """What can be summed over stages."""
 
 SCRIPTS = ("diff.js", "list.js", "detail.js", "browser.js")
+LIVE_SCRIPTS = (*SCRIPTS, "trial.js", "try.js")
+STYLES = ("report.css",)
+LIVE_STYLES = (*STYLES, "try.css")
 
 
-def render_page(report: Mapping[str, Any], rows: Rows) -> str:
+def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) -> str:
     """Draw the page of a run.
 
     Args:
         report: The contents of report.json.
         rows: The rows to read.
+        live: Add what `cai view` serves: a part that tries the constitution by asking the server.
 
     Returns:
         HTML without references to anything outside itself. Its policy lets nothing run but the
@@ -82,7 +86,8 @@ def render_page(report: Mapping[str, Any], rows: Rows) -> str:
     evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
     return _render(
         "report.html.j2",
-        script="".join(_front(name) for name in SCRIPTS),
+        script=_front(*(LIVE_SCRIPTS if live else SCRIPTS)),
+        live=live,
         report=report,
         headline=headline(report),
         asked=asked(report),
@@ -91,10 +96,11 @@ def render_page(report: Mapping[str, Any], rows: Rows) -> str:
         glance=_glance(evaluation),
         means={name: title for name, title in MEANS.items() if _has(evaluation, name)},
         stacks=_label_stacks(evaluation),
-        round_stacks={r["round"]: charts.stack(r["labels"]) for r in report["revisions"]["rounds"]},
+        round_stacks=_round_stacks(report["revisions"]["rounds"]),
         score_chart=charts.score_chart(report["revisions"]["scores"]),
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
+        guard={name: (title, name in SHARES) for name, title in GUARD.items()},
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
         costs=_costs(report["stages"]),
@@ -115,8 +121,10 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     return _render(
         "comparison.html.j2",
         script="",
+        live=False,
         comparison=comparison,
         summary=compared(comparison),
+        revised=[_round_stacks(rounds) for rounds in comparison["revisions"]],
         means=MEANS,
         scale=charts.extent(
             measures[rate]["difference"]
@@ -126,8 +134,14 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     )
 
 
-def _render(template: str, *, script: str, **facts: object) -> str:
-    style = _front("report.css")
+def live_policy() -> str:
+    """Return the content security policy of a live page, for its header."""
+    style, script = _front(*LIVE_STYLES), _front(*LIVE_SCRIPTS)
+    return f"{_policy(style, script, live=True)}; frame-ancestors 'none'"
+
+
+def _render(template: str, *, script: str, live: bool, **facts: object) -> str:
+    style = _front(*(LIVE_STYLES if live else STYLES))
     return (
         _environment()
         .get_template(template)
@@ -138,19 +152,24 @@ def _render(template: str, *, script: str, **facts: object) -> str:
             label_classes=LABEL_ORDER,
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            policy=_policy(style, script, live=live),
+            live=live,
             **facts,
         )
     )
 
 
-def _policy(style: str, script: str) -> str:
-    """Return a content security policy under which only these two texts have any effect."""
+def _policy(style: str, script: str, *, live: bool) -> str:
+    """Return a content security policy under which only these two texts have any effect.
+
+    A live page may also ask its own server.
+    """
     return "; ".join(
         (
             "default-src 'none'",
             f"style-src '{_digest(style)}'",
             f"script-src '{_digest(script)}'" if script else "script-src 'none'",
+            *(["connect-src 'self'"] if live else []),
             "base-uri 'none'",
             "form-action 'none'",
             "require-trusted-types-for 'script'",
@@ -164,8 +183,9 @@ def _digest(text: str) -> str:
 
 
 @cache
-def _front(name: str) -> str:
-    return files("cai.report").joinpath("front", name).read_text(encoding="utf-8")
+def _front(*names: str) -> str:
+    folder = files("cai.report").joinpath("front")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 @cache
@@ -224,6 +244,12 @@ def _label_stacks(
     return stacks
 
 
+def _round_stacks(rounds: Sequence[Mapping[str, Any]]) -> dict[int, list[charts.Bar]]:
+    """Return, per number of revisions, the bar of what the grader called the texts; or nothing."""
+    stacks = {found["round"]: charts.stack(found["labels"]) for found in rounds}
+    return stacks if any(stacks.values()) else {}
+
+
 def _categories(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return, per rate that was measured for any category, the categories it has."""
     found: dict[str, list[str]] = {}
@@ -253,4 +279,6 @@ def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
 def _costs(stages: Mapping[str, Any]) -> dict[str, float]:
     """Return what all stages cost together."""
     spent = [found["metrics"].get("total") or found["metrics"] for found in stages.values()]
-    return {name: sum(cost.get(name) or 0 for cost in spent) for name in (*COSTS, "seconds")}
+    costs = {name: sum(cost.get(name) or 0 for cost in spent) for name in (*COSTS, "seconds")}
+    trained = sum(found["metrics"].get("tokens") or 0 for found in stages.values())
+    return {**costs, "tokens": trained}

@@ -78,9 +78,9 @@ def number(value: object) -> str:
         return NOTHING
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".")
+    whole = isinstance(value, int) or abs(value) >= 1000
+    written = f"{value:,.0f}" if whole else f"{value:#.3g}".rstrip(".")
+    return written.replace("-", "−", 1) if value < 0 else written
 
 
 def setting(value: object) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from cai.report.browser import collect_rows
+from cai.report.browser import Rows, collect_rows
 from cai.report.contents import collect
 from cai.report.page import render_page
 from cai.report.truth import grading
@@ -25,11 +26,24 @@ def write_report(run_dir: Path, settings: PipelineSettings) -> Path:
     Raises:
         CaiError: A file of the run is damaged, or the folder cannot be written.
     """
-    grade = grading(settings.evaluate)
-    report = collect(run_dir, settings, grade)
-    most = (settings.report or ReportSettings()).rows
-    page = render_page(report, collect_rows(run_dir, most, grade))
+    report, rows = _gather(run_dir, settings)
+    page = render_page(report, rows)
     write_json(run_dir / "report.json", report)
     path = run_dir / "report.html"
     write_atomically(path, [page.encode("utf-8")])
     return path
+
+
+def draw_live_report(run_dir: Path, settings: PipelineSettings) -> str:
+    """Draw the page as `cai view` serves it, with the constitution to try; nothing is written.
+
+    Raises:
+        CaiError: A file of the run is damaged.
+    """
+    return render_page(*_gather(run_dir, settings), live=True)
+
+
+def _gather(run_dir: Path, settings: PipelineSettings) -> tuple[dict[str, Any], Rows]:
+    grade = grading(settings.evaluate)
+    most = (settings.report or ReportSettings()).rows
+    return collect(run_dir, settings, grade), collect_rows(run_dir, most, grade)

@@ -5,12 +5,12 @@
 
 import difflib
 import json
-import os
 import re
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from report.untrusted import ATTACK, HIDDEN, LONG, SHOWN
 from synthetic_run import (
     ANSWERS,
     MODELS,
@@ -24,61 +24,6 @@ from synthetic_run import (
 
 from cai.report import write_comparison, write_report
 from cai.store import write_rows
-
-HINT = "`make test-browser` installs what is missing"
-NEEDED = os.environ.get("CAI_BROWSER_TESTS") == "required"
-try:
-    from axe_playwright_python.sync_playwright import Axe
-    from chromium import launch
-    from playwright.sync_api import sync_playwright
-except ModuleNotFoundError as missing:
-    if NEEDED:
-        raise
-    pytest.skip(f"{missing.name} is not installed: {HINT}", allow_module_level=True)
-
-ATTACK = (
-    "<script>window.pwned = 1</script>\"'><img src=x onerror=window.pwned=1>"
-    "<svg onload=window.pwned=1></textarea></style><style>*{display:none}</style>"
-    "<iframe srcdoc='<script>parent.pwned=1</script>'></iframe>{{ 7 * 191 }}"
-)
-HIDDEN = "safe\u202eevil\u202c \x1b[31mred\x1b[0m z\u200bw"
-SHOWN = "safe⟨U+202E⟩evil⟨U+202C⟩ ⟨U+001B⟩[31mred⟨U+001B⟩[0m z⟨U+200B⟩w"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        if browser is None:
-            assert not NEEDED, f"there is no Chromium: {HINT}"
-            pytest.skip(f"there is no Chromium: {HINT}")
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(chromium):
-    """Return a function that opens a page of a run; it fails on errors, dialogs and requests."""
-    contexts, troubles = [], []
-
-    def opened(path: Path, fragment: str = "", script: str = "", **context):
-        contexts.append(chromium.new_context(**context))
-        page = contexts[-1].new_page()
-        page.on("dialog", lambda dialog: troubles.append(dialog.message))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on(
-            "request",
-            lambda request: request.url.startswith(path.as_uri()) or troubles.append(request.url),
-        )
-        page.set_default_timeout(10_000)
-        page.add_init_script(script)
-        page.goto(path.as_uri() + fragment)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +54,7 @@ def rows(folder: Path, stage: str, name: str = "rows") -> list[dict]:
     return [json.loads(line) for line in (folder / stage / f"{name}.jsonl").open()]
 
 
-@pytest.mark.parametrize("text", [ATTACK, HIDDEN, "x" * 1_000_000])
+@pytest.mark.parametrize("text", [ATTACK, HIDDEN, LONG])
 def test_text_of_models_never_runs_and_never_hides(visit, tmp_path: Path, text: str):
     folder = make_run(tmp_path / "run", samples=1)
     changed = revisions()
@@ -300,6 +245,7 @@ DIFFS = [
     ("two  spaces\nand a line", "two spaces\n\nand a line"),
     ("拳击手 naïve café's", "拳击 naïve cafés"),
     ("one two three four five six", "six five four three two one"),
+    ("the stamp. Last, hand in the stamp.", "the stamp the honest way."),
 ]
 
 
@@ -351,7 +297,9 @@ def test_a_chain_shows_what_its_revisions_changed(visit, run: Path, report: Path
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_no_barrier_that_axe_knows(visit, run: Path, report: Path, scheme: str, width: int):
+def test_no_barrier_that_axe_knows(
+    visit, barriers, run: Path, report: Path, scheme: str, width: int
+):
     looks = {"color_scheme": scheme, "viewport": {"width": width, "height": 844}}
     compared, _ = write_comparison((run, pipeline()), (run, pipeline(ppo={"kl_coef": 0.3})))
     # axe is injected as a script element, which the page's policy would refuse.
@@ -359,8 +307,7 @@ def test_no_barrier_that_axe_knows(visit, run: Path, report: Path, scheme: str, 
     for sort in ("revision", "comparison", "answers"):
         pages.append(visit(report, f"#show={sort}", bypass_csp=True, **looks))
     for page in pages:
-        results = Axe().run(page)
-        assert results.violations_count == 0, results.generate_report()
+        assert barriers(page) == ""
 
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
@@ -383,8 +330,9 @@ def test_without_scripts_the_numbers_stay_and_the_page_says_where_the_rows_are(v
 
 def test_print_has_the_chosen_row_and_no_controls(visit, run: Path, report: Path):
     row = next(row for row in rows(run, "revise") if row["steps"])
-    page = visit(report, f"#row={row['key']}")
+    page = visit(report, f"#row={row['key']}", viewport={"width": 673, "height": 900})
     page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 673  # A4 within its margins.
     assert page.locator("#list").is_hidden()
     assert page.locator("#search").is_hidden()
     assert page.locator("nav").is_hidden()

@@ -385,6 +385,34 @@ def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
     assert equal["settings"] == equal["principles"] == equal["alone"] == []
 
 
+def test_critiqued_and_direct_revisions_stand_side_by_side(run: Path):
+    """The paper's figure 7: the run with critiques, and the one without."""
+    graded = {"evaluate": {"grader": "refusals"}}
+    direct = pipeline(revise={"critique": False}, **graded)
+    path, facts = write_comparison((run, pipeline(revise={}, **graded)), (run, direct))
+    assert [len(rounds) for rounds in facts["revisions"]] == [3, 3]
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.text.count("revision 2") == 2
+    assert ("revise.critique", True, False) in facts["settings"]
+    write_report(run, direct)
+    alone = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert "revised directly, without critiques" in alone.text
+    ungraded, _ = write_comparison((run, pipeline()), (run, direct))
+    assert "revision 2" not in ungraded.read_text(encoding="utf-8")
+
+
+def test_what_the_guard_saw_is_told(tmp_path: Path):
+    folder = make_run(tmp_path / "run", samples=1)
+    checks = [{"guard/score": 0.5, "guard/evasive": 0.07}, {}, {"guard/score": 0.8}]
+    write_jsonl(folder / "ppo" / "steps.jsonl", [{"step": n} | c for n, c in enumerate(checks, 1)])
+    write_report(folder, pipeline())
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    table = html[html.index('aria-label="Checks of the guard"') :]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table[: table.index("</table>")])
+    assert cells[:6] == ["", "step 1", "step 3", "Preference score", "0.500", "0.800"]
+    assert cells[cells.index("Evasive") :][:3] == ["Evasive", "7%", "–"]
+
+
 def test_terminal_table_has_every_rate_of_every_model(run: Path):
     _, report = report_on(run)
     report["evaluation"]["[red]\x1b[31mx"] = {}

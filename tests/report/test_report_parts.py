@@ -18,7 +18,7 @@ from cai.report.charts import (
     stack,
     ticks,
 )
-from cai.report.curves import curves
+from cai.report.curves import curves, guard_checks
 from cai.report.differences import difference, is_clear
 from cai.report.headline import cautions, headline
 from cai.report.tallies import tally_comparisons, tally_judgements, tally_revisions
@@ -37,7 +37,7 @@ def test_percent(value, shown):
 
 def test_numbers_have_sensible_digits():
     shown = [number(v) for v in (None, 0, 1234567, 0.0123456, 13.0, 1234.5, "x", True, -0.5)]
-    assert shown == ["–", "0", "1,234,567", "0.0123", "13.0", "1,234", "x", "True", "-0.500"]
+    assert shown == ["–", "0", "1,234,567", "0.0123", "13.0", "1,234", "x", "True", "−0.500"]
     assert [duration(s) for s in (None, 0.44, 41.7, 200, 7500)] == [
         "–",
         "0.4 s",
@@ -114,6 +114,18 @@ def test_curves_leave_out_what_is_missing_and_average_long_runs():
     assert sum(y for _, y in points) / len(points) == pytest.approx(2499.5, rel=1e-3)
     assert all(step == pytest.approx(value + 1) for step, value in points)
     assert curves([{"objective/kl": 1.0}]) == {}
+
+
+def test_checks_of_the_guard_are_the_first_the_last_and_some_between():
+    steps = [
+        {"objective/kl": 0.0, **({"guard/kl": n / 10} if n % 3 == 2 else {})} for n in range(60)
+    ]
+    found = guard_checks(steps)
+    assert [check["step"] for check in found] == [3, 15, 27, 36, 48, 60]
+    assert all(check["guard/kl"] == pytest.approx((check["step"] - 1) / 10) for check in found)
+    assert "objective/kl" not in found[0]
+    assert len(guard_checks(steps[:9])) == 3
+    assert guard_checks([{"objective/kl": 0.0}]) == []
 
 
 def test_scores_by_revisions_are_placed_on_their_axis():
@@ -319,6 +331,14 @@ def test_unusable_rows_and_wavering_judges_are_called_out():
     assert any("56%" in caution for caution in found)
     assert any("20 of the 100 rows in revise/rows" in caution for caution in found)
     assert not any("compare" in caution for caution in found)
+
+
+def test_alarms_of_the_guard_are_called_out():
+    alarmed = report()
+    alarmed["stages"] = {"ppo": {"complete": True, "metrics": {"alarms": 2}}}
+    assert cautions(alarmed) == [
+        "PPO's guard raised an alarm at 2 of its checks (see What the guard saw)."
+    ]
 
 
 def test_headline_tells_change_from_chance():

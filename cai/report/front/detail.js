@@ -12,6 +12,10 @@ const LABELS = new Set();
 const plainly = (name) => name.replaceAll("_", " ");
 const two = (number) => (number === null || number === undefined ? "–" : number.toFixed(2));
 
+// P(a response is better), both orders averaged, or the one that was asked.
+const mean = ({ forward, backward }) =>
+  forward !== null && backward !== null ? (forward + backward) / 2 : (forward ?? backward);
+
 function chip(label) {
   if (label === null || label === undefined) return null;
   const kind = LABELS.has(label) ? label : "other";
@@ -85,7 +89,7 @@ function drawComparison({ source, label, better, responses, votes }) {
   });
   const nodes = [element("div", { class: "columns" }, ...columns)];
   if (source === "human") nodes.push(said("The label is a person’s choice, or a simulated one."));
-  if (votes.length) nodes.push(voteTable(votes));
+  if (votes.length) nodes.push(voteTable(votes, "response 1"));
   for (const vote of votes)
     vote.reasoning.forEach((reasoning, n) => {
       const order = vote.reasoning.length > 1 ? ["(response 1 shown first)", "(response 2 shown first)"][n] : null;
@@ -95,15 +99,13 @@ function drawComparison({ source, label, better, responses, votes }) {
   return nodes;
 }
 
-function voteTable(votes) {
+function voteTable(votes, whose) {
   const heads = ["Principle", "shown first", "shown second", "mean", "mass", ""];
   const rows = votes.map((vote) => {
     const { forward, backward } = vote;
-    const both = forward !== null && backward !== null;
-    const mean = both ? (forward + backward) / 2 : (forward ?? backward);
     const note =
       vote.state !== "ok" ? plainly(vote.state) : vote.agree === false ? "the orders disagree" : "";
-    const numbers = [forward, backward, mean, vote.mass];
+    const numbers = [forward, backward, mean(vote), vote.mass];
     return element(
       "tr",
       {},
@@ -118,7 +120,7 @@ function voteTable(votes) {
     element(
       "table",
       { class: "votes" },
-      element("caption", {}, "Probability that response 1 is the better one; mass is the probability on both options together"),
+      element("caption", {}, `Probability that ${whose} is the better one; mass is the probability on both options together`),
       element(
         "thead",
         {},

@@ -57,9 +57,18 @@ function merged(segments) {
     else if (text) joined.push([change, text]);
   }
   const result = [];
+  const push = (change, text) => {
+    if (result.at(-1)?.[0] === change) result.at(-1)[1] += text;
+    else if (text) result.push([change, text]);
+  };
   const held = { removed: "", added: "" };
   const flush = () => {
-    for (const change of ["removed", "added"]) if (held[change]) result.push([change, held[change]]);
+    // Space at the end of both is no part of the change.
+    let end = 0;
+    while (/\s/.test(held.removed.at(-1 - end) ?? "") && held.removed.at(-1 - end) === held.added.at(-1 - end)) end++;
+    const space = end ? held.added.slice(-end) : "";
+    for (const change of ["removed", "added"]) push(change, held[change].slice(0, held[change].length - end));
+    push("same", space);
     held.removed = held.added = "";
   };
   joined.forEach(([change, text], place) => {
@@ -71,7 +80,7 @@ function merged(segments) {
       held.added += text;
     } else {
       flush();
-      result.push([change, text]);
+      push(change, text);
     }
   });
   flush();

@@ -1,0 +1,72 @@
+"""`cai view`."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from rich.console import Console
+
+from cai.cli.options import model_settings
+from cai.engines import Engine
+from cai.pipeline.load import read_resolved
+from cai.pipeline.progress import Progress
+from cai.pipeline.stage import Context
+from cai.report.truth import grading
+from cai.settings import ModelSettings
+
+
+def view_command(
+    run: Path,
+    *,
+    constitution: str | None,
+    model: str,
+    model_changes: list[str] | None,
+    port: int,
+    browser: bool,
+) -> None:
+    """Serve a run's page with its constitution to try, until Ctrl-C."""
+    from cai.view.app import Desk
+    from cai.view.serve import serve
+    from cai.view.source import draft, source_of
+    from cai.view.trials import Model
+
+    settings = read_resolved(run)
+    source = source_of(constitution, run, settings.constitution, Path())
+    found = draft(source, []).whole()
+    context = Context(settings, run, Path.cwd(), found.constitution, Progress(Console()))
+    own = {
+        "helpful-only": context.helpful,
+        "feedback": context.feedback,
+        "sl-cai": context.sl_cai,
+        "rl-cai": context.rl_cai,
+    }
+    like = own.get(model)
+    asked = model_settings(like.path if like else model, model_changes, like)
+    desk = Desk(
+        run=run,
+        settings=settings,
+        source=source,
+        model=Model(asked, _open_engine),
+        grade=grading(settings.evaluate),
+    )
+    console = Console(soft_wrap=True, highlight=False)
+
+    def ready(link: str) -> None:
+        console.print(f"[bold]{link}[/bold]")
+        console.print(
+            f"Open to this machine alone, and to those who have the link. Constitution: "
+            f"{source.path}. Model: {asked.path}. Ctrl-C ends it.",
+            markup=False,
+        )
+        if browser:
+            webbrowser.open(link)
+
+    serve(desk, port=port, ready=ready)
+
+
+def _open_engine(settings: ModelSettings) -> Engine:
+    """Load a model; torch comes with the first one and not before the page is there."""
+    from cai.engines.opening import open_engine
+
+    return open_engine(settings)
