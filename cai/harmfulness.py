@@ -194,6 +194,16 @@ class HarmfulnessModel:
         Raises:
             CaiError: The folder is unusable, or holds another kind of model.
         """
+        cls.check(path)
+        return cls(PreferenceModel.load(path))
+
+    @staticmethod
+    def check(path: str | Path) -> None:
+        """Refuse another kind of model without loading it.
+
+        Raises:
+            CaiError: The folder holds no harmfulness model.
+        """
         config = Path(path) / "config.json"
         found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
         if _MARK not in found:
@@ -201,7 +211,6 @@ class HarmfulnessModel:
                 f"{path} holds no harmfulness model. Give the folder that `cai harmfulness` wrote, "
                 "or `judge`."
             )
-        return cls(PreferenceModel.load(path))
 
     def rate(self, items: Sequence[tuple[Conversation, str]]) -> list[float]:
         """Rate responses to conversations, each in [0, 4].

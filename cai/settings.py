@@ -5,9 +5,10 @@ Unknown keys are refused. A stage runs when its section is present in the file.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -318,6 +319,17 @@ class PPOSettings(Settings, frozen=True):
     """`best`: by score - β·KL on the guard's prompts, among its checks without an alarm."""
 
 
+def _grader(name: str) -> str:
+    """Accept the name of a grader, or of a function."""
+    known = ("playground", "refusals", "judge")
+    if name not in known and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        raise ValueError(
+            f"there is no grader `{name}`; known are {', '.join(known)}, and a function of your "
+            "own as `module:function`"
+        )
+    return name
+
+
 class EvaluateSettings(SamplingSettings, frozen=True):
     """What the models do on held-out prompts."""
 
@@ -325,9 +337,7 @@ class EvaluateSettings(SamplingSettings, frozen=True):
     """At least so many answers to red-team and to helpful prompts each, of every model."""
     checkpoint_samples: Annotated[int, Field(ge=0)] = 60
     """The same of every policy that `ppo.snapshot_steps` has kept; 0 leaves them out."""
-    grader: Annotated[
-        str, Field(pattern=r"^(playground|refusals|judge|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
-    ] = "refusals"
+    grader: Annotated[str, AfterValidator(_grader)] = "refusals"
     """`playground` (the small world's ground truth), `refusals` (string match), `judge` (a model
     with a rubric), or a function of your own as `module:function`."""
     judge: ModelSettings | None = None

@@ -235,6 +235,12 @@ def _name(path: str) -> str:
 
 
 def _loader(folder: str) -> Callable[[], PreferenceModel]:
+    """Return what loads a preference model, once; another kind of model is refused at once."""
+    from cai.models import model_folder
+    from cai.preference_model import score_constants
+
+    score_constants(model_folder(ModelSettings(path=folder)))
+
     @cache
     def load() -> PreferenceModel:
         from cai.preference_model import PreferenceModel
@@ -263,4 +269,5 @@ def settings_of(values: Mapping[str, Any]) -> tuple[EvaluateSettings, frozenset[
     except ValidationError as problem:
         first = problem.errors()[0]
         where = str(first["loc"][0]).replace("_", "-")
-        raise CaiError(f"`--{where} {first['input']}`: {first['msg']}.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise CaiError(f"`--{where} {first['input']}`: {message}.") from None

@@ -127,6 +127,11 @@ def evaluate(
         CaiError: A model, judge or grader cannot be used.
     """
     judge = evaluation.judge
+    rated_by = evaluation.settings.harmfulness
+    if rated_by not in (None, JUDGE):  # better said now than after hours of asking
+        from cai.harmfulness import HarmfulnessModel
+
+        HarmfulnessModel.check(str(rated_by))
     opened = {*evaluation.models.values(), *evaluation.checkpoints.values()} | (
         {judge} if judge else set()
     )
