@@ -77,6 +77,7 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
             f"Where the feedback model has an opinion, it prefers the same response in both orders "
             f"only {percent(agreement)} of the time; labels average the two orders."
         )
+    said += report.get("measures", {}).get("flags", [])
     for where, states in report["states"].items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)
