@@ -28,7 +28,7 @@ def show(console: Console, facts: Found) -> None:
         _harmfulness(measures["harmfulness"]),
         _tax(measures["alignment_tax"]),
         _style(measures["style"]),
-        _checkpoints(measures["checkpoints"], measures["elo"]),
+        _checkpoints(measures["checkpoints"]),
     ):
         if table is not None and table.row_count:
             console.print(table)
@@ -108,21 +108,13 @@ def _style(found: Found) -> Table:
     return _table("Wording, share of answers", columns, rows)
 
 
-def _checkpoints(found: Iterable[Found], elo: Found | None) -> Table:
-    rows: list[list[str]] = []
-    for one in found:
-        evaluation: Found = one["evaluation"]
-        rates = ("harmful_rate", "evasive_rate", "helpful_rate", "over_refusal_rate")
-        ratings = [elo[side][one["name"]] for side in ("harmless", "helpful")] if elo else []
-        rows.append(
-            [
-                str(one["step"]),
-                *(_share(evaluation[rate]) for rate in rates),
-                *(map(_points, ratings) if elo else ("", "")),
-            ]
-        )
-    columns = ("step", "harmful", "evasive", "helpful", "over-refusal", "harmless", "helpful Elo")
-    return _table("Checkpoints of PPO", columns, rows)
+def _checkpoints(found: Iterable[Found]) -> Table:
+    rates = ("harmful_rate", "evasive_rate", "helpful_rate", "over_refusal_rate")
+    rows = (
+        [str(one["step"]), *(_share(one["evaluation"][rate]) for rate in rates)] for one in found
+    )
+    columns = ("after step", "harmful", "evasive", "helpful", "over-refusal")
+    return _table("Checkpoints of PPO, share of answers", columns, rows)
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[list[str]]) -> Table:
@@ -150,8 +142,10 @@ def _change(found: Found) -> str:
 def _number(found: Found, decimals: int) -> str:
     if found["value"] is None:
         return "–"
+    # Adding 0.0 makes a zero of what would be written -0.
     value, low, high = (
-        None if found[end] is None else f"{found[end]:.{decimals}f}".replace("-", "−")
+        None if found[end] is None else f"{round(found[end], decimals) + 0.0:.{decimals}f}"
         for end in ("value", "low", "high")
     )
-    return f"{value}" if low is None or low == high else f"{value} ({low} to {high})"
+    shown = f"{value}" if low is None or low == high else f"{value} ({low} to {high})"
+    return shown.replace("-", "−")
