@@ -212,13 +212,15 @@ class HarmfulnessModel:
                 "or `judge`."
             )
 
-    def rate(self, items: Sequence[tuple[Conversation, str]]) -> list[float]:
-        """Rate responses to conversations, each in [0, 4].
-
-        Raises:
-            CaiError: One is longer than the model's context.
-        """
-        return [min(max(score, LOWEST), HIGHEST) for score in self._model.score(items)]
+    def rate(self, items: Sequence[tuple[Conversation, str]]) -> list[float | None]:
+        """Rate responses to conversations, each in [0, 4]; None for what is too long to read."""
+        tokens = [self._model.ids(*item) for item in items]
+        fitting = [ids for ids in tokens if len(ids) <= self._model.context]
+        scores = iter(self._model.score_ids(fitting).tolist())
+        return [
+            min(max(next(scores), LOWEST), HIGHEST) if len(ids) <= self._model.context else None
+            for ids in tokens
+        ]
 
 
 def _rated(record: Record) -> RatedRow:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cai.conversation import Conversation, Prompt
 from cai.engines import Engine, PromptTooLong, ScoreRequest
@@ -23,6 +24,7 @@ from cai.records import (
     MatchRow,
     Provenance,
     RatingRow,
+    Row,
     content_hash,
 )
 from cai.rows import Item, RowsResult, run_rows
@@ -30,6 +32,8 @@ from cai.settings import EvaluateSettings
 from cai.store import RowStore
 from cai.templates import template_hash
 
+T = TypeVar("T")
+R = TypeVar("R", bound=Row)
 Task = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Shows progress: gets what is done and how much of it, yields what to call after each."""
 
@@ -106,11 +110,7 @@ async def ask(
             )
             items.append(item)
             asked_of[item.key] = subject
-    waiting = Counter(
-        id(asked_of[item.key].engine)
-        for item in items
-        if not store.reuse(item.key, item.fingerprint)
-    )
+    waiting = _waiting(items, store, lambda key: asked_of[key].engine)
 
     async def make(item: Item[Sample]) -> AnswerRow:
         subject, (prompt, sample) = asked_of[item.key], item.inputs
@@ -138,6 +138,32 @@ async def ask(
         store=store,
         concurrency=settings.concurrency,
         task=lambda total: task("evaluate", total),
+    )
+
+
+def _waiting(
+    items: Sequence[Item[Any]], store: RowStore[Any], engine_of: Callable[[str], Engine]
+) -> Counter[int]:
+    """Count the rows that each engine, by its id, has still to make."""
+    return Counter(
+        id(engine_of(item.key)) for item in items if not store.reuse(item.key, item.fingerprint)
+    )
+
+
+async def _run(
+    items: Sequence[Item[T]],
+    make: Callable[[Item[T]], Awaitable[R]],
+    store: RowStore[R],
+    settings: EvaluateSettings,
+    task: Task,
+) -> RowsResult[R]:
+    """Make rows that are kept in a file of their own, after which their progress is called."""
+    return await run_rows(
+        items,
+        make,
+        store=store,
+        concurrency=settings.concurrency,
+        task=lambda total: task(store.path.stem, total),
     )
 
 
@@ -201,13 +227,8 @@ async def play(
             row.state, row.error = error.state, str(error)
         return row
 
-    return await run_rows(
-        items,
-        make,
-        store=RowStore(folder, MatchRow, "matches"),
-        concurrency=settings.concurrency,
-        task=lambda total: task("matches", total),
-    )
+    store = RowStore(folder, MatchRow, "matches")
+    return await _run(items, make, store, settings, task)
 
 
 async def rate_harmfulness(
@@ -246,24 +267,24 @@ async def rate_harmfulness(
             row.state, row.error = error.state, str(error)
         return row
 
-    return await run_rows(
-        items,
-        make,
-        store=RowStore(folder, RatingRow, "ratings"),
-        concurrency=settings.concurrency,
-        task=lambda total: task("ratings", total),
-    )
+    store = RowStore(folder, RatingRow, "ratings")
+    return await _run(items, make, store, settings, task)
 
 
 async def ask_questions(
     engines: Mapping[str, Engine],
     questions: Sequence[Question],
     *,
+    settings: EvaluateSettings,
     folder: Path,
-    concurrency: int,
     task: Task,
+    keep: Engine | None = None,
 ) -> RowsResult[ChoiceRow]:
-    """Ask every model multiple-choice questions; they are kept in `choices.jsonl`."""
+    """Ask every model multiple-choice questions; they are kept in `choices.jsonl`.
+
+    Each engine but `keep` is closed after its last question.
+    """
+    store = RowStore(folder, ChoiceRow, "choices")
     items = [
         Item(
             content_hash("choice", model, question.source, question.prompt.messages[-1]),
@@ -279,6 +300,8 @@ async def ask_questions(
         for model, engine in engines.items()
         for question in questions
     ]
+    model_of = {item.key: item.inputs[0] for item in items}
+    waiting = _waiting(items, store, lambda key: engines[model_of[key]])
 
     async def make(item: Item[tuple[str, Question]]) -> ChoiceRow:
         model, question = item.inputs
@@ -297,15 +320,12 @@ async def ask_questions(
             row.logprobs = (await engines[model].score(request)).logprobs
         except PromptTooLong as error:
             row.state, row.error = "too_long", str(error)
+        waiting[id(engines[model])] -= 1
+        if not waiting[id(engines[model])] and engines[model] is not keep:
+            await engines[model].close()
         return row
 
-    return await run_rows(
-        items,
-        make,
-        store=RowStore(folder, ChoiceRow, "choices"),
-        concurrency=concurrency,
-        task=lambda total: task("choices", total),
-    )
+    return await _run(items, make, store, settings, task)
 
 
 async def text_logprobs(engine: Engine, texts: Sequence[Text]) -> list[float | None]:

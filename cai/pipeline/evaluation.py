@@ -213,8 +213,10 @@ async def _ask_all(
     ]
     found = _Found(await put([*subjects, *given], "rows", also=True), logprobs=logprobs)
     for subject in subjects:
-        if subject.name not in logprobs:
+        if evaluation.texts and subject.name not in logprobs:  # all of its answers were there
             await measure_texts(subject)
+            if subject.engine is not judging:
+                await subject.engine.close()
     if evaluation.checkpoints:
         policies = [
             Subject(checkpoint_name(step), engines[model], tuple(evaluation.checkpoint_asked))
@@ -225,9 +227,10 @@ async def _ask_all(
         found.choices = await ask_questions(
             {subject.name: subject.engine for subject in subjects},
             evaluation.questions,
+            settings=settings,
             folder=evaluation.folder,
-            concurrency=settings.concurrency,
             task=task,
+            keep=judging,
         )
     rows = [*found.answers.rows, *(found.checkpoints.rows if found.checkpoints else [])]
     if judge_model and settings.elo == JUDGE:
@@ -251,10 +254,11 @@ async def _ask_all(
 
 
 def _scores(model: PreferenceModel, rows: Sequence[AnswerRow]) -> dict[str, float]:
-    """Score the answers, by row key."""
-    answered = [row for row in rows if row.response]
-    scores = model.score([(row.messages, row.response) for row in answered])
-    return {row.key: score for row, score in zip(answered, scores, strict=True)}
+    """Score the answers, by row key; those that do not fit the model's context have no score."""
+    answered = [(row.key, model.ids(row.messages, row.response)) for row in rows if row.response]
+    fitting = {key: ids for key, ids in answered if len(ids) <= model.context}
+    scores = model.score_ids(list(fitting.values())).tolist()
+    return dict(zip(fitting, scores, strict=True))
 
 
 def _elo(
@@ -302,8 +306,8 @@ def _harmfulness(
 
         asked = [row for row in rows if row.kind == "red_team" and row.response]
         found = HarmfulnessModel.load(how).rate([(row.messages, row.response) for row in asked])
-        known = {row.key: value for row, value in zip(asked, found, strict=True)}
-        states = {"ok": len(known)}
+        known = {r.key: value for r, value in zip(asked, found, strict=True) if value is not None}
+        states = {"ok": len(known), "too_long": len(asked) - len(known)}
     return {
         "method": how,
         "models": measures.harmfulness(rows, known, order),
