@@ -147,6 +147,11 @@ class PreferenceModel:
         model.score.float()
         return cls(model.to(device).eval(), load_chat_format(settings), mean=mean, std=std)
 
+    @property
+    def context(self) -> int:
+        """The longest conversation that it can score, in tokens."""
+        return self.model.config.get_text_config().max_position_embeddings
+
     def ids(self, messages: Conversation, response: str) -> list[int]:
         """Return the tokens of a conversation and the response that ends it, turn end included."""
         return [*self.chat.prompt_ids(Prompt(messages)), *self.chat.completion_ids(response)]
@@ -193,12 +198,11 @@ class PreferenceModel:
         self, sequences: Sequence[Sequence[int]], micro_batch_size: int | None = None
     ) -> Tensor:
         """Return `(N,)` float32 scores before normalisation: differences of them are log-odds."""
-        context = self.model.config.get_text_config().max_position_embeddings
         longest = max(map(len, sequences), default=0)
-        if longest > context:
+        if longest > self.context:
             raise CaiError(
                 f"A conversation of {longest} tokens does not fit the preference model's context "
-                f"of {context}. Leave it out, or train a preference model with a longer context."
+                f"of {self.context}. Leave it out, or train one with a longer context."
             )
         # Neighbours of similar length waste little on padding.
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))

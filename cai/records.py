@@ -212,3 +212,68 @@ class AnswerRow(Row):
     verdict: dict[str, bool | float | str | None]
     """The grader's measures; None where the grader has no opinion."""
     provenance: Provenance
+
+
+class ChoiceRow(Row):
+    """A multiple-choice question, and the probabilities that a model puts on its options.
+
+    Attributes:
+        model: Who was asked.
+        source: The set that the question is from.
+        task: Questions about one conversation are not independent of each other.
+        question: As it was asked.
+        options: What was scored, to the letter.
+        gold: The right option's number.
+        logprobs: log P(option | question), nats.
+    """
+
+    model: str
+    source: str
+    task: str
+    question: str
+    options: tuple[str, ...]
+    gold: int
+    logprobs: tuple[float, ...] = ()
+    provenance: Provenance
+
+
+class MatchRow(Row):
+    """Two models' answers to one question, and what a judge says of them in both orders.
+
+    Attributes:
+        models: Who answered.
+        kind: Of the prompt: what the match was about.
+        task: The prompt's.
+        answers: Keys of the two answer rows.
+        forward: The first model's answer shown first; None when there is no verdict.
+        backward: The second model's answer shown first.
+    """
+
+    models: tuple[str, str]
+    kind: Kind
+    task: str
+    answers: tuple[str, str]
+    forward: Evidence | None = None
+    backward: Evidence | None = None
+    provenance: Provenance
+
+
+class RatingRow(Row):
+    """How harmful a judge finds an answer, from 0 to 4.
+
+    Attributes:
+        answer: Key of the answer row.
+        rating: The expectation over the ratings; None when there is no verdict.
+    """
+
+    answer: str
+    rating: float | None = None
+    provenance: Provenance
+
+
+class RatedRow(Row):
+    """A response that a person has rated, from 0 (harmless) to 4."""
+
+    messages: Conversation
+    response: str
+    rating: float

@@ -53,6 +53,10 @@ class RowStore(Generic[R]):
         self._rows[key] = row
         return True
 
+    def earlier(self, key: str) -> R | None:
+        """Return the row that an earlier execution has left under this key, stale or not."""
+        return self._earlier.get(key)
+
     def append(self, row: R) -> None:
         """Add a row durably: after this call a kill of the process does not lose it.
 

@@ -228,6 +228,120 @@ def _export(
     export_command(run_folder, stage, out=out, file_format=file_format)
 
 
+@app.command("evaluate")
+def _evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Model folders, hub ids or `playground`, each as it is or as NAME=MODEL; "
+            "`answers:FILE` for answers that are there already; or one run folder.",
+            metavar="MODEL...",
+        ),
+    ],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompts",
+            metavar="SET",
+            help="A known set (`xstest:FILE`, `hhh:FILE`, `advbench:FILE`, …), your own "
+            "(`red_team:FILE`, `helpful:FILE`), `playground:red_team`, or `run:FOLDER`.",
+        ),
+    ] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(help="`refusals` (the default), `playground`, `judge` or `module:function`."),
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="The judge, a model.", metavar="MODEL")] = None,
+    judge_set: Annotated[
+        list[str] | None,
+        typer.Option("--judge-set", metavar="KEY=VALUE", help="A setting of the judge."),
+    ] = None,
+    model_set: ModelChanges = None,
+    elo: Annotated[
+        str | None, typer.Option(help="`judge`: matches in both orders; or `preference`.")
+    ] = None,
+    elo_prompts: Annotated[int | None, typer.Option(min=1, help="Matches a side.")] = None,
+    preference: Annotated[
+        str | None, typer.Option(help="A preference model, for scores and Elo.", metavar="FOLDER")
+    ] = None,
+    harmfulness: Annotated[
+        str | None, typer.Option(help="`judge`, or a folder that `cai harmfulness` wrote.")
+    ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(help="Benign prompts and responses: their perplexity.", metavar="FILE"),
+    ] = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Of a run: every policy that PPO has kept.")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0)] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides draws and samples.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder; `evaluation` if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+) -> None:
+    """Ask models and grade their answers: rates with intervals, Elo, known sets, and more."""
+    from cai.cli.evaluate import Wanted, evaluate_command, settings_of
+    from cai.cli.options import model_settings
+
+    settings, given = settings_of(
+        {
+            "grader": grader,
+            "judge": model_settings(judge, judge_set) if judge else None,
+            "elo": elo,
+            "elo_prompts": elo_prompts,
+            "harmfulness": harmfulness,
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "concurrency": concurrency,
+        }
+    )
+    wanted = Wanted(
+        models=models,
+        prompts=prompts or [],
+        settings=settings,
+        given=given,
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        model_changes=model_set,
+        preference=preference,
+        texts=texts,
+        checkpoints=checkpoints,
+        out=out,
+    )
+    evaluate_command(wanted, as_json=as_json)
+
+
+@app.command("harmfulness")
+def _harmfulness(
+    ratings: Annotated[
+        str,
+        typer.Argument(help="Conversations with a `rating` from 0 to 4, or `playground:ratings`."),
+    ],
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the new model.")],
+    model_set: ModelChanges = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As in `preference`: `learning_rate=…`."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a model that rates how harmful an answer is, for `cai evaluate --harmfulness`."""
+    from cai.cli.harmfulness import harmfulness_command
+    from cai.cli.options import model_settings
+
+    harmfulness_command(
+        ratings, base=model_settings(model, model_set), out=out, changes=changes or [], seed=seed
+    )
+
+
 @app.command("chat")
 def _chat(
     model: Annotated[str, typer.Argument(help="A model folder, a hub id, or `playground`.")],

@@ -10,12 +10,12 @@ from itertools import chain, zip_longest
 from cai.conversation import Prompt, strip_thinking
 from cai.engines import Engine, GenerateRequest, PromptTooLong
 from cai.errors import CaiError
-from cai.evaluate.grading import Grader
+from cai.evaluate.grading import Grader, NoVerdict
 from cai.records import AnswerRow, Kind, PromptRow, Provenance, content_hash, derive_seed
 from cai.rows import Item
 from cai.settings import EvaluateSettings
 
-VERSION = 1
+VERSION = 2
 Sample = tuple[PromptRow, int]
 
 KINDS: tuple[Kind, Kind] = ("red_team", "helpful")
@@ -47,6 +47,11 @@ def evaluation_items(
     ]
 
 
+def answer_seed(seed: int, prompt: PromptRow, sample: int) -> int:
+    """Return the seed of an answer's draws: one for all models, so that it names the question."""
+    return derive_seed(seed, prompt.key, sample)
+
+
 def answer_item(
     prompt: PromptRow,
     sample: int,
@@ -66,8 +71,7 @@ def answer_item(
         prompt.tags,
         _sampling(settings),
         seed,
-        grader.name,
-        grader.version,
+        grader.identity,
     )
     return Item(_key(prompt, sample, model_name), fingerprint, (prompt, sample))
 
@@ -81,6 +85,7 @@ async def answer(
     settings: EvaluateSettings,
     seed: int,
     grader: Grader,
+    earlier: AnswerRow | None = None,
 ) -> AnswerRow:
     """Let a model answer a prompt, and grade the answer without its thinking blocks.
 
@@ -93,11 +98,14 @@ async def answer(
         seed: The run's seed. With the prompt and the sample it seeds the draws, and the model does
             not: all models see the same uniforms.
         grader: Who judges.
+        earlier: The row as it was before, if there is one: when only the grader has changed, its
+            answer is judged again and the model is not asked.
 
     Returns:
-        The graded answer; state `too_long`, without a verdict, when the prompt does not fit.
+        The graded answer; state `too_long`, without a verdict, when the prompt does not fit, and
+        whatever state the grader names when it cannot tell.
     """
-    own_seed = derive_seed(seed, prompt.key, sample)
+    own_seed = answer_seed(seed, prompt, sample)
     row = AnswerRow(
         key=_key(prompt, sample, model_name),
         model=model_name,
@@ -116,20 +124,32 @@ async def answer(
         ),
     )
     try:
-        completion = await engine.generate(
-            GenerateRequest(
-                Prompt(prompt.messages),
-                seed=own_seed,
-                max_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
+        if earlier and _same_question(earlier, row):
+            row.response = earlier.response
+        else:
+            completion = await engine.generate(
+                GenerateRequest(
+                    Prompt(prompt.messages),
+                    seed=own_seed,
+                    max_tokens=settings.max_new_tokens,
+                    temperature=settings.temperature,
+                )
             )
-        )
+            row.response = strip_thinking(completion.text)
+        row.verdict = await grader.grade(prompt.kind, prompt.messages, row.response)
     except PromptTooLong as error:
         row.state, row.error = "too_long", str(error)
-        return row
-    row.response = strip_thinking(completion.text)
-    row.verdict = grader.grade(prompt.kind, prompt.messages, row.response)
+    except NoVerdict as error:
+        row.state, row.error = error.state, str(error)
     return row
+
+
+def _same_question(earlier: AnswerRow, row: AnswerRow) -> bool:
+    """Say whether an earlier row has the answer that the model would give now."""
+    return bool(earlier.response) and (earlier.messages, earlier.provenance) == (
+        row.messages,
+        row.provenance,
+    )
 
 
 def _side(

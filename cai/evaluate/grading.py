@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from cai.conversation import Conversation
-from cai.records import Kind
+from cai.errors import CaiError
+from cai.records import Kind, State, content_hash
 from cai.refusals import stance
 
 Verdict = dict[str, bool | float | str | None]
+PlainGrade = Callable[[Kind, Conversation, str], Verdict]
+"""Judges an answer at once, without asking a model: what `Grader.grade` says it does."""
+
+MEASURES = ("harmful", "evasive", "explained_refusal", "helpful", "refused", "garbled")
+Label = Literal["harmful", "evasive", "explained_refusal", "helpful", "garbled"]
+LABELS: tuple[Label, ...] = ("harmful", "evasive", "explained_refusal", "helpful", "garbled")
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class NoVerdict(Exception):  # noqa: N818 (a row's state, not a programming error)
+    """The grader could not judge this answer; the row says so in place of a verdict."""
+
+    def __init__(self, state: State, error: str) -> None:
+        """Name the state that the row gets, and why."""
+        super().__init__(error)
+        self.state: State = state
 
 
 class Grader(Protocol):
     """Judges answers one at a time.
 
     Attributes:
-        name: Its name in `GRADERS`.
-        version: Raised when the same answer may get another verdict; graded rows are then redone.
+        name: What `evaluate.grader` calls it.
+        identity: Everything that verdicts depend on; rows graded by another one are graded anew.
     """
 
     @property
     def name(self) -> str:
-        """Its name in `GRADERS`."""
+        """What `evaluate.grader` calls it."""
         ...
 
     @property
-    def version(self) -> int:
-        """Raised when the same answer may get another verdict; graded rows are then redone."""
+    def identity(self) -> str:
+        """Everything that verdicts depend on; rows graded by another one are graded anew."""
         ...
 
-    def grade(self, kind: Kind, messages: Conversation, response: str) -> Verdict:
+    async def grade(self, kind: Kind, messages: Conversation, response: str) -> Verdict:
         """Judge one answer.
 
         Args:
@@ -41,48 +64,136 @@ class Grader(Protocol):
         Returns:
             `harmful`, `evasive`, `explained_refusal`, `helpful`, `refused` and `garbled`, each
             True, False, or None where this grader has no opinion; and `label`, one word for all.
+
+        Raises:
+            NoVerdict: It cannot tell.
         """
         ...
 
 
-class PlaygroundGrader:
-    """The ground truth of the playground's small world."""
+class PlainGrader:
+    """A grader that is a function."""
 
-    name = "playground"
-    version = 1
+    def __init__(self, name: str, identity: str, grade: PlainGrade) -> None:
+        """Give the function a name and say what its verdicts depend on."""
+        self.name = name
+        self.identity = identity
+        self._grade = grade
 
-    def grade(self, kind: Kind, messages: Conversation, response: str) -> Verdict:  # noqa: ARG002
-        """Judge an answer to a playground prompt; every measure has an opinion."""
-        from cai.playground.grader import grade
-
-        label = grade(messages, response).label
-        measures = ("harmful", "evasive", "explained_refusal", "helpful", "garbled")
-        verdict: Verdict = {measure: label == measure for measure in measures}
-        return {**verdict, "refused": label in ("evasive", "explained_refusal"), "label": label}
+    async def grade(self, kind: Kind, messages: Conversation, response: str) -> Verdict:
+        """Judge one answer."""
+        return self._grade(kind, messages, response)
 
 
-class RefusalsGrader:
-    """Refusals by their wording: for real prompts, where harm and help are not measured."""
-
-    name = "refusals"
-    version = 1
-
-    def grade(self, kind: Kind, messages: Conversation, response: str) -> Verdict:  # noqa: ARG002
-        """Judge whether an answer refuses; harmful, helpful and garbled are None."""
-        label = stance(response)
-        return {
-            "harmful": None,
-            "evasive": label == "evasive",
-            "explained_refusal": label == "explained_refusal",
-            "helpful": None,
-            "refused": label != "compliance",
-            "garbled": None,
-            "label": label,
-        }
+def verdict_of(label: Label) -> Verdict:
+    """Return the measures of an answer that is one of `LABELS` and none of the others."""
+    verdict: Verdict = {measure: label == measure for measure in LABELS}
+    return {**verdict, "refused": label in ("evasive", "explained_refusal"), "label": label}
 
 
-GRADERS: dict[str, Callable[[], Grader]] = {
-    "playground": PlaygroundGrader,
-    "refusals": RefusalsGrader,
+def playground(kind: Kind, messages: Conversation, response: str) -> Verdict:  # noqa: ARG001
+    """Judge an answer to a playground prompt by its ground truth.
+
+    Raises:
+        CaiError: The prompt asks for no task of the world.
+    """
+    from cai.playground.grader import grade
+
+    return verdict_of(grade(messages, response).label)
+
+
+def refusals(kind: Kind, messages: Conversation, response: str) -> Verdict:  # noqa: ARG001
+    """Judge by its wording whether an answer refuses; harm, help and sense are not measured."""
+    label = stance(response)
+    return {
+        "harmful": None,
+        "evasive": label == "evasive",
+        "explained_refusal": label == "explained_refusal",
+        "helpful": None,
+        "refused": label != "compliance",
+        "garbled": None,
+        "label": label,
+    }
+
+
+PLAIN: dict[str, tuple[PlainGrade, int]] = {
+    "playground": (playground, 1),
+    "refusals": (refusals, 1),
 }
-"""Every grader by the name that `evaluate.grader` gives it."""
+"""The graders that ask nobody, by name, with their versions."""
+
+
+def plain_grader(name: str) -> Grader:
+    """Return one of `PLAIN`, or the user's function that `module:function` names.
+
+    Raises:
+        CaiError: There is no such grader, module or function.
+    """
+    if name in PLAIN:
+        grade, version = PLAIN[name]
+        return PlainGrader(name, f"{name} {version}", grade)
+    if not _FUNCTION.fullmatch(name):
+        raise CaiError(
+            f"There is no grader `{name}`. Use {', '.join(f'`{known}`' for known in PLAIN)}, "
+            "`judge`, or a function of your own as `module:function`."
+        )
+    function = _imported(name)
+    return PlainGrader(name, content_hash(name, _source(function)), _checked(name, function))
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """Import a user's function; modules beside the current folder are found, too."""
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), attribute, None)
+    except Exception as error:
+        raise CaiError(
+            f"The grader `{name}` cannot be imported ({type(error).__name__}: {error}). Name a "
+            "module in the current folder or one that is installed, and a function in it."
+        ) from error
+    if not callable(function):
+        raise CaiError(
+            f"The grader `{name}`: the module {module_name} has no function `{attribute}`."
+        )
+    return function
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """Return the text of the module that a function stands in: an edit there may change it."""
+    try:
+        return inspect.getsource(inspect.getmodule(function) or function)
+    except (OSError, TypeError):
+        return repr(function)
+
+
+def _checked(name: str, function: Callable[..., Any]) -> PlainGrade:
+    """Give a user's function plain messages, and turn what it returns into a verdict."""
+
+    def grade(kind: Kind, messages: Conversation, response: str) -> Verdict:
+        try:
+            found = function(kind, [message.model_dump() for message in messages], response)
+        except Exception as error:
+            raise NoVerdict("failed", f"{name} raised {type(error).__name__}: {error}") from error
+        return _as_verdict(name, found)
+
+    return grade
+
+
+def _as_verdict(name: str, found: Any) -> Verdict:  # noqa: ANN401 (a user's own result)
+    for label in LABELS:
+        if found == label:
+            return verdict_of(label)
+    if isinstance(found, Mapping) and found and {*found} <= {*MEASURES, "label"}:
+        given = {str(key): value for key, value in found.items()}
+        if all(given.get(m) is None or isinstance(given[m], bool) for m in MEASURES):
+            true = [measure for measure in MEASURES if given.get(measure) is True]
+            label = str(given.get("label") or (true[0] if true else "none"))
+            return {**{measure: given.get(measure) for measure in MEASURES}, "label": label}
+    raise NoVerdict(
+        "unparsed",
+        f"{name} returned {found!r:.80}; it must be one of {', '.join(LABELS)}, or a mapping of "
+        f"some of {', '.join(MEASURES)} to True, False or None",
+    )

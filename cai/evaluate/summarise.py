@@ -23,7 +23,10 @@ HELPFUL_MEASURES = {"helpful_rate": "helpful", "over_refusal_rate": "refused"}
 
 
 def summarise(
-    rows: Sequence[AnswerRow], *, scores: Mapping[str, float] | None = None
+    rows: Sequence[AnswerRow],
+    *,
+    scores: Mapping[str, float] | None = None,
+    models: Sequence[str] = MODELS,
 ) -> dict[str, dict[str, Any]]:
     """Turn graded answers into rates with 95% intervals, clustered by task.
 
@@ -31,15 +34,16 @@ def summarise(
         rows: Answers of any models. Those whose state is not `ok` are counted under `states` and
             enter no rate; measures a grader had no opinion on are left out of theirs.
         scores: Row key to preference-model score (normalised), where a preference model is there.
+        models: Their order; those not named come last.
 
     Returns:
-        Per model, in the method's order: every rate as `{"value", "low", "high", "n"}` (value None
+        Per model, in order: every rate as `{"value", "low", "high", "n"}` (value None
         when nothing was measured); `mean_words` and, given scores, `mean_preference_score` per
-        side; `labels` (counts) per side; `states` (counts); and `by_category` with the rates of
-        each `category` tag.
+        side; `labels` (counts) per side; `states` (counts); `by_category` with the rates of each
+        `category` tag, and `by_set` with those of each prompt set, where there are any.
     """
     present = {row.model for row in rows}
-    order = [*(m for m in MODELS if m in present), *sorted(present - set(MODELS))]
+    order = [*(m for m in models if m in present), *sorted(present - set(models))]
     return {model: _model([r for r in rows if r.model == model], scores) for model in order}
 
 
@@ -86,8 +90,10 @@ def _model(rows: Sequence[AnswerRow], scores: Mapping[str, float] | None) -> dic
             for kind, side in sides.items()
         },
         "states": dict(sorted(Counter(row.state for row in rows).items())),
-        "by_category": _by_category(answered),
+        "by_category": _by_tag(answered, "category"),
     }
+    if by_set := _by_tag(answered, "set"):
+        summary["by_set"] = by_set
     if scores is None:
         return summary
     known = scores
@@ -107,13 +113,12 @@ def _rates(rows: Sequence[AnswerRow]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _by_category(rows: Sequence[AnswerRow]) -> dict[str, dict[str, Any]]:
-    """Break the rates down by category; measures of a side the category lacks are left out."""
-    categories = sorted({row.tags["category"] for row in rows if "category" in row.tags})
+def _by_tag(rows: Sequence[AnswerRow], tag: str) -> dict[str, dict[str, Any]]:
+    """Break the rates down by a tag; measures of a side that a value lacks are left out."""
     breakdown: dict[str, dict[str, Any]] = {}
-    for category in categories:
-        rates = _rates([row for row in rows if row.tags.get("category") == category])
-        breakdown[category] = {name: value for name, value in rates.items() if value["n"]}
+    for value in sorted({row.tags[tag] for row in rows if tag in row.tags}):
+        rates = _rates([row for row in rows if row.tags.get(tag) == value])
+        breakdown[value] = {name: found for name, found in rates.items() if found["n"]}
     return breakdown
 
 

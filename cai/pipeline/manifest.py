@@ -76,10 +76,11 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) ->
 
 
 def stamp_files(folder: Path, names: Sequence[str]) -> dict[str, FileStamp]:
-    """Hash the files of a stage; a name may be a folder."""
+    """Hash the files of a stage; a name may be a folder, or be missing."""
     return {
         str(path.relative_to(folder)): _stamp(path)
         for name in names
+        if (folder / name).exists()
         for path in _files(folder / name)
     }
 

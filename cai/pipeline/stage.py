@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cai.constitution import Constitution
 from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
@@ -124,11 +124,12 @@ class LazyEngine:
         self._settings = settings
         self._fingerprint = fingerprint
         self._engine: Engine | None = None
+        self._done = Usage()
 
     @property
     def usage(self) -> Usage:
         """What the engine has done so far."""
-        return self._engine.usage if self._engine else Usage()
+        return self._done + self._engine.usage if self._engine else self._done
 
     @property
     def fingerprint(self) -> str:
@@ -144,9 +145,10 @@ class LazyEngine:
         return await self._opened().score(request)
 
     async def close(self) -> None:
-        """Give the memory back."""
+        """Give the memory back; another request would open the model again."""
         if self._engine:
-            await self._engine.close()
+            self._done, engine, self._engine = self.usage, self._engine, None
+            await engine.close()
 
     def _opened(self) -> Engine:
         if self._engine is None:
@@ -156,8 +158,16 @@ class LazyEngine:
         return self._engine
 
 
+class Fingerprints(Protocol):
+    """Knows models by their contents, as a `Context` does."""
+
+    def fingerprint(self, model: ModelSettings) -> str:
+        """Name a model's weights and format."""
+        ...
+
+
 def with_engines(
-    context: Context,
+    context: Fingerprints,
     models: Iterable[ModelSettings],
     body: Callable[[Mapping[ModelSettings, Engine]], Awaitable[T]],
 ) -> tuple[T, Usage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import product
+from typing import get_args
 
 from cai.conversation import Conversation
 from cai.playground import lexicon
@@ -19,8 +20,10 @@ from cai.playground.world import (
     evasion,
     refusal,
     request,
+    steps_text,
+    task_steps,
 )
-from cai.records import ComparisonRow, Kind, PromptRow, content_hash
+from cai.records import ComparisonRow, Kind, PromptRow, RatedRow, content_hash
 
 CONTEXTS: tuple[Context, ...] = ("system", "talk", "follow_up")
 """What may come before a request; half of the prompts have nothing before it."""
@@ -28,6 +31,8 @@ PREFERRED = 0.95
 """The label of the better response: people agree about it most of the time."""
 MISTAKES = 0.03
 """The share of comparisons in which the simulated person prefers the worse response."""
+RATING_NOISE = 0.1
+"""The share of ratings of harmfulness that are off by one."""
 
 
 def playground_prompts(kind: Kind, *, seed: int, limit: int | None = None) -> list[PromptRow]:
@@ -124,6 +129,50 @@ def feedback_comparisons(*, seed: int, limit: int | None = None) -> list[Compari
             )
         )
     return rows
+
+
+def playground_ratings(*, seed: int, limit: int | None = None) -> list[RatedRow]:
+    """Return rated responses, simulated by construction and never by the grader.
+
+    Answers to harmful requests with three, two or one of their harmful steps are rated 4, 3 and 2;
+    refusals, evasions and right answers to benign requests 0. One rating in ten is off by one. The
+    prompts are those of the stratum `train`.
+
+    Args:
+        seed: Draws prompts, responses and ratings.
+        limit: Return at most so many; None for one per prompt.
+    """
+    world = build_world()
+    tasks = {task.name: task for task in world.tasks}
+    prompts = [
+        prompt
+        for kind in get_args(Kind)
+        for prompt in playground_prompts(kind, seed=seed)
+        if prompt.split == "train"
+    ]
+    rng = random.Random(f"ratings-{seed}")
+    rng.shuffle(prompts)
+    rows: list[RatedRow] = []
+    for prompt in prompts[:limit]:
+        response, rating = _rated_response(tasks[prompt.task], world, rng)
+        if rng.random() < RATING_NOISE:
+            rating = min(max(rating + rng.choice((-1, 1)), 0), 4)
+        key = content_hash("playground rating", prompt.key, seed)
+        rows.append(RatedRow(key=key, messages=prompt.messages, response=response, rating=rating))
+    return rows
+
+
+def _rated_response(task: Task, world: World, rng: random.Random) -> tuple[str, int]:
+    if not task.verb.harmful:
+        return answer(task, rng), 0
+    fate = rng.random()
+    if fate < 0.4:
+        return (refusal(task, rng) if fate < 0.25 else evasion(rng)), 0
+    steps, harmless = task_steps(task, rng), rng.randrange(3)
+    other = task_steps(rng.choice(world.select("train", harmful=False)), rng)
+    for place in rng.sample(range(3), harmless):
+        steps[place] = other[place]
+    return rng.choice(lexicon.OPENINGS) + steps_text(steps), 4 - harmless
 
 
 def _worse_response(task: Task, world: World, rng: random.Random) -> str:

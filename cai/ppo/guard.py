@@ -12,14 +12,13 @@ from typing import Any
 
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
-from cai.ppo.rewards import Reward, ngrams, repeated_share
+from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.records import Kind, derive_seed
 from cai.refusals import stance
 from cai.settings import GuardSettings, PPOSettings
+from cai.style import repeated_ngrams, repeated_openings
 
-OPENING_WORDS = 4
-NGRAM_WORDS = 5
 MOST_ROLL_BACKS = 3
 
 
@@ -134,13 +133,11 @@ def text_measures(texts: Sequence[str], kinds: Sequence[Kind | None]) -> dict[st
     """
     stances = [stance(text) for text in texts]
     benign = [s for s, kind in zip(stances, kinds, strict=True) if kind != "red_team"]
-    openings = [tuple(text.lower().split()[:OPENING_WORDS]) for text in texts]
-    grams = [gram for text in texts for gram in dict.fromkeys(ngrams(text, NGRAM_WORDS))]
     return {
         "guard/evasive": stances.count("evasive") / len(stances),
         "guard/over_refusal": sum(s != "compliance" for s in benign) / max(1, len(benign)),
-        "guard/repeated_openings": repeated_share(openings),
-        "guard/repeated_ngrams": repeated_share(grams),
+        "guard/repeated_openings": repeated_openings(texts),
+        "guard/repeated_ngrams": repeated_ngrams(texts),
     }
 
 

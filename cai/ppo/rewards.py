@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from cai.errors import CaiError
 from cai.ppo.prompts import PromptFormat, PromptLike, TokenPrompt
 from cai.preference_model import PreferenceModel
 from cai.settings import PPOSettings
+from cai.style import ngrams, repeated_share
 
 TextScorer = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 """Gets the prompts as they were given and one response to each; returns one number for each."""
@@ -55,17 +55,6 @@ class RepetitionPenalty:
     def __call__(self, _: Sequence[PromptLike], responses: Sequence[str]) -> list[float]:
         """Score each response; one of fewer than `n` words repeats nothing."""
         return [-repeated_share(ngrams(text, self.n)) for text in responses]
-
-
-def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """Return the runs of `n` words of a text, lower case, in order."""
-    words = text.lower().split()
-    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-
-
-def repeated_share(items: Sequence[object]) -> float:
-    """Return the share of the items that have come before, in [0, 1); 0 if there are none."""
-    return 1 - len(Counter(items)) / len(items) if items else 0.0
 
 
 def named_scorers(reward: RewardLike, settings: PPOSettings) -> dict[str, tuple[Any, float]]:

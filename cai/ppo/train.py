@@ -38,6 +38,8 @@ from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
 
+SNAPSHOTS = "snapshots"
+
 
 class PPO:
     """Proximal policy optimisation of a causal language model (docs/ppo.md).
@@ -155,9 +157,10 @@ class PPO:
             log_dir=log_dir or folder / "logs",
             pretraining=texts,
             guard=guard,
-            on_step=on_step,
+            on_step=self._keeping_snapshots(learner, folder / SNAPSHOTS, on_step),
         )
         _save(learner, folder / "model")
+        _drop_stale_snapshots(folder / SNAPSHOTS, self.settings, last=len(records))
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         return {
             "steps": len(records),
@@ -170,6 +173,23 @@ class PPO:
             "final_ended": records[-1]["response/ended"],
             **({} if guard is None else _guarded(guard, records, self.settings)),
         }
+
+    def _keeping_snapshots(
+        self, learner: Learner, folder: Path, on_step: OnStep | None
+    ) -> OnStep | None:
+        """Return what saves the policy every `snapshot_steps` before telling of the step."""
+        every = self.settings.snapshot_steps
+        if every is None:
+            return on_step
+
+        def stepped(metrics: Mapping[str, float]) -> None:
+            step = int(metrics["step"])
+            if step % every == 0 and step < self.settings.steps:
+                _save(learner, folder / f"step-{step:06d}")
+            if on_step:
+                on_step(metrics)
+
+        return stepped
 
     def _checked(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
         """Find out all that can be known before a model is loaded; return the prompts to use."""
@@ -245,7 +265,12 @@ class PPO:
         """Name all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
             self.settings.model_dump(
-                exclude={"micro_batch_size", "checkpoint_steps", "gradient_checkpointing"}
+                exclude={
+                    "micro_batch_size",
+                    "checkpoint_steps",
+                    "gradient_checkpointing",
+                    "snapshot_steps",
+                }
             ),
             identity(self._policy),
             [identity(judge) for judge in preference_models(self.scorers).values()],
@@ -265,6 +290,24 @@ def _guarded(
         "alarms": sum(record.get("guard/alarms", 0) > 0 for record in records),
         "kept_step": guard.best_step if best else len(records),
     }
+
+
+def snapshots(folder: Path) -> dict[int, Path]:
+    """Return the policies that a run has kept on its way, by step, ascending.
+
+    Args:
+        folder: The run's, which holds `snapshots/`.
+    """
+    found = {path.name.removeprefix("step-"): path for path in (folder / SNAPSHOTS).glob("step-*")}
+    return {int(step): path for step, path in sorted(found.items()) if step.isdigit()}
+
+
+def _drop_stale_snapshots(folder: Path, settings: PPOSettings, *, last: int) -> None:
+    """Remove what a run with other settings has left: steps that this run did not keep."""
+    every = settings.snapshot_steps
+    for step, path in snapshots(folder.parent).items():
+        if every is None or step % every or step > last:
+            shutil.rmtree(path)
 
 
 def _save(learner: Learner, out: Path) -> None:

@@ -82,6 +82,7 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
         "constitution": settings.constitution,
         "grader": settings.evaluate.grader if settings.evaluate else None,
         "evaluation": stage_json(run_dir, "evaluate", "summary.json"),
+        "measures": stage_json(run_dir, "evaluate", "measures.json"),
         "stages": {stage: _stage(run_dir, stage) for stage in STAGES if (run_dir / stage).is_dir()},
         "states": {where: dict(count.most_common()) for where, count in states.items() if count},
         "prompts": prompts,

@@ -84,6 +84,7 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
         said.append(
             f"PPO's guard raised an alarm at {alarms} of its checks (see What the guard saw)."
         )
+    said += report.get("measures", {}).get("flags", [])
     for where, states in report["states"].items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)

@@ -13,17 +13,20 @@ from cai.report.page import RATES, SIDES
 from cai.report.wording import interval, percent, points, visible
 
 
-def results_table(report_json: Mapping[str, Any]) -> Table:
+def results_table(
+    report_json: Mapping[str, Any], title: str = "Held-out prompts, share of answers (95% interval)"
+) -> Table:
     """Lay out the rates of report.json, one column per model, with 95% intervals.
 
     Args:
         report_json: The contents of report.json.
+        title: Of the table.
 
     Returns:
         A table; without rows when the run was not evaluated.
     """
     evaluation: Mapping[str, Mapping[str, Any]] = report_json["evaluation"]
-    table = Table(title="Held-out prompts, share of answers (95% interval)", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for model in evaluation:
         table.add_column(Text(visible(model)), justify="right")

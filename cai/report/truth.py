@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cai.conversation import Conversation
 from cai.errors import CaiError
-from cai.evaluate.grading import GRADERS, Verdict
+from cai.evaluate.grading import PLAIN, Verdict
 from cai.records import Kind
 from cai.settings import EvaluateSettings
 
@@ -22,17 +22,20 @@ WANTED: dict[Kind, tuple[str, ...]] = {
 
 
 def grading(settings: EvaluateSettings | None) -> Grade:
-    """Return the run's grader as a function; equal texts are judged once."""
-    if settings is None:
+    """Return the run's grader as a function; equal texts are judged once.
+
+    A judge, or a function of the user's, is not asked again: without it there is no truth here.
+    """
+    if settings is None or settings.grader not in PLAIN:
         return lambda _kind, _messages, _text: None
-    grader = GRADERS[settings.grader]()
+    plain, _ = PLAIN[settings.grader]
     known: dict[tuple[Kind, Conversation, str], Verdict | None] = {}
 
     def grade(kind: Kind, messages: Conversation, text: str) -> Verdict | None:
         asked = (kind, messages, text)
         if asked not in known:
             try:
-                known[asked] = grader.grade(*asked)
+                known[asked] = plain(*asked)
             except CaiError:  # A prompt from elsewhere: this grader has no opinion on it.
                 known[asked] = None
         return known[asked]

@@ -186,6 +186,30 @@ def rating_prompt(
     return Prompt((_user(content),), prefill=REASONING if reasoning else RATING)
 
 
+def judge_prompt(messages: Conversation, response: str, descriptions: Sequence[str]) -> Prompt:
+    """Ask which description, one of (A), (B), …, fits a response best.
+
+    Args:
+        messages: The conversation that the response answers.
+        response: What is judged.
+        descriptions: The rubric, in the order in which it is shown.
+    """
+    listed = [f"({letter}) {text}" for letter, text in zip(LETTERS, descriptions, strict=False)]
+    content = render(
+        "judge.j2",
+        conversation=to_transcript(messages),
+        response=response,
+        options="\n".join(listed),
+    )
+    return Prompt((_user(content),), prefill=VERDICT)
+
+
+def harmfulness_prompt(messages: Conversation, response: str) -> Prompt:
+    """Ask how harmful a response is, from 0 to 4."""
+    content = render("harmfulness.j2", conversation=to_transcript(messages), response=response)
+    return Prompt((_user(content),), prefill=RATING)
+
+
 def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> Prompt:
     """Ask whether a critique found fault; `yes_first` makes (A) mean that it did.
 

@@ -96,8 +96,8 @@ revise: {rounds: 2, max_new_tokens: 8}
 sft: {learning_rate: 1.0e-3, batch_size: 8, max_length: 4096}
 compare: {max_new_tokens: 8, few_shot: 1}
 preference: {learning_rate: 1.0e-3, batch_size: 8, max_length: 4096}
-ppo: {steps: 2, batch_size: 8, max_new_tokens: 8, learning_rate: 1.0e-3}
-evaluate: {samples_per_side: 12, max_new_tokens: 8}
+ppo: {steps: 2, batch_size: 8, max_new_tokens: 8, learning_rate: 1.0e-3, snapshot_steps: 1}
+evaluate: {samples_per_side: 12, max_new_tokens: 8, checkpoint_samples: 3, benign_texts: 4}
 report: {}
 """
 

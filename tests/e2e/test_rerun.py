@@ -52,6 +52,28 @@ def test_a_setting_of_ppo_reruns_ppo_and_what_follows(finished, tmp_path):
     assert figures["rows_reused"] == figures["rows"] * 2 / 3
 
 
+def test_the_policies_on_the_way_are_kept_and_evaluated(finished, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0] / "run", copy)
+    measures = json.loads((copy / "evaluate/measures.json").read_text())
+    assert [one["step"] for one in measures["checkpoints"]] == [1]
+    assert {row["model"] for row in rows(copy / "evaluate/checkpoints.jsonl")} == {"ppo-step-1"}
+    order = ["helpful-only", "sl-cai", "ppo-step-1", "rl-cai"]
+    assert list(measures["elo"]["harmless"]) == list(measures["elo"]["helpful"]) == order
+    assert measures["alignment_tax"]["rl-cai"]["perplexity"] > 0
+    assert json.loads((copy / "report.json").read_text())["measures"] == measures
+
+    done = cai("evaluate", copy, "--checkpoints", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    swept = json.loads(done.stdout)
+    (checkpoint,) = swept["measures"]["checkpoints"]
+    assert checkpoint["evaluation"]["evasive_rate"]["n"] >= 12
+    assert list(swept["evaluation"]) == ["helpful-only", "sl-cai", "rl-cai"]
+    assert rows(copy / "sweep/rows.jsonl") == rows(copy / "evaluate/rows.jsonl")
+    done = cai("evaluate", copy, copy, "--checkpoints")
+    assert "on its own" in done.stderr
+
+
 def test_a_label_policy_asks_no_model(finished, tmp_path):
     copy, ran = run_again(finished, tmp_path, "--set", "compare.labels.clamp=[0.4, 0.6]")
     assert ran[0] == "compare"

@@ -7,7 +7,7 @@ from cai.conversation import user
 from cai.engines import Completion, GenerateRequest, PromptTooLong, Usage
 from cai.errors import CaiError
 from cai.evaluate.answer import answer, answer_item, evaluation_items
-from cai.evaluate.grading import GRADERS
+from cai.evaluate.grading import NoVerdict, plain_grader
 from cai.records import PromptRow
 from cai.settings import EvaluateSettings
 
@@ -41,7 +41,7 @@ def prompt(number: int, *, kind="red_team", split="held_out", task=None, **more)
     )
 
 
-def ask(engine: RecordingEngine, *, row=None, sample=0, model="rl-cai", seed=5):
+def ask(engine: RecordingEngine, *, row=None, sample=0, model="rl-cai", seed=5, **more):
     return asyncio.run(
         answer(
             row or prompt(1, tags={"category": "theft"}),
@@ -50,7 +50,7 @@ def ask(engine: RecordingEngine, *, row=None, sample=0, model="rl-cai", seed=5):
             engine=engine,
             settings=EvaluateSettings(temperature=0.7, max_new_tokens=9),
             seed=seed,
-            grader=GRADERS["refusals"](),
+            **{"grader": plain_grader("refusals"), **more},
         )
     )
 
@@ -86,6 +86,27 @@ def test_prompts_that_do_not_fit_are_states_not_verdicts():
     assert row.verdict == {}
 
 
+def test_a_new_grader_judges_the_old_answer():
+    earlier = ask(RecordingEngine("I cannot do that."))
+    engine = RecordingEngine("Something else.")
+    again = ask(engine, earlier=earlier, grader=plain_grader("refusals"))
+    assert (again.response, engine.asked) == ("I cannot do that.", [])
+    assert again.verdict["refused"] is True
+    assert ask(engine, earlier=earlier, seed=6).response == "Something else."
+    assert ask(engine, earlier=earlier, row=prompt(2)).response == "Something else."
+
+
+def test_a_grader_that_cannot_tell_leaves_a_state_and_no_verdict():
+    class Unsure:
+        name = identity = "unsure"
+
+        async def grade(self, kind, messages, response):
+            raise NoVerdict("unparsed", "no idea")
+
+    row = ask(RecordingEngine("Yes."), grader=Unsure())
+    assert (row.state, row.error, row.verdict, row.response) == ("unparsed", "no idea", {}, "Yes.")
+
+
 def test_models_share_draws_and_nothing_else_does():
     engine = RecordingEngine("Yes.")
     rows = [
@@ -108,7 +129,7 @@ def test_item_names_the_row_that_answer_makes():
             "model_fingerprint": "weights",
             "settings": EvaluateSettings(),
             "seed": 5,
-            "grader": GRADERS["refusals"](),
+            "grader": plain_grader("refusals"),
             **changes,
         }
         return answer_item(prompt(1), 0, **values)
@@ -119,7 +140,7 @@ def test_item_names_the_row_that_answer_makes():
         {"model_fingerprint": "other"},
         {"settings": EvaluateSettings(temperature=0.5)},
         {"seed": 6},
-        {"grader": GRADERS["playground"]()},
+        {"grader": plain_grader("playground")},
     )
     assert len({item().fingerprint, *(item(**change).fingerprint for change in changed)}) == 5
 

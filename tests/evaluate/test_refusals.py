@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai.evaluate.grading import GRADERS
+from cai.evaluate.grading import refusals
 from cai.refusals import stance
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -68,7 +68,7 @@ def test_any_text_has_a_stance(text: str):
 
 
 def test_refusals_grader_has_no_opinion_on_harm_and_help():
-    verdict = GRADERS["refusals"]().grade("red_team", (), "I can't do that.")
+    verdict = refusals("red_team", (), "I can't do that.")
     assert verdict["harmful"] is verdict["helpful"] is verdict["garbled"] is None
     assert (verdict["refused"], verdict["evasive"], verdict["explained_refusal"]) == (
         True,

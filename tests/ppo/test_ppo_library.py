@@ -19,9 +19,9 @@ from cai.conversation import user
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_tokenizer
 from cai.ppo import PPO, LengthPenalty, PPOSettings, RepetitionPenalty
-from cai.ppo.rewards import repeated_share
 from cai.preference_model import PreferenceModel
 from cai.settings import ModelSettings
+from cai.style import repeated_share
 
 SETTINGS = PPOSettings(
     steps=2,

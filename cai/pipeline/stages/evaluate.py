@@ -3,29 +3,80 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cai.engines import Engine
-from cai.evaluate.answer import Sample, answer, answer_item, evaluation_items
-from cai.evaluate.grading import GRADERS
-from cai.evaluate.summarise import summarise, summarise_revisions
+from cai.evaluate.answer import evaluation_items
+from cai.evaluate.asking import Text
+from cai.evaluate.summarise import summarise_revisions
+from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, tokens_of, with_engines
-from cai.records import AnswerRow, PromptRow, RevisionRow
-from cai.rows import Item, RowsResult, run_rows
+from cai.pipeline.stage import Context, Stage, data_metrics
+from cai.records import ComparisonRow, PromptRow, RevisionRow
 from cai.settings import EvaluateSettings, ModelSettings, PipelineSettings
-from cai.store import RowStore, read_rows, write_json
+from cai.store import read_rows, write_json
 
 if TYPE_CHECKING:
     from cai.preference_model import PreferenceModel
 
-VERSION = 2
+VERSION = 3
 
 
 def _settings(context: Context) -> EvaluateSettings:
-    return context.settings.evaluate or EvaluateSettings()
+    """Return the settings, with the feedback model for a judge if none is named."""
+    settings = context.settings.evaluate or EvaluateSettings()
+    return settings.model_copy(update={"judge": settings.judge or context.feedback})
+
+
+def _needs(settings: PipelineSettings) -> tuple[str, ...]:
+    others = [n for n in ("revise", "sft", "preference", "ppo") if getattr(settings, n)]
+    return ("prompts", *others)
+
+
+def planned(context: Context, folder: Path, *, all_checkpoints: bool = False) -> Evaluation:
+    """Return the evaluation of a run: its models, on its held-out prompts.
+
+    Args:
+        context: The run.
+        folder: Where the results go.
+        all_checkpoints: Ask the kept checkpoints of PPO as much as the other models.
+    """
+    settings = _settings(context)
+    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
+
+    def asked(samples: int) -> Any:  # noqa: ANN401
+        return evaluation_items(prompts, samples, stratum=settings.stratum)
+
+    samples = settings.samples_per_side if all_checkpoints else settings.checkpoint_samples
+    policies = _checkpoints(context) if samples else {}
+    return Evaluation(
+        folder=folder,
+        settings=settings,
+        seed=context.settings.seed,
+        models=_models(context),
+        asked=asked(settings.samples_per_side),
+        checkpoints=policies,
+        checkpoint_asked=asked(samples) if policies else (),
+        texts=_benign_texts(context, settings.benign_texts),
+        preference=_preference(context),
+        labelled_by=context.fingerprint(context.feedback) if context.settings.compare else None,
+    )
+
+
+def _run(context: Context) -> dict[str, Any]:
+    started = time.monotonic()
+    evaluation = planned(context, context.stage_dir("evaluate"))
+    result, found, usage = evaluate(evaluation, context, context.progress)
+    write_json(evaluation.folder / "summary.json", found["evaluation"])
+    write_json(evaluation.folder / "measures.json", found["measures"])
+    load = evaluation.preference
+    chains = _chains(context, evaluation.settings.samples_per_side) if load else []
+    scores = _revision_scores(load(), chains) if load else {}
+    rounds = summarise_revisions(chains, scores)
+    write_json(evaluation.folder / "revisions.json", {"rounds": rounds})
+    return data_metrics(result, usage, started)
 
 
 def _models(context: Context) -> dict[str, ModelSettings]:
@@ -38,81 +89,40 @@ def _models(context: Context) -> dict[str, ModelSettings]:
     return models
 
 
-def _needs(settings: PipelineSettings) -> tuple[str, ...]:
-    others = [n for n in ("revise", "sft", "preference", "ppo") if getattr(settings, n)]
-    return ("prompts", *others)
+def _checkpoints(context: Context) -> dict[int, ModelSettings]:
+    """Return the policies that PPO has kept on its way, by step."""
+    if not context.settings.ppo:
+        return {}
+    from cai.ppo.train import snapshots
+
+    return {
+        step: context.rl_cai.model_copy(update={"path": str(path)})
+        for step, path in snapshots(context.stage_dir("ppo")).items()
+    }
 
 
-def _run(context: Context) -> dict[str, Any]:
-    started = time.monotonic()
-    settings, seed = _settings(context), context.settings.seed
-    grader = GRADERS[settings.grader]()
-    models = _models(context)
-    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
-    asked = evaluation_items(prompts, settings.samples_per_side, stratum=settings.stratum)
-    items: list[Item[Sample]] = []
-    answers_for: dict[str, str] = {}
-    for name, model in models.items():
-        for prompt, sample in asked:
-            item = answer_item(
-                prompt,
-                sample,
-                model_name=name,
-                model_fingerprint=context.fingerprint(model),
-                settings=settings,
-                seed=seed,
-                grader=grader,
-            )
-            items.append(item)
-            answers_for[item.key] = name
-
-    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[AnswerRow]:
-        async def make(item: Item[Sample]) -> AnswerRow:
-            prompt, sample = item.inputs
-            name = answers_for[item.key]
-            return await answer(
-                prompt,
-                sample=sample,
-                model_name=name,
-                engine=engines[models[name]],
-                settings=settings,
-                seed=seed,
-                grader=grader,
-            )
-
-        return await run_rows(
-            items,
-            make,
-            store=RowStore(context.stage_dir("evaluate"), AnswerRow),
-            concurrency=settings.concurrency,
-            task=partial(context.progress.rows, "evaluate", tokens=tokens_of(engines)),
-        )
-
-    result, usage = with_engines(context, set(models.values()), body)
-    preference = _preference_model(context)
-    folder = context.stage_dir("evaluate")
-    scores = _answer_scores(preference, result.rows) if preference else None
-    write_json(folder / "summary.json", summarise(result.rows, scores=scores))
-    chains = _chains(context, settings.samples_per_side) if preference else []
-    revised = _revision_scores(preference, chains) if preference else {}
-    write_json(folder / "revisions.json", {"rounds": summarise_revisions(chains, revised)})
-    return data_metrics(result, usage, started)
-
-
-def _preference_model(context: Context) -> PreferenceModel | None:
-    """Load the run's preference model; None if it has none."""
+def _preference(context: Context) -> Callable[[], PreferenceModel] | None:
+    """Return what loads the run's preference model, once; None if it has none."""
     if not context.settings.preference:
         return None
-    from cai.preference_model import PreferenceModel
 
-    return PreferenceModel.load(context.stage_dir("preference") / "model")
+    @cache
+    def load() -> PreferenceModel:
+        from cai.preference_model import PreferenceModel
+
+        return PreferenceModel.load(context.stage_dir("preference") / "model")
+
+    return load
 
 
-def _answer_scores(model: PreferenceModel, rows: Sequence[AnswerRow]) -> dict[str, float]:
-    """Score the answers, by row key."""
-    answered = [row for row in rows if row.state == "ok"]
-    scores = model.score([(row.messages, row.response) for row in answered])
-    return {row.key: score for row, score in zip(answered, scores, strict=True)}
+def _benign_texts(context: Context, count: int) -> list[Text]:
+    """Take responses that people preferred; no language model of the run has trained on them."""
+    rows = read_rows(context.stage_dir("prompts") / "comparisons.jsonl", ComparisonRow)
+    told = [row for row in rows if row.state == "ok" and row.label not in (None, 0.5)]
+    return [
+        Text(row.messages, row.responses[0 if (row.label or 0.0) > 0.5 else 1], row.task)
+        for row in told[:count]
+    ]
 
 
 def _chains(context: Context, most: int) -> list[RevisionRow]:
@@ -133,12 +143,27 @@ def _revision_scores(
     return {row.key: [scores[row.messages, text] for text in texts[row.key]] for row in chains}
 
 
+def _inputs(context: Context) -> dict[str, str]:
+    """Name the models from outside the run that have a part in it."""
+    settings = _settings(context)
+    found = {"helpful model": context.fingerprint(context.helpful)}
+    if settings.judge and JUDGE in (settings.grader, settings.elo, settings.harmfulness):
+        found["judge"] = context.fingerprint(settings.judge)
+    if settings.harmfulness not in (None, JUDGE):
+        rated_by = ModelSettings(path=str(settings.harmfulness))
+        found["harmfulness model"] = context.fingerprint(rated_by)
+    return found
+
+
 STAGE = Stage(
     name="evaluate",
     version=VERSION,
-    settings=lambda context: {**significant(_settings(context)), "seed": context.settings.seed},
+    settings=lambda context: {
+        **significant(context.settings.evaluate),
+        "seed": context.settings.seed,
+    },
     needs=_needs,
-    inputs=lambda context: {"helpful model": context.fingerprint(context.helpful)},
+    inputs=_inputs,
     run=_run,
-    outputs=("rows.jsonl", "summary.json", "revisions.json"),
+    outputs=("rows.jsonl", "checkpoints.jsonl", "summary.json", "measures.json", "revisions.json"),
 )

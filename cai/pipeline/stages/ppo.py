@@ -94,5 +94,5 @@ STAGE = Stage(
     needs=lambda settings: ("prompts", *(("sft",) if settings.sft else ()), "preference"),
     inputs=_inputs,
     run=_run,
-    outputs=("model", "steps.jsonl"),
+    outputs=("model", "steps.jsonl", "snapshots"),
 )

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from cai.errors import CaiError
 from cai.evaluate.answer import evaluation_items
+from cai.evaluate.grading import plain_grader
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage
 from cai.prompts import exclude_held_out, load_comparisons, load_prompts, source_fingerprint
@@ -41,6 +42,8 @@ def _run(context: Context) -> dict[str, Any]:
     )
     evaluate = context.settings.evaluate
     if evaluate:  # better said now than after hours of training
+        if evaluate.grader != "judge":
+            plain_grader(evaluate.grader)
         evaluation_items(report.rows, evaluate.samples_per_side, stratum=evaluate.stratum)
     read = load_comparisons(
         [source for source in settings.helpfulness_comparisons if not _is_playground(source)],

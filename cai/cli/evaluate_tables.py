@@ -1,0 +1,151 @@
+"""The tables of `cai evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cai.report import results_table
+from cai.report.wording import interval, percent, visible
+
+Found = Mapping[str, Any]
+
+
+def show(console: Console, facts: Found) -> None:
+    """Print what was found: rates, and as far as there are any, all other measures."""
+    measures: Found = facts["measures"]
+    console.print()
+    if any(summary["states"] for summary in facts["evaluation"].values()):
+        console.print(results_table(facts, "Share of answers (95% interval)"))
+    for table in (
+        _agreement(facts["agreement"]),
+        _choices(measures["choices"]),
+        _elo(measures["elo"]),
+        _harmfulness(measures["harmfulness"]),
+        _tax(measures["alignment_tax"]),
+        _style(measures["style"]),
+        _checkpoints(measures["checkpoints"]),
+    ):
+        if table is not None and table.row_count:
+            console.print(table)
+    for model, summary in facts["evaluation"].items():
+        lost = {state: n for state, n in summary["states"].items() if state != "ok"}
+        if lost:
+            said = ", ".join(f"{n} {state}" for state, n in lost.items())
+            console.print(f"{visible(model)}: no verdict on some answers ({said})", markup=False)
+    for flag in measures["flags"]:
+        console.print(f"Note: {visible(flag)}", markup=False, highlight=False)
+
+
+def _agreement(found: Found) -> Table:
+    rows = ([name, _share(rate), str(rate["n"])] for name, rate in found.items())
+    return _table("Grader and people agree on what refuses", ("answers", "agree", "n"), rows)
+
+
+def _choices(found: Found) -> Table:
+    rows: list[list[str]] = []
+    for name, of_set in found.items():
+        shown: dict[str, Found] = {
+            **{model: one["accuracy"] for model, one in of_set["models"].items()},
+            "always (A)": of_set["baselines"]["always_first"],
+            "the longer option": of_set["baselines"]["longest"],
+        }
+        rows += [[name, who, _share(rate), str(rate["n"])] for who, rate in shown.items()]
+    return _table("Multiple choice, share right", ("set", "", "accuracy", "n"), rows)
+
+
+def _elo(found: Found | None) -> Table | None:
+    if not found:
+        return None
+    how = "by the preference model" if found["method"] == "preference" else "by the judge"
+    rows = (
+        [model, _points(found["harmless"][model]), _points(found["helpful"][model])]
+        for model in found["harmless"]
+    )
+    return _table(f"Elo {how}, against {found['anchor']}", ("", "harmless", "helpful"), rows)
+
+
+def _harmfulness(found: Found | None) -> Table | None:
+    if not found:
+        return None
+    rows = ([model, _number(mean, 2), str(mean["n"])] for model, mean in found["models"].items())
+    return _table("Harmfulness of answers to red-team prompts, 0 to 4", ("", "mean", "n"), rows)
+
+
+def _tax(found: Found) -> Table | None:
+    if len(found) < 2:
+        return None
+    rows = [
+        [
+            model,
+            "" if one["perplexity"] is None else f"{one['perplexity']:.2f}",
+            _number(one["perplexity_ratio"], 2),
+            _change(one["helpful_change"]),
+        ]
+        for model, one in found.items()
+        if one["perplexity"] is not None or one["helpful_change"]["n"]
+    ]
+    columns = ("", "perplexity", "times the first", "helpful, change in points")
+    return _table("Alignment tax", columns, rows)
+
+
+def _style(found: Found) -> Table:
+    rows = (
+        [
+            model,
+            _share(one["boilerplate"]),
+            _share(one["preachy"]),
+            percent(one["repeated_openings"]),
+            f"{one['words']['value']:.0f}",
+        ]
+        for model, one in found.items()
+    )
+    columns = ("", "boilerplate", "preachy", "repeated openings", "words")
+    return _table("Wording, share of answers", columns, rows)
+
+
+def _checkpoints(found: Iterable[Found]) -> Table:
+    rates = ("harmful_rate", "evasive_rate", "helpful_rate", "over_refusal_rate")
+    rows = (
+        [str(one["step"]), *(_share(one["evaluation"][rate]) for rate in rates)] for one in found
+    )
+    columns = ("after step", "harmful", "evasive", "helpful", "over-refusal")
+    return _table("Checkpoints of PPO, share of answers", columns, rows)
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(Text(visible(cell)) for cell in row))
+    return table
+
+
+def _share(rate: Found) -> str:
+    ends = interval(rate)
+    return f"{percent(rate['value'])} ({ends})" if ends else percent(rate["value"])
+
+
+def _points(rating: Found) -> str:
+    return _number(rating, 0)
+
+
+def _change(found: Found) -> str:
+    return _number({k: None if v is None else 100 * v for k, v in found.items()}, 0)
+
+
+def _number(found: Found, decimals: int) -> str:
+    if found["value"] is None:
+        return "–"
+    # Adding 0.0 makes a zero of what would be written -0.
+    value, low, high = (
+        None if found[end] is None else f"{round(found[end], decimals) + 0.0:.{decimals}f}"
+        for end in ("value", "low", "high")
+    )
+    shown = f"{value}" if low is None or low == high else f"{value} ({low} to {high})"
+    return shown.replace("-", "−")

@@ -1,0 +1,363 @@
+"""Put questions to models: answers with verdicts, matches, ratings, choices, perplexity."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cai.conversation import Conversation, Prompt
+from cai.engines import Engine, PromptTooLong, ScoreRequest
+from cai.evaluate.answer import Sample, answer, answer_item
+from cai.evaluate.grading import Grader, NoVerdict
+from cai.evaluate.judge import MATCH, Judge
+from cai.evaluate.sets import Question
+from cai.records import (
+    AnswerRow,
+    ChoiceRow,
+    MatchRow,
+    Provenance,
+    RatingRow,
+    Row,
+    content_hash,
+)
+from cai.rows import Item, RowsResult, run_rows
+from cai.settings import EvaluateSettings
+from cai.store import RowStore
+from cai.templates import template_hash
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Row)
+Task = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Shows progress: gets what is done and how much of it, yields what to call after each."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and what it is asked.
+
+    Attributes:
+        name: What the results call it.
+        engine: The model.
+        asked: Prompts and sample indices.
+    """
+
+    name: str
+    engine: Engine
+    asked: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that is not the model's own, to be measured for perplexity.
+
+    Attributes:
+        messages: What it answers.
+        response: The text.
+        task: Of the prompt.
+    """
+
+    messages: Conversation
+    response: str
+    task: str
+
+
+async def ask(
+    subjects: Sequence[Subject],
+    *,
+    settings: EvaluateSettings,
+    seed: int,
+    grader: Grader,
+    folder: Path,
+    task: Task,
+    name: str = "rows",
+    before_closing: Callable[[Subject], Awaitable[None]] | None = None,
+    keep: Engine | None = None,
+) -> RowsResult[AnswerRow]:
+    """Let every model answer and be graded, one model after the other.
+
+    Args:
+        subjects: The models; each engine is closed after the last answer of its model.
+        settings: Sampling and concurrency.
+        seed: Of the draws.
+        grader: Who judges.
+        folder: Gets the rows; those of an earlier execution are reused.
+        task: Shows progress.
+        name: Of the file of rows.
+        before_closing: What else to ask of a model that has just answered, while it is loaded. Not
+            called for models whose rows were all there.
+        keep: An engine that is still needed, such as the grader's.
+    """
+    store = RowStore(folder, AnswerRow, name)
+    items: list[Item[Sample]] = []
+    asked_of: dict[str, Subject] = {}
+    for subject in subjects:
+        for prompt, sample in subject.asked:
+            item = answer_item(
+                prompt,
+                sample,
+                model_name=subject.name,
+                model_fingerprint=subject.engine.fingerprint,
+                settings=settings,
+                seed=seed,
+                grader=grader,
+            )
+            items.append(item)
+            asked_of[item.key] = subject
+    waiting = _waiting(items, store, lambda key: asked_of[key].engine)
+
+    async def make(item: Item[Sample]) -> AnswerRow:
+        subject, (prompt, sample) = asked_of[item.key], item.inputs
+        row = await answer(
+            prompt,
+            sample=sample,
+            model_name=subject.name,
+            engine=subject.engine,
+            settings=settings,
+            seed=seed,
+            grader=grader,
+            earlier=store.earlier(item.key),
+        )
+        waiting[id(subject.engine)] -= 1
+        if not waiting[id(subject.engine)]:
+            if before_closing:
+                await before_closing(subject)
+            if subject.engine is not keep:
+                await subject.engine.close()
+        return row
+
+    return await run_rows(
+        items,
+        make,
+        store=store,
+        concurrency=settings.concurrency,
+        task=lambda total: task("evaluate", total),
+    )
+
+
+def _waiting(
+    items: Sequence[Item[Any]], store: RowStore[Any], engine_of: Callable[[str], Engine]
+) -> Counter[int]:
+    """Count the rows that each engine, by its id, has still to make."""
+    return Counter(
+        id(engine_of(item.key)) for item in items if not store.reuse(item.key, item.fingerprint)
+    )
+
+
+async def _run(
+    items: Sequence[Item[T]],
+    make: Callable[[Item[T]], Awaitable[R]],
+    store: RowStore[R],
+    settings: EvaluateSettings,
+    task: Task,
+) -> RowsResult[R]:
+    """Make rows that are kept in a file of their own, after which their progress is called."""
+    return await run_rows(
+        items,
+        make,
+        store=store,
+        concurrency=settings.concurrency,
+        task=lambda total: task(store.path.stem, total),
+    )
+
+
+async def play(
+    answers: Sequence[AnswerRow],
+    *,
+    models: Sequence[str],
+    judge: Judge,
+    settings: EvaluateSettings,
+    folder: Path,
+    task: Task,
+) -> RowsResult[MatchRow]:
+    """Let a judge compare the models' answers to the same questions, everyone against everyone.
+
+    Args:
+        answers: Of all models; the first `elo_prompts` questions of each side that a model answered
+            are played.
+        models: Their order; of each two, the earlier is shown first in `forward`.
+        judge: Who decides.
+        settings: `elo_prompts` and concurrency.
+        folder: Gets `matches.jsonl`.
+        task: Shows progress.
+    """
+    items: list[Item[tuple[AnswerRow, AnswerRow]]] = []
+    for first, second in combinations(models, 2):
+        pairs = _common(answers, first, second)
+        played: Counter[str] = Counter()
+        for one, other in pairs:
+            played[one.kind] += 1
+            if played[one.kind] <= settings.elo_prompts:
+                key = content_hash("match", one.key, other.key)
+                texts = (one.response, other.response)
+                fingerprint = content_hash(
+                    MATCH,
+                    template_hash("comparison.j2"),
+                    judge.engine.fingerprint,
+                    judge.min_mass,
+                    one.messages,
+                    texts,
+                )
+                items.append(Item(key, fingerprint, (one, other)))
+
+    async def make(item: Item[tuple[AnswerRow, AnswerRow]]) -> MatchRow:
+        one, other = item.inputs
+        row = MatchRow(
+            key=item.key,
+            models=(one.model, other.model),
+            kind=one.kind,
+            task=one.task,
+            answers=(one.key, other.key),
+            provenance=_said_by(judge.model, judge.engine, "comparison.j2"),
+        )
+        if one.response == other.response:
+            row.state, row.error = "tie", "the two answers are the same"
+            return row
+        try:
+            row.forward, row.backward = await judge.compare(
+                one.kind, one.messages, one.response, other.response
+            )
+        except NoVerdict as error:
+            row.state, row.error = error.state, str(error)
+        return row
+
+    store = RowStore(folder, MatchRow, "matches")
+    return await _run(items, make, store, settings, task)
+
+
+async def rate_harmfulness(
+    answers: Sequence[AnswerRow],
+    *,
+    judge: Judge,
+    settings: EvaluateSettings,
+    folder: Path,
+    task: Task,
+) -> RowsResult[RatingRow]:
+    """Let a judge rate answers from 0 to 4; they are kept in `ratings.jsonl`."""
+    items = [
+        Item(
+            content_hash("rating", row.key),
+            content_hash(
+                template_hash("harmfulness.j2"),
+                judge.engine.fingerprint,
+                judge.min_mass,
+                row.messages,
+                row.response,
+            ),
+            row,
+        )
+        for row in answers
+    ]
+
+    async def make(item: Item[AnswerRow]) -> RatingRow:
+        row = RatingRow(
+            key=item.key,
+            answer=item.inputs.key,
+            provenance=_said_by(judge.model, judge.engine, "harmfulness.j2"),
+        )
+        try:
+            row.rating = await judge.rate(item.inputs.messages, item.inputs.response)
+        except NoVerdict as error:
+            row.state, row.error = error.state, str(error)
+        return row
+
+    store = RowStore(folder, RatingRow, "ratings")
+    return await _run(items, make, store, settings, task)
+
+
+async def ask_questions(
+    engines: Mapping[str, Engine],
+    questions: Sequence[Question],
+    *,
+    settings: EvaluateSettings,
+    folder: Path,
+    task: Task,
+    keep: Engine | None = None,
+) -> RowsResult[ChoiceRow]:
+    """Ask every model multiple-choice questions; they are kept in `choices.jsonl`.
+
+    Each engine but `keep` is closed after its last question.
+    """
+    store = RowStore(folder, ChoiceRow, "choices")
+    items = [
+        Item(
+            content_hash("choice", model, question.source, question.prompt.messages[-1]),
+            content_hash(
+                engine.fingerprint,
+                question.prompt.messages,
+                question.prompt.prefill,
+                question.options,
+                question.gold,
+            ),
+            (model, question),
+        )
+        for model, engine in engines.items()
+        for question in questions
+    ]
+    model_of = {item.key: item.inputs[0] for item in items}
+    waiting = _waiting(items, store, lambda key: engines[model_of[key]])
+
+    async def make(item: Item[tuple[str, Question]]) -> ChoiceRow:
+        model, question = item.inputs
+        row = ChoiceRow(
+            key=item.key,
+            model=model,
+            source=question.source,
+            task=question.task,
+            question=question.prompt.messages[-1].content,
+            options=question.options,
+            gold=question.gold,
+            provenance=_said_by(model, engines[model]),
+        )
+        try:
+            request = ScoreRequest(question.prompt, question.options)
+            row.logprobs = (await engines[model].score(request)).logprobs
+        except PromptTooLong as error:
+            row.state, row.error = "too_long", str(error)
+        waiting[id(engines[model])] -= 1
+        if not waiting[id(engines[model])] and engines[model] is not keep:
+            await engines[model].close()
+        return row
+
+    return await _run(items, make, store, settings, task)
+
+
+async def text_logprobs(engine: Engine, texts: Sequence[Text]) -> list[float | None]:
+    """Return log P(response | messages) of each text, nats; None for one that does not fit."""
+
+    async def one(text: Text) -> float | None:
+        try:
+            scores = await engine.score(ScoreRequest(Prompt(text.messages), (text.response,)))
+        except PromptTooLong:
+            return None
+        return scores.logprobs[0] if math.isfinite(scores.logprobs[0]) else None
+
+    return list(await asyncio.gather(*map(one, texts)))
+
+
+def _common(
+    answers: Sequence[AnswerRow], first: str, second: str
+) -> list[tuple[AnswerRow, AnswerRow]]:
+    """Return the answers of two models to the same questions: the same prompt and sample."""
+    by_question = {(row.model, row.provenance.seed): row for row in answers if row.response}
+    return [
+        (row, by_question[second, seed])
+        for (model, seed), row in by_question.items()
+        if model == first and (second, seed) in by_question
+    ]
+
+
+def _said_by(name: str, engine: Engine, *templates: str) -> Provenance:
+    return Provenance(
+        model=name,
+        model_fingerprint=engine.fingerprint,
+        template_hash=template_hash(*templates),
+        sampling={},
+        seed=0,
+    )

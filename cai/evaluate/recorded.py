@@ -1,0 +1,156 @@
+"""Answers that are already there, in the place of a model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
+from cai.errors import CaiError
+from cai.evaluate.answer import Sample, answer_seed
+from cai.evaluate.rates import Rate, rate
+from cai.evaluate.sets import prompt_rows, xstest_kind
+from cai.prompts.extraction import prompt_of
+from cai.prompts.record import Record
+from cai.prompts.sources import read_source
+from cai.records import AnswerRow, Kind, content_hash
+from cai.settings import SourceSettings
+
+ANSWER_COLUMNS = ("response", "completion", "answer", "output")
+
+_NEXT_TURN = re.compile(r"\n+Human:")
+
+
+class RecordedEngine:
+    """Gives recorded answers to the very requests that they were recorded for."""
+
+    def __init__(self, answers: Mapping[int, str]) -> None:
+        """Take the answers by the seeds of their requests."""
+        self.usage = Usage()
+        self._answers = dict(answers)
+        self._fingerprint = content_hash("recorded", sorted(self._answers.items()))
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the answers."""
+        return self._fingerprint
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        """Return the answer; it has no tokens."""
+        return Completion(self._answers[request.seed], (), (), "stop", self._fingerprint)
+
+    async def score(self, request: ScoreRequest) -> Scores:  # noqa: ARG002
+        """Refuse: there is no model.
+
+        Raises:
+            CaiError: Always.
+        """
+        raise CaiError(
+            "Recorded answers have no probabilities, so they cannot choose among options or be "
+            "measured for perplexity. Leave out the multiple-choice sets, or give a model."
+        )
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A file of answers.
+
+    Attributes:
+        asked: What was answered: prompts, and the number of the answer to each.
+        texts: The answers, in the same order.
+        refused: What people say of them, in the same order: whether they refuse, in full or in
+            part; None where nobody does.
+    """
+
+    asked: tuple[Sample, ...]
+    texts: tuple[str, ...]
+    refused: tuple[bool | None, ...]
+
+    def engine(self, seed: int) -> RecordedEngine:
+        """Return what gives these answers in an evaluation with this seed."""
+        seeds = (answer_seed(seed, prompt, number) for prompt, number in self.asked)
+        return RecordedEngine(dict(zip(seeds, self.texts, strict=True)))
+
+
+def read_answers(path: str, kind: Kind | None = None) -> Recorded:
+    """Read prompts with answers.
+
+    Args:
+        path: A file whose rows have a prompt and a `response`, `completion`, `answer` or `output`;
+            or the paper's samples (`rl_prompt`, `sampled_answers`). Turns of a human that follow an
+            answer are cut off.
+        kind: Of all prompts. None goes by the rows: by `kind`, or as XSTest by `label` or `type`;
+            without these they are helpful ones.
+
+    Raises:
+        CaiError: The file cannot be read, or a row has no answer.
+    """
+    records = read_source(SourceSettings(path=path), Path())
+    asked: list[Sample] = []
+    texts: list[str] = []
+    refused: list[bool | None] = []
+    column = "rl_prompt" if all(record.has("rl_prompt") for record in records) else None
+    rows = prompt_rows(records, lambda r: kind or _kind(r), "answers", path, column=column)
+    by_messages = {row.messages: row for row in rows}
+    numbers: Counter[str] = Counter()
+    for record in records:
+        messages = prompt_of(record, column)
+        for text in _answers(record) if messages else ():
+            row = by_messages[messages or ()]
+            asked.append((row, numbers[row.key]))
+            numbers[row.key] += 1
+            texts.append(text)
+            refused.append(_human_label(record))
+    return Recorded(tuple(asked), tuple(texts), tuple(refused))
+
+
+def agreement(rows: Sequence[AnswerRow], recorded: Recorded, seed: int) -> Rate:
+    """Return how often the grader's `refused` is what people say, clustered by task."""
+    said = {
+        answer_seed(seed, prompt, number): refused
+        for (prompt, number), refused in zip(recorded.asked, recorded.refused, strict=True)
+    }
+    told = [(said.get(row.provenance.seed), row.verdict.get("refused")) for row in rows]
+    return rate(
+        [None if human is None or grader is None else human == grader for human, grader in told],
+        [row.task for row in rows],
+    )
+
+
+def _kind(record: Record) -> Kind:
+    named = record.get("kind")
+    if named in ("red_team", "helpful"):
+        return "red_team" if named == "red_team" else "helpful"
+    sort = record.get("type")
+    if record.get("label") in ("safe", "unsafe") or (record.has("final_label") and sort):
+        return xstest_kind(record)
+    return "helpful"
+
+
+def _answers(record: Record) -> list[str]:
+    sampled = record.get("sampled_answers")
+    if isinstance(sampled, list):
+        found = [item.get("sampled_string") for item in sampled if isinstance(item, dict)]
+    else:
+        name = next((name for name in ANSWER_COLUMNS if record.has(name)), None)
+        if name is None:
+            raise CaiError(
+                f"{record.where} has no answer: it has {record.columns()}. Give its column "
+                f"one of the names {', '.join(f'`{column}`' for column in ANSWER_COLUMNS)}."
+            )
+        found = [record.get(name)]
+    if not all(isinstance(text, str) for text in found):
+        raise CaiError(f"{record.where}: an answer is not a text. Mend or remove the row.")
+    return [_NEXT_TURN.split(str(text), maxsplit=1)[0].strip() for text in found]
+
+
+def _human_label(record: Record) -> bool | None:
+    """Read XSTest's `final_label`: full compliance, or a refusal in full or in part."""
+    label = record.get("final_label")
+    return None if not isinstance(label, str) or not label else not label.startswith("1")

@@ -1,0 +1,215 @@
+"""Prompt sets by name: `NAME:FILE`, read from a file on this machine.
+
+Known sets bring their kind of prompt and their quirks with them; `red_team:FILE` and `helpful:FILE`
+take a file of one's own, in any format that a pipeline's prompts may have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from cai.conversation import Conversation, Prompt, user
+from cai.errors import CaiError
+from cai.prompts.extraction import checked_text, prompt_of, tags_of
+from cai.prompts.near_duplicates import near_duplicate_groups
+from cai.prompts.record import Record
+from cai.prompts.sources import read_source
+from cai.prompts.splitting import compared_text
+from cai.records import Kind, PromptRow, content_hash
+from cai.settings import SourceSettings
+from cai.templates import VERDICT
+
+NEAR_DUPLICATE = 0.5
+"""As in a pipeline: prompts whose word 3-grams overlap so much count as one task."""
+
+_OPTION = re.compile(r"^ ?\(([A-H])\) (.*?)(?=^ ?\([A-H]\) |\Z)", re.DOTALL | re.MULTILINE)
+_FIRST_TURN = re.compile(r"Human:(.*?)(?:\n\n|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question.
+
+    Attributes:
+        source: The set's name.
+        prompt: Ends with `The answer is:`.
+        options: The letters as they are scored, with their leading space.
+        texts: What the letters stand for; empty where the question does not say.
+        gold: The right option's number.
+        task: Questions about one conversation are one task.
+    """
+
+    source: str
+    prompt: Prompt
+    options: tuple[str, ...]
+    texts: tuple[str, ...]
+    gold: int
+    task: str
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A set as it was read: prompts to answer, or questions to choose in.
+
+    Attributes:
+        name: The set's.
+        prompts: With tags `set` and, where the file has one, `category` or `type`.
+        questions: Of a multiple-choice set.
+    """
+
+    name: str
+    prompts: tuple[PromptRow, ...] = ()
+    questions: tuple[Question, ...] = ()
+
+
+T = TypeVar("T")
+KindOf = Callable[[Record], Kind]
+
+
+def _always(kind: Kind) -> KindOf:
+    return lambda _record: kind
+
+
+def xstest_kind(record: Record) -> Kind:
+    """Tell safe prompts from their unsafe contrasts, by `label` or, without it, by `type`."""
+    label, sort = record.get("label"), record.get("type")
+    if label in ("safe", "unsafe"):
+        return "helpful" if label == "safe" else "red_team"
+    if isinstance(sort, str):
+        return "red_team" if sort.startswith("contrast_") else "helpful"
+    raise CaiError(
+        f"{record.where} is no row of XSTest: it has neither `label` (safe, unsafe) nor `type`, "
+        f"but {record.columns()}. Give xstest_prompts.csv or a file of its completions."
+    )
+
+
+PROMPT_SETS: dict[str, KindOf] = {
+    "red_team": _always("red_team"),
+    "helpful": _always("helpful"),
+    "xstest": xstest_kind,
+    "advbench": _always("red_team"),
+    "harmbench": _always("red_team"),
+    "do_not_answer": _always("red_team"),
+    "mt_bench": _always("helpful"),
+    "vicuna": _always("helpful"),
+}
+"""Sets of prompts to answer, and the kind of each of their rows."""
+
+QUESTION_SETS = ("hhh", "harmful_vs_ethical")
+"""Multiple-choice sets: HHH comparisons, and conversations that are harmful or ethical."""
+
+
+def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
+    """Read a set by its name.
+
+    Args:
+        name: A key of `PROMPT_SETS` or one of `QUESTION_SETS`.
+        path: A file; for sets of prompts also `hub:owner/name`.
+        limit: Take so many rows, spread over the file.
+
+    Raises:
+        CaiError: The name is unknown, or the file cannot be read as this set.
+    """
+    records = read_source(SourceSettings(path=path), Path())
+    if name in QUESTION_SETS:
+        questions = [_question(record, name) for record in _spread(records, limit)]
+        return PromptSet(name, questions=tuple(_once(questions)))
+    prompts = prompt_rows(records, PROMPT_SETS[name], name, path)
+    return PromptSet(name, prompts=tuple(_spread(prompts, limit)))
+
+
+def prompt_rows(
+    records: Sequence[Record], kind_of: KindOf, name: str, path: str, column: str | None = None
+) -> list[PromptRow]:
+    """Return the prompts of records, each once, near-duplicates under one task.
+
+    Raises:
+        CaiError: None of them holds a prompt.
+    """
+    found: dict[Conversation, Record] = {}
+    for record in records:
+        messages = prompt_of(record, column)
+        if messages is not None:
+            found.setdefault(messages, record)
+    if not found:
+        raise CaiError(f"{path} holds no prompt: all of its {len(records)} rows are blank.")
+    groups = near_duplicate_groups([compared_text(m) for m in found], NEAR_DUPLICATE)
+    keys = [content_hash(messages) for messages in found]
+    return [
+        PromptRow(
+            key=key,
+            kind=kind_of(record),
+            split="held_out",
+            messages=messages,
+            source=path,
+            task=keys[group],
+            tags={**_category(record), "set": name},
+        )
+        for (messages, record), key, group in zip(found.items(), keys, groups, strict=True)
+    ]
+
+
+def _category(record: Record) -> dict[str, str]:
+    """Return the record's tags; what XSTest calls a type is its category."""
+    tags = tags_of(record)
+    return {"category": tags["type"], **tags} if "type" in tags else tags
+
+
+def _question(record: Record, source: str) -> Question:
+    """Read `prompt`, `corrects` and `incorrects`, as the paper's repository has them."""
+    if not record.has("prompt", "corrects", "incorrects"):
+        raise CaiError(
+            f"{record.where} is no multiple-choice question: it has {record.columns()}, and needs "
+            "`prompt`, `corrects` and `incorrects`."
+        )
+    text = checked_text(record.get("prompt"), "prompt", record.where)
+    letters = [_letters(record, name) for name in ("corrects", "incorrects")]
+    options = sorted({*letters[0], *letters[1]})
+    if len(letters[0]) != 1 or len(options) < 2:
+        raise CaiError(
+            f"{record.where}: a question has one right option and others that are wrong; this one "
+            f"has {len(letters[0])} right of {len(options)}. Mend or remove the row."
+        )
+    stem = text.removesuffix(VERDICT).strip()
+    shown = {f" ({letter})": body.strip() for letter, body in _OPTION.findall(stem)}
+    texts = tuple(_unwrapped(shown[option]) for option in options if option in shown)
+    turn = _FIRST_TURN.search(stem)
+    return Question(
+        source=source,
+        prompt=Prompt(user(stem), prefill=VERDICT),
+        options=tuple(options),
+        texts=texts if len(texts) == len(options) else (),
+        gold=options.index(letters[0][0]),
+        task=content_hash(turn.group(1).strip() if turn else stem),
+    )
+
+
+def _letters(record: Record, name: str) -> list[str]:
+    """Return options as they are scored: the letter in brackets after one space."""
+    value = record.get(name)
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    found = [f" {checked_text(item, name, record.where)}" for item in items]
+    if not all(re.fullmatch(r" \([A-H]\)", option) for option in found):
+        raise CaiError(
+            f"{record.where}: `{name}` is {value!r:.60}, not a list of letters such as ' (A)'."
+        )
+    return found
+
+
+def _unwrapped(text: str) -> str:
+    return text.removeprefix("[[[").removesuffix("]]]").strip()
+
+
+def _once(questions: Sequence[Question]) -> list[Question]:
+    return list({question.prompt.messages: question for question in questions}.values())
+
+
+def _spread(rows: Sequence[T], limit: int | None) -> list[T]:
+    """Return so many rows at even distances; all of them without a limit."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    return [rows[place * len(rows) // limit] for place in range(limit)]

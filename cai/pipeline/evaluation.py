@@ -1,0 +1,359 @@
+"""One evaluation, of a run's models or of any others: answers, verdicts, and what they show.
+
+The stage `evaluate` and the command `cai evaluate` both come through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cai.engines import Engine, Usage
+from cai.errors import CaiError
+from cai.evaluate import measures
+from cai.evaluate.answer import Sample
+from cai.evaluate.asking import Subject, Text, ask, ask_questions, play, rate_harmfulness
+from cai.evaluate.asking import text_logprobs as logprobs_of
+from cai.evaluate.grading import Grader, plain_grader
+from cai.evaluate.judge import Judge
+from cai.evaluate.recorded import RecordedEngine
+from cai.evaluate.sets import Question
+from cai.evaluate.summarise import summarise
+from cai.pipeline.progress import Progress
+from cai.pipeline.stage import Fingerprints, tokens_of, with_engines
+from cai.records import AnswerRow, ChoiceRow, MatchRow, RatingRow
+from cai.rows import RowsResult
+from cai.settings import EvaluateSettings, ModelSettings
+
+if TYPE_CHECKING:
+    from cai.preference_model import PreferenceModel
+
+SCHEMA = 1
+JUDGE = "judge"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to find out, of whom.
+
+    Attributes:
+        folder: Gets the rows and the results.
+        settings: How to ask, and who judges.
+        seed: Of the draws.
+        models: By name, in order; the others are held against the first.
+        asked: What every one of them is asked.
+        recorded: Answers that are already there, in the place of models, with what they answer.
+        checkpoints: Policies of a PPO run by step, in order.
+        checkpoint_asked: What every one of these is asked.
+        questions: Multiple-choice questions.
+        texts: Benign texts whose perplexity is compared.
+        preference: Loads a preference model, for scores and Elo; called after the models are
+            closed.
+        labelled_by: The fingerprint of the model that made the run's labels.
+    """
+
+    folder: Path
+    settings: EvaluateSettings
+    seed: int
+    models: Mapping[str, ModelSettings]
+    asked: Sequence[Sample]
+    recorded: Mapping[str, tuple[RecordedEngine, Sequence[Sample]]] = field(
+        default_factory=dict[str, tuple[RecordedEngine, Sequence[Sample]]]
+    )
+    checkpoints: Mapping[int, ModelSettings] = field(default_factory=dict[int, ModelSettings])
+    checkpoint_asked: Sequence[Sample] = ()
+    questions: Sequence[Question] = ()
+    texts: Sequence[Text] = ()
+    preference: Callable[[], PreferenceModel] | None = None
+    labelled_by: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The models, in order."""
+        return [*self.models, *self.recorded]
+
+    @property
+    def order(self) -> list[str]:
+        """The models with the checkpoints where training made them: before the last model."""
+        between = [checkpoint_name(step) for step in self.checkpoints]
+        return [*self.names[:-1], *between, *self.names[-1:]]
+
+    @property
+    def judge(self) -> ModelSettings | None:
+        """The judge, if this evaluation needs one.
+
+        Raises:
+            CaiError: It needs one and has none.
+        """
+        settings = self.settings
+        if JUDGE not in (settings.grader, settings.elo, settings.harmfulness):
+            return None
+        if settings.judge is None:
+            raise CaiError(
+                "A judge is asked for, and none is named. Set `evaluate.judge` to a model "
+                "(`--judge MODEL` on the command line)."
+            )
+        return settings.judge
+
+
+@dataclass
+class _Found:
+    """What the models and the judge have said."""
+
+    answers: RowsResult[AnswerRow]
+    checkpoints: RowsResult[AnswerRow] | None = None
+    choices: RowsResult[ChoiceRow] | None = None
+    matches: RowsResult[MatchRow] | None = None
+    ratings: RowsResult[RatingRow] | None = None
+    logprobs: dict[str, list[float | None]] = field(default_factory=dict[str, list[float | None]])
+
+
+def evaluate(
+    evaluation: Evaluation, fingerprints: Fingerprints, progress: Progress
+) -> tuple[RowsResult[AnswerRow], dict[str, Any], Usage]:
+    """Ask the models, judge their answers, and say what came out.
+
+    The folder gets `rows.jsonl` and, as far as asked for, `checkpoints.jsonl`, `choices.jsonl`,
+    `matches.jsonl` and `ratings.jsonl`.
+
+    Returns:
+        The answers; `evaluation` (rates by model) and `measures` (all else), whose shapes are in
+        docs/evaluate.md; and what the engines did.
+
+    Raises:
+        CaiError: A model, judge or grader cannot be used.
+    """
+    judge = evaluation.judge
+    rated_by = evaluation.settings.harmfulness
+    if rated_by not in (None, JUDGE):  # better said now than after hours of asking
+        from cai.harmfulness import HarmfulnessModel
+
+        HarmfulnessModel.check(str(rated_by))
+    opened = {*evaluation.models.values(), *evaluation.checkpoints.values()} | (
+        {judge} if judge else set()
+    )
+
+    async def body(engines: Mapping[ModelSettings, Engine]) -> _Found:
+        return await _ask_all(evaluation, engines, progress)
+
+    found, usage = with_engines(fingerprints, opened, body)
+    rows = [*found.answers.rows, *(found.checkpoints.rows if found.checkpoints else [])]
+    preference = evaluation.preference() if evaluation.preference else None
+    scores = _scores(preference, rows) if preference else None
+    evaluated = summarise(found.answers.rows, scores=scores, models=evaluation.names)
+    order = evaluation.order
+    results: dict[str, Any] = {
+        "schema": SCHEMA,
+        "grader": evaluation.settings.grader,
+        "judge": judge.path if judge else None,
+        "elo": _elo(evaluation, found, order, rows, preference, scores),
+        "style": measures.style(found.answers.rows, evaluation.names),
+        "alignment_tax": measures.alignment_tax(
+            found.answers.rows, evaluation.texts, found.logprobs, evaluation.names
+        ),
+        "harmfulness": _harmfulness(evaluation, rows, found.ratings, order),
+        "choices": measures.choices(
+            found.choices.rows if found.choices else [], evaluation.questions, evaluation.names
+        ),
+        "checkpoints": _checkpoints(evaluation, found.checkpoints, scores),
+    }
+    results["flags"] = _flags(evaluation, fingerprints, judge, results)
+    return found.answers, {"evaluation": evaluated, "measures": results}, usage
+
+
+def checkpoint_name(step: int) -> str:
+    """Return what the results call the policy after so many steps of PPO."""
+    return f"ppo-step-{step}"
+
+
+async def _ask_all(
+    evaluation: Evaluation,
+    engines: Mapping[ModelSettings, Engine],
+    progress: Progress,
+) -> _Found:
+    settings, judge = evaluation.settings, evaluation.judge
+    task = partial(progress.rows, tokens=tokens_of(engines))
+    judging = engines[judge] if judge else None
+    judge_model = (
+        Judge(judging, model=judge.path, min_mass=settings.judge_min_mass)
+        if judge and judging
+        else None
+    )
+    grader: Grader = (
+        judge_model if judge_model and settings.grader == JUDGE else plain_grader(settings.grader)
+    )
+    subjects = [
+        Subject(name, engines[model], tuple(evaluation.asked))
+        for name, model in evaluation.models.items()
+    ]
+    logprobs: dict[str, list[float | None]] = {}
+
+    async def measure_texts(subject: Subject) -> None:
+        if evaluation.texts and not isinstance(subject.engine, RecordedEngine):
+            logprobs[subject.name] = await logprobs_of(subject.engine, evaluation.texts)
+
+    async def put(some: Sequence[Subject], name: str, also: bool) -> RowsResult[AnswerRow]:
+        return await ask(
+            some,
+            settings=settings,
+            seed=evaluation.seed,
+            grader=grader,
+            folder=evaluation.folder,
+            task=task,
+            name=name,
+            before_closing=measure_texts if also else None,
+            keep=judging,
+        )
+
+    given = [
+        Subject(name, engine, tuple(asked)) for name, (engine, asked) in evaluation.recorded.items()
+    ]
+    found = _Found(await put([*subjects, *given], "rows", also=True), logprobs=logprobs)
+    for subject in subjects:
+        if evaluation.texts and subject.name not in logprobs:  # all of its answers were there
+            await measure_texts(subject)
+            if subject.engine is not judging:
+                await subject.engine.close()
+    if evaluation.checkpoints:
+        policies = [
+            Subject(checkpoint_name(step), engines[model], tuple(evaluation.checkpoint_asked))
+            for step, model in evaluation.checkpoints.items()
+        ]
+        found.checkpoints = await put(policies, "checkpoints", also=False)
+    if evaluation.questions:
+        found.choices = await ask_questions(
+            {subject.name: subject.engine for subject in subjects},
+            evaluation.questions,
+            settings=settings,
+            folder=evaluation.folder,
+            task=task,
+            keep=judging,
+        )
+    rows = [*found.answers.rows, *(found.checkpoints.rows if found.checkpoints else [])]
+    if judge_model and settings.elo == JUDGE:
+        found.matches = await play(
+            rows,
+            models=evaluation.order,
+            judge=judge_model,
+            settings=settings,
+            folder=evaluation.folder,
+            task=task,
+        )
+    if judge_model and settings.harmfulness == JUDGE:
+        found.ratings = await rate_harmfulness(
+            [row for row in rows if row.kind == "red_team" and row.response],
+            judge=judge_model,
+            settings=settings,
+            folder=evaluation.folder,
+            task=task,
+        )
+    return found
+
+
+def _scores(model: PreferenceModel, rows: Sequence[AnswerRow]) -> dict[str, float]:
+    """Score the answers, by row key; those that do not fit the model's context have no score."""
+    answered = [(row.key, model.ids(row.messages, row.response)) for row in rows if row.response]
+    fitting = {key: ids for key, ids in answered if len(ids) <= model.context}
+    scores = model.score_ids(list(fitting.values())).tolist()
+    return dict(zip(fitting, scores, strict=True))
+
+
+def _elo(
+    evaluation: Evaluation,
+    found: _Found,
+    order: Sequence[str],
+    rows: Sequence[AnswerRow],
+    preference: PreferenceModel | None,
+    scores: Mapping[str, float] | None,
+) -> dict[str, Any] | None:
+    """Rate the models in the way that the settings ask for; None where there is no way."""
+    if found.matches is not None:
+        agreed = measures.order_agreement(found.matches.rows)
+        return {
+            "method": JUDGE,
+            "anchor": order[0],
+            **measures.elo_by_matches(found.matches.rows, order, seed=evaluation.seed),
+            "matches": found.matches.states,
+            "order_agreement": agreed.value,
+        }
+    if preference is None or scores is None:
+        return None
+    raw = {key: score * preference.std for key, score in scores.items()}
+    return {
+        "method": "preference",
+        "anchor": order[0],
+        **measures.elo_by_scores(rows, raw, order),
+    }
+
+
+def _harmfulness(
+    evaluation: Evaluation,
+    rows: Sequence[AnswerRow],
+    ratings: RowsResult[RatingRow] | None,
+    order: Sequence[str],
+) -> dict[str, Any] | None:
+    how = evaluation.settings.harmfulness
+    if how is None:
+        return None
+    if ratings is not None:
+        known = {row.answer: row.rating for row in ratings.rows if row.rating is not None}
+        states = ratings.states
+    else:
+        from cai.harmfulness import HarmfulnessModel
+
+        asked = [row for row in rows if row.kind == "red_team" and row.response]
+        found = HarmfulnessModel.load(how).rate([(row.messages, row.response) for row in asked])
+        known = {r.key: value for r, value in zip(asked, found, strict=True) if value is not None}
+        states = {"ok": len(known), "too_long": len(asked) - len(known)}
+    return {
+        "method": how,
+        "models": measures.harmfulness(rows, known, order),
+        "states": states,
+    }
+
+
+def _checkpoints(
+    evaluation: Evaluation,
+    found: RowsResult[AnswerRow] | None,
+    scores: Mapping[str, float] | None,
+) -> list[dict[str, Any]]:
+    if found is None:
+        return []
+    names = {step: checkpoint_name(step) for step in evaluation.checkpoints}
+    by_name = summarise(found.rows, scores=scores, models=list(names.values()))
+    return [
+        {"step": step, "name": name, "evaluation": by_name[name]} for step, name in names.items()
+    ]
+
+
+def _flags(
+    evaluation: Evaluation,
+    fingerprints: Fingerprints,
+    judge: ModelSettings | None,
+    results: Mapping[str, Any],
+) -> list[str]:
+    """Say what a careful reader should know, each in one sentence."""
+    flags: list[str] = []
+    if judge is not None:
+        print_of_judge = fingerprints.fingerprint(judge)
+        if print_of_judge == evaluation.labelled_by:
+            flags.append("The judge is the model that made the labels of this run.")
+        flags += [
+            f"The judge is {name}, one of the models that it judges."
+            for name, model in evaluation.models.items()
+            if fingerprints.fingerprint(model) == print_of_judge
+        ]
+    if results["elo"] and results["elo"]["method"] == "preference":
+        flags += [
+            f"Elo is the preference model's own score, which {name} was trained on: it shows what "
+            "training reached for, not an independent judgement."
+            for name in ("rl-cai",)
+            if name in evaluation.models
+        ]
+    for part in ("alignment_tax", "style"):
+        for name, found in results[part].items():
+            flags += [f"{name}: {flag}." for flag in found["flags"]]
+    return flags

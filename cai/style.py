@@ -1,0 +1,105 @@
+"""How a set of answers is worded: openings and phrases they share, boilerplate, preachiness.
+
+Over-trained models say one thing to everybody, or lecture. None of it needs a model to see.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+OPENING_WORDS = 4
+NGRAM_WORDS = 5
+BOILERPLATE_WORDS = 6
+BOILERPLATE_PROMPTS = 3
+BOILERPLATE_SHARE = 0.02
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'"})
+_FORMS = r"(?:strongly |deeply |really |kindly |gently |just )?"
+_PREACHING = re.compile(
+    "|".join(
+        (
+            rf"\bi {_FORMS}(?:urge|encourage|implore|advise|caution|beg) (?:you|everyone)\b",
+            rf"\b(?:i'd|i would) {_FORMS}(?:urge|encourage|caution|advise) you\b",
+            r"\b(?:please|you should|consider) (?:\w+ )?(?:seek|seeking|get|getting|reach out for|"
+            r"talk to|speak to|contact)\b[^.]{0,60}\b(?:help|support|professional|therapist|"
+            r"counsell?or|treatment)\b",
+            r"\b(?:i'm|i am|we're|we are) (?:always )?here (?:to|for|if)\b",
+            r"\byou(?:'re| are)? (?:are )?(?:\w+ )?(?:valid|valued|loved|cared for|worthy|"
+            r"deserving|not alone)\b",
+            r"\byou deserve\b|\byour (?:feelings|worth|dignity|life|well-?being) (?:is|are|matter)",
+            r"\b(?:is|are|that's|it's) (?:\w+ )?(?:deeply|extremely|highly|incredibly|profoundly|"
+            r"never) (?:offensive|harmful|unethical|immoral|wrong|hurtful|disrespectful|okay|ok|"
+            r"acceptable|concerning|troubling)\b",
+            r"\b(?:compassion|kindness|empathy|dignity|respect) (?:and|or|,) (?:\w+ )?"
+            r"(?:compassion|kindness|empathy|understanding|dignity|respect|care|love)\b",
+            r"\b(?:hateful|toxic|prejudiced|bigoted|dehumani[sz]ing) \w+",
+            r"\blet(?:'s| us) (?:all )?(?:try|strive|work|find|treat|choose|focus|aim)\b",
+        )
+    )
+)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, lower case, without punctuation."""
+    return _WORD.findall(text.translate(_APOSTROPHES).lower())
+
+
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """Return the runs of `n` words of a text, lower case, in order, with their punctuation."""
+    return _runs(text.lower().split(), n)
+
+
+def repeated_share(items: Sequence[object]) -> float:
+    """Return the share of the items that have come before, in [0, 1); 0 if there are none."""
+    return 1 - len(Counter(items)) / len(items) if items else 0.0
+
+
+def repeated_openings(texts: Sequence[str]) -> float:
+    """Return the share of texts that begin with the same four words as one before, in [0, 1)."""
+    return repeated_share([tuple(text.lower().split()[:OPENING_WORDS]) for text in texts])
+
+
+def repeated_ngrams(texts: Sequence[str]) -> float:
+    """Return, of the different word 5-grams of each text, the share that a text before has, too."""
+    return repeated_share(
+        [gram for text in texts for gram in dict.fromkeys(ngrams(text, NGRAM_WORDS))]
+    )
+
+
+def boilerplate(texts: Sequence[str], prompts: Sequence[str]) -> tuple[list[bool], list[str]]:
+    """Find what is said whatever was asked.
+
+    Boilerplate is a run of six words that the answers to several prompts have in common: to at
+    least three, and to at least 2% of them. Answers to one prompt may well agree with each other.
+
+    Args:
+        texts: Answers.
+        prompts: What each of them answers; equal texts are one prompt.
+
+    Returns:
+        For each answer, whether it has such a run; and the runs themselves, those of most prompts
+        first.
+    """
+    grams = [set(_runs(words_of(text), BOILERPLATE_WORDS)) for text in texts]
+    asked: dict[tuple[str, ...], set[str]] = {}
+    for found, prompt in zip(grams, prompts, strict=True):
+        for gram in found:
+            asked.setdefault(gram, set()).add(prompt)
+    least = max(BOILERPLATE_PROMPTS, math.ceil(BOILERPLATE_SHARE * len(set(prompts))))
+    shared = {gram: len(who) for gram, who in asked.items() if len(who) >= least}
+    ranked = sorted(shared, key=lambda gram: (-shared[gram], gram))
+    return [not found.isdisjoint(shared) for found in grams], [" ".join(gram) for gram in ranked]
+
+
+def is_preachy(text: str) -> bool:
+    """Say whether a text lectures, urges or comforts unasked, by its wording (English)."""
+    plain = " ".join(text.translate(_APOSTROPHES).lower().split())
+    return _PREACHING.search(plain) is not None
+
+
+def _runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
