@@ -356,6 +356,11 @@ class PPOSettings(Settings, frozen=True):
     """The share of red-team prompts in each batch."""
     checkpoint_steps: Positive = 20
     """Steps between checkpoints."""
+    launch: str | None = None
+    """Spread over several processes: `ddp`, `fsdp2`, `fsdp2_no_reshard`, or a file of your own as
+    `accelerate config` writes it; null: this process alone."""
+    processes: Positive | None = None
+    """Processes of `launch`; null: what its file says, or else one for each GPU."""
     guard: GuardSettings | None = GuardSettings()
     """What is watched on held-out prompts."""
     keep: Literal["last", "best"] = "last"

@@ -26,6 +26,8 @@ STOP = 1 / 48
 VOCABULARY, EOS, PAD = 32_000, 0, 1
 VALUE_HEAD = 0.5
 """Of the score head: the critic of the agreement's runs, so that values are not scores."""
+SNAPSHOT = "snapshot-"
+"""Begins the names of the policies that are saved on the way, the step's number follows."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,19 @@ class Workload:
     max_new_tokens: int
     steps: int
     """Measured; one more comes before them and is not."""
+    minibatches: int = 1
     learning_rate: float = 1e-6
     """So small that lengths stay what they are from the first step to the last."""
+    critic_learning_rate: float | None = None
+    """Ours alone, like `final_learning_rate`: TRL has one optimizer; None for the policy's."""
+    final_learning_rate: float = 1.0
     kl_coef: float = 0.05
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2
     seed: int = 0
+    snapshot_every: int = 0
+    """Save the policy every so many steps, the first included (0: never), off the clock."""
 
 
 PLAYGROUND_WORKLOAD = Workload("playground", 64, epochs=4, max_new_tokens=64, steps=3)

@@ -14,6 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from cai.ppo.processes import ALONE, Processes
+
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Tokens of a forward pass, unless `ppo.micro_batch_size` sets its rows.
 
@@ -136,17 +138,25 @@ class Rollout:
     """What each scorer said of the responses that were scored, not weighted, `(n,)`."""
 
 
-def length_sorted(lengths_B: Tensor, size: int | None) -> list[Tensor]:
+def length_sorted(
+    lengths_B: Tensor, size: int | None, processes: Processes = ALONE
+) -> list[Tensor]:
     """Split `0 … B-1` into micro-batches of like length, longest first, to waste little padding.
 
     Args:
         lengths_B: Tokens of each row.
         size: Rows of a micro-batch; None for as many as make `MICRO_BATCH_TOKENS`, padding counted.
+        processes: Share the rows. The sorted rows are dealt out, so that all get as many
+            micro-batches, and of about the same lengths.
+
+    Returns:
+        The rows of each micro-batch of this process.
     """
-    order_B = lengths_B.argsort(descending=True, stable=True)
+    order_B = processes.deal(lengths_B.argsort(descending=True, stable=True))
     if size is not None:
         return list(order_B.split(size))
-    lengths = lengths_B[order_B].tolist()
+    # All processes make as many micro-batches: sizes follow the longest row of each deal.
+    lengths = lengths_B.sort(descending=True).values[:: processes.count].tolist()
     sizes: list[int] = []
     while sum(sizes) < len(lengths):
         left = len(lengths) - sum(sizes)

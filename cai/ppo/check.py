@@ -8,6 +8,7 @@ from typing import Any, cast
 from cai.chat import ChatFormat
 from cai.conversation import Message, Prompt
 from cai.errors import CaiError
+from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptFormat
 from cai.settings import PPOSettings
 
@@ -25,10 +26,20 @@ def check_settings(settings: PPOSettings) -> None:
             "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from a "
             "small positive `kl_coef`, such as 0.01."
         )
-    if settings.batch_size % settings.minibatches:
+
+
+def check_shares(settings: PPOSettings, processes: Processes) -> None:
+    """Raise a CaiError if the processes cannot share the work evenly, or not in this way."""
+    if settings.batch_size % (settings.minibatches * processes.count):
         raise CaiError(
             f"`ppo.batch_size` {settings.batch_size} does not divide into `ppo.minibatches` "
-            f"{settings.minibatches} equal parts. Make the batch size a multiple of it."
+            f"{settings.minibatches} equal parts for each process of {processes.count}. Make it "
+            f"a multiple of {settings.minibatches * processes.count}."
+        )
+    if processes.sharded and (settings.lora_rank or settings.critic == "value_head"):
+        raise CaiError(
+            "FSDP2 needs a policy and a critic of their own, with all weights trained. Set "
+            "`ppo.lora_rank: 0` and `ppo.critic: separate`, or launch with `ddp`."
         )
 
 

@@ -17,6 +17,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, length_sorted
 from cai.ppo.math import token_logprobs
+from cai.ppo.processes import ALONE, Processes
+from cai.ppo.sharding import call
 
 
 class Critic(nn.Module):
@@ -50,12 +52,16 @@ def response_logprobs(
         temperature: The sampling temperature; logits are divided by it.
     """
     mask_BT = episodes.mask_BT
-    logprobs_N, entropies_N = token_logprobs(
-        _response_hidden(cast("Any", model).base_model, episodes),
-        episodes.response_ids_BT[mask_BT],
-        output_head(model),
-        temperature=temperature,
-    )
+
+    def at_response_tokens(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return token_logprobs(
+            _response_hidden(cast("Any", model).base_model, episodes),
+            episodes.response_ids_BT[mask_BT],
+            output_head(model),
+            temperature=temperature,
+        )
+
+    logprobs_N, entropies_N = call(model, at_response_tokens)
     return _padded(logprobs_N, mask_BT), _padded(entropies_N, mask_BT)
 
 
@@ -94,15 +100,22 @@ def check_output_head(model: nn.Module) -> None:
 
 
 def without_gradient(
-    function: Callable[[Episodes], Tensor], episodes: Episodes, micro_batch_size: int | None
+    function: Callable[[Episodes], Tensor],
+    episodes: Episodes,
+    micro_batch_size: int | None,
+    processes: Processes = ALONE,
 ) -> Tensor:
-    """Apply a forward pass to length-sorted micro-batches; return `(B, T)` in the given order."""
+    """Apply a forward pass to length-sorted micro-batches; return `(B, T)` in the given order.
+
+    Processes share the episodes, and all of them get the whole result.
+    """
     results_BT = torch.zeros(episodes.response_ids_BT.shape, device=episodes.device)
-    for rows in length_sorted(episodes.lengths_B, micro_batch_size):
-        with torch.inference_mode():
-            piece = function(episodes.select(rows))
-        results_BT[rows] = piece
-    return results_BT
+    times_B1 = torch.zeros((len(episodes), 1), device=episodes.device)
+    for rows in length_sorted(episodes.lengths_B, micro_batch_size, processes):
+        with torch.no_grad():
+            results_BT[rows] = function(episodes.select(rows))
+        times_B1[rows] = 1
+    return processes.sum(results_BT) / processes.sum(times_B1)
 
 
 def recompute_layers(backbone: nn.Module) -> None:

@@ -24,6 +24,7 @@ from cai.models import (
 )
 from cai.ppo.learner import Learner
 from cai.ppo.memory import Shape
+from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat, prompt_format
 from cai.ppo.rewards import Judge, Reward, preference_models
 from cai.preference_model import AdapterWeights, PreferenceModel, load_adapter, score_constants
@@ -98,6 +99,7 @@ def open_models(
     settings: PPOSettings,
     chat: PromptFormat,
     *,
+    processes: Processes = ALONE,
     seed: int,
 ) -> tuple[Learner, Reward]:
     """Load what is not loaded and give it its roles.
@@ -128,6 +130,7 @@ def open_models(
         dtype=precision(policy),
         max_batch_tokens=max_batch_tokens(policy),
         preference_adapter=adapter,
+        processes=processes,
         seed=seed,
     )
     reward = {name: (opened.get(name, scorer), w) for name, (scorer, w) in scorers.items()}

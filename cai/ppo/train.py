@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
 from transformers import GenerationConfig
 
 from cai.errors import CaiError
 from cai.ppo.batch import rows_of_length
-from cai.ppo.check import check_same_tokens, check_settings
+from cai.ppo.check import check_same_tokens, check_settings, check_shares
 from cai.ppo.guard import Guard
 from cai.ppo.learner import Learner
 from cai.ppo.loading import (
@@ -31,12 +32,22 @@ from cai.ppo.loading import (
 )
 from cai.ppo.memory import check_memory, free_memory
 from cai.ppo.pretraining import Pretraining
+from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import RewardLike, named_scorers, preference_models
 from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
 from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
+
+RESUMABLE = (
+    "micro_batch_size",
+    "checkpoint_steps",
+    "gradient_checkpointing",
+    "launch",
+    "processes",
+)
+"""Settings that may change when a run is resumed: they move memory and speed, not what is done."""
 
 
 class PPO:
@@ -129,6 +140,8 @@ class PPO:
         """
         start = time.monotonic()
         folder = Path(folder)
+        processes = Processes.here()
+        check_shares(self.settings, processes)
         fitting = self._checked(prompts)
         pool = PromptPool(
             fitting,
@@ -139,9 +152,14 @@ class PPO:
         texts = self._pretraining(pretraining)
         guard = self._guard(held_out)
         run = self._identity(fitting, pretraining, guard.prompts if guard else ())
-        self._check_memory(max(len(prompt.ids) for prompt in fitting))
+        self._check_memory(max(len(prompt.ids) for prompt in fitting), processes)
         learner, reward = open_models(
-            self._policy, self.scorers, self.settings, self._chat, seed=self.seed
+            self._policy,
+            self.scorers,
+            self.settings,
+            self._chat,
+            processes=processes,
+            seed=self.seed,
         )
         self.learner = learner
         records = run_steps(
@@ -157,8 +175,8 @@ class PPO:
             guard=guard,
             on_step=on_step,
         )
-        _save(learner, folder / "model")
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        weights = learner.plain_weights()
+        processes.from_main(lambda: _save(learner, weights, folder))
         return {
             "steps": len(records),
             "prompts": len(fitting),
@@ -188,7 +206,7 @@ class PPO:
             max_new_tokens=self.settings.max_new_tokens,
         )
 
-    def _check_memory(self, longest_prompt: int) -> None:
+    def _check_memory(self, longest_prompt: int, processes: Processes) -> None:
         """Raise a CaiError that says what to change if the models will not fit."""
         settings = self.settings
         judge = next(iter(preference_models(self.scorers).values()), None)
@@ -200,12 +218,13 @@ class PPO:
             shape(self._policy),
             None if judge is None else shape(judge),
             settings,
-            available=free_memory(where),
+            available=free_memory(where) // (1 if where.type == "cuda" else processes.count),
             micro_batch_size=settings.micro_batch_size or rows_of_length(longest, where),
             precision=precision(self._policy),
             longest=longest,
             batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
             shared=adapter is not None,
+            parts=processes.count if processes.sharded else 1,
         )
 
     def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
@@ -244,9 +263,7 @@ class PPO:
     ) -> str:
         """Name all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
-            self.settings.model_dump(
-                exclude={"micro_batch_size", "checkpoint_steps", "gradient_checkpointing"}
-            ),
+            self.settings.model_dump(exclude=set(RESUMABLE)),
             identity(self._policy),
             [identity(judge) for judge in preference_models(self.scorers).values()],
             [(name, weight) for name, (_, weight) in self.scorers.items()],
@@ -267,8 +284,11 @@ def _guarded(
     }
 
 
-def _save(learner: Learner, out: Path) -> None:
-    """Save the policy as a plain transformers folder that generates and stops by itself."""
+def _save(learner: Learner, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Save the policy as a plain transformers folder that generates and stops by itself.
+
+    Nothing is left to resume then.
+    """
     # Sampling defaults of the model it once was do not carry over: some do not even save.
     old = cast("Any", learner.policy.generation_config)
     learner.policy.generation_config = GenerationConfig(
@@ -276,6 +296,7 @@ def _save(learner: Learner, out: Path) -> None:
         eos_token_id=sorted(learner.chat.stop_ids),
         pad_token_id=old.pad_token_id,
     )
-    with whole_folder(out) as folder:
-        learner.policy.save_pretrained(folder, state_dict=learner.plain_weights())
-        cast("Any", learner.chat.tokenizer).save_pretrained(folder)
+    with whole_folder(folder / "model") as out:
+        learner.policy.save_pretrained(out, state_dict=dict(weights))
+        cast("Any", learner.chat.tokenizer).save_pretrained(out)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -311,7 +311,7 @@ def test_ptx_adds_the_gradient_of_the_texts_log_likelihood(learner_of: LearnerOf
         table = naive_logprob_table(model, ids[:1], ids[1:], 1.0)
         total = total - table[range(len(ids) - 1), ids[1:]].sum()
         tokens += len(ids) - 1
-    assert metrics["loss/ptx_avg"] == pytest.approx((total / tokens).item(), rel=1e-4)
+    assert metrics["loss/ptx_avg"].item() == pytest.approx((total / tokens).item(), rel=1e-4)
     expected = torch.autograd.grad(0.3 * total / tokens, list(model.parameters()))
     assert_same_gradients([p.grad for p in learner.policy.parameters()], expected)
 

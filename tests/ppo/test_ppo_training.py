@@ -141,7 +141,9 @@ def test_a_resumed_run_redoes_only_what_came_after_the_checkpoint(tmp_path: Path
     assert [record["step"] for record in steps_of(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, run: Run) -> None:
+def test_a_torn_checkpoint_is_passed_over(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     run(whole)
     with pytest.raises(KilledError):
@@ -151,13 +153,15 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, run: Run) -> None:
     state = torn / "checkpoints" / "step-000004" / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
     seen: list[float] = []
-    with pytest.warns(UserWarning, match=r"step-000004.*damaged"):
-        run(torn, on_step=lambda metrics: seen.append(metrics["step"]))
+    run(torn, on_step=lambda metrics: seen.append(metrics["step"]))
+    assert "step-000004 and removes it: it is damaged" in caplog.text
     assert seen == [3, 4, 5]
     assert same(weights(whole), weights(torn))
 
 
-def test_checkpoints_of_another_run_are_not_resumed(tmp_path: Path, run: Run) -> None:
+def test_checkpoints_of_another_run_are_not_resumed(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(KilledError):
         run(tmp_path, on_step=kill_after(4))
     changed = SETTINGS.model_copy(update={"kl_coef": 0.5})
@@ -167,8 +171,9 @@ def test_checkpoints_of_another_run_are_not_resumed(tmp_path: Path, run: Run) ->
         seen.append(metrics["step"])
         kill_after(3)(metrics)
 
-    with pytest.warns(UserWarning, match="others"), pytest.raises(KilledError):
+    with pytest.raises(KilledError):
         run(tmp_path, settings=changed, on_step=on_step)
+    assert "are others" in caplog.text
     assert seen == [1, 2, 3]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
 
