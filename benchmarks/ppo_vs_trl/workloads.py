@@ -11,11 +11,11 @@ from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
+from benchmarks.ratios import llama_config
 from cai.models import PLAYGROUND, load_chat_format, load_tokenizer
 from cai.playground.sources import playground_prompts
 from cai.ppo.prompts import tokenize_prompts
@@ -90,16 +90,15 @@ def _llama(folder: Path, count: int, rng: random.Random) -> list[list[int]]:
     The first coordinate of every embedding is large, so it is about √256 = 16 in every normalised
     state: a constant that the EOS row of the head, and it alone, reads.
     """
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
+    config = llama_config(
+        vocabulary=VOCABULARY,
+        hidden=256,
+        inner=688,
+        layers=4,
+        heads=4,
+        context=512,
+        end=EOS,
+        pad=PAD,
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():

@@ -114,7 +114,7 @@ def open_models(
     opened: dict[str, Any] = {
         name: judge
         if isinstance(judge, PreferenceModel)
-        else _on_backbone(judge, model, adapter)
+        else judge_on(model, adapter, judge_format(judge), *score_constants(judge))
         if adapter and name == first
         else PreferenceModel.load(judge)
         for name, judge in judges.items()
@@ -156,11 +156,12 @@ class _Scoring(nn.Module):
         self.score.weight = nn.Parameter(head.to(policy.device), requires_grad=False)
 
 
-def _on_backbone(folder: Path, policy: PreTrainedModel, adapter: AdapterWeights) -> PreferenceModel:
+def judge_on(
+    policy: PreTrainedModel, adapter: AdapterWeights, chat: ChatFormat, mean: float, std: float
+) -> PreferenceModel:
     """Return a preference model that scores with the policy's weights and its own adapter."""
-    mean, std = score_constants(folder)
     model = cast("PreTrainedModel", _Scoring(policy, adapter.head))
-    return PreferenceModel(model, judge_format(folder), mean=mean, std=std)
+    return PreferenceModel(model, chat, mean=mean, std=std)
 
 
 def _critic_backbone(judge: Judge, opened: PreferenceModel, settings: PPOSettings) -> nn.Module:

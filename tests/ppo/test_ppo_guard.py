@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ppo_references import SHORT, steps_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
 from cai.pipeline.stages.ppo import watched
-from cai.ppo import PPO, PPOSettings
+from cai.ppo import PPO
 from cai.ppo.guard import MOST_ROLL_BACKS, Guard, alarms_of, text_measures
 from cai.records import PromptRow
 from cai.settings import GuardSettings, ModelSettings
@@ -27,17 +27,16 @@ HELD_OUT = [f"{verb} {thing}." for verb in ("Bake", "Plant", "Write") for thing 
 QUIET = GuardSettings(
     every=2, evasive_rise=1.0, over_refusal_rise=1.0, length_factor=100.0, max_kl=1e9
 )
-SETTINGS = PPOSettings(
-    steps=12,
-    batch_size=16,
-    minibatches=2,
-    max_new_tokens=10,
-    no_eos_reward=None,
-    learning_rate=2e-2,
-    critic_learning_rate=1e-3,
-    final_learning_rate=1.0,
-    kl_coef=0.0,
-    guard=QUIET,
+SETTINGS = SHORT.model_copy(
+    update={
+        "steps": 12,
+        "batch_size": 16,
+        "max_new_tokens": 10,
+        "learning_rate": 2e-2,
+        "final_learning_rate": 1.0,
+        "kl_coef": 0.0,
+        "guard": QUIET,
+    }
 )
 
 
@@ -59,10 +58,6 @@ def run(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> Run:
         return metrics, [text for text in caplog.messages if "held-out" in text]
 
     return train
-
-
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
 
 
 def different_answers(folder: Path, tiny: Tiny) -> int:

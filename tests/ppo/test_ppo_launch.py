@@ -10,17 +10,16 @@ from typing import Any
 
 import psutil
 import pytest
+from ppo_references import SHORT
 
 from cai.errors import CaiError
 from cai.pipeline import launched
 from cai.pipeline.launch import LOG, config_file, launch
 from cai.pipeline.stages.ppo import PPOJob
 from cai.records import PromptRow
-from cai.settings import ModelSettings, PPOSettings
+from cai.settings import ModelSettings
 
-SETTINGS = PPOSettings(
-    steps=2, batch_size=4, minibatches=2, max_new_tokens=4, checkpoint_steps=1, guard=None
-)
+SETTINGS = SHORT.model_copy(update={"checkpoint_steps": 1, "guard": None})
 
 Write = Callable[..., Path]
 

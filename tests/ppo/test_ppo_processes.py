@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import socket
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ppo_references import SHORT, letters, steps_of
 from safetensors.torch import load_file
 
 from cai.errors import CaiError
@@ -23,19 +23,18 @@ from cai.ppo.batch import length_sorted
 from cai.ppo.check import check_shares
 from cai.ppo.processes import Processes
 from cai.records import PromptRow
-from cai.settings import GuardSettings, ModelSettings, PPOSettings
+from cai.settings import GuardSettings, ModelSettings
 
-SETTINGS = PPOSettings(
-    steps=3,
-    batch_size=8,
-    minibatches=2,
-    max_new_tokens=6,
-    learning_rate=1e-3,
-    critic_learning_rate=1e-3,
-    checkpoint_steps=2,
-    normalise_rewards=True,
-    kl_target=0.5,
-    guard=GuardSettings(every=2),
+SETTINGS = SHORT.model_copy(
+    update={
+        "steps": 3,
+        "batch_size": 8,
+        "no_eos_reward": -1.0,
+        "checkpoint_steps": 2,
+        "normalise_rewards": True,
+        "kl_target": 0.5,
+        "guard": GuardSettings(every=2),
+    }
 )
 FSDP2 = {"ACCELERATE_USE_FSDP": "true"}
 NO_RESHARD = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
@@ -57,16 +56,12 @@ def run(
 
     def start(folder: Path, on_step: Any = None, **changes: Any) -> None:
         settings = SETTINGS.model_copy(update=changes)
-        reward = {"preference": tiny_preference("llama"), "letters": (count_letters, 0.1)}
+        reward = {"preference": tiny_preference("llama"), "letters": (letters, 0.1)}
         ppo = PPO(tiny("llama"), reward, settings, seed=7)
         # Three held-out prompts: they do not divide by two.
         ppo.train(prompt_rows[:5], folder, held_out=prompt_rows[3:], on_step=on_step)
 
     return start
-
-
-def count_letters(prompts: Any, responses: Any) -> list[float]:
-    return [float(len(text)) for text in responses]
 
 
 def kill_after_two(metrics: Mapping[str, float]) -> None:
@@ -101,16 +96,15 @@ def together(function: Callable[[], None], **variables: str) -> list[str]:
     return [failures.get() for _ in children]
 
 
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    lines = (folder / "steps.jsonl").read_text().splitlines()
+def metrics_of(folder: Path) -> list[dict[str, float]]:
     return [
-        {name: x for name, x in json.loads(line).items() if not name.startswith("time/")}
-        for line in lines
+        {name: x for name, x in record.items() if not name.startswith("time/")}
+        for record in steps_of(folder)
     ]
 
 
 def assert_same_run(folder: Path, expected: Path) -> None:
-    ours, theirs = steps_of(folder), steps_of(expected)
+    ours, theirs = metrics_of(folder), metrics_of(expected)
     assert [record["step"] for record in ours] == [1, 2, 3]
     for record, reference in zip(ours, theirs, strict=True):
         assert record == pytest.approx(reference, rel=1e-5, abs=1e-5)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ppo_references import SHORT, steps_of
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import copy_of
@@ -19,17 +25,9 @@ from cai.models import load_chat_format, load_tokenizer
 from cai.ppo import PPO
 from cai.preference_model import PreferenceModel
 from cai.records import PromptRow
-from cai.settings import ModelSettings, PPOSettings
+from cai.settings import ModelSettings
 
-SETTINGS = PPOSettings(
-    steps=5,
-    batch_size=4,
-    minibatches=2,
-    max_new_tokens=6,
-    learning_rate=1e-3,
-    critic_learning_rate=1e-3,
-    checkpoint_steps=2,
-)
+SETTINGS = SHORT.model_copy(update={"steps": 5, "no_eos_reward": -1.0, "checkpoint_steps": 2})
 
 Tiny = Callable[[str], ModelSettings]
 Run = Callable[..., dict[str, float]]
@@ -63,10 +61,6 @@ def kill_after(step: int) -> Callable[[Mapping[str, float]], None]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
-
-
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
 
 
 def without_times(records: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -126,6 +120,40 @@ def test_fact_26_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, run: R
         assert not (killed / "model").exists()
     metrics = run(killed)
     assert metrics["tokens"] == sum(record["tokens"] for record in steps_of(whole))
+    assert same(weights(whole), weights(killed))
+    assert without_times(steps_of(whole)) == without_times(steps_of(killed))
+
+
+def events_of(function: Callable[[], Any], last: int | None = None) -> int:
+    """Count the calls and returns of a function's run; this process is shot dead at the last."""
+    count = 0
+
+    def count_one(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count_one)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_fact_26_kill_9_at_random_moments_changes_nothing(tmp_path: Path, run: Run) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    moments = events_of(lambda: run(whole))
+    rng = random.Random(0)
+    for _ in range(3):
+        child = multiprocessing.get_context("fork").Process(
+            target=events_of, args=(lambda: run(killed), rng.randrange(moments))
+        )
+        child.start()
+        child.join(timeout=300)
+        assert child.exitcode == -signal.SIGKILL
+    run(killed)
     assert same(weights(whole), weights(killed))
     assert without_times(steps_of(whole)) == without_times(steps_of(killed))
 
