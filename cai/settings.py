@@ -366,6 +366,24 @@ class PPOSettings(Settings, frozen=True):
     keep: Literal["last", "best"] = "last"
     """`best`: by score - β·KL on the guard's prompts, among its checks without an alarm."""
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> PPOSettings:
+        """Refuse what contradicts itself, before any stage has run."""
+        processes = self.processes or 1
+        if self.batch_size % (self.minibatches * processes):
+            each = f" for each of {processes} processes" if processes > 1 else ""
+            raise ValueError(
+                f"`ppo.batch_size` {self.batch_size} does not divide into `ppo.minibatches` "
+                f"{self.minibatches} equal parts{each}. Make it a multiple of "
+                f"{self.minibatches * processes}."
+            )
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError(
+                "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from "
+                "a small positive `kl_coef`, such as 0.01."
+            )
+        return self
+
 
 class EvaluateSettings(SamplingSettings, frozen=True):
     """What the models do on held-out prompts."""

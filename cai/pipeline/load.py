@@ -155,6 +155,8 @@ def _explain(details: ErrorDetails, document: Document, changed: Iterable[tuple[
     if details["type"] == "missing":
         return f"{where}: `{dotted}` is missing: add it"
     message = details["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    if isinstance(details["input"], dict):  # of a whole section: the message names its settings
+        return f"{where}: {message}"
     return f"{where}: `{dotted}`: {message} (it is {details['input']!r})"
 
 

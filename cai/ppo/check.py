@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from cai.chat import ChatFormat
 from cai.conversation import Message, Prompt
 from cai.errors import CaiError
@@ -20,22 +22,17 @@ _PROBE = (
 
 
 def check_settings(settings: PPOSettings) -> None:
-    """Raise a CaiError if the settings contradict each other."""
-    if settings.kl_target is not None and not settings.kl_coef:
-        raise CaiError(
-            "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from a "
-            "small positive `kl_coef`, such as 0.01."
-        )
+    """Raise a CaiError if the settings contradict each other; copies were never validated."""
+    try:
+        PPOSettings.model_validate(settings.model_dump())
+    except ValidationError as problem:
+        said = problem.errors(include_url=False)[0]["msg"]
+        raise CaiError(said.removeprefix("Value error, ")) from None
 
 
 def check_shares(settings: PPOSettings, processes: Processes) -> None:
     """Raise a CaiError if the processes cannot share the work evenly, or not in this way."""
-    if settings.batch_size % (settings.minibatches * processes.count):
-        raise CaiError(
-            f"`ppo.batch_size` {settings.batch_size} does not divide into `ppo.minibatches` "
-            f"{settings.minibatches} equal parts for each process of {processes.count}. Make it "
-            f"a multiple of {settings.minibatches * processes.count}."
-        )
+    check_settings(settings.model_copy(update={"processes": processes.count}))
     if processes.sharded and (settings.lora_rank or settings.critic == "value_head"):
         raise CaiError(
             "FSDP2 needs a policy and a critic of their own, with all weights trained. Set "

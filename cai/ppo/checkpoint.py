@@ -19,6 +19,8 @@ from cai.store import whole_folder
 logger = logging.getLogger(__name__)
 
 KEEP = 2
+FORMAT = 2
+"""Of the state; raised when an older one cannot be read."""
 _STATE = "state.pt"
 _META = "meta.json"
 
@@ -40,7 +42,7 @@ def save_checkpoint(
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
-        meta = {"step": step, "run": run, "digest": _digest(partial / _STATE)}
+        meta = {"format": FORMAT, "step": step, "run": run, "digest": _digest(partial / _STATE)}
         (partial / _META).write_text(json.dumps(meta), encoding="utf-8")
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
@@ -76,6 +78,8 @@ def _problem(path: Path, run: str) -> str | None:
     """Say what keeps a run from resuming from a checkpoint."""
     try:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
+        if meta.get("format") != FORMAT:
+            return "another version of cai wrote it"
         if meta["run"] != run:
             return "its settings, seed, models or prompts are others"
         if meta["step"] != _step(path) or meta["digest"] != _digest(path / _STATE):

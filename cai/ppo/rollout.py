@@ -129,7 +129,7 @@ def sample(
 
 def has_ended(episodes: Episodes, stop_ids: frozenset[int]) -> Tensor:
     """Return which responses end in a stop token, be it in the very last slot, `(B,)` bool."""
-    last_B1 = episodes.response_lengths_B[:, None] - 1
+    last_B1 = episodes.response_lengths_B[:, None].to(episodes.device) - 1
     last_ids_B = episodes.response_ids_BT.gather(1, last_B1).squeeze(1)
     return torch.isin(last_ids_B, torch.tensor(sorted(stop_ids), device=episodes.device))
 
@@ -158,8 +158,7 @@ def score_episodes(
     parts: dict[str, Tensor] = {}
     if scored_B.any():
         rows = list(processes.share(scored_B.nonzero().squeeze(1).tolist()))
-        places = torch.tensor(rows, dtype=torch.long, device=episodes.device)
-        sequences = episodes.select(places).sequences()
+        sequences = episodes.select(torch.tensor(rows, dtype=torch.long)).sequences()
         asked = [prompts[row] for row in rows]
         pairs = zip(asked, sequences, strict=True)
         shared = reward.parts(asked, [ids[len(prompt.ids) :] for prompt, ids in pairs])

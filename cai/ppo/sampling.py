@@ -37,6 +37,8 @@ def sample_here(learner: Learner, requests: Sequence[TokenRequest]) -> Sequence[
         pad_id=learner.chat.pad_id,
         max_batch_tokens=learner.max_batch_tokens,
     )
+    if not requests:
+        return []
     learner.act_as("policy")
     with learner.autocast():
         return loop.run(requests)

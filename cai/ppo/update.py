@@ -76,7 +76,7 @@ def update(
     drawn = step * settings.epochs * len(rollout.episodes)
     for epoch in range(settings.epochs):
         order = permutation(len(rollout.episodes), seed, "minibatches", step, epoch)
-        for rows in torch.tensor(order, device=learner.device).chunk(settings.minibatches):
+        for rows in torch.tensor(order).chunk(settings.minibatches):
             # 8. Policy step, and 9. value step.
             learner.policy_optimizer.zero_grad()
             learner.critic_optimizer.zero_grad()
@@ -86,7 +86,7 @@ def update(
                 sums |= pretraining_gradients(learner, texts, settings)
                 drawn += len(rows)
             sums |= value_gradients(learner, rollout, returns_BT, rows, settings)
-            metrics = _metrics(learner, sums, settings)
+            metrics = _sum_and_clip(learner, sums, settings)
             _check_finite(metrics, settings, step)
             learner.policy_optimizer.step()
             learner.critic_optimizer.step()
@@ -112,7 +112,7 @@ def policy_gradients(
         learner: Holds the policy.
         rollout: Holds the episodes and the log-probabilities at sampling.
         advantages_BT: Whitened over the whole batch, `(B, T)`.
-        rows: Which episodes make the minibatch.
+        rows: Which episodes make the minibatch, on the host.
         settings: Clip range, temperature, micro-batch size (which changes memory, not gradients).
     """
     learner.act_as("policy")
@@ -148,7 +148,7 @@ def pretraining_gradients(
     """
     learner.act_as("policy")
     total = torch.zeros((), device=learner.device)
-    everything = torch.arange(len(texts), device=learner.device)
+    everything = torch.arange(len(texts))
     for _, episodes, token_count in _micro_batches(learner, texts, everything, settings):
         with learner.autocast():
             logprobs_BT, _ = response_logprobs(learner.policy, episodes, temperature=1.0)
@@ -167,7 +167,7 @@ def value_gradients(
         learner: Holds the critic.
         rollout: Holds the episodes and the values at sampling.
         returns_BT: What the values should have been, not whitened, `(B, T)`.
-        rows: Which episodes make the minibatch.
+        rows: Which episodes make the minibatch, on the host.
         settings: Clip range and micro-batch size (which changes memory, not gradients).
     """
     learner.act_as("critic")
@@ -202,11 +202,13 @@ def _micro_batches(
     """Yield rows and episodes of each micro-batch of this process, and the minibatch's tokens."""
     token_count = int(episodes.response_lengths_B[rows].sum())
     size, processes = settings.micro_batch_size, learner.processes
-    for places in length_sorted(episodes.lengths_B[rows], size, processes):
-        yield rows[places], episodes.select(rows[places]), token_count
+    for places in length_sorted(episodes.lengths_B[rows], size, processes, learner.device):
+        part = rows[places]
+        moved = part.to(learner.device, non_blocking=True)
+        yield moved, episodes.select(part), token_count
 
 
-def _metrics(
+def _sum_and_clip(
     learner: Learner, sums: Mapping[str, Tensor], settings: PPOSettings
 ) -> dict[str, float]:
     """Sum gradients and metrics over the processes, and scale gradients to `max_grad_norm`.

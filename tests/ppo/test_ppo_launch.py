@@ -83,8 +83,8 @@ def test_a_process_says_its_steps_and_its_result_or_why_it_fails(
     *steps, last = said_by(job(), 0)
     assert [message["step"]["step"] for message in steps] == [1, 2]
     assert last["result"]["steps"] == 2
-    (error,) = said_by(job(batch_size=5), 1)
-    assert "`ppo.batch_size` 5 does not divide" in error["error"]
+    (error,) = said_by(job(max_new_tokens=5000), 1)
+    assert "Lower `ppo.max_new_tokens`" in error["error"]
 
 
 def test_a_launcher_is_a_shipped_name_or_a_file(tmp_path: Path, job: Write) -> None:

@@ -172,7 +172,7 @@ def test_micro_batches_are_dealt_out_evenly(
 def test_what_processes_cannot_share_is_refused() -> None:
     two, three = Processes(0, 2), Processes(0, 3)
     check_shares(SETTINGS, two)
-    with pytest.raises(CaiError, match=r"each process of 3\. Make it a multiple of 6"):
+    with pytest.raises(CaiError, match=r"each of 3 processes\. Make it a multiple of 6"):
         check_shares(SETTINGS, three)
     sharded = Processes(0, 2, sharded=True)
     check_shares(SETTINGS, sharded)
