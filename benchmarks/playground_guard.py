@@ -2,8 +2,8 @@
 
     python -m benchmarks.playground_guard
 
-Without helpfulness comparisons the preference model knows of harm alone, and PPO sees red-team
-prompts alone, at a high learning rate with almost no KL penalty. Both runs take the same steps from
+Without helpfulness comparisons the preference model knows of harm alone, and PPO follows it at
+twice the quickstart's learning rate with almost no KL penalty. Both runs take the same steps from
 the same models:
 
 - unguarded: the guard warns, and the last policy is saved;
@@ -24,9 +24,8 @@ from benchmarks.show import markdown_table, rates_table
 NAME = "playground_guard"
 COLLAPSING = (
     "prompts.helpfulness_comparisons=[]",
-    "ppo.red_team_fraction=1",
     "ppo.kl_coef=0.001",
-    "ppo.learning_rate=4.0e-4",
+    "ppo.learning_rate=2.4e-4",
     "ppo.final_learning_rate=1",
     "ppo.steps=24",
     "ppo.guard.every=4",
