@@ -38,22 +38,49 @@ def alternate(
     return [our for our, _ in pairs], [their for _, their in pairs]
 
 
+def llama_config(
+    *,
+    vocabulary: int,
+    hidden: int,
+    inner: int,
+    layers: int,
+    heads: int,
+    context: int,
+    end: int,
+    pad: int,
+    kv_heads: int | None = None,
+    tied: bool = False,
+) -> LlamaConfig:
+    """Return the configuration of a Llama without BOS."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads or heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
+
+
 def random_llama(folder: Path) -> Path:
     """Save a Llama of 26 million random parameters that speaks the playground's tokens."""
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(PLAYGROUND)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    config = llama_config(
+        vocabulary=len(tokenizer),
+        hidden=512,
+        inner=1408,
+        layers=8,
+        heads=8,
+        context=2048,
+        end=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        tied=True,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -13,6 +13,7 @@ from benchmarks import (
     playground_controls,
     playground_edit,
     playground_feedback,
+    playground_guard,
     playground_steerability,
     quickstart,
 )
@@ -31,6 +32,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     playground_steerability.NAME: ("Steerability", playground_steerability.markdown),
     playground_controls.NAME: ("Controls", playground_controls.markdown),
     playground_edit.NAME: ("Edit and see", playground_edit.markdown),
+    playground_guard.NAME: ("The guard", playground_guard.markdown),
     playground_claims.NAME: ("The paper's claims", playground_claims.markdown),
     playground_feedback.NAME: ("AI feedback", playground_feedback.markdown),
 }

@@ -367,10 +367,33 @@ class PPOSettings(Settings, frozen=True):
     """Steps between checkpoints."""
     snapshot_steps: Positive | None = None
     """Every so many steps the policy is kept for good in `ppo/snapshots`, for the evaluation."""
+    launch: str | None = None
+    """Spread over several processes: `ddp`, `fsdp2`, `fsdp2_no_reshard`, or a file of your own as
+    `accelerate config` writes it; null: this process alone."""
+    processes: Positive | None = None
+    """Processes of `launch`; null: what its file says, or else one for each GPU."""
     guard: GuardSettings | None = GuardSettings()
     """What is watched on held-out prompts."""
     keep: Literal["last", "best"] = "last"
     """`best`: by score - β·KL on the guard's prompts, among its checks without an alarm."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> PPOSettings:
+        """Refuse what contradicts itself, before any stage has run."""
+        processes = self.processes or 1
+        if self.batch_size % (self.minibatches * processes):
+            each = f" for each of {processes} processes" if processes > 1 else ""
+            raise ValueError(
+                f"`ppo.batch_size` {self.batch_size} does not divide into `ppo.minibatches` "
+                f"{self.minibatches} equal parts{each}. Make it a multiple of "
+                f"{self.minibatches * processes}."
+            )
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError(
+                "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from "
+                "a small positive `kl_coef`, such as 0.01."
+            )
+        return self
 
 
 def _grader(name: str) -> str:

@@ -1,14 +1,19 @@
 """What the comparison with TRL computes, and its model that stops at random."""
 
 import random
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks import ppo_gpu
 from benchmarks.ppo_vs_trl import workloads
 from benchmarks.ppo_vs_trl.__main__ import ratios
+
+TINY_LINEAR = [(16, 16), (8, 16), (8, 16), (16, 16), (32, 16), (32, 16), (16, 32)]
+"""Rows and columns of a layer's matrices: q, k, v, o, gate, up, down."""
 
 
 def test_ratios_are_our_advantage():
@@ -39,3 +44,26 @@ def test_the_random_llama_stops_once_in_48_tokens_whatever_it_read(
         stop = model(ids).logits.softmax(-1)[..., workloads.EOS]
     assert stop.min().item() == pytest.approx(1 / 48, rel=0.2)
     assert stop.max().item() == pytest.approx(1 / 48, rel=0.2)
+
+
+def test_the_gpu_measurement_runs_on_a_tiny_shape_and_says_when_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """All of it but the kernels: shares add up, each role is counted once, in bytes."""
+    tiny = ppo_gpu.Shape("tiny", 16, 32, 2, 2, 1, 50, tied=True, batch=4, prompt=5, response=4)
+    found = ppo_gpu.measure(tiny, torch.device("cpu"), torch.float32, steps=1, product=64)
+    assert sum(found["time"].values()) == pytest.approx(1)
+    assert all(share > 0 for share in found["time"].values())
+    linear = 2 * sum(rows + columns for rows, columns in TINY_LINEAR) * ppo_gpu.RANK
+    base = 50 * 16 + 2 * (sum(r * c for r, c in TINY_LINEAR) + 2 * 16) + 16
+    memory = found["memory"]
+    assert memory["shared base"] == 4 * base
+    assert memory["policy"] == memory["preference model"] == 4 * linear
+    assert memory["critic"] == 4 * (linear + 16 + 1)
+    assert memory["gradients"] == memory["policy"] + memory["critic"]
+    assert memory["Adam"] >= 2 * memory["gradients"]
+    assert "| fraction of peak |" in ppo_gpu.tables([found, found])
+    monkeypatch.setattr(sys, "argv", ["ppo_gpu"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ppo_gpu.main() == 0
+    assert "No GPU here: nothing is measured" in capsys.readouterr().out

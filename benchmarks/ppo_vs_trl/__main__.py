@@ -90,7 +90,8 @@ def measure(side: str, workload: Workload, folder: Path) -> dict[str, Any]:
         script, micro = Path(__file__).with_name("trl_side.py"), TRL_MICRO_BATCH[workload.name]
         command = [peer_python(), script, folder, result, str(micro)]
     memory = run(command, folder / "log")
-    facts = json.loads(result.read_text())
+    # The first step warms up.
+    facts = {name: steps[1:] for name, steps in json.loads(result.read_text()).items()}
     lengths = [length for step in facts["lengths"] for length in step]
     cpu_seconds = sum(facts["cpu_seconds"])
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from benchmarks.ppo_vs_trl.workloads import Workload
+from benchmarks.ppo_vs_trl.workloads import SNAPSHOT, Workload
 from cai.models import load_chat_format
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import PromptPool, TokenPrompt
@@ -24,12 +24,12 @@ def settings_of(workload: Workload) -> PPOSettings:
     return PPOSettings(
         steps=workload.steps + 1,
         batch_size=workload.batch_size,
-        minibatches=1,
+        minibatches=workload.minibatches,
         epochs=workload.epochs,
         max_new_tokens=workload.max_new_tokens,
         learning_rate=workload.learning_rate,
-        critic_learning_rate=workload.learning_rate,
-        final_learning_rate=1.0,
+        critic_learning_rate=workload.critic_learning_rate or workload.learning_rate,
+        final_learning_rate=workload.final_learning_rate,
         kl_coef=workload.kl_coef,
         gamma=workload.gamma,
         lam=workload.lam,
@@ -53,11 +53,14 @@ def load(folder: Path, workload: Workload) -> tuple[Learner, PreferenceModel]:
         chat,
         settings_of(workload),
     )
-    return learner, PreferenceModel(preference(), chat)
+    judge = preference()
+    mean = getattr(judge.config, "cai_score_mean", 0.0)
+    std = getattr(judge.config, "cai_score_std", 1.0)
+    return learner, PreferenceModel(judge, chat, mean=mean, std=std)
 
 
 def main() -> None:
-    """Train; write the seconds and the response lengths of each measured step."""
+    """Train; write the seconds and the response lengths of each step."""
     torch.set_num_threads(1)
     folder, result = Path(sys.argv[1]), Path(sys.argv[2])
     workload = Workload(**json.loads((folder / "workload.json").read_text()))
@@ -82,8 +85,10 @@ def main() -> None:
         seconds.append(time.perf_counter() - start)
         cpu_seconds.append(time.process_time() - cpu_start)
         lengths.append(rollout.episodes.response_lengths_B.tolist())
+        if workload.snapshot_every and step % workload.snapshot_every == 0:
+            torch.save(learner.policy.state_dict(), folder / f"{SNAPSHOT}{step:03d}.pt")
     measured = {"seconds": seconds, "cpu_seconds": cpu_seconds, "lengths": lengths}
-    result.write_text(json.dumps({name: steps[1:] for name, steps in measured.items()}))
+    result.write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

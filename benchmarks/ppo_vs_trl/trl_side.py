@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -28,16 +27,32 @@ LOSSES = ("micro_batch_inds", "new_logprobs", "vpred", "mb_logprobs", "mb_advant
 
 
 class Clock(TrainerCallback):
-    """Notes the time at the start and after each step."""
+    """Notes the seconds of each step, by the clock and of the processor; saves snapshots after."""
 
-    def __init__(self):
-        self.times = []
+    def __init__(self, policy, folder, every):
+        self.policy, self.folder, self.every = policy, folder, every
+        self.seconds, self.cpu_seconds = [], []
 
     def on_train_begin(self, *_, **__):
-        self.times.append((time.perf_counter(), time.process_time()))
+        self.start = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *_, **__):
-        self.times.append((time.perf_counter(), time.process_time()))
+        self.seconds.append(time.perf_counter() - self.start[0])
+        self.cpu_seconds.append(time.process_time() - self.start[1])
+        step = len(self.seconds) - 1
+        if self.every and step % self.every == 0:  # the name is SNAPSHOT of workloads.py
+            torch.save(self.policy.state_dict(), self.folder / f"snapshot-{step:03d}.pt")
+        self.start = time.perf_counter(), time.process_time()
+
+
+def normalise(model):
+    """Let a preference model of cai score as it does there: mean 0, standard deviation 1."""
+    std = getattr(model.config, "cai_score_std", 1.0)
+    shift = -getattr(model.config, "cai_score_mean", 0.0) / std
+    head = torch.nn.Linear(model.score.in_features, 1)
+    head.weight = torch.nn.Parameter(model.score.weight.detach() / std)
+    head.bias = torch.nn.Parameter(torch.tensor([shift]))
+    model.score = head
 
 
 def record_locals(tape):
@@ -77,13 +92,15 @@ def main():
         AutoModelForSequenceClassification.from_pretrained(folder / "preference", num_labels=1)
         for _ in range(2)
     )
+    normalise(reward)
+    normalise(value)
     if tape_file:  # as VALUE_HEAD in workloads.py
         value.score.weight.data.mul_(0.5)
     config = PPOConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=workload["batch_size"] // micro,
-        num_mini_batches=1,
+        num_mini_batches=workload["minibatches"],
         total_episodes=workload["batch_size"] * (workload["steps"] + 1),
         num_ppo_epochs=workload["epochs"],
         response_length=workload["max_new_tokens"],
@@ -107,7 +124,7 @@ def main():
         disable_tqdm=True,
     )
     dataset = Dataset.from_dict({"input_ids": prompts})
-    clock, tape = Clock(), []
+    clock, tape = Clock(policy, folder, workload["snapshot_every"]), []
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,
@@ -134,13 +151,8 @@ def main():
     trainer.train()
     if tape_file:
         torch.save(tape, tape_file)
-    steps = list(pairwise(clock.times))
-    measured = {
-        "seconds": [after[0] - before[0] for before, after in steps],
-        "cpu_seconds": [after[1] - before[1] for before, after in steps],
-        "lengths": lengths,
-    }
-    result.write_text(json.dumps({name: steps[1:] for name, steps in measured.items()}))
+    measured = {"seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds, "lengths": lengths}
+    result.write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

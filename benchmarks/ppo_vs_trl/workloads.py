@@ -11,11 +11,11 @@ from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
+from benchmarks.ratios import llama_config
 from cai.models import PLAYGROUND, load_chat_format, load_tokenizer
 from cai.playground.sources import playground_prompts
 from cai.ppo.prompts import tokenize_prompts
@@ -26,6 +26,8 @@ STOP = 1 / 48
 VOCABULARY, EOS, PAD = 32_000, 0, 1
 VALUE_HEAD = 0.5
 """Of the score head: the critic of the agreement's runs, so that values are not scores."""
+SNAPSHOT = "snapshot-"
+"""Begins the names of the policies that are saved on the way, the step's number follows."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,19 @@ class Workload:
     max_new_tokens: int
     steps: int
     """Measured; one more comes before them and is not."""
+    minibatches: int = 1
     learning_rate: float = 1e-6
     """So small that lengths stay what they are from the first step to the last."""
+    critic_learning_rate: float | None = None
+    """Ours alone, like `final_learning_rate`: TRL has one optimizer; None for the policy's."""
+    final_learning_rate: float = 1.0
     kl_coef: float = 0.05
     gamma: float = 1.0
     lam: float = 0.95
     clip_range: float = 0.2
     seed: int = 0
+    snapshot_every: int = 0
+    """Save the policy every so many steps, the first included (0: never), off the clock."""
 
 
 PLAYGROUND_WORKLOAD = Workload("playground", 64, epochs=4, max_new_tokens=64, steps=3)
@@ -82,16 +90,15 @@ def _llama(folder: Path, count: int, rng: random.Random) -> list[list[int]]:
     The first coordinate of every embedding is large, so it is about √256 = 16 in every normalised
     state: a constant that the EOS row of the head, and it alone, reads.
     """
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
+    config = llama_config(
+        vocabulary=VOCABULARY,
+        hidden=256,
+        inner=688,
+        layers=4,
+        heads=4,
+        context=512,
+        end=EOS,
+        pad=PAD,
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():

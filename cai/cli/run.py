@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,11 @@ def run_command(
     pipeline: Path, *, out: Path | None, changes: list[str], only: str | None, dry_run: bool
 ) -> None:
     """Run a pipeline file, or say what would run."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise CaiError(
+            "`cai run` starts the processes of PPO itself and runs all else in one process: call "
+            "it without `accelerate launch` or `torchrun`, and with `--set ppo.launch=ddp`."
+        )
     console = Console(soft_wrap=True)
     loaded = load_pipeline(pipeline, changes)
     context = Context(

@@ -37,7 +37,7 @@ class LoadedPipeline:
 
 def shipped_pipelines() -> list[str]:
     """Return the names of the pipelines that come with cai, sorted."""
-    return sorted(path.stem for path in _shipped_folder().glob("*.yaml"))
+    return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
 
 
 def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> LoadedPipeline:
@@ -100,7 +100,8 @@ def _constitution(settings: PipelineSettings, path: Path) -> Constitution:
     return load_constitution(beside if not Path(ref).exists() and beside.is_file() else ref)
 
 
-def _shipped_folder() -> Path:
+def shipped_folder() -> Path:
+    """Return the folder of the shipped pipelines, in a checkout or installed."""
     package = Path(__file__).parents[1]
     installed = package / "_shipped" / "pipelines"
     return installed if installed.is_dir() else package.parent / "pipelines"
@@ -110,7 +111,7 @@ def _find(ref: Path) -> Path:
     if ref.is_file():
         return ref
     if str(ref) in shipped_pipelines():
-        return _shipped_folder() / f"{ref}.yaml"
+        return shipped_folder() / f"{ref}.yaml"
     what = "is a folder" if ref.is_dir() else "does not exist"
     raise CaiError(
         f"The pipeline {ref} {what}. Give a YAML file, or the name of a shipped pipeline: "
@@ -154,6 +155,8 @@ def _explain(details: ErrorDetails, document: Document, changed: Iterable[tuple[
     if details["type"] == "missing":
         return f"{where}: `{dotted}` is missing: add it"
     message = details["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    if isinstance(details["input"], dict):  # of a whole section: the message names its settings
+        return f"{where}: {message}"
     return f"{where}: `{dotted}`: {message} (it is {details['input']!r})"
 
 

@@ -15,7 +15,7 @@ from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Score
 from cai.pipeline.progress import Progress
 from cai.records import Row
 from cai.rows import Item, RowsResult, run_rows
-from cai.settings import ModelSettings, PipelineSettings
+from cai.settings import ModelSettings, OptimizerSettings, PipelineSettings
 from cai.store import RowStore
 
 T = TypeVar("T")
@@ -220,6 +220,37 @@ def make_rows(
         return await run_rows(items, make, store=store, concurrency=concurrency, task=task)
 
     return with_engines(context, models, body)
+
+
+def train_model(
+    context: Context,
+    stage: str,
+    train: Callable[..., Mapping[str, Any]],
+    settings: OptimizerSettings,
+    data: Path,
+    base: ModelSettings,
+) -> dict[str, Any]:
+    """Train a stage's model on data that another stage made; return the metrics.
+
+    Args:
+        context: The run.
+        stage: Whose folder gets `model/`.
+        train: `train_sft` or `train_preference`.
+        settings: Of the stage.
+        data: A parquet file.
+        base: Where the model starts.
+    """
+    with context.progress.training(stage) as on_step:
+        metrics = train(
+            settings,
+            data=data,
+            base=base,
+            out=context.stage_dir(stage) / "model",
+            seed=context.settings.seed,
+            log_dir=context.log_dir / stage,
+            on_step=on_step,
+        )
+    return dict(metrics)
 
 
 def tokens_of(engines: Mapping[ModelSettings, Engine]) -> Callable[[], int]:

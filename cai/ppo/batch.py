@@ -2,6 +2,9 @@
 
 Shapes: `B` episodes, `P` longest prompt, `T` longest response, `L = P + T`, `S` the columns a
 forward pass needs. Masks come from lengths, never from pad ids: pad may be missing or equal EOS.
+
+Lengths, and which rows are meant, live on the host. So do all shapes and places that follow from
+them: nobody asks the device how long something is, which would make the host wait for it.
 """
 
 # ruff: noqa: N802, N815 (names end in the shapes of what they hold)
@@ -14,6 +17,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from cai.ppo.processes import ALONE, Processes
+
+CPU = torch.device("cpu")
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 """Tokens of a forward pass, unless `ppo.micro_batch_size` sets its rows.
 
@@ -28,6 +34,7 @@ class Episodes:
     prompt_ids_BP: Tensor
     """Left-padded, `(B, P)` int64."""
     prompt_lengths_B: Tensor
+    """On the host, as `response_lengths_B`."""
     response_ids_BT: Tensor
     """Right-padded, the stop token included, `(B, T)` int64."""
     response_lengths_B: Tensor
@@ -47,8 +54,12 @@ class Episodes:
         P, T = max(prompt_lengths), max(response_lengths)
         left = [[pad_id] * (P - len(ids)) + list(ids) for ids in prompts]
         right = [list(ids) + [pad_id] * (T - len(ids)) for ids in responses]
-        lists = (left, prompt_lengths, right, response_lengths)
-        return cls(*(torch.tensor(x, dtype=torch.long, device=device) for x in lists))
+        return cls(
+            torch.tensor(left, device=device),
+            torch.tensor(prompt_lengths),
+            torch.tensor(right, device=device),
+            torch.tensor(response_lengths),
+        )
 
     def __len__(self) -> int:
         return len(self.prompt_lengths_B)
@@ -56,12 +67,11 @@ class Episodes:
     @property
     def mask_BT(self) -> Tensor:
         """True on the real tokens of the responses, `(B, T)`."""
-        columns_T = torch.arange(self.response_ids_BT.shape[1], device=self.device)
-        return columns_T < self.response_lengths_B[:, None]
+        return self._moved(self._real_BT())
 
     @property
     def lengths_B(self) -> Tensor:
-        """Prompt and response tokens of each episode."""
+        """Prompt and response tokens of each episode, on the host."""
         return self.prompt_lengths_B + self.response_lengths_B
 
     @property
@@ -70,11 +80,12 @@ class Episodes:
         return self.prompt_ids_BP.device
 
     def select(self, rows: Tensor) -> Episodes:
-        """Return the given rows."""
+        """Return the given rows, which are named on the host."""
+        moved = self._moved(rows)
         return Episodes(
-            self.prompt_ids_BP[rows],
+            self.prompt_ids_BP[moved],
             self.prompt_lengths_B[rows],
-            self.response_ids_BT[rows],
+            self.response_ids_BT[moved],
             self.response_lengths_B[rows],
         )
 
@@ -87,17 +98,23 @@ class Episodes:
         """
         ids_BL = torch.cat([self.prompt_ids_BP, self.response_ids_BT], dim=1)
         left_B1 = self.prompt_ids_BP.shape[1] - self.prompt_lengths_B[:, None]
-        columns_S = torch.arange(int(self.lengths_B.max()) - 1, device=self.device)
-        return ids_BL.gather(1, (left_B1 + columns_S).clamp(max=ids_BL.shape[1] - 1))
+        columns_S = torch.arange(int(self.lengths_B.max()) - 1)
+        places_BS = (left_B1 + columns_S).clamp(max=ids_BL.shape[1] - 1)
+        return ids_BL.gather(1, self._moved(places_BS))
+
+    def response_positions(self) -> tuple[Tensor, Tensor]:
+        """Return rows and columns of `response_ids_BT` that hold real tokens, `(N,)` each."""
+        rows_N, tokens_N = self._real_BT().nonzero(as_tuple=True)
+        return self._moved(rows_N), self._moved(tokens_N)
 
     def predicting_positions(self) -> tuple[Tensor, Tensor]:
         """Return rows and columns of `input_ids_BS` that predict the response tokens, `(N,)` each.
 
         Token `t` of a response is predicted at column `prompt_length - 1 + t`. The order is that of
-        `response_ids_BT[mask_BT]`.
+        `response_positions`.
         """
-        rows_N, tokens_N = self.mask_BT.nonzero(as_tuple=True)
-        return rows_N, self.prompt_lengths_B[rows_N] - 1 + tokens_N
+        rows_N, tokens_N = self._real_BT().nonzero(as_tuple=True)
+        return self._moved(rows_N), self._moved(self.prompt_lengths_B[rows_N] - 1 + tokens_N)
 
     def sequences(self) -> list[list[int]]:
         """Return the ids of each episode, prompt then response, without padding."""
@@ -112,6 +129,13 @@ class Episodes:
                 strict=True,
             )
         ]
+
+    def _real_BT(self) -> Tensor:
+        columns_T = torch.arange(self.response_ids_BT.shape[1])
+        return columns_T < self.response_lengths_B[:, None]
+
+    def _moved(self, x: Tensor) -> Tensor:
+        return x.to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -136,21 +160,33 @@ class Rollout:
     """What each scorer said of the responses that were scored, not weighted, `(n,)`."""
 
 
-def length_sorted(lengths_B: Tensor, size: int | None) -> list[Tensor]:
+def length_sorted(
+    lengths_B: Tensor,
+    size: int | None,
+    processes: Processes = ALONE,
+    device: torch.device = CPU,
+) -> list[Tensor]:
     """Split `0 … B-1` into micro-batches of like length, longest first, to waste little padding.
 
     Args:
-        lengths_B: Tokens of each row.
+        lengths_B: Tokens of each row, on the host.
         size: Rows of a micro-batch; None for as many as make `MICRO_BATCH_TOKENS`, padding counted.
+        processes: Share the rows. The sorted rows are dealt out, so that all get as many
+            micro-batches, and of about the same lengths.
+        device: Where they are computed, which decides how many tokens are enough.
+
+    Returns:
+        The rows of each micro-batch of this process, on the host.
     """
-    order_B = lengths_B.argsort(descending=True, stable=True)
+    order_B = processes.deal(lengths_B.argsort(descending=True, stable=True))
     if size is not None:
         return list(order_B.split(size))
-    lengths = lengths_B[order_B].tolist()
+    # All processes make as many micro-batches: sizes follow the longest row of each deal.
+    lengths = lengths_B.sort(descending=True).values[:: processes.count].tolist()
     sizes: list[int] = []
     while sum(sizes) < len(lengths):
         left = len(lengths) - sum(sizes)
-        sizes.append(min(left, rows_of_length(lengths[-left], lengths_B.device)))
+        sizes.append(min(left, rows_of_length(lengths[-left], device)))
     return list(order_B.split(sizes))
 
 

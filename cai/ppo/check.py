@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from cai.chat import ChatFormat
 from cai.conversation import Message, Prompt
 from cai.errors import CaiError
+from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptFormat
 from cai.settings import PPOSettings
 
@@ -19,16 +22,21 @@ _PROBE = (
 
 
 def check_settings(settings: PPOSettings) -> None:
-    """Raise a CaiError if the settings contradict each other."""
-    if settings.kl_target is not None and not settings.kl_coef:
+    """Raise a CaiError if the settings contradict each other; copies were never validated."""
+    try:
+        PPOSettings.model_validate(settings.model_dump())
+    except ValidationError as problem:
+        said = problem.errors(include_url=False)[0]["msg"]
+        raise CaiError(said.removeprefix("Value error, ")) from None
+
+
+def check_shares(settings: PPOSettings, processes: Processes) -> None:
+    """Raise a CaiError if the processes cannot share the work evenly, or not in this way."""
+    check_settings(settings.model_copy(update={"processes": processes.count}))
+    if processes.sharded and (settings.lora_rank or settings.critic == "value_head"):
         raise CaiError(
-            "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from a "
-            "small positive `kl_coef`, such as 0.01."
-        )
-    if settings.batch_size % settings.minibatches:
-        raise CaiError(
-            f"`ppo.batch_size` {settings.batch_size} does not divide into `ppo.minibatches` "
-            f"{settings.minibatches} equal parts. Make the batch size a multiple of it."
+            "FSDP2 needs a policy and a critic of their own, with all weights trained. Set "
+            "`ppo.lora_rank: 0` and `ppo.critic: separate`, or launch with `ddp`."
         )
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cai.ppo.processes import ALONE, Processes
 from cai.store import whole_folder
 
+logger = logging.getLogger(__name__)
+
 KEEP = 2
+FORMAT = 2
+"""Of the state; raised when an older one cannot be read."""
 _STATE = "state.pt"
 _META = "meta.json"
 
@@ -37,26 +42,34 @@ def save_checkpoint(
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
-        meta = {"step": step, "run": run, "digest": _digest(partial / _STATE)}
+        meta = {"format": FORMAT, "step": step, "run": run, "digest": _digest(partial / _STATE)}
         (partial / _META).write_text(json.dumps(meta), encoding="utf-8")
     for old in _newest_first(folder)[keep:]:
         shutil.rmtree(old)
 
 
 def load_checkpoint(
-    folder: Path, run: str, device: torch.device
+    folder: Path, run: str, device: torch.device, processes: Processes = ALONE
 ) -> tuple[int, dict[str, Any]] | None:
     """Return steps done and state of the newest whole checkpoint of this run, or None.
 
     Torn checkpoints and those of another run are removed with a warning: left there, they would
-    count among the newest two.
+    count among the newest two. The main process chooses; all of them read what it has chosen.
     """
+    path = processes.from_main(lambda: _newest_whole(folder, run))
+    if path is None:
+        return None
+    # What is sharded is parted on the way to the device: it may not fit there whole.
+    where = torch.device("cpu") if processes.sharded else device
+    return _step(path), torch.load(path / _STATE, map_location=where, weights_only=True)
+
+
+def _newest_whole(folder: Path, run: str) -> Path | None:
     for path in _newest_first(folder):
         problem = _problem(path, run)
         if problem is None:
-            state = torch.load(path / _STATE, map_location=device, weights_only=True)
-            return _step(path), state
-        warnings.warn(f"PPO cannot resume from {path} and removes it: {problem}.", stacklevel=2)
+            return path
+        logger.warning("PPO cannot resume from %s and removes it: %s.", path, problem)
         shutil.rmtree(path)
     return None
 
@@ -65,6 +78,8 @@ def _problem(path: Path, run: str) -> str | None:
     """Say what keeps a run from resuming from a checkpoint."""
     try:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
+        if meta.get("format") != FORMAT:
+            return "another version of cai wrote it"
         if meta["run"] != run:
             return "its settings, seed, models or prompts are others"
         if meta["step"] != _step(path) or meta["digest"] != _digest(path / _STATE):

@@ -17,6 +17,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, length_sorted
 from cai.ppo.math import token_logprobs
+from cai.ppo.processes import ALONE, Processes
+from cai.ppo.sharding import call
 
 
 class Critic(nn.Module):
@@ -36,7 +38,7 @@ class Critic(nn.Module):
         hidden_ND = _response_hidden(self.backbone, episodes)
         with torch.autocast(hidden_ND.device.type, enabled=False):  # values keep float32's digits
             values_N = self.value_head(hidden_ND.float()).squeeze(-1)
-        return _padded(values_N, episodes.mask_BT)
+        return _padded(values_N, episodes)
 
 
 def response_logprobs(
@@ -49,14 +51,18 @@ def response_logprobs(
         episodes: What was sampled.
         temperature: The sampling temperature; logits are divided by it.
     """
-    mask_BT = episodes.mask_BT
-    logprobs_N, entropies_N = token_logprobs(
-        _response_hidden(cast("Any", model).base_model, episodes),
-        episodes.response_ids_BT[mask_BT],
-        output_head(model),
-        temperature=temperature,
-    )
-    return _padded(logprobs_N, mask_BT), _padded(entropies_N, mask_BT)
+    positions = episodes.response_positions()
+
+    def at_response_tokens(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return token_logprobs(
+            _response_hidden(cast("Any", model).base_model, episodes),
+            episodes.response_ids_BT[positions],
+            output_head(model),
+            temperature=temperature,
+        )
+
+    logprobs_N, entropies_N = call(model, at_response_tokens)
+    return _padded(logprobs_N, episodes), _padded(entropies_N, episodes)
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -94,15 +100,24 @@ def check_output_head(model: nn.Module) -> None:
 
 
 def without_gradient(
-    function: Callable[[Episodes], Tensor], episodes: Episodes, micro_batch_size: int | None
+    function: Callable[[Episodes], Tensor],
+    episodes: Episodes,
+    micro_batch_size: int | None,
+    processes: Processes = ALONE,
 ) -> Tensor:
-    """Apply a forward pass to length-sorted micro-batches; return `(B, T)` in the given order."""
+    """Apply a forward pass to length-sorted micro-batches; return `(B, T)` in the given order.
+
+    Processes share the episodes, and all of them get the whole result.
+    """
     results_BT = torch.zeros(episodes.response_ids_BT.shape, device=episodes.device)
-    for rows in length_sorted(episodes.lengths_B, micro_batch_size):
-        with torch.inference_mode():
-            piece = function(episodes.select(rows))
-        results_BT[rows] = piece
-    return results_BT
+    times_B1 = torch.zeros((len(episodes), 1), device=episodes.device)
+    parts = length_sorted(episodes.lengths_B, micro_batch_size, processes, episodes.device)
+    for rows in parts:
+        moved = rows.to(episodes.device, non_blocking=True)
+        with torch.no_grad():
+            results_BT[moved] = function(episodes.select(rows))
+        times_B1[moved] = 1
+    return processes.sum(results_BT) / processes.sum(times_B1)
 
 
 def recompute_layers(backbone: nn.Module) -> None:
@@ -131,7 +146,7 @@ def _response_hidden(backbone: nn.Module, episodes: Episodes) -> Tensor:
     return output.last_hidden_state[episodes.predicting_positions()]
 
 
-def _padded(x_N: Tensor, mask_BT: Tensor) -> Tensor:
-    return torch.zeros(mask_BT.shape, dtype=x_N.dtype, device=x_N.device).masked_scatter(
-        mask_BT, x_N
+def _padded(x_N: Tensor, episodes: Episodes) -> Tensor:
+    return x_N.new_zeros(episodes.response_ids_BT.shape).index_put(
+        episodes.response_positions(), x_N
     )

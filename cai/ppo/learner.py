@@ -16,7 +16,10 @@ from cai.ppo.adapters import Adapted
 from cai.ppo.control import Control
 from cai.ppo.forward import Critic, check_output_head, recompute_layers
 from cai.ppo.math import linear_decay
+from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat
+from cai.ppo.sampling import Sampler, sample_here
+from cai.ppo.sharding import parted_like, shard, whole
 from cai.preference_model import AdapterWeights
 from cai.settings import PPOSettings
 
@@ -53,6 +56,12 @@ class Learner:
     max_batch_tokens: int
     adapters: dict[Role, tuple[Adapted, str | None]]
     """Whose adapter each role uses on which base; empty without LoRA."""
+    processes: Processes = ALONE
+    """Who shares the work."""
+    sampler: Sampler = sample_here
+    """Who samples from the policy."""
+    replica: PreTrainedModel | None = None
+    """Where a sharded policy's weights are gathered for sampling, in the precision of `dtype`."""
 
     @classmethod
     def start(
@@ -65,6 +74,7 @@ class Learner:
         dtype: torch.dtype = torch.float32,
         max_batch_tokens: int = 16384,
         preference_adapter: AdapterWeights | None = None,
+        processes: Processes = ALONE,
         seed: int = 0,
     ) -> Self:
         """Begin a run: the reference is the policy as it is now, the critic's head is zero.
@@ -79,6 +89,7 @@ class Learner:
             max_batch_tokens: Tokens that sampling keeps in flight.
             preference_adapter: A preference model that is an adapter of this policy; the critic
                 starts from it.
+            processes: Who shares the work; sharded, none of them keeps all that is trained.
             seed: Of new adapters.
 
         Raises:
@@ -102,6 +113,12 @@ class Learner:
         if settings.gradient_checkpointing:
             for model in {policy.base_model, trunk}:
                 recompute_layers(model)
+        replica = None
+        if processes.sharded:
+            frozen = cast("nn.Module", copy.deepcopy(policy).requires_grad_(False))
+            replica = cast("PreTrainedModel", frozen.to(dtype))
+            for model in (policy, reference, critic):
+                shard(model, reshard=processes.reshard)
         trained = _trained_parameters(policy, critic, adapters)
         return cls(
             policy=policy,
@@ -116,6 +133,8 @@ class Learner:
             dtype=dtype,
             max_batch_tokens=max_batch_tokens,
             adapters=adapters,
+            processes=processes,
+            replica=replica,
         )
 
     def act_as(self, role: Role) -> None:
@@ -124,10 +143,10 @@ class Learner:
             base, name = self.adapters[role]
             base.use(name)
 
-    def plain_weights(self) -> dict[str, Tensor] | None:
-        """Return the policy's weights with its adapter merged; None without adapters."""
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the policy's weights, gathered, with its adapter merged."""
         if "policy" not in self.adapters:
-            return None
+            return {name: whole(w) for name, w in self.policy.state_dict().items()}
         base, name = self.adapters["policy"]
         return base.merged(cast("str", name))
 
@@ -154,31 +173,47 @@ class Learner:
         return share
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training changes. There is no generator among it: draws are hashed."""
-        state = {name: part.state_dict() for name, part in self._stateful().items()}
-        return state | {
-            "policy": [weight.detach() for weight in self.policy_parameters],
-            "critic": [weight.detach() for weight in self.critic_parameters],
-        }
+        """Return all that training changes. There is no generator among it: draws are hashed.
+
+        All processes must ask for it; what is sharded comes gathered, to the main process alone.
+        """
+        state: dict[str, Any] = {"control": self.control.state_dict()}
+        for name, weights, optimizer in self._trained():
+            moments = {
+                number: {key: self._gathered(x) for key, x in moment.items()}
+                for number, moment in optimizer.state_dict()["state"].items()
+            }
+            state[name] = [self._gathered(weight.detach()) for weight in weights]
+            state[f"{name}_moments"] = moments
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
-        with torch.no_grad():
-            for weights, name in (
-                (self.policy_parameters, "policy"),
-                (self.critic_parameters, "critic"),
-            ):
+        """Take over what `state_dict` returned, be it of more or fewer processes."""
+        self.control.load_state_dict(state["control"])
+        for name, weights, optimizer in self._trained():
+            moments = {
+                number: {
+                    key: x if x.dim() == 0 else parted_like(x, weights[number])
+                    for key, x in moment.items()
+                }
+                for number, moment in state[f"{name}_moments"].items()
+            }
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+            with torch.no_grad():
                 for weight, saved in zip(weights, state[name], strict=True):
-                    weight.copy_(saved)
+                    weight.copy_(parted_like(saved, weight))
 
-    def _stateful(self) -> dict[str, Any]:
-        return {
-            "policy_optimizer": self.policy_optimizer,
-            "critic_optimizer": self.critic_optimizer,
-            "control": self.control,
-        }
+    def _trained(self) -> tuple[tuple[str, list[nn.Parameter], torch.optim.AdamW], ...]:
+        return (
+            ("policy", self.policy_parameters, self.policy_optimizer),
+            ("critic", self.critic_parameters, self.critic_optimizer),
+        )
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        if not self.processes.sharded:
+            return tensor
+        tensor = whole(tensor)
+        return tensor.cpu() if self.processes.is_main else tensor.new_empty(0)
 
 
 def _adapted(

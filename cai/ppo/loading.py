@@ -24,6 +24,7 @@ from cai.models import (
 )
 from cai.ppo.learner import Learner
 from cai.ppo.memory import Shape
+from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat, prompt_format
 from cai.ppo.rewards import Judge, Reward, preference_models
 from cai.preference_model import AdapterWeights, PreferenceModel, load_adapter, score_constants
@@ -98,6 +99,7 @@ def open_models(
     settings: PPOSettings,
     chat: PromptFormat,
     *,
+    processes: Processes = ALONE,
     seed: int,
 ) -> tuple[Learner, Reward]:
     """Load what is not loaded and give it its roles.
@@ -112,7 +114,7 @@ def open_models(
     opened: dict[str, Any] = {
         name: judge
         if isinstance(judge, PreferenceModel)
-        else _on_backbone(judge, model, adapter)
+        else judge_on(model, adapter, judge_format(judge), *score_constants(judge))
         if adapter and name == first
         else PreferenceModel.load(judge)
         for name, judge in judges.items()
@@ -128,6 +130,7 @@ def open_models(
         dtype=precision(policy),
         max_batch_tokens=max_batch_tokens(policy),
         preference_adapter=adapter,
+        processes=processes,
         seed=seed,
     )
     reward = {name: (opened.get(name, scorer), w) for name, (scorer, w) in scorers.items()}
@@ -153,11 +156,12 @@ class _Scoring(nn.Module):
         self.score.weight = nn.Parameter(head.to(policy.device), requires_grad=False)
 
 
-def _on_backbone(folder: Path, policy: PreTrainedModel, adapter: AdapterWeights) -> PreferenceModel:
+def judge_on(
+    policy: PreTrainedModel, adapter: AdapterWeights, chat: ChatFormat, mean: float, std: float
+) -> PreferenceModel:
     """Return a preference model that scores with the policy's weights and its own adapter."""
-    mean, std = score_constants(folder)
     model = cast("PreTrainedModel", _Scoring(policy, adapter.head))
-    return PreferenceModel(model, judge_format(folder), mean=mean, std=std)
+    return PreferenceModel(model, chat, mean=mean, std=std)
 
 
 def _critic_backbone(judge: Judge, opened: PreferenceModel, settings: PPOSettings) -> nn.Module:

@@ -141,8 +141,7 @@ def policy_loss(
         clip_range: ε.
         token_count: Real tokens of the whole minibatch.
     """
-    log_ratio = (logprobs_BT - old_logprobs_BT)[mask_BT]
-    advantages = advantages_BT[mask_BT]
+    log_ratio, advantages = _real(mask_BT, logprobs_BT - old_logprobs_BT, advantages_BT)
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     losses = torch.maximum(-ratio * advantages, -clipped * advantages)
@@ -178,9 +177,9 @@ def penalised_policy_loss(
     Returns:
         The loss; a clip fraction of 0; the KL.
     """
-    log_ratio = (logprobs_BT - old_logprobs_BT)[mask_BT]
+    log_ratio, advantages = _real(mask_BT, logprobs_BT - old_logprobs_BT, advantages_BT)
     kl = _kl(log_ratio)
-    losses = -log_ratio.exp() * advantages_BT[mask_BT] + penalty_coef * kl
+    losses = -log_ratio.exp() * advantages + penalty_coef * kl
     approx_kl = kl.detach().sum() / token_count
     return PolicyLoss(losses.sum() / token_count, torch.zeros_like(approx_kl), approx_kl)
 
@@ -188,6 +187,11 @@ def penalised_policy_loss(
 def policy_kl(logprobs_BT: Tensor, old_logprobs_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Return KL(old ‖ new) per token, estimated on tokens that the old policy sampled; nats."""
     return _kl((logprobs_BT - old_logprobs_BT)[mask_BT]).mean()
+
+
+def _real(mask_BT: Tensor, *tables: Tensor) -> list[Tensor]:
+    """Return tables with 0 for what is not real: no loss there, whatever stood in its place."""
+    return [x_BT.masked_fill(~mask_BT, 0.0) for x_BT in tables]
 
 
 def _kl(log_ratio: Tensor) -> Tensor:
@@ -217,7 +221,7 @@ def value_loss(
         clip_range: ε, in units of the score; infinite for no clipping.
         token_count: Real tokens of the whole minibatch.
     """
-    values, old, returns = values_BT[mask_BT], old_values_BT[mask_BT], returns_BT[mask_BT]
+    values, old, returns = _real(mask_BT, values_BT, old_values_BT, returns_BT)
     clipped = old + (values - old).clamp(-clip_range, clip_range)
     unclipped_error = (values - returns).square()
     clipped_error = (clipped - returns).square()

@@ -81,6 +81,7 @@ def estimate(
     batch_tokens: int,
     micro_batch_size: int,
     shared: bool = False,
+    parts: int = 1,
 ) -> dict[str, int]:
     """Return the bytes each role needs.
 
@@ -93,6 +94,8 @@ def estimate(
         batch_tokens: Tokens in flight while sampling.
         micro_batch_size: Episodes per forward pass.
         shared: The preference model is an adapter on the policy's weights.
+        parts: Processes that part trained models and the reference among them; each samples with a
+            whole copy of the policy.
     """
     bits = 2 if precision == torch.bfloat16 else 4
     critic = preference or policy
@@ -108,10 +111,11 @@ def estimate(
         }
     else:
         roles = {
-            "policy": state * policy.weights,
-            "reference": FULL * policy.weights,
-            "critic": state * critic.backbone,
+            "policy": state * policy.weights // parts,
+            "reference": FULL * policy.weights // parts,
+            "critic": state * critic.backbone // parts,
             "preference model": judge,
+            "copy for sampling": bits * policy.weights if parts > 1 else 0,
         }
     if settings.critic == "value_head":
         roles["critic"] = state * policy.hidden

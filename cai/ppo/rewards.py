@@ -112,6 +112,8 @@ class Reward:
         Raises:
             CaiError: A scorer returns anything but one finite number for each response.
         """
+        if not responses:
+            return {name: torch.zeros(0) for name in self.scorers}
         texts: list[str] = []
         parts: dict[str, Tensor] = {}
         for name, (scorer, _) in self.scorers.items():

@@ -1,18 +1,23 @@
-"""One rollout: sample from the live policy, score, and note what the update needs to know."""
+"""One rollout: sample from the live policy, score, and note what the update needs to know.
+
+Processes share the prompts of each part of it; all of them get the whole rollout.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cai.engines.decode import DecodeLoop, TokenRequest
+from cai.engines.decode import TokenRequest
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.control import Control
 from cai.ppo.forward import response_logprobs, without_gradient
 from cai.ppo.learner import Learner
+from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
 from cai.records import derive_seed
@@ -49,7 +54,13 @@ def collect_rollout(
     learner.act_as("preference")
     ended_B = has_ended(episodes, learner.chat.stop_ids)
     scores_B, parts = score_episodes(
-        reward, prompts, episodes, ended_B, settings, learner.control if training else None
+        reward,
+        prompts,
+        episodes,
+        ended_B,
+        settings,
+        learner.control if training else None,
+        learner.processes,
     )
     for name, scores in parts.items():
         if not scores.isfinite().all():
@@ -63,12 +74,12 @@ def collect_rollout(
         logprobs_BT = sampled_logprobs_BT
         if learner.dtype != torch.float32:
             # bfloat16 log-probs depend on batch shapes: take them as the update will see them.
-            learner.act_as("policy")
-            logprobs_BT = policy_logprobs(learner.policy, episodes, settings)
-        learner.act_as("reference")
-        ref_logprobs_BT = policy_logprobs(learner.reference, episodes, settings)
+            logprobs_BT = policy_logprobs(learner, "policy", episodes, settings)
+        ref_logprobs_BT = policy_logprobs(learner, "reference", episodes, settings)
         learner.act_as("critic")
-        values_BT = without_gradient(learner.critic, episodes, settings.micro_batch_size)
+        values_BT = without_gradient(
+            learner.critic, episodes, settings.micro_batch_size, learner.processes
+        )
     return Rollout(
         episodes=episodes,
         logprobs_BT=logprobs_BT,
@@ -102,15 +113,8 @@ def sample(
         )
         for index, prompt in enumerate(prompts)
     ]
-    loop = DecodeLoop(
-        learner.policy,
-        stop_ids=learner.chat.stop_ids,
-        pad_id=learner.chat.pad_id,
-        max_batch_tokens=learner.max_batch_tokens,
-    )
-    learner.act_as("policy")
-    with learner.autocast():
-        completions = loop.run(requests)
+    shared = learner.sampler(learner, learner.processes.share(requests))
+    completions = learner.processes.gather(shared)
     episodes = Episodes.from_lists(
         [prompt.ids for prompt in prompts],
         [completion.token_ids for completion in completions],
@@ -125,7 +129,7 @@ def sample(
 
 def has_ended(episodes: Episodes, stop_ids: frozenset[int]) -> Tensor:
     """Return which responses end in a stop token, be it in the very last slot, `(B,)` bool."""
-    last_B1 = episodes.response_lengths_B[:, None] - 1
+    last_B1 = episodes.response_lengths_B[:, None].to(episodes.device) - 1
     last_ids_B = episodes.response_ids_BT.gather(1, last_B1).squeeze(1)
     return torch.isin(last_ids_B, torch.tensor(sorted(stop_ids), device=episodes.device))
 
@@ -137,12 +141,13 @@ def score_episodes(
     ended_B: Tensor,
     settings: PPOSettings,
     control: Control | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Score the very ids that were sampled.
 
     A response that did not end gets `no_eos_reward` unread; where that is None it is scored like
     any other. `no_eos_penalty` is taken off either. With `normalise_rewards`, the scores that were
-    given are normalised by `control`, if there is one.
+    given are normalised by `control`, if there is one. Each process has its share scored.
 
     Returns:
         The score of each response, `(B,)` float32, and what each scorer said of the responses that
@@ -152,11 +157,12 @@ def score_episodes(
     scores_B = torch.full((len(episodes),), settings.no_eos_reward or 0.0, device=episodes.device)
     parts: dict[str, Tensor] = {}
     if scored_B.any():
-        rows = scored_B.nonzero().squeeze(1)
-        sequences = episodes.select(rows).sequences()
-        asked = [prompts[row] for row in rows.tolist()]
+        rows = list(processes.share(scored_B.nonzero().squeeze(1).tolist()))
+        sequences = episodes.select(torch.tensor(rows, dtype=torch.long)).sequences()
+        asked = [prompts[row] for row in rows]
         pairs = zip(asked, sequences, strict=True)
-        parts = reward.parts(asked, [ids[len(prompt.ids) :] for prompt, ids in pairs])
+        shared = reward.parts(asked, [ids[len(prompt.ids) :] for prompt, ids in pairs])
+        parts = {name: torch.tensor(processes.gather(x.tolist())) for name, x in shared.items()}
         scores = reward.total(parts)
         if settings.normalise_rewards and control is not None:
             scores = control.normalise(scores)
@@ -164,10 +170,18 @@ def score_episodes(
     return scores_B - settings.no_eos_penalty * ~ended_B, parts
 
 
-def policy_logprobs(model: torch.nn.Module, episodes: Episodes, settings: PPOSettings) -> Tensor:
+def policy_logprobs(
+    learner: Learner,
+    role: Literal["policy", "reference"],
+    episodes: Episodes,
+    settings: PPOSettings,
+) -> Tensor:
     """Return the log-probabilities of the sampled tokens under a model, `(B, T)`, no gradient."""
+    model = learner.policy if role == "policy" else learner.reference
+    learner.act_as(role)
     return without_gradient(
         lambda part: response_logprobs(model, part, settings.temperature)[0],
         episodes,
         settings.micro_batch_size,
+        learner.processes,
     )

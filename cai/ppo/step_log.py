@@ -80,21 +80,24 @@ def conversations(
 
 
 class StepLog:
-    """Writes every step's metrics to steps.jsonl and TensorBoard.
+    """Writes every step's metrics to steps.jsonl and TensorBoard; a silent one only keeps them.
 
     Attributes:
         records: All steps so far, those of earlier calls included.
     """
 
-    def __init__(self, path: Path, log_dir: Path, *, done: int) -> None:
+    def __init__(self, path: Path, log_dir: Path, *, done: int, silent: bool = False) -> None:
         """Open both, and take back what they say of steps after the first `done`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        partial = path.with_name(f".{path.name}.partial")
         # One line a step, in order: the first `done` are whole, and the ones to keep.
+        self.records: list[dict[str, float]] = [json.loads(line) for line in lines[:done]]
+        self._file, self._board = None, None
+        if silent:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
         partial.write_text("".join(lines[:done]), encoding="utf-8")
         partial.replace(path)
-        self.records: list[dict[str, float]] = [json.loads(line) for line in lines[:done]]
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(log_dir=str(log_dir), purge_step=done + 1)
 
@@ -102,8 +105,9 @@ class StepLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._board.close()
+        for opened in (self._file, self._board):
+            if opened is not None:
+                opened.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a step (counted from 1); it is on disk when this returns.
@@ -112,19 +116,23 @@ class StepLog:
         """
         known = {name: value for name, value in metrics.items() if math.isfinite(value)}
         record = {"step": step, **known}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self.records.append(record)
         self.show(step, known)
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show metrics on TensorBoard only."""
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
 
     def conversations(self, step: int, conversed: Sequence[Conversed]) -> None:
         """Show conversations on TensorBoard's text page, and flush what it has so far."""
+        if self._board is None:
+            return
         for place, (prompt, response, score) in enumerate(conversed):
             text = f"score {score:.3f}\n\n{_quoted(prompt)}\n\n{_quoted(response)}"
             self._board.add_text(f"conversations/{place}", text, step)

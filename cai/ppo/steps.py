@@ -5,8 +5,8 @@ The numbered steps in the comments, here and in the modules called, are those of
 
 from __future__ import annotations
 
+import logging
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from cai.ppo.rollout import collect_rollout
 from cai.ppo.step_log import Conversed, StepLog, conversations, rollout_metrics
 from cai.ppo.update import policy_moved, update
 from cai.settings import PPOSettings
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"
@@ -56,7 +58,7 @@ def run_steps(
         log_dir: For TensorBoard.
         pretraining: What PPO-ptx mixes in.
         guard: Watches held-out prompts, and may end the run early or put its best policy back.
-        on_step: Called after each step with its line of `steps.jsonl`.
+        on_step: Called after each step, on every process, with its line of `steps.jsonl`.
 
     Returns:
         The records of all steps, those of earlier calls included.
@@ -64,15 +66,16 @@ def run_steps(
     Raises:
         CaiError: A score, loss or gradient is not finite, or the best policy cannot be put back.
     """
-    checkpoints = folder / CHECKPOINTS
+    checkpoints, processes = folder / CHECKPOINTS, learner.processes
     done = 0
-    if found := load_checkpoint(checkpoints, run, learner.device):
+    if found := load_checkpoint(checkpoints, run, learner.device, processes):
         done, state = found
         learner.load_state_dict(state)
         if guard is not None:
             guard.load_state_dict(state["guard"])
     watch = None if guard is None else Watch(guard, learner, reward, checkpoints / BEST, run)
-    with StepLog(folder / "steps.jsonl", log_dir, done=done) as log:
+    silent = not processes.is_main
+    with StepLog(folder / "steps.jsonl", log_dir, done=done, silent=silent) as log:
         if watch is not None and not done:
             log.show(0, watch.look(0)[0])
         for step in range(done, settings.steps):
@@ -91,7 +94,8 @@ def run_steps(
                 state = learner.state_dict()
                 if guard is not None:
                     state["guard"] = guard.state_dict()
-                save_checkpoint(checkpoints, step + 1, run, state)  # 11.
+                if processes.is_main:
+                    save_checkpoint(checkpoints, step + 1, run, state)  # 11.
             if on_step:
                 on_step(log.records[-1])
             if stop:
@@ -118,24 +122,29 @@ class Watch:
 
     def look(self, done: int) -> tuple[dict[str, float], bool]:
         """Check after `done` steps; return the metrics and whether the run has to stop."""
-        guard = self.guard
+        guard, is_main = self.guard, self.learner.processes.is_main
         check = guard.check(self.learner, self.reward)
         if guard.is_best(check, done) and guard.keeps_best:
-            save_checkpoint(self.folder, done, self.run, self.learner.state_dict(), keep=1)
+            state = self.learner.state_dict()
+            if is_main:
+                save_checkpoint(self.folder, done, self.run, state, keep=1)
         if not check.alarms:
             return check.metrics, False
         action = guard.rules.action
         if action == "roll_back" and guard.roll_backs >= MOST_ROLL_BACKS:
             action = "stop"
-        warnings.warn(
-            f"PPO, held-out prompts after step {done}: {'; '.join(check.alarms)}. "
-            + {
-                "warn": "The run goes on (`ppo.guard.action: warn`).",
-                "stop": f"The run stops with the policy of step {guard.best_step}.",
-                "roll_back": f"Back to the policy of step {guard.best_step}, with twice the β.",
-            }[action],
-            stacklevel=2,
-        )
+        said = {
+            "warn": "The run goes on (`ppo.guard.action: warn`).",
+            "stop": f"The run stops with the policy of step {guard.best_step}.",
+            "roll_back": f"Back to the policy of step {guard.best_step}, with twice the β.",
+        }
+        if is_main:
+            logger.warning(
+                "PPO, held-out prompts after step %d: %s. %s",
+                done,
+                "; ".join(check.alarms),
+                said[action],
+            )
         if action == "roll_back":
             guard.roll_backs += 1
             tried = self.learner.control.kl_coef
@@ -149,13 +158,14 @@ class Watch:
         Raises:
             CaiError: Its checkpoint is gone or damaged.
         """
-        found = load_checkpoint(self.folder, self.run, self.learner.device)
+        learner = self.learner
+        found = load_checkpoint(self.folder, self.run, learner.device, learner.processes)
         if found is None:
             raise CaiError(
                 f"The best policy of the run is not in {self.folder} any more. Run again to train "
                 "it anew."
             )
-        self.learner.load_state_dict(found[1])
+        learner.load_state_dict(found[1])
 
 
 def train_step(

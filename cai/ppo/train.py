@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
 from transformers import GenerationConfig
 
 from cai.errors import CaiError
 from cai.ppo.batch import rows_of_length
-from cai.ppo.check import check_same_tokens, check_settings
+from cai.ppo.check import check_same_tokens, check_settings, check_shares
 from cai.ppo.guard import Guard
 from cai.ppo.learner import Learner
 from cai.ppo.loading import (
@@ -31,6 +32,7 @@ from cai.ppo.loading import (
 )
 from cai.ppo.memory import check_memory, free_memory
 from cai.ppo.pretraining import Pretraining
+from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import RewardLike, named_scorers, preference_models
 from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
@@ -39,6 +41,15 @@ from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
 
 SNAPSHOTS = "snapshots"
+RESUMABLE = (
+    "micro_batch_size",
+    "checkpoint_steps",
+    "snapshot_steps",
+    "gradient_checkpointing",
+    "launch",
+    "processes",
+)
+"""Settings that may change when a run is resumed: they move memory, speed and what is kept."""
 
 
 class PPO:
@@ -131,6 +142,8 @@ class PPO:
         """
         start = time.monotonic()
         folder = Path(folder)
+        processes = Processes.here()
+        check_shares(self.settings, processes)
         fitting = self._checked(prompts)
         pool = PromptPool(
             fitting,
@@ -141,9 +154,14 @@ class PPO:
         texts = self._pretraining(pretraining)
         guard = self._guard(held_out)
         run = self._identity(fitting, pretraining, guard.prompts if guard else ())
-        self._check_memory(max(len(prompt.ids) for prompt in fitting))
+        self._check_memory(max(len(prompt.ids) for prompt in fitting), processes)
         learner, reward = open_models(
-            self._policy, self.scorers, self.settings, self._chat, seed=self.seed
+            self._policy,
+            self.scorers,
+            self.settings,
+            self._chat,
+            processes=processes,
+            seed=self.seed,
         )
         self.learner = learner
         records = run_steps(
@@ -157,11 +175,10 @@ class PPO:
             log_dir=log_dir or folder / "logs",
             pretraining=texts,
             guard=guard,
-            on_step=self._keeping_snapshots(learner, folder / SNAPSHOTS, on_step),
+            on_step=self._after_step(learner, processes, folder / SNAPSHOTS, on_step),
         )
-        _save(learner, folder / "model")
-        _drop_stale_snapshots(folder / SNAPSHOTS, self.settings, last=len(records))
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        _save(learner, processes, folder / "model")
+        processes.from_main(lambda: _tidy(folder, self.settings, last=len(records)))
         return {
             "steps": len(records),
             "prompts": len(fitting),
@@ -174,19 +191,17 @@ class PPO:
             **({} if guard is None else _guarded(guard, records, self.settings)),
         }
 
-    def _keeping_snapshots(
-        self, learner: Learner, folder: Path, on_step: OnStep | None
-    ) -> OnStep | None:
-        """Return what saves the policy every `snapshot_steps` before telling of the step."""
+    def _after_step(
+        self, learner: Learner, processes: Processes, folder: Path, on_step: OnStep | None
+    ) -> OnStep:
+        """Return what saves the policy every `snapshot_steps`, then tells of the step, once."""
         every = self.settings.snapshot_steps
-        if every is None:
-            return on_step
 
         def stepped(metrics: Mapping[str, float]) -> None:
             step = int(metrics["step"])
-            if step % every == 0 and step < self.settings.steps:
-                _save(learner, folder / f"step-{step:06d}")
-            if on_step:
+            if every is not None and step % every == 0 and step < self.settings.steps:
+                _save(learner, processes, folder / f"step-{step:06d}")
+            if on_step and processes.is_main:
                 on_step(metrics)
 
         return stepped
@@ -208,7 +223,7 @@ class PPO:
             max_new_tokens=self.settings.max_new_tokens,
         )
 
-    def _check_memory(self, longest_prompt: int) -> None:
+    def _check_memory(self, longest_prompt: int, processes: Processes) -> None:
         """Raise a CaiError that says what to change if the models will not fit."""
         settings = self.settings
         judge = next(iter(preference_models(self.scorers).values()), None)
@@ -220,12 +235,13 @@ class PPO:
             shape(self._policy),
             None if judge is None else shape(judge),
             settings,
-            available=free_memory(where),
+            available=free_memory(where) // (1 if where.type == "cuda" else processes.count),
             micro_batch_size=settings.micro_batch_size or rows_of_length(longest, where),
             precision=precision(self._policy),
             longest=longest,
             batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
             shared=adapter is not None,
+            parts=processes.count if processes.sharded else 1,
         )
 
     def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
@@ -264,14 +280,7 @@ class PPO:
     ) -> str:
         """Name all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
-            self.settings.model_dump(
-                exclude={
-                    "micro_batch_size",
-                    "checkpoint_steps",
-                    "gradient_checkpointing",
-                    "snapshot_steps",
-                }
-            ),
+            self.settings.model_dump(exclude=set(RESUMABLE)),
             identity(self._policy),
             [identity(judge) for judge in preference_models(self.scorers).values()],
             [(name, weight) for name, (_, weight) in self.scorers.items()],
@@ -302,16 +311,22 @@ def snapshots(folder: Path) -> dict[int, Path]:
     return {int(step): path for step, path in sorted(found.items()) if step.isdigit()}
 
 
-def _drop_stale_snapshots(folder: Path, settings: PPOSettings, *, last: int) -> None:
-    """Remove what a run with other settings has left: steps that this run did not keep."""
+def _tidy(folder: Path, settings: PPOSettings, *, last: int) -> None:
+    """Remove the snapshots of a run with other settings, and what there was to resume from."""
     every = settings.snapshot_steps
-    for step, path in snapshots(folder.parent).items():
+    for step, path in snapshots(folder).items():
         if every is None or step % every or step > last:
             shutil.rmtree(path)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
-def _save(learner: Learner, out: Path) -> None:
+def _save(learner: Learner, processes: Processes, folder: Path) -> None:
     """Save the policy as a plain transformers folder that generates and stops by itself."""
+    weights = learner.plain_weights()
+    processes.from_main(lambda: _write(learner, weights, folder))
+
+
+def _write(learner: Learner, weights: Mapping[str, Tensor], folder: Path) -> None:
     # Sampling defaults of the model it once was do not carry over: some do not even save.
     old = cast("Any", learner.policy.generation_config)
     learner.policy.generation_config = GenerationConfig(
@@ -319,6 +334,6 @@ def _save(learner: Learner, out: Path) -> None:
         eos_token_id=sorted(learner.chat.stop_ids),
         pad_token_id=old.pad_token_id,
     )
-    with whole_folder(out) as folder:
-        learner.policy.save_pretrained(folder, state_dict=learner.plain_weights())
-        cast("Any", learner.chat.tokenizer).save_pretrained(folder)
+    with whole_folder(folder) as out:
+        learner.policy.save_pretrained(out, state_dict=dict(weights))
+        cast("Any", learner.chat.tokenizer).save_pretrained(out)

@@ -26,6 +26,7 @@ from cai.ppo.math import (
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import permutation
 from cai.ppo.rollout import policy_logprobs
+from cai.ppo.sharding import whole
 from cai.settings import PPOSettings
 
 
@@ -75,18 +76,17 @@ def update(
     drawn = step * settings.epochs * len(rollout.episodes)
     for epoch in range(settings.epochs):
         order = permutation(len(rollout.episodes), seed, "minibatches", step, epoch)
-        for rows in torch.tensor(order, device=learner.device).chunk(settings.minibatches):
+        for rows in torch.tensor(order).chunk(settings.minibatches):
             # 8. Policy step, and 9. value step.
             learner.policy_optimizer.zero_grad()
             learner.critic_optimizer.zero_grad()
-            metrics = policy_gradients(learner, rollout, advantages_BT, rows, settings)
+            sums = policy_gradients(learner, rollout, advantages_BT, rows, settings)
             if pretraining is not None:
                 texts = pretraining.draw(drawn, len(rows), learner.device)
-                metrics |= pretraining_gradients(learner, texts, settings)
+                sums |= pretraining_gradients(learner, texts, settings)
                 drawn += len(rows)
-            metrics |= value_gradients(learner, rollout, returns_BT, rows, settings)
-            metrics["policy/grad_norm"] = _clip(learner.policy_parameters, settings)
-            metrics["val/grad_norm"] = _clip(learner.critic_parameters, settings)
+            sums |= value_gradients(learner, rollout, returns_BT, rows, settings)
+            metrics = _sum_and_clip(learner, sums, settings)
             _check_finite(metrics, settings, step)
             learner.policy_optimizer.step()
             learner.critic_optimizer.step()
@@ -103,19 +103,21 @@ def policy_gradients(
     advantages_BT: Tensor,
     rows: Tensor,
     settings: PPOSettings,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Add the gradient of the policy loss over a minibatch to the policy's parameters.
+
+    Gradient and metrics are this process's part of the sums over the minibatch.
 
     Args:
         learner: Holds the policy.
         rollout: Holds the episodes and the log-probabilities at sampling.
         advantages_BT: Whitened over the whole batch, `(B, T)`.
-        rows: Which episodes make the minibatch.
+        rows: Which episodes make the minibatch, on the host.
         settings: Clip range, temperature, micro-batch size (which changes memory, not gradients).
     """
     learner.act_as("policy")
     total = torch.zeros(4, device=learner.device)
-    for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
+    for part, episodes, token_count in _micro_batches(learner, rollout.episodes, rows, settings):
         mask_BT = episodes.mask_BT
         with learner.autocast():
             logprobs_BT, entropies_BT = response_logprobs(
@@ -134,44 +136,44 @@ def policy_gradients(
         entropy = entropies_BT.sum() / token_count
         total += torch.stack([*result, entropy]).detach()
     names = ("loss/policy_avg", "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg")
-    return dict(zip(names, total.tolist(), strict=True))
+    return dict(zip(names, total, strict=True))
 
 
 def pretraining_gradients(
     learner: Learner, texts: Episodes, settings: PPOSettings
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Add the gradient of `-γ` times the mean log-likelihood of texts to the policy's parameters.
 
     The second half of arXiv 2203.02155, equation 2; both halves are means over tokens here.
     """
     learner.act_as("policy")
     total = torch.zeros((), device=learner.device)
-    everything = torch.arange(len(texts), device=learner.device)
-    for _, episodes, token_count in _micro_batches(texts, everything, settings):
+    everything = torch.arange(len(texts))
+    for _, episodes, token_count in _micro_batches(learner, texts, everything, settings):
         with learner.autocast():
             logprobs_BT, _ = response_logprobs(learner.policy, episodes, temperature=1.0)
         loss = -logprobs_BT.sum() / token_count
         (settings.ptx_coef * loss).backward()
         total += loss.detach()
-    return {"loss/ptx_avg": total.item()}
+    return {"loss/ptx_avg": total}
 
 
 def value_gradients(
     learner: Learner, rollout: Rollout, returns_BT: Tensor, rows: Tensor, settings: PPOSettings
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Add the gradient of the value loss over a minibatch to the critic's parameters.
 
     Args:
         learner: Holds the critic.
         rollout: Holds the episodes and the values at sampling.
         returns_BT: What the values should have been, not whitened, `(B, T)`.
-        rows: Which episodes make the minibatch.
+        rows: Which episodes make the minibatch, on the host.
         settings: Clip range and micro-batch size (which changes memory, not gradients).
     """
     learner.act_as("critic")
     weight = settings.value_coef if settings.critic == "value_head" else 1.0
     total = torch.zeros(2, device=learner.device)
-    for part, episodes, token_count in _micro_batches(rollout.episodes, rows, settings):
+    for part, episodes, token_count in _micro_batches(learner, rollout.episodes, rows, settings):
         with learner.autocast():
             values_BT = learner.critic(episodes)
         result = value_loss(
@@ -184,29 +186,44 @@ def value_gradients(
         )
         (weight * result.loss).backward()
         total += torch.stack([*result]).detach()
-    return dict(zip(("loss/value_avg", "val/clipfrac_avg"), total.tolist(), strict=True))
+    return dict(zip(("loss/value_avg", "val/clipfrac_avg"), total, strict=True))
 
 
 def policy_moved(learner: Learner, rollout: Rollout, settings: PPOSettings) -> float:
     """Return KL per token from the policy of the rollout to the one of now, nats."""
-    learner.act_as("policy")
     with learner.autocast():
-        logprobs_BT = policy_logprobs(learner.policy, rollout.episodes, settings)
+        logprobs_BT = policy_logprobs(learner, "policy", rollout.episodes, settings)
     return policy_kl(logprobs_BT, rollout.logprobs_BT, rollout.episodes.mask_BT).item()
 
 
 def _micro_batches(
-    episodes: Episodes, rows: Tensor, settings: PPOSettings
+    learner: Learner, episodes: Episodes, rows: Tensor, settings: PPOSettings
 ) -> Iterator[tuple[Tensor, Episodes, int]]:
-    """Yield rows and episodes of each micro-batch, and the tokens of the whole minibatch."""
+    """Yield rows and episodes of each micro-batch of this process, and the minibatch's tokens."""
     token_count = int(episodes.response_lengths_B[rows].sum())
-    for places in length_sorted(episodes.lengths_B[rows], settings.micro_batch_size):
-        yield rows[places], episodes.select(rows[places]), token_count
+    size, processes = settings.micro_batch_size, learner.processes
+    for places in length_sorted(episodes.lengths_B[rows], size, processes, learner.device):
+        part = rows[places]
+        moved = part.to(learner.device, non_blocking=True)
+        yield moved, episodes.select(part), token_count
 
 
-def _clip(parameters: list[nn.Parameter], settings: PPOSettings) -> float:
-    """Scale the gradients down to `max_grad_norm` and return their norm before."""
-    return nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm).item()
+def _sum_and_clip(
+    learner: Learner, sums: Mapping[str, Tensor], settings: PPOSettings
+) -> dict[str, float]:
+    """Sum gradients and metrics over the processes, and scale gradients to `max_grad_norm`.
+
+    Returns:
+        The metrics and, of policy and critic, the norms of the gradients before they were scaled.
+    """
+    learner.processes.sum_gradients([*learner.policy_parameters, *learner.critic_parameters])
+    total = learner.processes.sum(torch.stack([*sums.values()]))
+    norms: list[Tensor] = []
+    for parameters in (learner.policy_parameters, learner.critic_parameters):
+        norms.append(whole(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)))
+    names = (*sums, "policy/grad_norm", "val/grad_norm")
+    # The one place of an optimizer step where the host waits for the device.
+    return dict(zip(names, torch.cat([total, torch.stack(norms)]).tolist(), strict=True))
 
 
 def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int) -> None:

@@ -61,6 +61,15 @@ def test_a_section_may_be_empty(tmp_path):
         ("revise: {rounds: -1}\n", r"pipeline\.yaml:8:\d+: `revise\.rounds`: .*greater"),
         ("sft:\n  learning_rate: .nan\n", r"pipeline\.yaml:9:\d+: `sft\.learning_rate`"),
         ("seed: 1\nseed: 2\n", r"pipeline\.yaml:9"),
+        (
+            "ppo: {batch_size: 9}\n",
+            r"pipeline\.yaml:8:\d+: `ppo\.batch_size` 9 does not .* of 2\.$",
+        ),
+        (
+            "ppo: {processes: 5}\n",
+            r"equal parts for each of 5 processes\. Make it a multiple of 10",
+        ),
+        ("ppo: {kl_target: 3, kl_coef: 0}\n", r"Start from a small positive `kl_coef`"),
         ("revise: [\n", r"pipeline\.yaml:\d+:\d+: the YAML is broken"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
+from cai.ppo.update import update
 from cai.settings import PPOSettings
 
 SETTINGS = PPOSettings(
@@ -26,6 +29,17 @@ SETTINGS = PPOSettings(
     critic_learning_rate=1e-3,
     temperature=0.7,
 )
+LORA = SETTINGS.model_copy(update={"lora_rank": 2})
+SHORT = PPOSettings(
+    steps=2,
+    batch_size=4,
+    minibatches=2,
+    max_new_tokens=6,
+    no_eos_reward=None,
+    learning_rate=1e-3,
+    critic_learning_rate=1e-3,
+)
+"""Of whole runs."""
 ALL_SIX = torch.arange(6)
 
 LearnerOf = Callable[..., Learner]
@@ -44,6 +58,14 @@ def reward_of(function: Callable[[Sequence[Sequence[int]]], Tensor]) -> Reward:
 
 
 LENGTH = reward_of(lambda sequences: torch.tensor([float(len(ids) % 7) for ids in sequences]))
+
+
+def letters(_: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    return [float(len(text)) for text in responses]
+
+
+def steps_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
 
 
 def rollout_of(learner: Learner, prompts: list[TokenPrompt], step: int = 0) -> Rollout:
@@ -65,3 +87,37 @@ def naive_logprobs(
 def rows_of(episodes: Episodes) -> list[tuple[list[int], list[int]]]:
     lengths = episodes.prompt_lengths_B.tolist()
     return [(ids[:n], ids[n:]) for ids, n in zip(episodes.sequences(), lengths, strict=True)]
+
+
+NO_CLIPPING_OF_GRADIENTS = 1e9
+
+
+def with_settings(**changes: Any) -> PPOSettings:
+    return SETTINGS.model_copy(update=changes)
+
+
+def naive_logprob_table(model: Any, prompt: list[int], response: list[int], temperature: float):
+    """log π over the vocabulary at each response token, with gradient, in the model's precision."""
+    logits = model(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0]
+    places = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
+    return torch.log_softmax(logits[places] / temperature, dim=-1)
+
+
+def gradients_of_update(learner: Learner, rollout: Rollout, settings: PPOSettings):
+    """What one update adds to the weights under plain gradient descent, negated: its gradients."""
+    for part in ("policy", "critic"):
+        parameters = getattr(learner, part).parameters()
+        setattr(learner, f"{part}_optimizer", torch.optim.SGD(parameters, lr=1.0))
+    models = (learner.policy, learner.critic)
+    before = [[p.clone() for p in model.parameters()] for model in models]
+    update(learner, rollout, settings, seed=0, step=0)
+    return [
+        [old - new for old, new in zip(olds, model.parameters(), strict=True)]
+        for olds, model in zip(before, models, strict=True)
+    ]
+
+
+def assert_same_gradients(got: list[Tensor], expected: tuple[Tensor, ...]) -> None:
+    scale = max(gradient.abs().max().item() for gradient in expected)
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs.float(), rtol=1e-3, atol=2e-5 * scale)

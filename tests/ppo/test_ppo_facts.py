@@ -48,7 +48,7 @@ def test_fact_01_ratio_is_one_on_the_first_minibatch(
     metrics = policy_gradients(learner, rollout, advantages, torch.tensor([0, 4, 2]), SETTINGS)
     assert metrics["policy/clipfrac_avg"] == 0
     assert metrics["policy/approxkl_avg"] < 1e-7
-    assert metrics["loss/policy_avg"] == pytest.approx(-1, abs=1e-4)
+    assert metrics["loss/policy_avg"].item() == pytest.approx(-1, abs=1e-4)
 
 
 def test_fact_01_holds_under_bfloat16_autocast(

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ppo_references import SHORT, steps_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
 from cai.pipeline.stages.ppo import watched
-from cai.ppo import PPO, PPOSettings
+from cai.ppo import PPO
 from cai.ppo.guard import MOST_ROLL_BACKS, Guard, alarms_of, text_measures
 from cai.records import PromptRow
 from cai.settings import GuardSettings, ModelSettings
 
 Tiny = Callable[[str], ModelSettings]
+Run = Callable[..., tuple[dict[str, float], list[str]]]
 
 HELD_OUT = [f"{verb} {thing}." for verb in ("Bake", "Plant", "Write") for thing in "abcd"]
 QUIET = GuardSettings(
     every=2, evasive_rise=1.0, over_refusal_rise=1.0, length_factor=100.0, max_kl=1e9
 )
-SETTINGS = PPOSettings(
-    steps=12,
-    batch_size=16,
-    minibatches=2,
-    max_new_tokens=10,
-    no_eos_reward=None,
-    learning_rate=2e-2,
-    critic_learning_rate=1e-3,
-    final_learning_rate=1.0,
-    kl_coef=0.0,
-    guard=QUIET,
+SETTINGS = SHORT.model_copy(
+    update={
+        "steps": 12,
+        "batch_size": 16,
+        "max_new_tokens": 10,
+        "learning_rate": 2e-2,
+        "final_learning_rate": 1.0,
+        "kl_coef": 0.0,
+        "guard": QUIET,
+    }
 )
 
 
@@ -46,18 +45,19 @@ def share_of_a(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
     return [text.count("a") / 10 for text in responses]
 
 
-def run(tiny: Tiny, folder: Path, **changes: Any) -> tuple[dict[str, float], list[str]]:
-    settings = SETTINGS.model_copy(update=changes)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+@pytest.fixture
+def run(tiny: Tiny, caplog: pytest.LogCaptureFixture) -> Run:
+    """Train in a folder with changed settings; returns metrics and what the guard said."""
+
+    def train(folder: Path, **changes: Any) -> tuple[dict[str, float], list[str]]:
+        caplog.clear()
+        settings = SETTINGS.model_copy(update=changes)
         metrics = PPO(tiny("llama"), share_of_a, settings).train(
             ["Bake bread.", "Plant seeds.", "Name a word."], folder, held_out=HELD_OUT
         )
-    return metrics, [str(w.message) for w in caught if "held-out" in str(w.message)]
+        return metrics, [text for text in caplog.messages if "held-out" in text]
 
-
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    return train
 
 
 def different_answers(folder: Path, tiny: Tiny) -> int:
@@ -73,8 +73,10 @@ def different_answers(folder: Path, tiny: Tiny) -> int:
     return len({chat.text(done.token_ids)[:8] for done in loop.run(requests)})
 
 
-def test_a_collapse_is_noticed_and_the_better_policy_is_kept(tmp_path: Path, tiny: Tiny) -> None:
-    warned, said = run(tiny, tmp_path / "warn")
+def test_a_collapse_is_noticed_and_the_better_policy_is_kept(
+    tmp_path: Path, tiny: Tiny, run: Run
+) -> None:
+    warned, said = run(tmp_path / "warn")
     assert warned["steps"] == warned["kept_step"] == 12
     assert warned["alarms"] > 0
     assert any("open alike rose from" in text and "goes on" in text for text in said)
@@ -84,12 +86,12 @@ def test_a_collapse_is_noticed_and_the_better_policy_is_kept(tmp_path: Path, tin
     assert last["guard/repeated_openings"] > 2 * first["guard/repeated_openings"]
 
     stop = QUIET.model_copy(update={"action": "stop"})
-    stopped, said = run(tiny, tmp_path / "stop", guard=stop)
+    stopped, said = run(tmp_path / "stop", guard=stop)
     assert stopped["steps"] < 12
     assert stopped["kept_step"] < stopped["steps"]
     assert stopped["alarms"] == 1
     assert "stops with the policy of step" in said[-1]
-    best, _ = run(tiny, tmp_path / "best", keep="best")
+    best, _ = run(tmp_path / "best", keep="best")
     assert best["steps"] == 12
     assert best["kept_step"] == stopped["kept_step"]
 
@@ -98,9 +100,9 @@ def test_a_collapse_is_noticed_and_the_better_policy_is_kept(tmp_path: Path, tin
     assert different_answers(tmp_path / "best", tiny) > 2 * collapsed
 
 
-def test_rolling_back_doubles_beta_and_ends_after_a_few_times(tmp_path: Path, tiny: Tiny) -> None:
+def test_rolling_back_doubles_beta_and_ends_after_a_few_times(tmp_path: Path, run: Run) -> None:
     back = QUIET.model_copy(update={"action": "roll_back"})
-    metrics, said = run(tiny, tmp_path, guard=back, kl_coef=1e-6, steps=40)
+    metrics, said = run(tmp_path, guard=back, kl_coef=1e-6, steps=40)
     assert sum("Back to the policy" in text for text in said) == MOST_ROLL_BACKS
     assert "stops with" in said[-1]
     assert metrics["steps"] < 40
@@ -122,29 +124,27 @@ def test_a_killed_guarded_run_resumes_to_the_same_end(tmp_path: Path, tiny: Tiny
 
     settings = SETTINGS.model_copy(update={"keep": "best", "checkpoint_steps": 2, "steps": 6})
     weights: list[bytes] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in ("whole", "killed"):
-            if name == "killed":
-                with pytest.raises(KilledError):
-                    PPO(tiny("llama"), share_of_a, settings).train(
-                        ["Bake."], tmp_path / name, held_out=HELD_OUT, on_step=kill
-                    )
-            PPO(tiny("llama"), share_of_a, settings).train(
-                ["Bake."], tmp_path / name, held_out=HELD_OUT
-            )
-            weights.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+    for name in ("whole", "killed"):
+        if name == "killed":
+            with pytest.raises(KilledError):
+                PPO(tiny("llama"), share_of_a, settings).train(
+                    ["Bake."], tmp_path / name, held_out=HELD_OUT, on_step=kill
+                )
+        PPO(tiny("llama"), share_of_a, settings).train(
+            ["Bake."], tmp_path / name, held_out=HELD_OUT
+        )
+        weights.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert not (tmp_path / "killed" / "checkpoints").exists()
 
 
 def test_checks_come_when_they_are_due_and_leave_the_training_as_it_is(
-    tmp_path: Path, tiny: Tiny
+    tmp_path: Path, run: Run
 ) -> None:
     silent = QUIET.model_copy(update={"every": 3, "repeated_rise": 1.0})
     settings = {"guard": silent, "steps": 4, "normalise_rewards": True}
-    run(tiny, tmp_path / "guarded", **settings)
-    run(tiny, tmp_path / "alone", **{**settings, "guard": None})
+    run(tmp_path / "guarded", **settings)
+    run(tmp_path / "alone", **{**settings, "guard": None})
     guarded, alone = steps_of(tmp_path / "guarded"), steps_of(tmp_path / "alone")
     assert ["guard/score" in record for record in guarded] == [False, False, True, True]
     for with_guard, without in zip(guarded, alone, strict=True):

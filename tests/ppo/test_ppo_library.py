@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,37 +11,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ppo_references import SHORT, letters, steps_of
 from tiny_models import make_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from cai.conversation import user
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_tokenizer
-from cai.ppo import PPO, LengthPenalty, PPOSettings, RepetitionPenalty
+from cai.ppo import PPO, LengthPenalty, RepetitionPenalty
 from cai.preference_model import PreferenceModel
 from cai.settings import ModelSettings
 from cai.style import repeated_share
 
-SETTINGS = PPOSettings(
-    steps=2,
-    batch_size=4,
-    minibatches=2,
-    max_new_tokens=6,
-    no_eos_reward=None,
-    learning_rate=1e-3,
-    critic_learning_rate=1e-3,
-)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo_with_your_reward.py"
 
 Tiny = Callable[[str], ModelSettings]
-
-
-def lengths(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
-    return [float(len(text)) for text in responses]
-
-
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
 
 
 def test_a_function_gets_prompts_as_they_were_given_and_one_text_for_each(
@@ -52,10 +35,10 @@ def test_a_function_gets_prompts_as_they_were_given_and_one_text_for_each(
 
     def scorer(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
         seen.extend(zip(prompts, responses, strict=True))
-        return lengths(prompts, responses)
+        return letters(prompts, responses)
 
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello."}]
-    metrics = PPO(tiny("llama").path, scorer, SETTINGS).train(["How?", messages], tmp_path)
+    metrics = PPO(tiny("llama").path, scorer, SHORT).train(["How?", messages], tmp_path)
     assert metrics["prompts"] == 2
     assert len(seen) == 2 * 4
     assert {p if isinstance(p, str) else p[-1].content for p, _ in seen} == {"How?", "Hello."}
@@ -72,7 +55,7 @@ def test_a_model_in_memory_is_trained_in_place_and_its_critic_starts_from_it(
 ) -> None:
     model = load_causal_lm(tiny("qwen3"), device="cpu")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    ppo = PPO(model, lengths, SETTINGS, tokenizer=load_tokenizer(tiny("qwen3")))
+    ppo = PPO(model, letters, SHORT, tokenizer=load_tokenizer(tiny("qwen3")))
     ppo.train(["How?"], tmp_path)
     assert ppo.learner is not None
     assert ppo.learner.policy is model
@@ -86,12 +69,12 @@ def test_a_base_model_goes_on_with_texts(tmp_path: Path, tiny: Tiny) -> None:
     tokenizer = make_tiny_tokenizer("gpt2")
     assert tokenizer.chat_template is None
     assert tokenizer.pad_token_id is None
-    ppo = PPO(model, lengths, SETTINGS, tokenizer=tokenizer)
+    ppo = PPO(model, letters, SHORT, tokenizer=tokenizer)
     ppo.train(["The kind gardener"], tmp_path)
     assert ppo.learner is not None
     assert tokenizer.eos_token_id in ppo.learner.chat.stop_ids
     with pytest.raises(CaiError, match="no chat template"):
-        PPO(model, lengths, SETTINGS, tokenizer=tokenizer).train([user("How?")], tmp_path / "no")
+        PPO(model, letters, SHORT, tokenizer=tokenizer).train([user("How?")], tmp_path / "no")
 
 
 def test_several_scorers_are_summed_with_their_weights_and_logged_apart(
@@ -99,9 +82,9 @@ def test_several_scorers_are_summed_with_their_weights_and_logged_apart(
 ) -> None:
     reward = {
         "preference": tiny_preference("llama"),
-        "letters": (lengths, -0.5),
+        "letters": (letters, -0.5),
     }
-    settings = SETTINGS.model_copy(
+    settings = SHORT.model_copy(
         update={"length_penalty": 2.0, "length_free": 1, "repetition_penalty": 3.0}
     )
     PPO(tiny("llama"), reward, settings).train(["How?", "Why?"], tmp_path)
@@ -119,7 +102,7 @@ def test_a_loaded_preference_model_gives_the_same_run_as_its_folder(
     folder = tiny_preference("llama")
     weights: list[dict[str, torch.Tensor]] = []
     for name, judge in (("folder", folder), ("model", PreferenceModel.load(folder))):
-        ppo = PPO(tiny("llama"), judge, SETTINGS)
+        ppo = PPO(tiny("llama"), judge, SHORT)
         ppo.train(["How?", "Why?"], tmp_path / name)
         assert ppo.learner is not None
         weights.append(ppo.learner.policy.state_dict() | ppo.learner.critic.state_dict())
@@ -129,24 +112,24 @@ def test_a_loaded_preference_model_gives_the_same_run_as_its_folder(
 def test_what_is_no_reward_or_no_prompt_is_refused(tmp_path: Path, tiny: Tiny) -> None:
     policy = tiny("llama")
     with pytest.raises(CaiError, match="empty mapping"):
-        PPO(policy, {}, SETTINGS)
+        PPO(policy, {}, SHORT)
     with pytest.raises(CaiError, match="reward `wrong` is a float"):
-        PPO(policy, {"wrong": 0.5}, SETTINGS)
-    fined = SETTINGS.model_copy(update={"length_penalty": 1.0})
+        PPO(policy, {"wrong": 0.5}, SHORT)
+    fined = SHORT.model_copy(update={"length_penalty": 1.0})
     with pytest.raises(CaiError, match="share a name"):
-        PPO(policy, {"length": lengths}, fined)
+        PPO(policy, {"length": letters}, fined)
     with pytest.raises(CaiError, match="tokenizer="):
-        PPO(load_causal_lm(policy, device="cpu"), lengths, SETTINGS)
+        PPO(load_causal_lm(policy, device="cpu"), letters, SHORT)
     for prompt in ([{"role": "nobody", "content": "x"}], 7, [7]):
         with pytest.raises(CaiError, match="not a prompt"):
-            PPO(policy, lengths, SETTINGS).train([prompt], tmp_path)  # type: ignore[list-item]
+            PPO(policy, letters, SHORT).train([prompt], tmp_path)  # type: ignore[list-item]
     for wrong, words in (
         (lambda prompts, responses: [1.0], "shape"),
         (lambda prompts, responses: ["good"] * len(responses), "other than numbers"),
         (lambda prompts, responses: [float("inf")] * len(responses), "not a number at PPO step 1"),
     ):
         with pytest.raises(CaiError, match=f"`reward`.*{words}"):
-            PPO(policy, wrong, SETTINGS).train(["How?"], tmp_path / words)
+            PPO(policy, wrong, SHORT).train(["How?"], tmp_path / words)
 
 
 def test_penalties_say_how_long_and_how_repetitive_a_response_is() -> None:

@@ -1,9 +1,8 @@
-"""Roles and memory: value head, LoRA on one base, gradient checkpointing, the estimate."""
+"""Roles: value head, LoRA on one base, gradient checkpointing."""
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,22 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from ppo_references import ALL_SIX, LENGTH, SETTINGS, PromptsOf, rollout_of
+from ppo_references import ALL_SIX, LORA, SETTINGS, PromptsOf, rollout_of
 from safetensors.torch import load_file
 from tiny_models import FAMILIES
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from cai.errors import CaiError
 from cai.models import fingerprint_model, load_causal_lm, load_chat_format
 from cai.ppo import PPO
 from cai.ppo.forward import response_logprobs
 from cai.ppo.learner import Learner
 from cai.ppo.loading import open_models
-from cai.ppo.memory import Shape, check_memory, estimate, needed
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import policy_gradients, update, value_gradients
 from cai.preference_model import PreferenceModel, save_adapter
 from cai.settings import ModelSettings, PPOSettings
 
 Tiny = Callable[[str], ModelSettings]
-LORA = SETTINGS.model_copy(update={"lora_rank": 2})
 
 
 @pytest.fixture(params=FAMILIES)
@@ -269,117 +265,6 @@ def test_gradient_checkpointing_changes_memory_and_not_gradients(
         gradients.append([w.grad for w in weights if w.grad is not None])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert kept[1] < 0.5 * kept[0]
-
-
-def test_the_estimate_counts_weights_gradients_and_moments_to_the_byte(
-    family: str, tiny: Tiny, token_prompts: PromptsOf
-) -> None:
-    """Of policy, reference and critic, against the tensors of a learner after an update."""
-    shape = Shape.of(AutoConfig.from_pretrained(tiny(family).path))
-    sizes = {"longest": 10, "batch_tokens": 10, "micro_batch_size": 1}
-    for settings in (SETTINGS, LORA):
-        learner = Learner.start(
-            load_causal_lm(tiny(family), device="cpu"),
-            None,
-            load_chat_format(tiny(family)),
-            settings,
-        )
-        update(learner, rollout_of(learner, token_prompts(family)), settings, seed=0, step=0)
-        roles = estimate(shape, None, settings, precision=torch.float32, **sizes)
-        models = [learner.policy, learner.reference, learner.critic]
-        tensors = {p.data_ptr(): p for model in models for p in model.parameters()}
-        tensors |= {p.grad.data_ptr(): p.grad for p in tensors.values() if p.grad is not None}
-        for optimizer in (learner.policy_optimizer, learner.critic_optimizer):
-            for state in optimizer.state.values():
-                tensors |= {state[k].data_ptr(): state[k] for k in ("exp_avg", "exp_avg_sq")}
-        got = sum(4 * tensor.numel() for tensor in tensors.values())
-        head = 16 * (shape.hidden + 1)
-        expected = roles["policy"] + roles["reference"] + roles["critic"] + head
-        assert got == expected
-
-
-SEVEN_BILLION = Shape(
-    weights=7 * 10**9,
-    backbone=69 * 10**8,
-    lora=30 * 10**6 // 16,
-    layers=32,
-    hidden=4096,
-    cache=2048,
-    vocabulary=32000,
-)
-
-
-def roles_of(settings: PPOSettings, **changes: Any) -> dict[str, int]:
-    arguments: dict[str, Any] = {
-        "precision": torch.bfloat16,
-        "longest": 512,
-        "batch_tokens": 16384,
-        "micro_batch_size": 8,
-    }
-    return estimate(SEVEN_BILLION, SEVEN_BILLION, settings, **(arguments | changes))
-
-
-def test_what_does_not_fit_is_said_with_the_setting_that_makes_it_fit() -> None:
-    arguments: dict[str, Any] = {
-        "precision": torch.bfloat16,
-        "longest": 512,
-        "batch_tokens": 16384,
-    }
-
-    def check(gigabytes: float, settings: PPOSettings = SETTINGS) -> str:
-        with pytest.raises(CaiError) as caught:
-            check_memory(
-                SEVEN_BILLION,
-                SEVEN_BILLION,
-                settings,
-                available=int(gigabytes * 1e9),
-                micro_batch_size=8,
-                **arguments,
-            )
-        return str(caught.value)
-
-    said = check(200)
-    # 16 bytes for each of 7e9 weights; 4 for the frozen copy; 2 in the preference model.
-    assert "policy 112.0 GB, reference 28.0 GB, critic 110.4 GB, preference model 13.8 GB" in said
-    assert re.search(r"Set `ppo.critic: value_head`: about 1\d\d\.\d GB", said)
-    assert "Set `ppo.lora_rank: 16`" in check(80)
-    both = check(36)
-    assert "`ppo.gradient_checkpointing: true`" in both
-    assert "`ppo.lora_rank: 16`" in both
-    assert "No setting" in check(10)
-    fits = check_memory(
-        SEVEN_BILLION,
-        SEVEN_BILLION,
-        SETTINGS,
-        available=10**12,
-        micro_batch_size=8,
-        **arguments,
-    )
-    assert fits == roles_of(SETTINGS, micro_batch_size=2)
-
-
-def test_every_setting_that_saves_memory_lowers_the_estimate() -> None:
-    whole = needed(roles_of(SETTINGS))
-    for change in (
-        {"gradient_checkpointing": True},
-        {"critic": "value_head"},
-        {"lora_rank": 16},
-    ):
-        assert needed(roles_of(SETTINGS.model_copy(update=change))) < whole
-    assert roles_of(SETTINGS, micro_batch_size=1)["update"] < roles_of(SETTINGS)["update"]
-    assert roles_of(SETTINGS, batch_tokens=99)["sampling"] < roles_of(SETTINGS)["sampling"]
-    lora = SETTINGS.model_copy(update={"lora_rank": 16})
-    assert needed(roles_of(lora, shared=True)) < needed(roles_of(lora))
-
-
-def test_memory_is_checked_before_anything_is_loaded(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cai.ppo.train.free_memory", lambda device: 10**6)
-    monkeypatch.setattr("cai.ppo.train.open_models", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(CaiError, match=r"PPO needs about .* free: policy"):
-        PPO(tiny("llama"), LENGTH.scorers["test"][0], SETTINGS).train(["How?"], tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 def test_lora_preference_training_leaves_its_adapter(tmp_path: Path, tiny: Tiny) -> None:

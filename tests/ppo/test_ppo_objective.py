@@ -12,14 +12,27 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from ppo_references import ALL_SIX, LENGTH, SETTINGS, LearnerOf, PromptsOf, rollout_of, rows_of
+from ppo_references import (
+    ALL_SIX,
+    LENGTH,
+    NO_CLIPPING_OF_GRADIENTS,
+    SETTINGS,
+    LearnerOf,
+    PromptsOf,
+    assert_same_gradients,
+    gradients_of_update,
+    letters,
+    naive_logprob_table,
+    rollout_of,
+    rows_of,
+    with_settings,
+)
 from torch import Tensor
 
 from cai.errors import CaiError
 from cai.ppo import PPO
 from cai.ppo.batch import Rollout
 from cai.ppo.control import Control
-from cai.ppo.learner import Learner
 from cai.ppo.math import (
     Moments,
     adapted_kl_coef,
@@ -27,43 +40,8 @@ from cai.ppo.math import (
     merged_moments,
     penalised_policy_loss,
 )
-from cai.ppo.pretraining import Pretraining, read_texts
 from cai.ppo.rollout import collect_rollout
-from cai.ppo.update import policy_gradients, pretraining_gradients, update
-from cai.settings import PPOSettings
-
-NO_CLIPPING_OF_GRADIENTS = 1e9
-
-
-def with_settings(**changes: Any) -> PPOSettings:
-    return SETTINGS.model_copy(update=changes)
-
-
-def naive_logprob_table(model: Any, prompt: list[int], response: list[int], temperature: float):
-    """log π over the vocabulary at each response token, with gradient, in the model's precision."""
-    logits = model(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0]
-    places = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
-    return torch.log_softmax(logits[places] / temperature, dim=-1)
-
-
-def gradients_of_update(learner: Learner, rollout: Rollout, settings: PPOSettings):
-    """What one update adds to the weights under plain gradient descent, negated: its gradients."""
-    for part in ("policy", "critic"):
-        parameters = getattr(learner, part).parameters()
-        setattr(learner, f"{part}_optimizer", torch.optim.SGD(parameters, lr=1.0))
-    models = (learner.policy, learner.critic)
-    before = [[p.clone() for p in model.parameters()] for model in models]
-    update(learner, rollout, settings, seed=0, step=0)
-    return [
-        [old - new for old, new in zip(olds, model.parameters(), strict=True)]
-        for olds, model in zip(before, models, strict=True)
-    ]
-
-
-def assert_same_gradients(got: list[Tensor], expected: tuple[Tensor, ...]) -> None:
-    scale = max(gradient.abs().max().item() for gradient in expected)
-    for mine, theirs in zip(got, expected, strict=True):
-        torch.testing.assert_close(mine, theirs.float(), rtol=1e-3, atol=2e-5 * scale)
+from cai.ppo.update import policy_gradients, update
 
 
 @pytest.mark.parametrize(
@@ -179,10 +157,6 @@ def test_the_kl_penalty_objective_trains_and_adapts_its_coefficient(tmp_path: Pa
     assert "policy/penalty_coef" not in run()[0]
 
 
-def letters(_: Any, responses: Any) -> list[float]:
-    return [float(len(text)) for text in responses]
-
-
 def test_fact_22_the_adaptive_kl_controller_clips_its_error_to_a_fifth() -> None:
     """Ziegler et al. 2019, section 2.2, by hand."""
     assert adapted_kl_coef(0.1, 6.0, 6.0, 64, 10000) == pytest.approx(0.1)
@@ -293,82 +267,6 @@ def test_values_can_move_freely(learner_of: LearnerOf, token_prompts: PromptsOf)
         fractions.append(update(learner, rollout, settings, seed=0, step=0)["val/clipfrac_avg"])
     assert fractions[0] > 0
     assert fractions[1] == 0
-
-
-TEXTS = ["The kind gardener plants the seeds.", "Mix the flour with water.", "Bake the loaf."]
-
-
-def test_ptx_adds_the_gradient_of_the_texts_log_likelihood(learner_of: LearnerOf) -> None:
-    """InstructGPT, equation 2, against a loop over the texts in float64."""
-    settings = with_settings(ptx_coef=0.3)
-    learner = learner_of("llama", settings)
-    texts = Pretraining(TEXTS, learner.chat, length=64, seed=0)
-    model = copy.deepcopy(learner.policy).double()
-    metrics = pretraining_gradients(learner, texts.draw(0, 3, learner.device), settings)
-    total, tokens = torch.zeros((), dtype=torch.float64), 0
-    for text in TEXTS:
-        ids = [*learner.chat.tokenizer(text)["input_ids"], min(learner.chat.stop_ids)]
-        table = naive_logprob_table(model, ids[:1], ids[1:], 1.0)
-        total = total - table[range(len(ids) - 1), ids[1:]].sum()
-        tokens += len(ids) - 1
-    assert metrics["loss/ptx_avg"] == pytest.approx((total / tokens).item(), rel=1e-4)
-    expected = torch.autograd.grad(0.3 * total / tokens, list(model.parameters()))
-    assert_same_gradients([p.grad for p in learner.policy.parameters()], expected)
-
-
-def test_ptx_joins_the_policy_step_of_an_update(
-    learner_of: LearnerOf, token_prompts: PromptsOf
-) -> None:
-    settings = with_settings(
-        ptx_coef=0.3, epochs=1, minibatches=1, max_grad_norm=NO_CLIPPING_OF_GRADIENTS
-    )
-    learner = learner_of("llama", settings)
-    rollout = rollout_of(learner, token_prompts("llama"))
-    texts = Pretraining(TEXTS, learner.chat, length=64, seed=0)
-    apart = copy.deepcopy(learner.policy)
-    reward_part = gradients_of_update(copy.deepcopy(learner), rollout, settings)[0]
-    pretraining_gradients(learner, texts.draw(0, 6, learner.device), settings)
-    text_part = [p.grad.clone() for p in learner.policy.parameters()]
-    learner.policy_optimizer = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
-    metrics = update(learner, rollout, settings, seed=0, step=0, pretraining=texts)
-    assert metrics["loss/ptx_avg"] > 0
-    both = [
-        old - new for old, new in zip(apart.parameters(), learner.policy.parameters(), strict=True)
-    ]
-    for mine, a, b in zip(both, reward_part, text_part, strict=True):
-        torch.testing.assert_close(mine, a + b, rtol=1e-3, atol=1e-5)
-
-
-def test_pieces_of_text_are_cut_to_length_and_drawn_in_turn(learner_of: LearnerOf) -> None:
-    chat = learner_of("llama", SETTINGS).chat
-    pieces = Pretraining(TEXTS, chat, length=5, seed=0)
-    ids = [[*chat.tokenizer(t)["input_ids"], min(chat.stop_ids)] for t in TEXTS]
-    expected = [x[i : i + 5] for x in ids for i in range(0, len(x), 5)]
-    assert pieces.pieces == [piece for piece in expected if len(piece) > 1]
-    n = len(pieces.pieces)
-    drawn = pieces.draw(0, n, torch.device("cpu")).sequences()
-    assert sorted(drawn) == sorted(pieces.pieces)
-    later = pieces.draw(n // 2, n, torch.device("cpu")).sequences()
-    assert later[: n - n // 2] == drawn[n // 2 :]
-
-
-def test_texts_come_from_files_and_from_nowhere_else(tmp_path: Path, tiny) -> None:
-    plain, lines = tmp_path / "a.txt", tmp_path / "b.jsonl"
-    plain.write_text("One\ntext.\n\n\nAnother.\n")
-    lines.write_text('{"text": "One\\ntext."}\n{"text": "Another."}\n')
-    assert read_texts(plain) == read_texts(lines) == ["One\ntext.", "Another."]
-    lines.write_text('{"text": "One"}\n{"other": 1}\n')
-    with pytest.raises(CaiError, match=r"b\.jsonl:2"):
-        read_texts(lines)
-    with pytest.raises(CaiError, match="not there"):
-        read_texts(tmp_path / "c.txt")
-    for settings, texts in ((SETTINGS, TEXTS), (with_settings(ptx_coef=0.1), [])):
-        with pytest.raises(CaiError, match="needs both"):
-            PPO(tiny("llama"), letters, settings).train(["How?"], tmp_path, pretraining=texts)
-    with pytest.raises(CaiError, match="without a word"):
-        PPO(tiny("llama"), letters, with_settings(ptx_coef=0.1)).train(
-            ["How?"], tmp_path, pretraining=[" "]
-        )
 
 
 def test_control_survives_a_checkpoint() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ppo_references import SHORT, steps_of
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import copy_of
@@ -19,17 +25,9 @@ from cai.models import load_chat_format, load_tokenizer
 from cai.ppo import PPO
 from cai.preference_model import PreferenceModel
 from cai.records import PromptRow
-from cai.settings import ModelSettings, PPOSettings
+from cai.settings import ModelSettings
 
-SETTINGS = PPOSettings(
-    steps=5,
-    batch_size=4,
-    minibatches=2,
-    max_new_tokens=6,
-    learning_rate=1e-3,
-    critic_learning_rate=1e-3,
-    checkpoint_steps=2,
-)
+SETTINGS = SHORT.model_copy(update={"steps": 5, "no_eos_reward": -1.0, "checkpoint_steps": 2})
 
 Tiny = Callable[[str], ModelSettings]
 Run = Callable[..., dict[str, float]]
@@ -63,10 +61,6 @@ def kill_after(step: int) -> Callable[[Mapping[str, float]], None]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
-
-
-def steps_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
 
 
 def without_times(records: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -130,6 +124,40 @@ def test_fact_26_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, run: R
     assert without_times(steps_of(whole)) == without_times(steps_of(killed))
 
 
+def events_of(function: Callable[[], Any], last: int | None = None) -> int:
+    """Count the calls and returns of a function's run; this process is shot dead at the last."""
+    count = 0
+
+    def count_one(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count_one)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_fact_26_kill_9_at_random_moments_changes_nothing(tmp_path: Path, run: Run) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    moments = events_of(lambda: run(whole))
+    rng = random.Random(0)
+    for _ in range(3):
+        child = multiprocessing.get_context("fork").Process(
+            target=events_of, args=(lambda: run(killed), rng.randrange(moments))
+        )
+        child.start()
+        child.join(timeout=300)
+        assert child.exitcode == -signal.SIGKILL
+    run(killed)
+    assert same(weights(whole), weights(killed))
+    assert without_times(steps_of(whole)) == without_times(steps_of(killed))
+
+
 def test_a_resumed_run_redoes_only_what_came_after_the_checkpoint(tmp_path: Path, run: Run) -> None:
     with pytest.raises(KilledError):
         run(tmp_path, on_step=kill_after(3))
@@ -141,7 +169,9 @@ def test_a_resumed_run_redoes_only_what_came_after_the_checkpoint(tmp_path: Path
     assert [record["step"] for record in steps_of(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, run: Run) -> None:
+def test_a_torn_checkpoint_is_passed_over(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     run(whole)
     with pytest.raises(KilledError):
@@ -151,13 +181,15 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, run: Run) -> None:
     state = torn / "checkpoints" / "step-000004" / "state.pt"
     state.write_bytes(state.read_bytes()[:-100])
     seen: list[float] = []
-    with pytest.warns(UserWarning, match=r"step-000004.*damaged"):
-        run(torn, on_step=lambda metrics: seen.append(metrics["step"]))
+    run(torn, on_step=lambda metrics: seen.append(metrics["step"]))
+    assert "step-000004 and removes it: it is damaged" in caplog.text
     assert seen == [3, 4, 5]
     assert same(weights(whole), weights(torn))
 
 
-def test_checkpoints_of_another_run_are_not_resumed(tmp_path: Path, run: Run) -> None:
+def test_checkpoints_of_another_run_are_not_resumed(
+    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(KilledError):
         run(tmp_path, on_step=kill_after(4))
     changed = SETTINGS.model_copy(update={"kl_coef": 0.5})
@@ -167,8 +199,9 @@ def test_checkpoints_of_another_run_are_not_resumed(tmp_path: Path, run: Run) ->
         seen.append(metrics["step"])
         kill_after(3)(metrics)
 
-    with pytest.warns(UserWarning, match="others"), pytest.raises(KilledError):
+    with pytest.raises(KilledError):
         run(tmp_path, settings=changed, on_step=on_step)
+    assert "are others" in caplog.text
     assert seen == [1, 2, 3]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000002"]
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from cai.pipeline.launch import launch
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage
 from cai.records import PromptRow, content_hash
-from cai.settings import PPOSettings
+from cai.settings import ModelSettings, PPOSettings
 from cai.store import read_rows
 
 VERSION = 1
@@ -35,37 +38,75 @@ def _inputs(context: Context) -> dict[str, str]:
         return model | {"pretraining texts": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
 
 
-def _run(context: Context) -> dict[str, Any]:
+class PPOJob(BaseModel, frozen=True):
+    """All that a training reads and where it writes, so that other processes can do it.
+
+    Attributes:
+        policy: SL-CAI.
+        preference_model: Its folder.
+        settings: Of the stage.
+        seed: The run's.
+        prompts: The rows of the `prompts` stage.
+        pretraining: The texts of PPO-ptx.
+        folder: The stage's.
+        log_dir: For TensorBoard.
+    """
+
+    policy: ModelSettings
+    preference_model: Path
+    settings: PPOSettings
+    seed: int
+    prompts: Path
+    pretraining: Path | None
+    folder: Path
+    log_dir: Path
+
+
+def train(job: PPOJob, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
+    """Do it, in this process or as one of several; returns the stage's metrics."""
     from cai.ppo import PPO
     from cai.ppo.pretraining import read_texts
 
-    settings = _settings(context)
-    texts = _pretraining(context)
-    rows = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
-    prompts = [prompt for prompt in rows if prompt.split == "train"]
-    held_out = watched(prompts, settings.guard.prompts) if settings.guard else []
+    guard = job.settings.guard
+    prompts = [row for row in read_rows(job.prompts, PromptRow) if row.split == "train"]
+    held_out = watched(prompts, guard.prompts) if guard else []
     kept = {prompt.key for prompt in held_out}
+    ppo = PPO(job.policy, job.preference_model, job.settings, seed=job.seed)
+    return dict(
+        ppo.train(
+            [prompt for prompt in prompts if prompt.key not in kept],
+            job.folder,
+            held_out=held_out,
+            pretraining=read_texts(job.pretraining) if job.pretraining else (),
+            log_dir=job.log_dir,
+            on_step=on_step,
+        )
+    )
+
+
+def _run(context: Context) -> dict[str, Any]:
+    settings = _settings(context)
+    job = PPOJob(
+        policy=context.sl_cai,
+        preference_model=context.stage_dir("preference") / "model",
+        settings=settings,
+        seed=context.settings.seed,
+        prompts=context.stage_dir("prompts") / "rows.jsonl",
+        pretraining=_pretraining(context),
+        folder=context.stage_dir("ppo"),
+        log_dir=context.log_dir / "ppo",
+    )
     with context.progress.training("ppo") as show:
 
         def on_step(metrics: Mapping[str, float]) -> None:
             show({**metrics, "steps": settings.steps})
 
-        ppo = PPO(
-            context.sl_cai,
-            context.stage_dir("preference") / "model",
-            settings,
-            seed=context.settings.seed,
-        )
-        return dict(
-            ppo.train(
-                [prompt for prompt in prompts if prompt.key not in kept],
-                context.stage_dir("ppo"),
-                held_out=held_out,
-                pretraining=read_texts(texts) if texts else (),
-                log_dir=context.log_dir / "ppo",
-                on_step=on_step,
-            )
-        )
+        if settings.launch is None:
+            return train(job, on_step)
+        file = job.folder / "job.json"
+        file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+        say = context.progress.say
+        return launch(file, settings.launch, settings.processes, on_step=on_step, warn=say)
 
 
 def watched(prompts: Sequence[PromptRow], count: int) -> list[PromptRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage
+from cai.pipeline.stage import Context, Stage, train_model
 from cai.settings import PreferenceSettings
 
 VERSION = 1
@@ -18,18 +18,8 @@ def _settings(context: Context) -> PreferenceSettings:
 def _run(context: Context) -> dict[str, Any]:
     from cai.preference import train_preference
 
-    with context.progress.training("preference") as on_step:
-        return dict(
-            train_preference(
-                _settings(context),
-                data=context.stage_dir("compare") / "train.parquet",
-                base=context.sl_cai,
-                out=context.stage_dir("preference") / "model",
-                seed=context.settings.seed,
-                log_dir=context.log_dir / "preference",
-                on_step=on_step,
-            )
-        )
+    data, settings = context.stage_dir("compare") / "train.parquet", _settings(context)
+    return train_model(context, "preference", train_preference, settings, data, context.sl_cai)
 
 
 STAGE = Stage(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage
+from cai.pipeline.stage import Context, Stage, train_model
 from cai.settings import SftSettings
 
 VERSION = 1
@@ -18,18 +18,8 @@ def _settings(context: Context) -> SftSettings:
 def _run(context: Context) -> dict[str, Any]:
     from cai.sft import train_sft
 
-    with context.progress.training("sft") as on_step:
-        return dict(
-            train_sft(
-                _settings(context),
-                data=context.stage_dir("revise") / "train.parquet",
-                base=context.base,
-                out=context.stage_dir("sft") / "model",
-                seed=context.settings.seed,
-                log_dir=context.log_dir / "sft",
-                on_step=on_step,
-            )
-        )
+    data = context.stage_dir("revise") / "train.parquet"
+    return train_model(context, "sft", train_sft, _settings(context), data, context.base)
 
 
 STAGE = Stage(

@@ -1,0 +1,140 @@
+"""The estimate of memory before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ppo_references import LENGTH, LORA, SETTINGS, PromptsOf, rollout_of
+from tiny_models import FAMILIES
+from transformers import AutoConfig
+
+from cai.errors import CaiError
+from cai.models import load_causal_lm, load_chat_format
+from cai.ppo import PPO
+from cai.ppo.learner import Learner
+from cai.ppo.memory import Shape, check_memory, estimate, needed
+from cai.ppo.update import update
+from cai.settings import ModelSettings, PPOSettings
+
+Tiny = Callable[[str], ModelSettings]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_estimate_counts_weights_gradients_and_moments_to_the_byte(
+    family: str, tiny: Tiny, token_prompts: PromptsOf
+) -> None:
+    """Of policy, reference and critic, against the tensors of a learner after an update."""
+    shape = Shape.of(AutoConfig.from_pretrained(tiny(family).path))
+    sizes = {"longest": 10, "batch_tokens": 10, "micro_batch_size": 1}
+    for settings in (SETTINGS, LORA):
+        learner = Learner.start(
+            load_causal_lm(tiny(family), device="cpu"),
+            None,
+            load_chat_format(tiny(family)),
+            settings,
+        )
+        update(learner, rollout_of(learner, token_prompts(family)), settings, seed=0, step=0)
+        roles = estimate(shape, None, settings, precision=torch.float32, **sizes)
+        models = [learner.policy, learner.reference, learner.critic]
+        tensors = {p.data_ptr(): p for model in models for p in model.parameters()}
+        tensors |= {p.grad.data_ptr(): p.grad for p in tensors.values() if p.grad is not None}
+        for optimizer in (learner.policy_optimizer, learner.critic_optimizer):
+            for state in optimizer.state.values():
+                tensors |= {state[k].data_ptr(): state[k] for k in ("exp_avg", "exp_avg_sq")}
+        got = sum(4 * tensor.numel() for tensor in tensors.values())
+        head = 16 * (shape.hidden + 1)
+        expected = roles["policy"] + roles["reference"] + roles["critic"] + head
+        assert got == expected
+
+
+SEVEN_BILLION = Shape(
+    weights=7 * 10**9,
+    backbone=69 * 10**8,
+    lora=30 * 10**6 // 16,
+    layers=32,
+    hidden=4096,
+    cache=2048,
+    vocabulary=32000,
+)
+
+
+def roles_of(settings: PPOSettings, **changes: Any) -> dict[str, int]:
+    arguments: dict[str, Any] = {
+        "precision": torch.bfloat16,
+        "longest": 512,
+        "batch_tokens": 16384,
+        "micro_batch_size": 8,
+    }
+    return estimate(SEVEN_BILLION, SEVEN_BILLION, settings, **(arguments | changes))
+
+
+def test_what_does_not_fit_is_said_with_the_setting_that_makes_it_fit() -> None:
+    arguments: dict[str, Any] = {
+        "precision": torch.bfloat16,
+        "longest": 512,
+        "batch_tokens": 16384,
+    }
+
+    def check(gigabytes: float, settings: PPOSettings = SETTINGS) -> str:
+        with pytest.raises(CaiError) as caught:
+            check_memory(
+                SEVEN_BILLION,
+                SEVEN_BILLION,
+                settings,
+                available=int(gigabytes * 1e9),
+                micro_batch_size=8,
+                **arguments,
+            )
+        return str(caught.value)
+
+    said = check(200)
+    # 16 bytes for each of 7e9 weights; 4 for the frozen copy; 2 in the preference model.
+    assert "policy 112.0 GB, reference 28.0 GB, critic 110.4 GB, preference model 13.8 GB" in said
+    assert re.search(r"Set `ppo.critic: value_head`: about 1\d\d\.\d GB", said)
+    assert "Set `ppo.lora_rank: 16`" in check(80)
+    both = check(36)
+    assert "`ppo.gradient_checkpointing: true`" in both
+    assert "`ppo.lora_rank: 16`" in both
+    assert "No setting" in check(10)
+    fits = check_memory(
+        SEVEN_BILLION,
+        SEVEN_BILLION,
+        SETTINGS,
+        available=10**12,
+        micro_batch_size=8,
+        **arguments,
+    )
+    assert fits == roles_of(SETTINGS, micro_batch_size=2)
+
+
+def test_every_setting_that_saves_memory_lowers_the_estimate() -> None:
+    whole = needed(roles_of(SETTINGS))
+    for change in (
+        {"gradient_checkpointing": True},
+        {"critic": "value_head"},
+        {"lora_rank": 16},
+    ):
+        assert needed(roles_of(SETTINGS.model_copy(update=change))) < whole
+    assert roles_of(SETTINGS, micro_batch_size=1)["update"] < roles_of(SETTINGS)["update"]
+    assert roles_of(SETTINGS, batch_tokens=99)["sampling"] < roles_of(SETTINGS)["sampling"]
+    lora = SETTINGS.model_copy(update={"lora_rank": 16})
+    assert needed(roles_of(lora, shared=True)) < needed(roles_of(lora))
+    parted = roles_of(SETTINGS, parts=4)
+    assert parted["policy"] == roles_of(SETTINGS)["policy"] // 4
+    # What four processes part, and a copy of 7e9 weights in 16 bits.
+    assert needed(roles_of(SETTINGS)) - needed(parted) == 3 * (112 + 28 + 110.4) * 10**9 // 4 - 14e9
+
+
+def test_memory_is_checked_before_anything_is_loaded(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cai.ppo.train.free_memory", lambda device: 10**6)
+    monkeypatch.setattr("cai.ppo.train.open_models", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(CaiError, match=r"PPO needs about .* free: policy"):
+        PPO(tiny("llama"), LENGTH.scorers["test"][0], SETTINGS).train(["How?"], tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,189 @@
+"""Several processes make the run that one makes; they are forked here and talk by gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ppo_references import SHORT, letters, steps_of
+from safetensors.torch import load_file
+
+from cai.errors import CaiError
+from cai.ppo import PPO
+from cai.ppo.batch import length_sorted
+from cai.ppo.check import check_shares
+from cai.ppo.processes import Processes
+from cai.records import PromptRow
+from cai.settings import GuardSettings, ModelSettings
+
+SETTINGS = SHORT.model_copy(
+    update={
+        "steps": 3,
+        "batch_size": 8,
+        "no_eos_reward": -1.0,
+        "checkpoint_steps": 2,
+        "normalise_rewards": True,
+        "kl_target": 0.5,
+        "guard": GuardSettings(every=2),
+    }
+)
+FSDP2 = {"ACCELERATE_USE_FSDP": "true"}
+NO_RESHARD = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
+
+Run = Callable[..., None]
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def run(
+    tiny: Callable[[str], ModelSettings],
+    tiny_preference: Callable[[str], Path],
+    prompt_rows: list[PromptRow],
+) -> Run:
+    """Run PPO in a folder, in the process that calls it."""
+
+    def start(folder: Path, on_step: Any = None, **changes: Any) -> None:
+        settings = SETTINGS.model_copy(update=changes)
+        reward = {"preference": tiny_preference("llama"), "letters": (letters, 0.1)}
+        ppo = PPO(tiny("llama"), reward, settings, seed=7)
+        # Three held-out prompts: they do not divide by two.
+        ppo.train(prompt_rows[:5], folder, held_out=prompt_rows[3:], on_step=on_step)
+
+    return start
+
+
+def kill_after_two(metrics: Mapping[str, float]) -> None:
+    if metrics["step"] == 2:
+        raise KilledError
+
+
+def together(function: Callable[[], None], **variables: str) -> list[str]:
+    """Call a function in two processes that know each other; return how each one failed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    failures = fork.SimpleQueue()
+
+    def one(rank: int) -> None:
+        os.environ.update(variables, RANK=f"{rank}", LOCAL_RANK=f"{rank}", WORLD_SIZE="2")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
+        try:
+            function()
+            failures.put("")
+        except Exception:  # noqa: BLE001 (the test reads it)
+            failures.put(traceback.format_exc()[-2000:])
+        os._exit(0)
+
+    children = [fork.Process(target=one, args=(rank,)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(timeout=300)
+        assert child.exitcode == 0
+    return [failures.get() for _ in children]
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    return [
+        {name: x for name, x in record.items() if not name.startswith("time/")}
+        for record in steps_of(folder)
+    ]
+
+
+def assert_same_run(folder: Path, expected: Path) -> None:
+    ours, theirs = metrics_of(folder), metrics_of(expected)
+    assert [record["step"] for record in ours] == [1, 2, 3]
+    for record, reference in zip(ours, theirs, strict=True):
+        assert record == pytest.approx(reference, rel=1e-5, abs=1e-5)
+    weights, reference = (load_file(f / "model" / "model.safetensors") for f in (folder, expected))
+    assert weights.keys() == reference.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, reference[name], rtol=0, atol=1e-4)
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("one process")
+
+
+@pytest.fixture
+def one_process(once: Path, run: Run) -> Path:
+    """The folder of the run that one process makes."""
+    if not (once / "model").exists():
+        run(once)
+    return once
+
+
+@pytest.mark.parametrize("variables", [{}, NO_RESHARD], ids=["ddp", "fsdp2_no_reshard"])
+def test_fact_25_two_processes_make_the_run_of_one(
+    variables: dict[str, str], tmp_path: Path, run: Run, one_process: Path
+) -> None:
+    assert together(lambda: run(tmp_path), **variables) == ["", ""]
+    assert_same_run(tmp_path, one_process)
+
+
+def test_a_killed_run_goes_on_with_more_or_fewer_processes(
+    tmp_path: Path, run: Run, one_process: Path
+) -> None:
+    """Two processes by FSDP2, then one; and the other way round."""
+    fewer, more = tmp_path / "fewer", tmp_path / "more"
+    ends = together(lambda: run(fewer, kill_after_two), **FSDP2)
+    assert any("KilledError" in end for end in ends)
+    assert all(ends)
+    run(fewer)
+    assert_same_run(fewer, one_process)
+    with pytest.raises(KilledError):
+        run(more, kill_after_two)
+    assert together(lambda: run(more), **FSDP2) == ["", ""]
+    assert_same_run(more, one_process)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 600), min_size=1, max_size=20),
+    count=st.integers(1, 5),
+    size=st.none() | st.integers(1, 4),
+)
+def test_micro_batches_are_dealt_out_evenly(
+    lengths: list[int], count: int, size: int | None
+) -> None:
+    """Each process gets as many micro-batches of as many rows, and every row is somebody's."""
+    lengths_B = torch.tensor(lengths)
+    parts = [length_sorted(lengths_B, size, Processes(rank, count)) for rank in range(count)]
+    assert len({tuple(len(rows) for rows in part) for part in parts}) == 1
+    dealt = [row for part in parts for rows in part for row in rows.tolist()]
+    assert set(dealt) == set(range(len(lengths)))
+    assert len(dealt) - len(lengths) == -len(lengths) % count
+
+
+def test_what_processes_cannot_share_is_refused() -> None:
+    two, three = Processes(0, 2), Processes(0, 3)
+    check_shares(SETTINGS, two)
+    with pytest.raises(CaiError, match=r"each of 3 processes\. Make it a multiple of 6"):
+        check_shares(SETTINGS, three)
+    sharded = Processes(0, 2, sharded=True)
+    check_shares(SETTINGS, sharded)
+    for changed in ({"lora_rank": 4}, {"critic": "value_head"}):
+        with pytest.raises(CaiError, match="launch with `ddp`"):
+            check_shares(SETTINGS.model_copy(update=changed), sharded)
+        check_shares(SETTINGS.model_copy(update=changed), two)
+
+
+def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(CaiError, match=r"fsdp2` \(as ZeRO-3\)"):
+        Processes.here()
