@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cai.constitution import Constitution, Principle, draw_several
 from cai.conversation import Prompt, strip_thinking
-from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest
+from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unscored
 from cai.records import (
     ComparisonRow,
     JudgementRow,
@@ -180,7 +180,8 @@ async def judge(
     """Ask the feedback model which response is better under one principle, in both orders.
 
     Returns:
-        Raw evidence; no policy is applied. State `too_long` when the question does not fit.
+        Raw evidence; no policy is applied. State `too_long` when the question does not fit,
+        `unparsed` when a server does not tell how probable the options are.
     """
     pair, principle = item.inputs
     row = JudgementRow(
@@ -226,12 +227,14 @@ async def judge(
             )
             reasoning = strip_thinking(completion.text)
             prompt = verdict_prompt(prompt, reasoning)
-        first_logp, second_logp = (await engine.score(ScoreRequest(prompt, OPTIONS))).logprobs
+        scores = await engine.score(ScoreRequest(prompt, OPTIONS))
+        first_logp, second_logp = scores.logprobs
         return OrderEvidence(
             logp_first=first_logp,
             logp_second=second_logp,
             mass=math.exp(first_logp) + math.exp(second_logp),
             reasoning=reasoning,
+            bounded=scores.bounded,
         )
 
     texts = [sample.text for sample in pair.responses]
@@ -241,6 +244,8 @@ async def judge(
             row.backward = await ask(texts[1], texts[0], "backward")
     except PromptTooLong as error:
         row.state, row.error = "too_long", str(error)
+    except Unscored as error:
+        row.state, row.error = "unparsed", str(error)
     return row
 
 

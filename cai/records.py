@@ -141,6 +141,7 @@ class OrderEvidence(BaseModel):
         logp_second: The same for the response shown second.
         mass: exp(logp_first) + exp(logp_second): the probability on the two options together.
         reasoning: The chain of thought that came before the verdict, or None.
+        bounded: One of the two is only an upper bound: a server lists its likeliest tokens alone.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -149,6 +150,7 @@ class OrderEvidence(BaseModel):
     logp_second: float
     mass: float
     reasoning: str | None = None
+    bounded: bool = False
 
 
 class JudgementRow(Row):
