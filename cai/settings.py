@@ -338,6 +338,8 @@ class PPOSettings(Settings, frozen=True):
     """Gradients are clipped to this norm."""
     temperature: PositiveFloat = 1.0
     """Logits are divided by it, in rollout and update alike."""
+    rollouts: Literal["transformers", "vllm"] = "transformers"
+    """Who samples: the trainer's own loop, or vLLM, to which the weights go after each update."""
     max_new_tokens: Positive = 128
     """The longest response, in tokens."""
     no_eos_reward: Annotated[float, Field(allow_inf_nan=False)] | None = -1.0

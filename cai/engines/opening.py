@@ -45,6 +45,15 @@ def _open_openai(settings: ModelSettings) -> Engine:
     return OpenAIEngine(settings, report, chat, fingerprint=fingerprint_server(settings, report))
 
 
+def _open_vllm(settings: ModelSettings) -> Engine:
+    from cai.engines.vllm import VLLMEngine
+    from cai.engines.vllm_arguments import import_vllm
+
+    import_vllm()  # says what to install before anything is loaded
+    chat = load_chat_format(settings)
+    return VLLMEngine(settings, chat, fingerprint=fingerprint_engine(settings))
+
+
 def fingerprint_engine(settings: ModelSettings) -> str:
     """Name what answers: the contents of a model folder, or a model behind a server.
 
@@ -55,7 +64,7 @@ def fingerprint_engine(settings: ModelSettings) -> str:
         from cai.engines.server import fingerprint_server, report_of
 
         return fingerprint_server(settings, report_of(settings))
-    return fingerprint_model(settings)
+    return fingerprint_model(settings)  # which names options and adapter, too
 
 
 def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None:  # noqa: ANN401
@@ -74,5 +83,6 @@ def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None: 
 
 _ENGINES: dict[str, Callable[[ModelSettings], Engine]] = {
     "transformers": _open_transformers,
+    "vllm": _open_vllm,
     "openai": _open_openai,
 }

@@ -17,6 +17,7 @@ from cai.ppo.control import Control
 from cai.ppo.forward import Critic, check_output_head, recompute_layers
 from cai.ppo.math import linear_decay
 from cai.ppo.prompts import PromptFormat
+from cai.ppo.sampling import Sampler, sample_here
 from cai.preference_model import AdapterWeights
 from cai.settings import PPOSettings
 
@@ -53,6 +54,8 @@ class Learner:
     max_batch_tokens: int
     adapters: dict[Role, tuple[Adapted, str | None]]
     """Whose adapter each role uses on which base; empty without LoRA."""
+    sampler: Sampler = sample_here
+    """Who samples from the policy."""
 
     @classmethod
     def start(

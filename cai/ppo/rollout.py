@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cai.engines.decode import DecodeLoop, TokenRequest
+from cai.engines.decode import TokenRequest
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.control import Control
@@ -15,6 +15,8 @@ from cai.ppo.forward import response_logprobs, without_gradient
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
+from cai.ppo.sampling import sample_here
+from cai.ppo.vllm_rollouts import check_agreement
 from cai.records import derive_seed
 from cai.settings import PPOSettings
 
@@ -61,10 +63,13 @@ def collect_rollout(
     # 4. Reference log-probabilities, and 5. values.
     with learner.autocast():
         logprobs_BT = sampled_logprobs_BT
-        if learner.dtype != torch.float32:
+        elsewhere = learner.sampler is not sample_here
+        if learner.dtype != torch.float32 or elsewhere:
             # bfloat16 log-probs depend on batch shapes: take them as the update will see them.
             learner.act_as("policy")
             logprobs_BT = policy_logprobs(learner.policy, episodes, settings)
+        if elsewhere:
+            check_agreement(logprobs_BT, sampled_logprobs_BT, episodes.mask_BT)
         learner.act_as("reference")
         ref_logprobs_BT = policy_logprobs(learner.reference, episodes, settings)
         learner.act_as("critic")
@@ -102,15 +107,7 @@ def sample(
         )
         for index, prompt in enumerate(prompts)
     ]
-    loop = DecodeLoop(
-        learner.policy,
-        stop_ids=learner.chat.stop_ids,
-        pad_id=learner.chat.pad_id,
-        max_batch_tokens=learner.max_batch_tokens,
-    )
-    learner.act_as("policy")
-    with learner.autocast():
-        completions = loop.run(requests)
+    completions = learner.sampler(learner, requests)
     episodes = Episodes.from_lists(
         [prompt.ids for prompt in prompts],
         [completion.token_ids for completion in completions],
