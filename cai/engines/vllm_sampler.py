@@ -92,7 +92,7 @@ class VLLMSampler:
             self._reload(weights_iterator=iter(weights.items()))
         elif self.way == "path":
             with tempfile.TemporaryDirectory() as folder:
-                plain = {name: w.detach().contiguous().cpu() for name, w in weights.items()}
+                plain = {name: w.detach().cpu().clone().contiguous() for name, w in weights.items()}
                 save_file(plain, Path(folder) / "model.safetensors")
                 self._reload(weights_path=folder)
         else:

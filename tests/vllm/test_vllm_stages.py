@@ -64,6 +64,7 @@ def server():
         "port": port,
         "dtype": "float32",
         "max-num-seqs": 64,
+        "max-num-batched-tokens": 16384,  # requests with seeds crash where a prompt is split
     }
     flat = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
     environment = {
