@@ -11,6 +11,7 @@ own in `.peers/distilabel`.
 """
 
 import json
+import math
 import os
 import re
 import signal
@@ -100,10 +101,17 @@ def theirs(folder: Path, out: Path, url: str, batch: int) -> list[str]:
     return [str(python), str(THEIRS), *files, str(out / "cache"), str(out / "result.json")]
 
 
-def timed(command: list[str], log: Path) -> float:
-    """Return the seconds that a side takes from start to end."""
+def timed(command: list[str], log: Path, limit: float | None = None) -> float:
+    """Return the seconds that a side takes; infinity if it is stopped at the limit."""
     started = time.monotonic()
-    if start(command, log).wait():
+    process = start(command, log)
+    try:
+        failed = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return math.inf
+    if failed:
         raise SystemExit(f"{log.read_text()[-3000:]}\nfailed: {' '.join(command)}")
     return time.monotonic() - started
 
@@ -131,9 +139,18 @@ def answered(url: str) -> int:
 
 
 def killed(
-    command: list[str], out: Path, url: str, count: int, left: Callable[[], int]
-) -> dict[str, int]:
-    """Kill a side when half of its answers are there, start it again, and say what that cost."""
+    command: list[str], out: Path, url: str, count: int, left: Callable[[], int], usual: float
+) -> dict[str, int | str]:
+    """Kill a side when half of its answers are there, start it again, and say what that cost.
+
+    Args:
+        command: The side's.
+        out: Where it writes.
+        url: The server's.
+        count: Prompts.
+        left: Counts the finished rows on disk.
+        usual: Seconds of an undisturbed run; five times as many count as standing still.
+    """
     out.mkdir()
     before = answered(url)
     process = start(command, out / "log")
@@ -144,7 +161,10 @@ def killed(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     rows = left()
-    timed(command, out / "log")
+    limit = max(60.0, 5 * usual)
+    if math.isinf(timed(command, out / "log", limit)):
+        said = f"did not end in {limit:.0f} s, with {answered(url) - before} answers"
+        return {"finished rows on disk after the kill": rows, "started again, it": said}
     return {
         "finished rows on disk after the kill": rows,
         "answers asked for twice": answered(url) - before - CALLS * count,
@@ -187,6 +207,7 @@ def main() -> int:
     chosen = parser.parse_args()
     count: int = chosen.prompts
     peer_python("distilabel", REQUIREMENTS)
+    mine, peers = (0.0, 0.0), [(0.0, 0.0)]
     whole: list[float] = []
     chain: list[float] = []
     more: dict[str, Any] = {"lines of user code": user_lines(), "seconds": []}
@@ -209,10 +230,14 @@ def main() -> int:
                 f"round {number + 1}: cai {mine[0]:.1f} s, distilabel {peer[0]:.1f} s", flush=True
             )
         out = folder / "killed-ours"
-        more["killed, cai"] = killed(ours(folder, out), out, url, count, lambda: rows_of_ours(out))
+        more["killed, cai"] = killed(
+            ours(folder, out), out, url, count, lambda: rows_of_ours(out), mine[0]
+        )
         gone = folder / "killed-theirs"
         command = theirs(folder, gone, url, BATCHES[0])
-        more["killed, distilabel"] = killed(command, gone, url, count, lambda: rows_of_theirs(gone))
+        more["killed, distilabel"] = killed(
+            command, gone, url, count, lambda: rows_of_theirs(gone), peers[0][0]
+        )
     for label in ("lines of user code", "killed, cai", "killed, distilabel"):
         print(f"{label}: {more[label]}")
     return conclude("peer_distilabel", {WHOLE: whole, CHAIN: chain}, {}, chosen.json, **more)
