@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.ratios import alternate, conclude, options
@@ -73,8 +74,9 @@ class Shape:
 
 
 def save(shape: Shape, folder: Path) -> None:
-    """Save the configuration and a tokenizer, without weights."""
+    """Save the configuration, a tokenizer, and for weights an empty file that nothing reads."""
     shape.config().save_pretrained(folder)
+    save_file({}, folder / "model.safetensors")
     AutoTokenizer.from_pretrained(PLAYGROUND).save_pretrained(folder)
 
 

@@ -48,11 +48,11 @@ class VLLMSampler:
         stop_ids: Collection[int],
         way: Way | None = None,
     ) -> None:
-        """Start vLLM with the model's shape; its weights come with the first push.
+        """Start vLLM with the model's shape; the weights that count come with the first push.
 
         Args:
             settings: Precision and `options` of the policy.
-            folder: Has the policy's config and tokenizer.
+            folder: A model of the policy's shape, with its tokenizer.
             stop_ids: Each of these tokens ends a completion.
             way: None for the best one.
 
@@ -63,12 +63,7 @@ class VLLMSampler:
         vllm = import_vllm()
         gpu = not on_cpu()
         beside = {"gpu_memory_utilization": MEMORY, "enable_sleep_mode": True} if gpu else {}
-        arguments = {
-            **engine_arguments(settings, folder),
-            **beside,
-            **settings.options,
-            "load_format": "dummy",
-        }
+        arguments = {**engine_arguments(settings, folder), **beside, **settings.options}
         self.fingerprint = ""
         self.way: Way = way or _best_way(arguments, gpu=gpu)
         if self.way == "ipc":

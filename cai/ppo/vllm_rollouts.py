@@ -37,7 +37,7 @@ class VLLMRollouts:
     """
 
     def __init__(self, policy: ModelSettings | None) -> None:
-        """Say where config, tokenizer and engine `options` come from; None: from the learner."""
+        """Say where shape, tokenizer and engine `options` come from; None: from the learner."""
         self.engine: VLLMSampler | None = None
         self._policy = policy
 
@@ -47,8 +47,8 @@ class VLLMRollouts:
         """Push the learner's weights unless vLLM has them, and sample."""
         from cai.engines.vllm_sampler import weights_fingerprint
 
-        engine = self.engine = self.engine or self._start(learner)
         weights = learner.plain_weights() or learner.policy.state_dict()
+        engine = self.engine = self.engine or self._start(learner, weights)
         if engine.fingerprint != weights_fingerprint(weights):
             engine.push(weights)
         return engine.run(requests)
@@ -59,7 +59,7 @@ class VLLMRollouts:
             self.engine.close()
             self.engine = None
 
-    def _start(self, learner: Learner) -> VLLMSampler:
+    def _start(self, learner: Learner, weights: dict[str, Tensor]) -> VLLMSampler:
         from cai.engines.vllm_sampler import VLLMSampler
 
         dtype = "float32" if learner.dtype == torch.float32 else "bfloat16"
@@ -69,7 +69,7 @@ class VLLMRollouts:
             else:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 settings = ModelSettings(path=str(folder), engine="vllm")
-                cast("Any", learner.policy.config).save_pretrained(folder)
+                learner.policy.save_pretrained(folder, state_dict=weights)
                 cast("Any", learner.chat.tokenizer).save_pretrained(folder)
             settings = settings.model_copy(update={"dtype": dtype, "adapter": None})
             return VLLMSampler(settings, folder, stop_ids=learner.chat.stop_ids)
