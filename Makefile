@@ -67,7 +67,7 @@ test-browser: .venv/installed-browser
 		&& touch $@ && echo "Installed in $$(( $$($(SECONDS_NOW)) - start )) s."
 
 test-vllm: .venv-vllm/installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/on_vllm
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu
