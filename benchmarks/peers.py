@@ -29,7 +29,7 @@ def peer_python(name: str, requirements: Sequence[str]) -> Path:
 
 
 @contextmanager
-def vllm_server(model: Path, *, seconds: float = 300) -> Generator[str]:
+def vllm_server(model: Path, *, seconds: float = 600) -> Generator[str]:
     """Start vLLM's server on a model in float32, named `model`; yields its address.
 
     Raises:

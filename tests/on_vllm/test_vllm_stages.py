@@ -1,17 +1,12 @@
 """Stages on vLLM, and a real local vLLM server behind `engine: openai`."""
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import numpy as np
 import pytest
 from e2e.command import cai, metrics, rows
 
+from benchmarks.peers import vllm_server
 from cai.conversation import Prompt, user
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.opening import open_engine
@@ -54,50 +49,8 @@ def test_revise_and_compare_run_on_vllm(tmp_path):
 @pytest.fixture(scope="module")
 def server():
     """Start a vLLM server on the playground model; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = {
-        "model": PLAYGROUND,
-        "served-model-name": "playground",
-        "host": "127.0.0.1",
-        "port": port,
-        "dtype": "float32",
-        "max-num-seqs": 64,
-        "max-num-batched-tokens": 16384,  # requests with seeds crash where a prompt is split
-    }
-    flat = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flat, "--enforce-eager"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 240
-        while not _is_up(f"{url}/health"):
-            assert process.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.5)
+    with vllm_server(PLAYGROUND) as url:
         yield f"{url}/v1"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _is_up(url):
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except OSError:
-        return False
 
 
 JUDGE = comparison_prompt(
@@ -133,7 +86,7 @@ def test_a_real_server_scores_and_answers_as_the_weights_do(server, more):
     template = more.get("format", "chat")
     server_settings = {name: value for name, value in more.items() if name != "format"}
     served = ModelSettings(
-        path="playground",
+        path="model",
         engine="openai",
         format=template,
         server=ServerSettings(base_url=server, **server_settings),
@@ -153,7 +106,7 @@ def test_a_real_server_scores_and_answers_as_the_weights_do(server, more):
 
 def test_sampled_verdicts_of_a_real_server(server):
     served = ModelSettings(
-        path="playground",
+        path="model",
         engine="openai",
         server=ServerSettings(base_url=server, scores="samples", samples=64),
     )
