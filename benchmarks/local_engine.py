@@ -6,14 +6,17 @@ Both complete the same prompts with samples of the same lengths from the same we
 gets them sorted by length, in batches of 16, 32 and 64, of which the fastest counts; a batch runs
 until its longest completion is done. Mixed: prompts of 28 to 148 tokens, completions of 8 to 64.
 Fixed: prompts of 64 tokens, completions of 64. Peak memory is what a process of its own takes
-beyond the loaded model.
+beyond the loaded model. Where vLLM is installed (`.venv-vllm/bin/python -m
+benchmarks.local_engine`), it is compared on the same lengths; no ratio to it is wanted.
 """
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,8 @@ import torch
 
 from benchmarks.ratios import alternate, conclude, options
 from cai.engines.decode import DecodeLoop, TokenRequest
-from cai.models import load_causal_lm
+from cai.engines.vllm_arguments import engine_arguments, import_vllm
+from cai.models import PLAYGROUND, load_causal_lm
 from cai.settings import ModelSettings
 
 BATCHES = (16, 32, 64)
@@ -83,6 +87,33 @@ def theirs(model: torch.nn.Module, wanted: list[TokenRequest], batch: int) -> fl
     return time.perf_counter() - started
 
 
+class BareVLLM:
+    """vLLM alone, in this process, on the playground model."""
+
+    def __init__(self) -> None:
+        """Start it."""
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        self._vllm = import_vllm()
+        settings = ModelSettings(path="playground", engine="vllm", dtype="float32")
+        self._llm = self._vllm.LLM(**engine_arguments(settings, PLAYGROUND))
+
+    def seconds(self, wanted: list[TokenRequest]) -> float:
+        """Return the seconds that it takes, with draws of its own as `generate` has them."""
+        started = time.perf_counter()
+        self._llm.reset_prefix_cache()
+        self._llm.generate(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request in wanted],
+            [
+                self._vllm.SamplingParams(
+                    max_tokens=request.max_tokens, ignore_eos=True, detokenize=False
+                )
+                for request in wanted
+            ],
+            use_tqdm=False,
+        )
+        return time.perf_counter() - started
+
+
 def best(model: torch.nn.Module, wanted: list[TokenRequest]) -> float:
     """Return the seconds of `generate` at its best batch size."""
     return min(theirs(model, wanted, batch) for batch in BATCHES)
@@ -120,6 +151,7 @@ def main() -> int:
     model = load_causal_lm(ModelSettings(path="playground"), device="cpu")
     ratios: dict[str, list[float]] = {}
     speeds: dict[str, str] = {}
+    bare = BareVLLM() if find_spec("vllm") else None
     for lengths in ("mixed", "fixed"):
         wanted = requests(chosen.count, mixed=lengths == "mixed")
         mine, peers = alternate(
@@ -131,6 +163,12 @@ def main() -> int:
         speeds[f"new tokens/s, {lengths}"] = (
             f"engine {tokens / min(mine):.0f}, generate {tokens / min(peers):.0f}"
         )
+        if bare is not None:
+            mine, peers = alternate(
+                chosen.rounds, partial(ours, model, wanted), partial(bare.seconds, wanted)
+            )
+            label = f"tokens/s over vLLM, playground model, {lengths} lengths"
+            ratios[label] = [their / our for our, their in zip(mine, peers, strict=True)]
     wanted = requests(chosen.count, mixed=True)
     memory = peak_memory(ours, (wanted,), chosen.threads)
     peer = min(peak_memory(theirs, (wanted, batch), chosen.threads) for batch in BATCHES)

@@ -157,10 +157,26 @@ def without_dropout(config: Any) -> Any:  # noqa: ANN401 (any transformers confi
     return config
 
 
+def adapter_folder(settings: ModelSettings) -> Path:
+    """Return the checked folder of the LoRA adapter that a model's settings name.
+
+    Raises:
+        CaiError: It is not one.
+    """
+    folder = Path(settings.adapter or "").expanduser()
+    if not (folder / "adapter_config.json").is_file():
+        raise CaiError(
+            f"The adapter {folder} has no adapter_config.json. Give the folder that PEFT's "
+            "`save_pretrained` wrote."
+        )
+    return folder
+
+
 def fingerprint_model(settings: ModelSettings) -> str:
     """Name the contents of a model: config, tokenizer, chat template, format and weights.
 
-    Every byte counts up to 2 GB of weights; above, 256 evenly spaced blocks of 1 MB per file do.
+    An adapter and engine options count as well. Of weights every byte does up to 2 GB; above, 256
+    evenly spaced blocks of 1 MB per file do.
 
     Returns:
         16 hexadecimal digits.
@@ -170,8 +186,17 @@ def fingerprint_model(settings: ModelSettings) -> str:
     """
     folder = model_folder(settings)
     files = sorted({file for pattern in _LOADED for file in folder.glob(pattern)})
-    states = tuple((str(file), *_size_and_time(file)) for file in files)
-    return hashlib.sha256(f"{settings.format}:{_hash_files(states)}".encode()).hexdigest()[:16]
+    named = f"{settings.format}:{_hash_files(_states(files))}"
+    if settings.adapter is not None:
+        adapter = sorted(adapter_folder(settings).glob("adapter_*"))
+        named += f":{_hash_files(_states(adapter))}"
+    if settings.options:
+        named += f":{json.dumps(settings.options, sort_keys=True, default=str)}"
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _states(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    return tuple((str(file), *_size_and_time(file)) for file in files)
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:

@@ -146,6 +146,7 @@ class Evidence(BaseModel):
             reverse order, or the letters of the grades exchanged.
         sample: Which of several samples of the reasoning this is, from 0.
         logprobs: log P(option | question) in nats, one per option.
+        bounded: Some of them are only upper bounds: a server lists its likeliest tokens alone.
         reasoning: The text before the verdict (a chain of thought, a critique), or None.
         state: `ok`; `refused` or `unparsed` where the reasoning is a refusal or was cut off.
     """
@@ -156,6 +157,7 @@ class Evidence(BaseModel):
     turned: bool = False
     sample: int = 0
     logprobs: tuple[float, ...]
+    bounded: bool = False
     reasoning: str | None = None
     state: EvidenceState = "ok"
 

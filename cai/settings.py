@@ -30,13 +30,43 @@ class Settings(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+class ServerSettings(Settings, frozen=True):
+    """A server that speaks OpenAI's API, and what it costs to ask it."""
+
+    base_url: Annotated[str, Field(pattern="^https?://")] = "https://api.openai.com/v1"
+    """Where its API is, such as `http://localhost:8000/v1`."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key; null for a server that wants none."""
+    kind: Literal["auto", "openai", "vllm"] = "auto"
+    """`vllm` servers can do more than OpenAI's API says; `auto` asks the server what it is."""
+    tokenizer: str | None = None
+    """The model's own tokenizer (a folder or hub id): prompts are then sent as token ids."""
+    scores: Literal["auto", "exact", "echo", "top", "samples"] = "auto"
+    """How options get their log-probabilities, see docs/engines.md; `auto` is the best there is."""
+    samples: Positive = 16
+    """Verdicts that are sampled and counted where the server gives no log-probabilities."""
+    concurrency: Positive = 64
+    """Requests under way at once."""
+    retries: Annotated[int, Field(ge=0)] = 6
+    """How often a request is sent again after a rate limit, a timeout or a broken answer."""
+    timeout: PositiveFloat = 600.0
+    """Seconds that one answer may take."""
+    price_in: NotNegative = 0.0
+    """Per million tokens of prompts that were not cached, in any currency."""
+    price_cached: NotNegative | None = None
+    """Per million tokens of prompts that were cached; `price_in` if left out."""
+    price_out: NotNegative = 0.0
+    """Per million tokens sampled."""
+
+
 class ModelSettings(Settings, frozen=True):
     """A model and how to speak with it."""
 
     path: str
-    """A folder in transformers' format, a hub id, or `playground` for the shipped tiny model."""
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    """A folder in transformers' format, a hub id, or `playground` for the shipped tiny model; with
+    `engine: openai`, the model's name on the server."""
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    """What runs the model: this process, vLLM, or a server that speaks OpenAI's API."""
     format: Literal["chat", "transcript"] = "chat"
     """`chat`: the tokenizer's own chat template. `transcript`: Human/Assistant (base models)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -44,6 +74,28 @@ class ModelSettings(Settings, frozen=True):
     max_batch_tokens: Positive = 16384
     """Prompt and new tokens that the local engine keeps in flight; half as many of finished rows
     are kept for requests that begin alike. Lower it to save memory."""
+    server: ServerSettings | None = None
+    """With `engine: openai`: where the server is."""
+    adapter: str | None = None
+    """With `engine: vllm`: the folder of a LoRA adapter (PEFT) that is put on the model."""
+    options: dict[str, Any] = {}
+    """Passed on: with `vllm` engine arguments (`tensor_parallel_size`, `data_parallel_size`, …),
+    with `openai` fields of every request's body."""
+
+    def __hash__(self) -> int:
+        """Hash by content, `options` included."""
+        return hash(self.model_dump_json())
+
+    @model_validator(mode="after")
+    def _settings_of_the_engine(self) -> ModelSettings:
+        """Refuse settings that the engine would not read."""
+        if (self.server is not None) != (self.engine == "openai"):
+            raise ValueError("`engine: openai` and a `server:` section go together")
+        if self.adapter is not None and self.engine != "vllm":
+            raise ValueError("`adapter` needs `engine: vllm`; merge it into the model otherwise")
+        if self.options and self.engine == "transformers":
+            raise ValueError("`options` are passed to `engine: vllm` or `openai` alone")
+        return self
 
 
 class ModelsSettings(Settings, frozen=True):
@@ -341,6 +393,8 @@ class PPOSettings(Settings, frozen=True):
     """Gradients are clipped to this norm."""
     temperature: PositiveFloat = 1.0
     """Logits are divided by it, in rollout and update alike."""
+    rollouts: Literal["transformers", "vllm"] = "transformers"
+    """Who samples: the trainer's own loop, or vLLM, to which the weights go after each update."""
     max_new_tokens: Positive = 128
     """The longest response, in tokens."""
     no_eos_reward: Annotated[float, Field(allow_inf_nan=False)] | None = -1.0
@@ -473,3 +527,15 @@ class PipelineSettings(Settings, frozen=True):
     """Answers to held-out prompts, graded."""
     report: ReportSettings | None = None
     """The page at the end."""
+
+    @model_validator(mode="after")
+    def _trained_models_are_here(self) -> PipelineSettings:
+        """Refuse to train a model behind a server."""
+        models = self.models
+        trained = (models.base or models.helpful) if self.sft else models.helpful
+        if trained.engine == "openai" and (self.sft or self.preference or self.ppo):
+            raise ValueError(
+                "a model behind a server cannot be trained: name a model folder as `models.base` "
+                "(with `sft:`) or as `models.helpful`"
+            )
+        return self

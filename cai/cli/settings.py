@@ -9,7 +9,7 @@ from typing import Any, get_args
 import typer
 from pydantic import BaseModel
 
-from cai.settings import ModelSettings, PipelineSettings, SourceSettings
+from cai.settings import ModelSettings, PipelineSettings, ServerSettings, SourceSettings
 
 INTRODUCTION = """\
 # Settings
@@ -39,6 +39,7 @@ def markdown() -> Iterator[str]:
                     shown.add(deeper)
                     title = "A model" if deeper is ModelSettings else f"`{name}.{part}`"
                     yield from _section(title, deeper)
+    yield from _section("A server (`server` of a model)", ServerSettings)
     yield from _section("A source of prompts or comparisons", SourceSettings)
 
 

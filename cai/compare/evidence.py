@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cai.compare.forms import FORMS, Asking, Question, Verdict
 from cai.constitution import Constitution, Principle, draw_several
 from cai.conversation import Prompt, strip_thinking
-from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest
+from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unscored
 from cai.errors import CaiError
 from cai.records import (
     Evidence,
@@ -135,7 +135,8 @@ async def judge(
     Returns:
         Raw evidence; no policy is applied. Where the model fails, the evidence so far, and the
         state: `too_long` when a question does not fit, `refused` or `unparsed` when there is no
-        usable reasoning for some question, `failed` when the engine raised an error.
+        usable reasoning for some question, `unparsed` also when a server does not tell how probable
+        the options are, `failed` when the engine raised an error.
 
     Raises:
         CaiError: The engine cannot go on at all.
@@ -167,18 +168,22 @@ async def judge(
                 state = _state(reasoning, ended=completion.finish == "stop")
                 continue
             request = ScoreRequest(step.prompt(reasoning or ""), step.options)
+            scores = await engine.score(request)
             row.evidence.append(
                 Evidence(
                     shown=question.shown,
                     turned=step.turned,
                     sample=sample,
-                    logprobs=(await engine.score(request)).logprobs,
+                    logprobs=scores.logprobs,
+                    bounded=scores.bounded,
                     reasoning=reasoning,
                     state=state,
                 )
             )
     except PromptTooLong as error:
         row.state, row.error = "too_long", str(error)
+    except Unscored as error:
+        row.state, row.error = "unparsed", str(error)
     except CaiError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever an engine raises costs this row alone)

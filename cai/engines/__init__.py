@@ -34,7 +34,7 @@ class Completion:
 
     Attributes:
         text: Decoded, stripped, without stop text and special tokens.
-        token_ids: Every sampled id, the stop token included.
+        token_ids: Every sampled id, the stop token included; servers may not tell (empty).
         logprobs: log P of each sampled id under the sampling distribution, nats, same length.
         finish: `stop` (a stop token or stop text) or `length` (cut off by `max_tokens`).
         fingerprint: The weights that said it.
@@ -57,10 +57,17 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class Scores:
-    """log P(option | prompt) in nats, summed over the option's tokens; one per option."""
+    """log P(option | prompt) in nats, summed over the option's tokens; one per option.
+
+    Attributes:
+        logprobs: One per option.
+        fingerprint: The weights that said it.
+        bounded: Some of them are upper bounds: a server lists its likeliest tokens alone.
+    """
 
     logprobs: tuple[float, ...]
     fingerprint: str
+    bounded: bool = False
 
 
 @dataclass
@@ -75,6 +82,7 @@ class Usage:
         engine_seconds: From the first request to the last answer.
         engine_starved_seconds: Those of them in which it had nothing to do, or so few requests at
             once that most of each step was wasted, although more would have fitted.
+        cost: Of the tokens, at the prices of the settings and in their currency.
     """
 
     engine_calls: int = 0
@@ -83,6 +91,7 @@ class Usage:
     tokens_cached: int = 0
     engine_seconds: float = 0.0
     engine_starved_seconds: float = 0.0
+    cost: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         """Return what two engines did together."""
@@ -93,6 +102,10 @@ class Usage:
 
 class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming error)
     """The prompt and the tokens asked for do not fit the model's context; nothing was truncated."""
+
+
+class Unscored(Exception):  # noqa: N818 (a row's state, not a programming error)
+    """A server says nothing from which an option's probability could be known."""
 
 
 class Engine(Protocol):
@@ -121,6 +134,7 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLong: The prompt and an option exceed the model's context.
+            Unscored: A server does not tell. Engines that have the weights always do.
         """
         ...
 
@@ -136,5 +150,6 @@ __all__ = [
     "PromptTooLong",
     "ScoreRequest",
     "Scores",
+    "Unscored",
     "Usage",
 ]

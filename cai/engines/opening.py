@@ -34,6 +34,39 @@ def _open_transformers(settings: ModelSettings) -> Engine:
     )
 
 
+def _open_openai(settings: ModelSettings) -> Engine:
+    from cai.engines.openai import OpenAIEngine
+    from cai.engines.server import fingerprint_server, report_of, server_of
+
+    report, tokenizer = report_of(settings), server_of(settings).tokenizer
+    chat = None
+    if tokenizer is not None:
+        chat = load_chat_format(ModelSettings(path=tokenizer, format=settings.format))
+    return OpenAIEngine(settings, report, chat, fingerprint=fingerprint_server(settings, report))
+
+
+def _open_vllm(settings: ModelSettings) -> Engine:
+    from cai.engines.vllm import VLLMEngine
+    from cai.engines.vllm_arguments import import_vllm
+
+    import_vllm()  # says what to install before anything is loaded
+    chat = load_chat_format(settings)
+    return VLLMEngine(settings, chat, fingerprint=fingerprint_engine(settings))
+
+
+def fingerprint_engine(settings: ModelSettings) -> str:
+    """Name what answers: the contents of a model folder, or a model behind a server.
+
+    Raises:
+        CaiError: The model folder is unusable, or the server does not answer.
+    """
+    if settings.engine == "openai":
+        from cai.engines.server import fingerprint_server, report_of
+
+        return fingerprint_server(settings, report_of(settings))
+    return fingerprint_model(settings)  # which names options and adapter, too
+
+
 def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None:  # noqa: ANN401
     embeddings = model.get_input_embeddings().num_embeddings
     if vocabulary > embeddings:
@@ -48,4 +81,8 @@ def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None: 
         )
 
 
-_ENGINES: dict[str, Callable[[ModelSettings], Engine]] = {"transformers": _open_transformers}
+_ENGINES: dict[str, Callable[[ModelSettings], Engine]] = {
+    "transformers": _open_transformers,
+    "vllm": _open_vllm,
+    "openai": _open_openai,
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -97,17 +98,12 @@ def score_options(
 
 
 def _slices(questions: Sequence[TokenQuestion], tokens: int) -> Iterator[list[TokenQuestion]]:
-    """Yield the distinct questions, those that begin alike together, by so many tokens."""
-    some: list[TokenQuestion] = []
-    held = 0
-    for question in sorted(set(questions), key=lambda question: question.prompt_ids):
-        held += len(question.prompt_ids)
-        if some and held > tokens:
-            yield some
-            some, held = [], len(question.prompt_ids)
-        some.append(question)
-    if some:
-        yield some
+    """Yield the distinct questions, those that begin alike together, by about so many tokens."""
+    ordered = sorted(set(questions), key=lambda question: question.prompt_ids)
+    ends = accumulate(len(question.prompt_ids) for question in ordered)
+    numbered = zip(ordered, ends, strict=True)
+    for _, some in groupby(numbered, key=lambda pair: pair[1] // tokens):
+        yield [question for question, _ in some]
 
 
 @torch.inference_mode()

@@ -26,6 +26,7 @@ from cai.engines import (
     Usage,
 )
 from cai.engines.decode import ENOUGH, FEW, DecodeLoop, TokenCompletion, TokenRequest
+from cai.engines.options import check_options
 from cai.engines.scoring import TokenQuestion, TokenScores, score_options
 from cai.engines.stopping import StopTexts
 from cai.errors import CaiError
@@ -105,7 +106,7 @@ class TransformersEngine:
             prompt_ids=tuple(self._chat.prompt_ids(request.prompt)),
             options=tuple(tuple(self._chat.option_ids(option)) for option in request.options),
         )
-        _check_options(request, question)
+        check_options(request.options, question.options)
         context = self._loop.context
         if context is not None and question.columns > context:
             raise PromptTooLong(
@@ -264,15 +265,6 @@ class _Worker:
             )
         for future in futures:
             future.set_exception(error)
-
-
-def _check_options(request: ScoreRequest, question: TokenQuestion) -> None:
-    options = question.options
-    if not options or not all(options) or len(set(options)) < len(options):
-        raise CaiError(
-            f"Cannot score the options {list(request.options)}: there must be at least one, none "
-            "empty and no two the same (as tokens)."
-        )
 
 
 def _closed() -> CaiError:

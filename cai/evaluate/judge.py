@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cai.conversation import Conversation, Prompt
-from cai.engines import Engine, PromptTooLong, ScoreRequest
+from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
 from cai.evaluate.grading import LABELS, Label, NoVerdict, Verdict, verdict_of
 from cai.records import Evidence, Kind, content_hash
 from cai.templates import (
@@ -57,12 +57,14 @@ async def choose(engine: Engine, prompt: Prompt, options: Sequence[str]) -> Choi
     """Ask a model for the probabilities of options.
 
     Raises:
-        NoVerdict: The prompt does not fit (`too_long`), or no option has any probability.
+        NoVerdict: The prompt does not fit (`too_long`), or no option has any known probability.
     """
     try:
         scores = await engine.score(ScoreRequest(prompt, tuple(options)))
     except PromptTooLong as error:
         raise NoVerdict("too_long", f"the judge's question: {error}") from error
+    except Unscored as error:
+        raise NoVerdict("unparsed", f"the judge's server: {error}") from error
     highest = max(scores.logprobs)
     if not math.isfinite(highest):
         raise NoVerdict("unparsed", "the judge gives none of its options any probability")

@@ -20,7 +20,15 @@ from cai.store import read_json, write_json
 EXECUTION_ONLY = frozenset({"concurrency", "max_batch_tokens", "launch", "processes"})
 """Settings that change how fast a stage runs and not what it makes."""
 
-COUNTERS = ("rows", "rows_reused", "engine_calls", "tokens_in", "tokens_out", "tokens_cached")
+COUNTERS = (
+    "rows",
+    "rows_reused",
+    "engine_calls",
+    "tokens_in",
+    "tokens_out",
+    "tokens_cached",
+    "cost",
+)
 
 
 class FileStamp(BaseModel):

@@ -78,14 +78,14 @@ class Context:
     def trained(self, stage: str, like: ModelSettings) -> ModelSettings:
         """Return the model that a stage has trained; its tokenizer carries its chat template."""
         path = str(self.stage_dir(stage) / "model")
-        return like.model_copy(update={"path": path, "format": "chat"})
+        return like.model_copy(update={"path": path, "format": "chat", "adapter": None})
 
     def fingerprint(self, model: ModelSettings) -> str:
         """Name a model's weights and format, reading its files once."""
         if model not in self._fingerprints:
-            from cai.models import fingerprint_model
+            from cai.engines.opening import fingerprint_engine
 
-            self._fingerprints[model] = fingerprint_model(model)
+            self._fingerprints[model] = fingerprint_engine(model)
         return self._fingerprints[model]
 
     def forget_fingerprints(self) -> None:
@@ -271,7 +271,7 @@ def data_metrics(
     """
     seconds = time.monotonic() - started
     done = {
-        name: round(value, 2) if isinstance(value, float) else value
+        name: round(value, 6 if name == "cost" else 2) if isinstance(value, float) else value
         for name, value in asdict(usage).items()
     }
     return {

@@ -20,6 +20,8 @@ from cai.ppo.learner import Learner
 from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
+from cai.ppo.sampling import sample_here
+from cai.ppo.vllm_rollouts import check_agreement
 from cai.records import derive_seed
 from cai.settings import PPOSettings
 
@@ -72,9 +74,12 @@ def collect_rollout(
     # 4. Reference log-probabilities, and 5. values.
     with learner.autocast():
         logprobs_BT = sampled_logprobs_BT
-        if learner.dtype != torch.float32:
+        elsewhere = learner.sampler is not sample_here
+        if learner.dtype != torch.float32 or elsewhere:
             # bfloat16 log-probs depend on batch shapes: take them as the update will see them.
             logprobs_BT = policy_logprobs(learner, "policy", episodes, settings)
+        if elsewhere:
+            check_agreement(logprobs_BT, sampled_logprobs_BT, episodes.mask_BT)
         ref_logprobs_BT = policy_logprobs(learner, "reference", episodes, settings)
         learner.act_as("critic")
         values_BT = without_gradient(

@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor
 from transformers import GenerationConfig
 
+from cai.engines.vllm_arguments import import_vllm
 from cai.errors import CaiError
 from cai.ppo.batch import rows_of_length
 from cai.ppo.check import check_same_tokens, check_settings, check_shares
@@ -36,6 +37,7 @@ from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import RewardLike, named_scorers, preference_models
 from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
+from cai.ppo.vllm_rollouts import VLLMRollouts
 from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import whole_folder
@@ -164,6 +166,10 @@ class PPO:
             seed=self.seed,
         )
         self.learner = learner
+        if self.settings.rollouts == "vllm":
+            learner.sampler = VLLMRollouts(
+                self._policy if isinstance(self._policy, ModelSettings) else None
+            )
         records = run_steps(
             learner,
             pool,
@@ -177,6 +183,8 @@ class PPO:
             guard=guard,
             on_step=self._after_step(learner, processes, folder / SNAPSHOTS, on_step),
         )
+        if isinstance(learner.sampler, VLLMRollouts):
+            learner.sampler.close()
         _save(learner, processes, folder / "model")
         processes.from_main(lambda: _tidy(folder, self.settings, last=len(records)))
         return {
@@ -208,6 +216,8 @@ class PPO:
 
     def _checked(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
         """Find out all that can be known before a model is loaded; return the prompts to use."""
+        if self.settings.rollouts == "vllm":
+            import_vllm()
         self._chat = policy_format(self._policy, self._tokenizer)
         judges = list(preference_models(self.scorers).values())
         for judge in judges:

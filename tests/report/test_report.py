@@ -283,8 +283,9 @@ def poison(path: Path, attack: str) -> None:
                 response.update(text=attack, model=attack)
         elif "responses" in row:
             row["responses"] = [attack, attack + "!"]
-        if "forward" in row:
-            row["forward"]["reasoning"] = attack
+        if "evidence" in row:
+            for evidence in row["evidence"]:
+                evidence["reasoning"] = attack
             row["principle"]["id"] = attack
         if "verdict" in row:
             row["verdict"]["label"] = attack

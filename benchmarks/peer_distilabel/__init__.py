@@ -1,0 +1,1 @@
+"""Critique and revision through cai and through distilabel."""
