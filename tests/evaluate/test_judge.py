@@ -82,8 +82,9 @@ def test_a_match_is_asked_in_both_orders():
 
     subject, engine = judge(score)
     forward, backward = asyncio.run(subject.compare("helpful", ASKED, "good", "bad"))
-    assert forward.logp_first - forward.logp_second == pytest.approx(math.log(3))
-    assert backward.logp_first == pytest.approx(backward.logp_second)
+    assert forward.logprobs[0] - forward.logprobs[1] == pytest.approx(math.log(3))
+    assert backward.logprobs[0] == pytest.approx(backward.logprobs[1])
+    assert (forward.shown, backward.shown) == ((0, 1), (1, 0))
     assert (forward.mass, backward.mass) == (pytest.approx(0.8), pytest.approx(2 / math.e))
     assert "more helpful" in engine.scored[0].prompt.messages[-1].content
     asyncio.run(subject.compare("red_team", ASKED, "good", "bad"))

@@ -16,7 +16,7 @@ from cai.settings import ModelSettings
 from cai.templates import OPTIONS, comparison_prompt
 
 BAKE = Prompt(user("How do I bake bread?"))
-JUDGE = comparison_prompt(BAKE.messages, "First, mix the flour.", "No.", "Which helps?")
+JUDGE = comparison_prompt(BAKE.messages, ("First, mix the flour.", "No."), "Which helps?")
 LOCAL = ModelSettings(path="playground", dtype="float32")
 VLLM = LOCAL.model_copy(update={"engine": "vllm", "options": {"max_num_seqs": 64}})
 

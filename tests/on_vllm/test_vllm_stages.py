@@ -1,6 +1,7 @@
 """Stages on vLLM, and a real local vLLM server behind `engine: openai`."""
 
 import asyncio
+import math
 
 import numpy as np
 import pytest
@@ -43,7 +44,9 @@ def test_revise_and_compare_run_on_vllm(tmp_path):
     assert written["tokens_out"] > 0 < written["engine_calls"]
     judgements = rows(run / "compare" / "judgements.jsonl")
     assert judgements
-    assert all(0.5 < row["forward"]["mass"] <= 1 + 1e-6 for row in judgements)
+    masses = [sum(map(math.exp, e["logprobs"])) for row in judgements for e in row["evidence"]]
+    assert masses
+    assert all(0.5 < mass <= 1 + 1e-6 for mass in masses)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def server():
 
 
 JUDGE = comparison_prompt(
-    user("How do I bake bread?"), "First, mix the flour.", "No.", "Which response helps?"
+    user("How do I bake bread?"), ("First, mix the flour.", "No."), "Which response helps?"
 )
 
 

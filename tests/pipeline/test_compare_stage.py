@@ -73,7 +73,9 @@ def stage(tmp_path, monkeypatch):
         monkeypatch.setattr(
             "cai.engines.opening.open_engine", lambda settings: engines[settings.path]
         )
-        monkeypatch.setattr("cai.models.fingerprint_model", lambda settings: settings.path)
+        monkeypatch.setattr(
+            "cai.engines.opening.fingerprint_engine", lambda settings: settings.path
+        )
         models = {"helpful": {"path": "helpful"}, "feedback": {"path": "judge"}}
         if fallback:
             models["fallback"] = {"path": "other"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
 from ppo_references import SHORT, letters, steps_of
@@ -80,6 +81,7 @@ def together(function: Callable[[], None], **variables: str) -> list[str]:
     def one(rank: int) -> None:
         os.environ.update(variables, RANK=f"{rank}", LOCAL_RANK=f"{rank}", WORLD_SIZE="2")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
+        PartialState._reset_state()  # what earlier tests left in the parent
         try:
             function()
             failures.put("")
