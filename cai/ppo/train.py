@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -166,25 +167,23 @@ class PPO:
             seed=self.seed,
         )
         self.learner = learner
-        if self.settings.rollouts == "vllm":
-            learner.sampler = VLLMRollouts(
-                self._policy if isinstance(self._policy, ModelSettings) else None
+        with ExitStack() as stack:
+            if self.settings.rollouts == "vllm":
+                like = self._policy if isinstance(self._policy, ModelSettings) else None
+                learner.sampler = stack.enter_context(closing(VLLMRollouts(like)))
+            records = run_steps(
+                learner,
+                pool,
+                reward,
+                self.settings,
+                folder=folder,
+                run=run,
+                seed=self.seed,
+                log_dir=log_dir or folder / "logs",
+                pretraining=texts,
+                guard=guard,
+                on_step=self._after_step(learner, processes, folder / SNAPSHOTS, on_step),
             )
-        records = run_steps(
-            learner,
-            pool,
-            reward,
-            self.settings,
-            folder=folder,
-            run=run,
-            seed=self.seed,
-            log_dir=log_dir or folder / "logs",
-            pretraining=texts,
-            guard=guard,
-            on_step=self._after_step(learner, processes, folder / SNAPSHOTS, on_step),
-        )
-        if isinstance(learner.sampler, VLLMRollouts):
-            learner.sampler.close()
         _save(learner, processes, folder / "model")
         processes.from_main(lambda: _tidy(folder, self.settings, last=len(records)))
         return {

@@ -47,7 +47,7 @@ class VLLMRollouts:
         """Push the learner's weights unless vLLM has them, and sample."""
         from cai.engines.vllm_sampler import weights_fingerprint
 
-        weights = learner.plain_weights() or learner.policy.state_dict()
+        weights = learner.plain_weights()
         engine = self.engine = self.engine or self._start(learner, weights)
         if engine.fingerprint != weights_fingerprint(weights):
             engine.push(weights)
