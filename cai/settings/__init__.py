@@ -1,0 +1,35 @@
+"""Every setting of a pipeline file, typed, in one place. `docs/settings.md` is made from here.
+
+Unknown keys are refused. A stage runs when its section is present in the file.
+"""
+
+from cai.settings.base import Settings
+from cai.settings.compare import LABEL_POLICIES, CompareSettings, GateSettings, LabelPolicy
+from cai.settings.evaluate import EvaluateSettings
+from cai.settings.models import ModelSettings, ServerSettings
+from cai.settings.pipeline import PipelineSettings, ReportSettings
+from cai.settings.ppo import GuardSettings, PPOSettings
+from cai.settings.prompts import PromptsSettings, SourceSettings
+from cai.settings.revise import ReviseSettings
+from cai.settings.training import OptimizerSettings, PreferenceSettings, SftSettings
+
+__all__ = [
+    "LABEL_POLICIES",
+    "CompareSettings",
+    "EvaluateSettings",
+    "GateSettings",
+    "GuardSettings",
+    "LabelPolicy",
+    "ModelSettings",
+    "OptimizerSettings",
+    "PPOSettings",
+    "PipelineSettings",
+    "PreferenceSettings",
+    "PromptsSettings",
+    "ReportSettings",
+    "ReviseSettings",
+    "ServerSettings",
+    "Settings",
+    "SftSettings",
+    "SourceSettings",
+]

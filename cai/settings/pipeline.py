@@ -1,0 +1,64 @@
+"""The whole pipeline file, and its `report` section."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from cai.settings.base import Positive, Settings
+from cai.settings.compare import CompareSettings
+from cai.settings.evaluate import EvaluateSettings
+from cai.settings.models import ModelsSettings
+from cai.settings.ppo import PPOSettings
+from cai.settings.prompts import PromptsSettings
+from cai.settings.revise import ReviseSettings
+from cai.settings.training import PreferenceSettings, SftSettings
+
+
+class ReportSettings(Settings, frozen=True):
+    """The page at the end."""
+
+    rows: Positive = 10_000
+    """The most rows of each sort (revisions, comparisons, answers) that the page carries."""
+
+
+class PipelineSettings(Settings, frozen=True):
+    """A whole pipeline file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """The run folder is `runs/NAME` unless `--out` says otherwise."""
+    seed: int = 0
+    """Decides every draw: principles, samples, splits, the order of training."""
+    constitution: str
+    """A built-in name (`harmless`) or a file."""
+    models: ModelsSettings
+    """Which model plays which role."""
+    prompts: PromptsSettings
+    """Where prompts come from; this stage always runs."""
+    revise: ReviseSettings | None = None
+    """Critique-revision chains."""
+    sft: SftSettings | None = None
+    """Fine-tuning into SL-CAI."""
+    compare: CompareSettings | None = None
+    """Response pairs and AI feedback."""
+    preference: PreferenceSettings | None = None
+    """The preference model."""
+    ppo: PPOSettings | None = None
+    """Reinforcement learning into RL-CAI."""
+    evaluate: EvaluateSettings | None = None
+    """Answers to held-out prompts, graded."""
+    report: ReportSettings | None = None
+    """The page at the end."""
+
+    @model_validator(mode="after")
+    def _trained_models_are_here(self) -> PipelineSettings:
+        """Refuse to train a model behind a server."""
+        models = self.models
+        trained = (models.base or models.helpful) if self.sft else models.helpful
+        if trained.engine == "openai" and (self.sft or self.preference or self.ppo):
+            raise ValueError(
+                "a model behind a server cannot be trained: name a model folder as `models.base` "
+                "(with `sft:`) or as `models.helpful`"
+            )
+        return self

@@ -1,0 +1,22 @@
+"""`revise`: critique-revision chains."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from cai.settings.base import Positive, SamplingSettings
+
+
+class ReviseSettings(SamplingSettings, frozen=True):
+    """Critique-revision chains (paper, section 3)."""
+
+    rounds: Annotated[int, Field(ge=0)] = 4
+    """Critique-revision pairs per red-team prompt; a principle is drawn for each."""
+    helpful_samples: Positive = 1
+    """Responses per helpful prompt, mixed into fine-tuning."""
+    critique: bool = True
+    """Without it, responses are revised directly (the paper's figure 7)."""
+    concurrency: Positive = 64
+    """Rows under way at once; changes speed and memory, not results."""

@@ -1,0 +1,46 @@
+"""`sft` and `preference`: the stages that train on rows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from cai.settings.base import Positive, PositiveFloat, Settings
+
+
+class OptimizerSettings(Settings, frozen=True):
+    """What every training stage has."""
+
+    learning_rate: PositiveFloat = 1e-5
+    """Of AdamW, after a short warm-up."""
+    final_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The learning rate falls linearly to this share of itself; 1 keeps it constant."""
+    batch_size: Positive = 32
+    """Sequences (or pairs) per optimizer step."""
+    micro_batch_size: Positive | None = None
+    """Sequences per forward pass; the batch size if left out. Changes memory, not results."""
+    epochs: Positive = 1
+    """Passes over the data."""
+    max_length: Positive = 1024
+    """Longer rows are left out of training and counted, never truncated."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """0 trains all weights; otherwise LoRA of this rank, merged when saved."""
+    checkpoint_steps: Positive = 200
+    """Optimizer steps between checkpoints; an interrupted training goes on from the last."""
+
+
+class SftSettings(OptimizerSettings, frozen=True):
+    """Fine-tuning on the revisions (paper, section 3.5)."""
+
+    helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
+    """Helpful samples per revision row; what is not there is not invented."""
+
+
+class PreferenceSettings(OptimizerSettings, frozen=True):
+    """The preference model (paper, section 4.2)."""
+
+    ai_weight: PositiveFloat = 1.0
+    """The weight of an AI-labelled comparison in the loss."""
+    human_weight: PositiveFloat = 1.0
+    """The weight of a human (or simulated) helpfulness comparison in the loss."""
