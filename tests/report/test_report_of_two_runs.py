@@ -1,0 +1,57 @@
+import json
+from pathlib import Path
+
+import pytest
+from parsed_page import Page, strict_json
+from rich.console import Console
+from synthetic_run import make_run, pipeline
+
+from cai.report import comparison_table, write_comparison, write_report
+from cai.store import write_json
+
+
+def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
+    other = make_run(tmp_path_factory.mktemp("runs") / "other")
+    summary = json.loads((other / "evaluate" / "summary.json").read_text())
+    summary["rl-cai"]["harmful_rate"] = {"value": 0.5, "low": 0.44, "high": 0.56, "n": 300}
+    summary["<b>mine"] = summary.pop("sl-cai")
+    write_json(other / "evaluate" / "summary.json", summary)
+    settings = pipeline(ppo={"kl_coef": 0.3}, constitution="<i>new")
+    path, facts = write_comparison((run, pipeline()), (other, settings))
+    assert path == other / f"compared-with-{run.name}.html"
+    assert strict_json(path.with_suffix(".json").read_text()) == json.loads(json.dumps(facts))
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.scripts == []
+    assert {"b", "i"}.isdisjoint(page.tags)
+    harmful = facts["evaluation"]["rl-cai"]["harmful_rate"]
+    before = harmful["before"]["value"]
+    assert harmful["difference"]["value"] == pytest.approx(0.5 - before)
+    assert facts["alone"] == ["<b>mine", "sl-cai"]
+    assert ("ppo.kl_coef", None, 0.3) in facts["settings"]
+    assert ("constitution", "playground", "<i>new") in facts["settings"]
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(comparison_table(facts))
+    told = console.export_text()
+    shown = f"+{100 * (0.5 - before):.0f} ("
+    assert shown in told
+    assert shown.rstrip(" (") in page.text
+    assert f"rl-cai of {other.name} answers harmfully" in page.text
+    equal = write_comparison((run, pipeline()), (run, pipeline()))[1]
+    assert equal["settings"] == equal["principles"] == equal["alone"] == []
+
+
+def test_critiqued_and_direct_revisions_stand_side_by_side(run: Path):
+    """The paper's figure 7: the run with critiques, and the one without."""
+    graded = {"evaluate": {"grader": "refusals"}}
+    direct = pipeline(revise={"critique": False}, **graded)
+    path, facts = write_comparison((run, pipeline(revise={}, **graded)), (run, direct))
+    assert [len(rounds) for rounds in facts["revisions"]] == [3, 3]
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.text.count("revision 2") == 2
+    assert ("revise.critique", True, False) in facts["settings"]
+    write_report(run, direct)
+    alone = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert "revised directly, without critiques" in alone.text
+    ungraded, _ = write_comparison((run, pipeline()), (run, direct))
+    assert "revision 2" not in ungraded.read_text(encoding="utf-8")
