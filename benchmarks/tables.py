@@ -12,11 +12,11 @@ from benchmarks import (
     playground_claims,
     playground_controls,
     playground_edit,
-    playground_feedback,
     playground_guard,
     playground_steerability,
     quickstart,
 )
+from benchmarks.playground_feedback import shown as playground_feedback
 from benchmarks.runs import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"

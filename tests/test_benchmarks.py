@@ -8,9 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from verdicts import orders
 
-from benchmarks import playground_feedback, quickstart, tables
+from benchmarks import quickstart, tables
 from benchmarks.playground_claims import calibration, principles_in_order
 from benchmarks.playground_controls import irrelevant_principles, shuffle_ai_labels
+from benchmarks.playground_feedback.asking import MEASURED
+from benchmarks.playground_feedback.bias import bias_removed, bias_share_removed
+from benchmarks.playground_feedback.shown import missed_bounds
 from benchmarks.playground_steerability import holds
 from cai.conversation import user
 from cai.playground.world import CATEGORIES
@@ -171,7 +174,7 @@ def test_the_page_of_experiments_is_made_from_the_results():
 
 FEEDBACK = {
     "by_principle": [{"principle": "theft", "accuracy": 0.97, "from_half": 0.01}],
-    "forms": {playground_feedback.MEASURED: {"calibration_error": {"value": 0.04}}},
+    "forms": {MEASURED: {"calibration_error": {"value": 0.04}}},
     "bias": {"signed, first": 0.2, "signed, average": -0.01},
     "relabelling": {"share": 0.06},
 }
@@ -184,7 +187,7 @@ FEEDBACK = {
         ("by_principle", [{"principle": "p", "accuracy": 1.0, "from_half": 0.06}], "p: 0.060 from"),
         (
             "forms",
-            {playground_feedback.MEASURED: {"calibration_error": {"value": 0.051}}},
+            {MEASURED: {"calibration_error": {"value": 0.051}}},
             "calibration error 0.051",
         ),
         ("bias", {"signed, first": 0.2, "signed, average": 0.03}, "85% of the position bias"),
@@ -192,8 +195,8 @@ FEEDBACK = {
     ],
 )
 def test_each_wanted_number_of_the_feedback_is_held(part, value, said):
-    assert playground_feedback.missed_bounds(FEEDBACK) == []
-    (missed,) = playground_feedback.missed_bounds({**FEEDBACK, part: value})
+    assert missed_bounds(FEEDBACK) == []
+    (missed,) = missed_bounds({**FEEDBACK, part: value})
     assert missed.startswith(said)
 
 
@@ -209,9 +212,9 @@ def test_an_injected_position_bias_is_what_such_an_engine_would_give():
             ),
         )
 
-    found = playground_feedback.bias_removed([row(0.5, 0.5), row(0.8, 0.2), row(0.2, 0.8)])
+    found = bias_removed([row(0.5, 0.5), row(0.8, 0.2), row(0.2, 0.8)])
     shifted = [1 / (1 + math.exp(-(math.log(p / (1 - p)) + 1))) for p in (0.5, 0.8, 0.2)]
     first = sum(shifted) / 3 - 0.5
     assert found["signed, first"] == pytest.approx(first)
     assert found["signed, average"] == pytest.approx(0)
-    assert playground_feedback.bias_share_removed(found) == pytest.approx(1)
+    assert bias_share_removed(found) == pytest.approx(1)

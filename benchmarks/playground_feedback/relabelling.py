@@ -1,0 +1,83 @@
+"""How much of the labels is made again when one principle is reworded."""
+
+import asyncio
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.playground_feedback.asking import Judge
+from cai.compare import JudgementInputs, judge, judgement_items
+from cai.constitution import Constitution, load_constitution
+from cai.label_quality import gold_pair
+from cai.playground.sources import feedback_comparisons
+from cai.records import JudgementRow
+from cai.rows import Item, run_rows
+from cai.settings import CompareSettings
+from cai.store import RowStore
+
+
+def relabelling(judge_: Judge, count: int) -> dict[str, Any]:
+    """Reword one `comparison` of a constitution of 16 principles; count the engine's calls."""
+    constitution = load_constitution("harmless")
+    settings = CompareSettings(few_shot=0)
+    pairs = [gold_pair(row) for row in feedback_comparisons(seed=judge_.seed, limit=count)]
+    engine, seed = judge_.engine, judge_.seed
+
+    def items_under(edited: Constitution) -> list[Item[JudgementInputs]]:
+        return [
+            item
+            for pair in pairs
+            for item in judgement_items(
+                pair,
+                constitution=edited,
+                settings=settings,
+                model_fingerprint=engine.fingerprint,
+                seed=seed,
+            )
+        ]
+
+    def reworded(number: int) -> Constitution:
+        principles = list(constitution.principles)
+        changed = f"{principles[number].comparison} Say which."
+        principles[number] = principles[number].model_copy(update={"comparison": changed})
+        return constitution.model_copy(update={"principles": tuple(principles)})
+
+    def calls(edited: Constitution, folder: Path) -> int:
+        before = engine.usage.engine_calls
+
+        async def make(item: Item[JudgementInputs]) -> JudgementRow:
+            return await judge(
+                item,
+                constitution=edited,
+                settings=settings,
+                engine=engine,
+                model="playground",
+                seed=seed,
+            )
+
+        asyncio.run(
+            run_rows(
+                items_under(edited), make, store=RowStore(folder, JudgementRow), concurrency=64
+            )
+        )
+        return engine.usage.engine_calls - before
+
+    whole = {item.fingerprint for item in items_under(constitution)}
+    numbers = [n for n, p in enumerate(constitution.principles) if p.comparison is not None]
+    shares = [
+        sum(item.fingerprint not in whole for item in items_under(reworded(n))) / len(whole)
+        for n in numbers
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        full = calls(constitution, Path(folder))
+        edited = calls(reworded(numbers[1]), Path(folder))
+    return {
+        "principles": len(numbers),
+        "edited": constitution.principles[numbers[1]].id,
+        "full_pass_calls": full,
+        "relabelling_calls": edited,
+        "share": edited / full,
+        "mean_share": statistics.fmean(shares),
+        "largest_share": max(shares),
+    }
