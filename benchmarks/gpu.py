@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from benchmarks.ratios import alternate, conclude, options
+from benchmarks.ratios import alternate, conclude, llama_config, options
 from cai.chat import ChatFormat
 from cai.conversation import Prompt, user
 from cai.engines import Engine, GenerateRequest
@@ -56,16 +56,15 @@ class Shape:
 
     def config(self) -> LlamaConfig:
         """Return the model's configuration."""
-        return LlamaConfig(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.inner,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.key_value_heads,
-            max_position_embeddings=self.context,
-            eos_token_id=0,
-            bos_token_id=None,
+        return llama_config(
+            vocabulary=self.vocabulary,
+            hidden=self.hidden,
+            inner=self.inner,
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.key_value_heads,
+            context=self.context,
+            end=0,
         )
 
     def bytes_of_states(self, size: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import experiment, save
+from benchmarks.runs import experiment, finish
 from benchmarks.show import markdown_table, rates_table
 from cai.constitution import load_constitution
 from cai.constitution.schema import Principle
@@ -151,9 +151,7 @@ def main() -> int:
             direct_revisions=revisions(direct),
             calibration=calibration(baseline),
         )
-    print(markdown(result))
-    save(result)
-    return 0
+    return finish(result, markdown)
 
 
 if __name__ == "__main__":

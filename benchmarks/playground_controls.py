@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.runs import experiment, save
+from benchmarks.runs import experiment, finish
 from benchmarks.show import rates_table
 from cai.constitution.schema import Principle
 from cai.playground import lexicon
@@ -114,9 +114,7 @@ def main() -> int:
         lab.run_variants()
         result = lab.result()
     result["met"] = all(checks(result).values())
-    print(markdown(result))
-    save(result)
-    return 0 if result["met"] else 1
+    return finish(result, markdown)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from benchmarks.playground_steerability import harmful
-from benchmarks.runs import experiment, save
+from benchmarks.runs import experiment, finish
 from benchmarks.show import markdown_table
 from cai.constitution import load_constitution
 
@@ -53,9 +53,7 @@ def main() -> int:
         lab.variant("edited", principles=kept)
         lab.run_variants()
         result = lab.result()
-    print(markdown(result))
-    save(result)
-    return 0
+    return finish(result, markdown)
 
 
 if __name__ == "__main__":

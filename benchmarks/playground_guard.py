@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import experiment, save
+from benchmarks.runs import experiment, finish
 from benchmarks.show import markdown_table, rates_table
 
 NAME = "playground_guard"
@@ -111,9 +111,7 @@ def main() -> int:
         lab.run_variants()
         result = lab.result(guard={name: guard_of(folder) for name, folder in folders.items()})
     result["met"] = all(checks(result).values())
-    print(markdown(result))
-    save(result)
-    return 0 if result["met"] else 1
+    return finish(result, markdown)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ principle names, and with at most a tenth of every other one's. Exit status 1 if
 import sys
 from typing import Any
 
-from benchmarks.runs import experiment, save
+from benchmarks.runs import experiment, finish
 from cai.constitution import load_constitution
 from cai.playground.world import CATEGORIES
 
@@ -61,9 +61,7 @@ def main() -> int:
         lab.run_variants()
         result = lab.result()
     result["met"] = holds(result)
-    print(markdown(result))
-    save(result)
-    return 0 if result["met"] else 1
+    return finish(result, markdown)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.ppo_vs_trl.__main__ import peer_python, run
+from benchmarks.ppo_vs_trl import sides
 from benchmarks.ppo_vs_trl.workloads import SNAPSHOT, Workload
 from benchmarks.ratios import conclude
 from benchmarks.runs import run_quickstart
@@ -92,16 +92,10 @@ def train(side: str, workload: Workload, folder: Path) -> list[float]:
     for old in folder.glob(f"{SNAPSHOT}*"):
         old.unlink()
     (folder / "workload.json").write_text(json.dumps(asdict(workload)))
-    result = folder / "result.json"
-    if side == "cai":
-        command = [sys.executable, "-m", "benchmarks.ppo_vs_trl.ours", folder, result]
-    else:
-        # The whole batch is one forward pass's worth: with gradient accumulation TRL would take
-        # fewer steps than there are minibatches.
-        script = Path(__file__).parent / "ppo_vs_trl" / "trl_side.py"
-        command = [peer_python(), script, folder, result, str(workload.batch_size)]
-    run(command, folder / "log")
-    return json.loads(result.read_text())["cpu_seconds"]
+    # For TRL the whole batch is one forward pass's worth: with gradient accumulation it would take
+    # fewer steps than there are minibatches.
+    result, _ = sides.train(side, folder, workload.batch_size)
+    return result["cpu_seconds"]
 
 
 class Judge:
@@ -181,7 +175,7 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=1, help="seeds")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    peer_python()
+    sides.trl_python()
     ratios: list[float] = []
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:

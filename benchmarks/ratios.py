@@ -47,7 +47,7 @@ def llama_config(
     heads: int,
     context: int,
     end: int,
-    pad: int,
+    pad: int | None = None,
     kv_heads: int | None = None,
     tied: bool = False,
 ) -> LlamaConfig:

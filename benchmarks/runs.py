@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -174,3 +174,10 @@ def save(result: dict[str, Any]) -> None:
     path = RESULTS / f"{result['name']}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"Wrote {path}. Now: python -m benchmarks.tables", flush=True)
+
+
+def finish(result: dict[str, Any], markdown: Callable[[dict[str, Any]], str]) -> int:
+    """Print and save a result; returns the exit status, 1 if its bounds are not `met`."""
+    print(markdown(result))
+    save(result)
+    return 0 if result.get("met", True) else 1

@@ -26,7 +26,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.peers import ROOT, peer_python, vllm_server
+from benchmarks.peers import ON_ONE_THREAD, ROOT, peer_python, vllm_server
 from benchmarks.ratios import conclude, options
 from cai.models import PLAYGROUND
 from cai.store import read_json
@@ -78,11 +78,10 @@ def write_inputs(folder: Path, url: str, count: int) -> None:
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start one side in a process group of its own, on one thread."""
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **quiet},
+        env=os.environ | ON_ONE_THREAD,
         stdout=log.open("a"),
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -25,7 +25,7 @@ from benchmarks.playground_feedback.bias import bias_removed
 from benchmarks.playground_feedback.relabelling import relabelling
 from benchmarks.playground_feedback.responses import by_principle, k_wise
 from benchmarks.playground_feedback.shown import NAME, markdown, missed_bounds
-from benchmarks.runs import save
+from benchmarks.runs import finish
 from cai.constitution import load_constitution
 from cai.engines.opening import open_engine
 from cai.label_quality import LabelQuality, gold_pair, measure_quality
@@ -77,9 +77,7 @@ def main() -> int:
     asyncio.run(judge.engine.close())
     result["missed"] = missed_bounds(result)
     result["met"] = not result["missed"]
-    print(markdown(result))
-    save(result)
-    return 0 if result["met"] else 1
+    return finish(result, markdown)
 
 
 if __name__ == "__main__":

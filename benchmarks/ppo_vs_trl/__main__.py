@@ -10,12 +10,9 @@ Exit status 1 when a wanted ratio is not met or the arithmetic does not agree.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import venv
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +23,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.ppo_vs_trl.agreement import TOLERANCE, compare
+from benchmarks.ppo_vs_trl.sides import REQUIREMENTS, TRL_SIDE, run, train, trl_python
 from benchmarks.ppo_vs_trl.workloads import (
     LLAMA_WORKLOAD,
     PLAYGROUND_WORKLOAD,
@@ -33,9 +31,6 @@ from benchmarks.ppo_vs_trl.workloads import (
     write,
 )
 
-ROOT = Path(__file__).parents[2]
-PEER = ROOT / ".peers" / "trl"
-REQUIREMENTS = ("torch==2.13.0", "transformers==5.19.0", "trl==1.12.0")
 TRL_MICRO_BATCH = {"playground": 16, "llama": 8}
 """Rows of TRL's forward and backward passes: on a CPU its speed hardly depends on it."""
 WANTED = {
@@ -56,42 +51,11 @@ Pairs = list[dict[str, dict[str, Any]]]
 """Of each repetition, what was measured, by side."""
 
 
-def peer_python() -> Path:
-    """Return the Python of TRL's environment, which is made first if need be."""
-    python, marker = PEER / "bin" / "python", PEER / "requirements"
-    if not marker.exists() or marker.read_text().split() != list(REQUIREMENTS):
-        venv.create(PEER, clear=True, with_pip=True)
-        install = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-        subprocess.run([python, *install, *REQUIREMENTS], check=True)
-        marker.write_text("\n".join(REQUIREMENTS))
-    return python
-
-
-def run(command: list[str | Path], log: Path) -> float:
-    """Run one side on one thread; return its peak memory in GiB."""
-    variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | variables, stdout=output, stderr=subprocess.STDOUT
-        )
-        # wait4 gives the peak memory of this one child.
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{log.read_text()[-3000:]}\nfailed: {' '.join(map(str, command))}")
-    return usage.ru_maxrss / 2**20
-
-
 def measure(side: str, workload: Workload, folder: Path) -> dict[str, Any]:
     """Train one side; return episodes and response tokens per second, lengths, peak memory."""
-    result = folder / "result.json"
-    if side == "cai":
-        command = [sys.executable, "-m", "benchmarks.ppo_vs_trl.ours", folder, result]
-    else:
-        script, micro = Path(__file__).with_name("trl_side.py"), TRL_MICRO_BATCH[workload.name]
-        command = [peer_python(), script, folder, result, str(micro)]
-    memory = run(command, folder / "log")
+    result, memory = train(side, folder, TRL_MICRO_BATCH[workload.name])
     # The first step warms up.
-    facts = {name: steps[1:] for name, steps in json.loads(result.read_text()).items()}
+    facts = {name: steps[1:] for name, steps in result.items()}
     lengths = [length for step in facts["lengths"] for length in step]
     cpu_seconds = sum(facts["cpu_seconds"])
     return {
@@ -145,9 +109,8 @@ def agreement(folder: Path) -> dict[str, float]:
         )
         part = write(workload, folder / f"{lam}")
         tape = part / "tape.pt"
-        script = Path(__file__).with_name("trl_side.py")
         micro = str(workload.batch_size)
-        run([peer_python(), script, part, part / "result.json", micro, tape], part / "log")
+        run([trl_python(), TRL_SIDE, part, part / "result.json", micro, tape], part / "log")
         for name, difference in compare(part, tape).items():
             found[name] = max(difference, found.get(name, 0.0))
     return found
@@ -183,7 +146,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("playground", "llama", "agreement"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    peer_python()
+    trl_python()
     all_pairs: dict[str, Pairs] = {}
     differences: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
