@@ -122,7 +122,7 @@ def markdown(result: dict[str, Any]) -> str:
         "Revisions of red-team chains": markdown_table(
             [c.replace("_", " ") for c in steps], _numbers(result["revisions"], steps)
         ),
-        "The same without critiques": markdown_table(
+        "The same without critiques (scored by that run's own preference model)": markdown_table(
             [c.replace("_", " ") for c in steps], _numbers(result["direct_revisions"], steps)
         ),
         "Models": rates_table(runs, ("sl-cai", "rl-cai")),
