@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,13 +29,17 @@ def cai_process(*args, **options):
 
 
 def start(*args):
-    """Start `cai ARGS` and return the running process."""
+    """Start `cai ARGS` as a terminal does and return the running process.
+
+    A shell's background jobs ignore Ctrl-C, and so would what tests among them start.
+    """
     return subprocess.Popen(
         command(*args),
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
