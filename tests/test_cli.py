@@ -1,11 +1,13 @@
 """Exit statuses and messages of the command line."""
 
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 import cai.cli.run as run_module
 from cai import __version__
 from cai.cli import app
+from cai.cli.console import plain_console
 from cai.cli.settings import markdown
 from cai.errors import CaiError
 
@@ -97,3 +99,20 @@ def test_every_setting_is_described_and_the_page_is_up_to_date():
     assert not [line for line in lines if line.endswith("|  |")]
     page = Path(__file__).parents[1] / "docs/settings.md"
     assert page.read_text() == "\n".join(lines) + "\n"
+
+
+def test_text_is_printed_as_it_is(capsys):
+    said = "pip install 'cai[vllm]', [/path] [red]not red[/red] :fire:"
+    table = Table()
+    table.add_column("said", no_wrap=True)
+    table.add_row(said)
+    plain_console(soft_wrap=True).print(said)
+    plain_console(soft_wrap=True).print(table)
+    assert capsys.readouterr().out.count(said) == 2
+
+
+def test_doctor_says_how_to_install_what_is_missing(monkeypatch):
+    monkeypatch.setattr("cai.cli.doctor.find_spec", lambda _: None)
+    said = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["doctor"]).stdout
+    assert "pip install 'cai[vllm]'" in said
+    assert "pip install 'cai[openai]'" in said

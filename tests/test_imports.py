@@ -119,7 +119,7 @@ ALLOWED: dict[str, set[str]] = {
 """Room to rooms; `pipeline` may import all but `cli`, and `cli` everything."""
 
 LIGHT = ["cai", "cai.cli", "cai.constitution", "cai.pipeline.load", "cai.revise", "cai.compare"]
-HEAVY = {"torch", "transformers", "trl", "datasets", "vllm", "ray", "pyarrow", "matplotlib"}
+HEAVY = {"torch", "transformers", "trl", "datasets", "vllm", "pyarrow"}
 
 
 def room(path):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from cai import __version__
 from cai.cli import constitution, prompts
+from cai.cli.console import plain_console
 from cai.cli.options import Model, ModelChanges, Seed, compare_settings, model_settings
 from cai.constitution import load_constitution
 from cai.errors import CaiError
@@ -62,7 +62,7 @@ app = typer.Typer(
 app.add_typer(constitution.app, name="constitution")
 app.add_typer(prompts.app, name="prompts")
 
-_ERRORS = Console(stderr=True, soft_wrap=True)
+_ERRORS = plain_console(stderr=True, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -397,4 +397,4 @@ def _fault(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    _ERRORS.print(text, markup=False, highlight=False)
+    _ERRORS.print(text)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from rich.console import Console
+from rich.text import Text
 
+from cai.cli.console import plain_console
 from cai.conversation import Message, Prompt
 from cai.engines import Engine, GenerateRequest
 from cai.records import derive_seed
@@ -19,7 +21,7 @@ def chat_command(
     from cai.engines.opening import open_engine
 
     settings = ModelSettings(path=model, format="transcript" if transcript else "chat")
-    console = Console()
+    console = plain_console()
     engine = open_engine(settings)
     console.print("Type a message; an empty line ends the conversation.", style="dim")
     messages: tuple[Message, ...] = ()
@@ -33,7 +35,7 @@ def chat_command(
                 temperature=temperature,
             )
             answer = asyncio.run(_answer(engine, request))
-            console.print(answer, markup=False, highlight=False)
+            console.print(answer)
             messages = (*messages, Message(role="assistant", content=answer))
     finally:
         asyncio.run(engine.close())
@@ -45,6 +47,6 @@ async def _answer(engine: Engine, request: GenerateRequest) -> str:
 
 def _ask(console: Console) -> str:
     try:
-        return console.input("[bold]You:[/bold] ").strip()
+        return console.input(Text("You: ", style="bold")).strip()
     except EOFError:
         return ""

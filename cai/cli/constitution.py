@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from cai.cli.console import plain_console
 from cai.cli.options import Model, ModelChanges, Reasoning, Seed, model_settings
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.constitution.check import check_constitution
@@ -78,14 +77,13 @@ def show(
     if principle is not None:
         typer.echo(_whole_text(_find(constitution, principle)))
         return
-    console = Console()
+    console = plain_console()
     console.print(_table(constitution))
     examples = constitution.few_shot
     console.print(
         f"{len(constitution.supervised)} principles for the supervised stage,"
         f" {len(constitution.comparisons)} for comparisons; worked examples:"
         f" {len(examples.critique)} critiques, {len(examples.comparison)} comparisons",
-        highlight=False,
     )
 
 
@@ -305,15 +303,14 @@ def _whole_text(principle: Principle) -> str:
 
 def _table(constitution: Constitution) -> Table:
     title = f"{constitution.name}: {constitution.description}".rstrip(": ")
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("id", overflow="fold", no_wrap=True)
     table.add_column("serves")
     table.add_column("weight", justify="right")
     table.add_column("tags")
     table.add_column("description")
     for p in constitution.principles:
-        cells = (p.id, _stages(p), f"{p.weight:g}", ", ".join(p.tags), p.description or "")
-        table.add_row(*map(escape, cells))
+        table.add_row(p.id, _stages(p), f"{p.weight:g}", ", ".join(p.tags), p.description or "")
     return table
 
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from cai.cli.console import plain_console
 from cai.constitution import Constitution
 from cai.constitution.diff import HALVES, Change, changes
 from cai.conversation import to_transcript
@@ -39,7 +40,7 @@ def diff_command(
     examples: int,
 ) -> None:
     """Show what changed, and with a run folder what the changes would do to it."""
-    console = Console(highlight=False)
+    console = plain_console()
     found = changes(before, after)
     run = None if run_folder is None else read_run(run_folder, read_resolved(run_folder))
     if not found:
@@ -103,7 +104,7 @@ def _show_texts(console: Console, change: Change) -> None:
     for half in halves:
         old, new = (getattr(p, half, None) or "" for p in (change.old, change.new))
         if old or new:
-            console.print(f"\n{change.subject}, {half}:", style="cyan", markup=False)
+            console.print(f"\n{change.subject}, {half}:", style="cyan")
             console.print(Padding(_marked(str(old), str(new)), (0, 0, 0, 2)))
 
 
@@ -135,13 +136,13 @@ def _show_remarks(
             f" {before.name!r} as it is here, so `cai run` would make those anew as well. The"
             f" constitution that the run was made with is {run.folder / 'constitution.yaml'}."
         )
-        console.print(f"\n{text}", style="yellow", markup=False)
+        console.print(f"\n{text}", style="yellow")
     if touched(run, before, after).chains and run.settings.sft and run.settings.compare:
         text = (
             "SL-CAI is trained on the chains: as some change, `cai run` trains it anew, and every"
             " pair and judgement follows. The counts above are of today's pairs."
         )
-        console.print(f"\n{text}", style="yellow", markup=False)
+        console.print(f"\n{text}", style="yellow")
 
 
 def _relabel(console: Console, run: StoredRun, after: Constitution) -> Relabelled:

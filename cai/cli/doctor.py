@@ -7,15 +7,14 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from cai.cli.console import plain_console
 from cai.pipeline.manifest import environment
 
 OPTIONAL = {
     "vllm": "fast generation on GPUs: pip install 'cai[vllm]'",
     "openai": "hosted or local servers as feedback models: pip install 'cai[openai]'",
-    "ray": "generation over many machines: pip install 'cai[ray]'",
 }
 
 
@@ -43,4 +42,4 @@ def doctor_command() -> None:
         table.add_row(name, "installed" if find_spec(name) else f"not installed ({purpose})")
     shipped = (PLAYGROUND / "model.safetensors").exists()
     table.add_row("playground model", "there" if shipped else f"missing from {PLAYGROUND}")
-    Console().print(table)
+    plain_console().print(table)

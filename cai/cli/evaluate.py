@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 
+from cai.cli.console import plain_console
 from cai.cli.evaluate_tables import show
 from cai.cli.options import model_settings
 from cai.constitution import load_constitution
@@ -90,7 +90,7 @@ class _Fingerprints:
 
 def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
     """Evaluate, write `evaluation.json`, and print tables or the same JSON."""
-    console = Console(soft_wrap=True, stderr=as_json)
+    console = plain_console(soft_wrap=True, stderr=as_json)
     progress = Progress(console)
     run = _run_folder(wanted)
     recorded: Mapping[str, Recorded] = {}
@@ -124,7 +124,7 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     show(console, facts)
-    console.print(f"Written: {path}", markup=False, highlight=False)
+    console.print(f"Written: {path}")
 
 
 def _run_folder(wanted: Wanted) -> Path | None:

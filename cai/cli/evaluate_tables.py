@@ -36,9 +36,9 @@ def show(console: Console, facts: Found) -> None:
         lost = {state: n for state, n in summary["states"].items() if state != "ok"}
         if lost:
             said = ", ".join(f"{n} {state}" for state, n in lost.items())
-            console.print(f"{visible(model)}: no verdict on some answers ({said})", markup=False)
+            console.print(f"{visible(model)}: no verdict on some answers ({said})")
     for flag in measures["flags"]:
-        console.print(f"Note: {visible(flag)}", markup=False, highlight=False)
+        console.print(f"Note: {visible(flag)}")
 
 
 def _agreement(found: Found) -> Table:

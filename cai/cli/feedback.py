@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from cai.cli.console import plain_console
 from cai.constitution import Constitution
 from cai.evaluate.rates import Rate
 from cai.label_quality import LabelQuality, ask_about, gold_comparisons, gold_pair, measure_quality
@@ -53,7 +54,7 @@ def feedback_command(
         seed=seed,
         base_dir=Path.cwd(),
     )
-    console = Console(highlight=False)
+    console = plain_console()
     with console.status(f"Loading {model.path} …"):
         engine = open_engine(model)
 

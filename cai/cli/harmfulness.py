@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
-from rich.console import Console
 
+from cai.cli.console import plain_console
 from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.pipeline.progress import Progress
@@ -24,7 +24,7 @@ def harmfulness_command(
     """Train a harmfulness model and say how good it is on ratings that it has not seen."""
     from cai.harmfulness import train_harmfulness
 
-    console = Console(soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     settings, rated = _settings(changes), _rated(ratings, seed)
     with Progress(console).training("harmfulness") as show:
         found = train_harmfulness(
@@ -48,7 +48,7 @@ def harmfulness_command(
             f"{found['held_out_rmse']:.2f} (always saying the mean: "
             f"{found['held_out_rmse_of_mean']:.2f}){said}."
         )
-    console.print(f"Written: {out}", markup=False, highlight=False)
+    console.print(f"Written: {out}")
 
 
 def _rated(ratings: str, seed: int) -> list[RatedRow]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cai.cli.console import plain_console
 from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.errors import CaiError
 from cai.settings import SourceSettings
@@ -51,7 +51,7 @@ def grow_(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
     )
-    chosen, seeds, console = model_settings(model, model_set), _seeds(file), Console()
+    chosen, seeds, console = model_settings(model, model_set), _seeds(file), plain_console()
     with console.status(f"Loading {chosen.path} …"):
         engine = open_engine(chosen)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cai.cli.console import plain_console
 from cai.errors import CaiError
 from cai.pipeline.load import load_pipeline, read_resolved
 from cai.pipeline.progress import Progress
@@ -25,7 +26,7 @@ def run_command(
             "`cai run` starts the processes of PPO itself and runs all else in one process: call "
             "it without `accelerate launch` or `torchrun`, and with `--set ppo.launch=ddp`."
         )
-    console = Console(soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     loaded = load_pipeline(pipeline, changes)
     context = Context(
         settings=loaded.settings,
@@ -47,7 +48,7 @@ def report_command(run_folder: Path) -> None:
     from cai.report import write_report
 
     write_report(run_folder, read_resolved(run_folder))
-    _show_results(Console(soft_wrap=True), run_folder)
+    _show_results(plain_console(soft_wrap=True), run_folder)
 
 
 def compare_command(before: Path, after: Path) -> None:
@@ -55,11 +56,11 @@ def compare_command(before: Path, after: Path) -> None:
     from cai.report import comparison_table, write_comparison
 
     page, facts = write_comparison((before, read_resolved(before)), (after, read_resolved(after)))
-    console = Console(soft_wrap=True)
+    console = plain_console(soft_wrap=True)
     console.print()
     if facts["evaluation"]:
         console.print(comparison_table(facts))
-    console.print(f"Report: {page}", markup=False, highlight=False)
+    console.print(f"Report: {page}")
 
 
 def _show_results(console: Console, run_folder: Path) -> None:
@@ -71,7 +72,7 @@ def _show_results(console: Console, run_folder: Path) -> None:
     console.print()
     if facts.get("evaluation"):
         console.print(results_table(facts))
-    console.print(f"Report: {run_folder / 'report.html'}", markup=False, highlight=False)
+    console.print(f"Report: {run_folder / 'report.html'}")
 
 
 def _plan_table(verdicts: list[Verdict]) -> Table:

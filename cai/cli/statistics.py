@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cai.cli.console import plain_console
 from cai.constitution import load_constitution
 from cai.evaluate.rates import Rate
 from cai.pipeline.load import read_resolved
@@ -33,11 +34,11 @@ def stats_command(run_folder: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(statistics), indent=2))
         return
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(_table(statistics))
     _show_agreements(console, statistics)
     for suggestion in statistics.suggestions:
-        console.print(f"\n{suggestion}", style="yellow", markup=False)
+        console.print(f"\n{suggestion}", style="yellow")
 
 
 def _table(statistics: Statistics) -> Table:
@@ -74,7 +75,7 @@ def _show_agreements(console: Console, statistics: Statistics) -> None:
     ranked = sorted(found, key=lambda a: a.same.value or 0.0)
     for agreement in [*ranked[:MOST], *ranked[MOST:][-MOST:]]:
         share, n = _share(agreement.same), agreement.same.n
-        console.print(f"{share}  {agreement.first}, {agreement.second} (of {n})", markup=False)
+        console.print(f"{share}  {agreement.first}, {agreement.second} (of {n})")
 
 
 def _matrix(names: list[str], found: list[Agreement]) -> Table:

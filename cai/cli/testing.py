@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from cai.cli.console import plain_console
 from cai.constitution import Constitution
 from cai.errors import CaiError
 from cai.settings import CompareSettings, ModelSettings
@@ -40,7 +40,7 @@ def test_command(
             f"No principle of {constitution.name!r} has tests: add some under `tests:`, as"
             " {prompt, better, worse} or {prompt, response, flagged}."
         )
-    console = Console(highlight=False)
+    console = plain_console()
     with console.status(f"Loading {model.path} …"):
         engine = open_engine(model)
     examiner = Examiner(engine, model.path, settings, seed)
@@ -60,7 +60,7 @@ def test_command(
     for outcome in outcomes:
         if not outcome.passed:
             line = f"{outcome.principle}, test {outcome.number}, {outcome.test.prompt!r}"
-            console.print(f"\n{line}\n  {told(outcome)}", markup=False, soft_wrap=True)
+            console.print(f"\n{line}\n  {told(outcome)}", soft_wrap=True)
     below = failing(outcomes, threshold)
     if below:
         console.print(f"\nBelow the threshold of {threshold:g}: {', '.join(below)}", style="red")

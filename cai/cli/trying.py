@@ -11,6 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from cai.cli.console import plain_console
 from cai.compare import preference
 from cai.constitution import Constitution, Principle
 from cai.conversation import user
@@ -33,12 +34,12 @@ def try_command(
     """Show one prompt's response, critiques, revisions and verdict, each as soon as it is there."""
     from cai.engines.opening import open_engine
 
-    console = Console(highlight=False)
+    console = plain_console()
     if principle is not None:
         constitution = pinned(constitution, principle)
     if model.path == "playground" and constitution.name != "playground":
         note = "The playground's tiny model knows only the principles of `playground`: name a real"
-        console.print(f"{note} one with `--model`.\n", style="yellow", markup=False)
+        console.print(f"{note} one with `--model`.\n", style="yellow")
     with console.status(f"Loading {model.path} …"):
         engine = open_engine(model)
     shown = _Shown(console, constitution, prompt)
@@ -72,7 +73,7 @@ async def _run(
             tell=shown.step,
         )
     if chain.state != "ok":
-        console.print(f"\nStopped: {chain.state}, {chain.error}", style="red", markup=False)
+        console.print(f"\nStopped: {chain.state}, {chain.error}", style="red")
     elif compare is not None:
         with console.status("Waiting for the verdict …"):
             judgement = await try_comparison(
@@ -119,7 +120,7 @@ class _Shown:
         self._rule(f"Comparison: {principle.id}", _drawn(principle, self.constitution.comparisons))
         self._line("Asked", str(principle.comparison), "dim")
         if judgement.state != "ok":
-            self.console.print(f"No verdict: {judgement.state}, {judgement.error}", markup=False)
+            self.console.print(f"No verdict: {judgement.state}, {judgement.error}")
             return
         self.console.print(Padding(_verdicts(judgement), (1, 0, 0, 0)))
         probability = preference(judgement, LabelPolicy())
@@ -128,7 +129,7 @@ class _Shown:
             better = "revision" if probability < 0.5 else "first response"
             better = "neither" if shown == "0.500" else better
             said = f"P(revision is better) = {shown}, both orders averaged: {better}"
-            self.console.print(said, style="bold", markup=False)
+            self.console.print(said, style="bold")
 
     def _rule(self, title: str, note: str) -> None:
         self.console.print()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import webbrowser
 from pathlib import Path
 
-from rich.console import Console
-
+from cai.cli.console import plain_console
 from cai.cli.options import model_settings
 from cai.engines import Engine
 from cai.pipeline.load import read_resolved
@@ -34,7 +33,7 @@ def view_command(
     settings = read_resolved(run)
     source = source_of(constitution, run, settings.constitution, Path())
     found = draft(source, []).whole()
-    context = Context(settings, run, Path.cwd(), found.constitution, Progress(Console()))
+    context = Context(settings, run, Path.cwd(), found.constitution, Progress(plain_console()))
     own = {
         "helpful-only": context.helpful,
         "feedback": context.feedback,
@@ -50,14 +49,13 @@ def view_command(
         model=Model(asked, _open_engine),
         grade=grading(settings.evaluate),
     )
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console(soft_wrap=True)
 
     def ready(link: str) -> None:
-        console.print(f"[bold]{link}[/bold]")
+        console.print(link, style="bold")
         console.print(
             f"Open to this machine alone, and to those who have the link. Constitution: "
             f"{source.path}. Model: {asked.path}. Ctrl-C ends it.",
-            markup=False,
         )
         if browser:
             webbrowser.open(link)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cai.chat import ChatFormat
+from cai.cli.console import plain_console
 from cai.constitution import load_constitution
 from cai.conversation import to_transcript
 from cai.engines import GenerateRequest
@@ -28,7 +29,7 @@ def why_command(run_folder: Path, key: str, *, prompts: bool, exact: bool) -> No
     settings = read_resolved(run_folder)
     run = read_run(run_folder, settings)
     origin = trace(run, load_constitution(run_folder / "constitution.yaml"), key)
-    console = Console(highlight=False)
+    console = plain_console()
     write = Templates(run_folder, settings).write if exact else _plainly
     _Shown(console, policy=run.compare.labels, prompts=prompts, write=write).origin(origin)
 
@@ -68,7 +69,7 @@ class _Shown:
             said = "the row was made from other texts or settings than the run folder holds now"
             if isinstance(row, ComparisonRow):
                 said = "the run folder now gives another label: its settings or files were changed"
-            self.console.print(f"Beware: {said}.", style="yellow", markup=False)
+            self.console.print(f"Beware: {said}.", style="yellow")
         for asked in origin.asked:
             self._asked(asked)
         self.console.print()

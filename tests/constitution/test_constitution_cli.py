@@ -127,7 +127,7 @@ def test_errors_of_the_command_line_exit_with_two(cli):
 def test_the_commands_need_no_heavy_library():
     code = (
         "import sys, cai.cli.constitution;"
-        "print(*{'torch','transformers','numpy','pyarrow','matplotlib'} & set(sys.modules))"
+        "print(*{'torch','transformers','numpy','pyarrow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
