@@ -29,6 +29,8 @@ from cai.store import write_atomically
 
 NOTICED_SECONDS = 10.0
 """Stages whose engine took less are not worth a hint."""
+NOTICED_SHARE = 0.1
+"""A state that more of the rows end in is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,9 @@ def _run_stage(stage: Stage, context: Context, reasons: list[str]) -> None:
     )
     write_atomically(folder / "manifest.json", [manifest.model_dump_json(indent=2).encode()])
     context.progress.say(f"{stage.name}: done in {manifest.seconds:.1f} s{_remark(metrics)}")
-    advice = hint(stage.name, metrics)
-    if advice:
-        context.progress.say(advice)
+    for said in (*losses(stage.name, metrics), hint(stage.name, metrics)):
+        if said:
+            context.progress.say(said)
 
 
 def _reasons(stage: Stage, context: Context) -> list[str]:
@@ -211,6 +213,16 @@ def _remark(metrics: dict[str, Any]) -> str:
     if "first_loss" in metrics:
         return f": loss {metrics['first_loss']:.3f} to {metrics['final_loss']:.3f}"
     return ""
+
+
+def losses(stage: str, metrics: dict[str, Any]) -> list[str]:
+    """Say why rows were lost, where many of them were; a tie is no loss."""
+    rows, states = metrics.get("rows", 0), metrics.get("states", {})
+    return [
+        f"  {stage}: {states[state]:,} of {rows:,} rows are `{state}`. The first: {error}"
+        for state, error in sorted(metrics.get("errors", {}).items())
+        if state != "tie" and states[state] > NOTICED_SHARE * rows
+    ]
 
 
 def hint(stage: str, metrics: dict[str, Any]) -> str | None:

@@ -261,7 +261,7 @@ def tokens_of(engines: Mapping[ModelSettings, Engine]) -> Callable[[], int]:
 def data_metrics(
     rows: RowsResult[Any], usage: Usage, started: float, **more: object
 ) -> dict[str, Any]:
-    """Return the figures every data stage writes.
+    """Return the figures every data stage writes; `errors` has the first row's of each state.
 
     Args:
         rows: The stage's own rows.
@@ -278,6 +278,7 @@ def data_metrics(
         "rows": len(rows.rows),
         "rows_reused": len(rows.reused),
         "states": rows.states,
+        "errors": {row.state: row.error for row in reversed(rows.rows) if row.error},
         **done,
         **more,
         "seconds": round(seconds, 2),

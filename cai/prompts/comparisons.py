@@ -85,7 +85,7 @@ def _read_comparisons(
         raise CaiError(f"{source.path} has no usable comparison. The first row: {problem}")
     if len(rows) < len(records):
         log.warning(
-            "%s: %d of %d comparisons are exact duplicates and were left out.",
+            "%s: comparisons left out as exact duplicates: %d of %d.",
             source.path,
             len(records) - len(rows),
             len(records),

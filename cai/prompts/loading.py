@@ -154,6 +154,6 @@ def _split(
 def _warn(counts: Counter[str]) -> None:
     """Say what was left out."""
     if counts["empty"]:
-        log.warning("%d of %d rows are blank and were left out.", counts["empty"], counts["read"])
+        log.warning("Blank rows left out: %d of %d.", counts["empty"], counts["read"])
     if counts["duplicates"]:
-        log.warning("%d prompts are exact duplicates and were left out.", counts["duplicates"])
+        log.warning("Prompts left out as exact duplicates of others: %d.", counts["duplicates"])

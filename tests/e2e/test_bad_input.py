@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from command import cai, cai_process, start, write_inputs, write_pipeline
+from command import cai, cai_process, rows, start, write_inputs, write_pipeline
 from tiny_models import make_tiny_model
 
 
@@ -177,3 +177,12 @@ def test_two_runs_in_one_folder_are_refused(world, tmp_path):
     process.kill()
     process.communicate()
     assert "Another process" in said
+
+
+def test_a_constitution_whose_examples_do_not_fit_the_model_ends_the_run(tmp_path):
+    limits = ("--set", "prompts.red_team.limit=12", "--set", "prompts.helpful.limit=1")
+    done = cai("run", "label", "--set", "constitution=harmless", *limits, "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "critique chains came to its end" in done.stderr
+    assert "the model's context is 512" in done.stderr
+    assert all(row["response"] for row in rows(tmp_path / "run/revise/rows.jsonl"))

@@ -24,6 +24,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real") / "run"
+    settings = ["revise.rounds=1", "sft.max_length=192", "preference.max_length=192"]
+    settings += [f"{s}.max_new_tokens=16" for s in ("revise", "compare", "ppo", "evaluate")]
     done = cai(
         "run",
         "real-prompts",
@@ -33,6 +35,7 @@ def run(tmp_path_factory):
         f"prompts.red_team={{path: {ADVBENCH}, limit: 220}}",
         "--set",
         f"prompts.helpful={{path: {HH_RLHF}, limit: 220}}",
+        *(part for setting in settings for part in ("--set", setting)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -47,6 +50,12 @@ def test_rows_in_are_rows_out_by_state(run):
     assert sum(metrics(run, "revise")["states"].values()) == len(train)
     red_team = [row for row in train if row["kind"] == "red_team"]
     assert sum(metrics(run, "compare")["states"].values()) == len(red_team)
+
+
+def test_chains_come_to_their_end(run):
+    chains = [row for row in rows(run / "revise/rows.jsonl") if row["kind"] == "red_team"]
+    whole = [row for row in chains if row.get("state", "ok") == "ok" and row["steps"]]
+    assert len(whole) > 0.9 * len(chains)
 
 
 def test_earlier_turns_reach_the_training_data(run):

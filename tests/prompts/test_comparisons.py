@@ -204,7 +204,7 @@ def test_exact_duplicates_are_left_out_and_disagreement_is_kept(tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         found = load(tmp_path, [row, row, {**row, "label": 2}])
     assert len({r.key for r in found}) == len(found) == 2
-    assert "1 of 3 comparisons are exact duplicates" in caplog.text
+    assert "exact duplicates: 1 of 3." in caplog.text
 
 
 def test_a_limit_is_drawn(tmp_path):

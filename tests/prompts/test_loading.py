@@ -63,8 +63,8 @@ def test_blank_and_duplicate_prompts_are_left_out_and_counted(tmp_path, caplog):
         "prompts": 3,
         "tasks": 3,
     }
-    assert "2 of 8 rows are blank" in caplog.text
-    assert "3 prompts are exact duplicates" in caplog.text
+    assert "Blank rows left out: 2 of 8." in caplog.text
+    assert "exact duplicates of others: 3." in caplog.text
 
 
 def test_a_source_with_blank_prompts_only_is_an_error(tmp_path):

@@ -65,8 +65,25 @@ def _run(context: Context) -> dict[str, Any]:
         concurrency=settings.concurrency,
         title="revise",
     )
+    _check_chains(result.rows)
     _write_training_data(context, result.rows)
     return data_metrics(result, usage, started)
+
+
+def _check_chains(rows: Iterable[RevisionRow]) -> None:
+    """Refuse to go on to a fine-tuning that would see no revision.
+
+    Raises:
+        CaiError: All chains were lost.
+    """
+    chains = [row for row in rows if row.kind == "red_team"]
+    if chains and all(row.state != "ok" for row in chains):
+        raise CaiError(
+            f"None of the {len(chains)} critique chains came to its end; the first is "
+            f"`{chains[0].state}` ({chains[0].error}) Where the constitution's worked examples "
+            "(`few_shot.critique`) are too long for the model, take another constitution or a "
+            "model with a longer context. What was said is in revise/rows.jsonl."
+        )
 
 
 def _write_training_data(context: Context, rows: Iterable[RevisionRow]) -> None:
