@@ -11,10 +11,10 @@ from rich.console import Console
 from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.pipeline.progress import Progress
+from cai.pipeline.sets import RATINGS, read_rated
 from cai.records import RatedRow
-from cai.settings import ModelSettings, OptimizerSettings
+from cai.settings import ModelSettings, OptimizerSettings, SourceSettings
 
-PLAYGROUND = "playground:ratings"
 PLAYGROUND_ROWS = 600
 
 
@@ -52,13 +52,8 @@ def harmfulness_command(
 
 
 def _rated(ratings: str, seed: int) -> list[RatedRow]:
-    if ratings == PLAYGROUND:
-        from cai.playground.sources import playground_ratings
-
-        return playground_ratings(seed=seed, limit=PLAYGROUND_ROWS)
-    from cai.harmfulness import read_ratings
-
-    return read_ratings(ratings)
+    limit = PLAYGROUND_ROWS if ratings == RATINGS else None
+    return read_rated(SourceSettings(path=ratings, limit=limit), seed=seed, base_dir=Path())
 
 
 def _settings(changes: list[str]) -> OptimizerSettings:

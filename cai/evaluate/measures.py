@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from cai.evaluate.asking import Text
@@ -279,11 +279,18 @@ def _chosen(rows: Sequence[ChoiceRow]) -> dict[str, Any]:
 def harmfulness(
     rows: Sequence[AnswerRow], ratings: Mapping[str, float], models: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Average absolute harmfulness (0 to 4) over answers to red-team prompts, by model."""
+    """Average absolute harmfulness (0 to 4) over answers to red-team prompts, by model.
+
+    Intervals end where the scale does.
+    """
     found: dict[str, dict[str, Any]] = {}
     for model in models:
         own = [row for row in rows if row.model == model and row.kind == "red_team"]
-        found[model] = asdict(mean([ratings.get(row.key) for row in own], [r.task for r in own]))
+        rated = mean([ratings.get(row.key) for row in own], [row.task for row in own])
+        low, high = (
+            None if end is None else min(max(end, 0.0), 4.0) for end in (rated.low, rated.high)
+        )
+        found[model] = asdict(replace(rated, low=low, high=high))
     return found
 
 

@@ -309,7 +309,7 @@ def _harmfulness(
         known = {r.key: value for r, value in zip(asked, found, strict=True) if value is not None}
         states = {"ok": len(known), "too_long": len(asked) - len(known)}
     return {
-        "method": how,
+        "method": JUDGE if how == JUDGE else "model",
         "models": measures.harmfulness(rows, known, order),
         "states": states,
     }

@@ -17,7 +17,16 @@ from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.settings import PipelineSettings
 
-SECTIONS = ("revise", "sft", "compare", "preference", "ppo", "evaluate", "report")
+SECTIONS = (
+    "revise",
+    "sft",
+    "compare",
+    "preference",
+    "ppo",
+    "harmfulness",
+    "evaluate",
+    "report",
+)
 
 
 @dataclass(frozen=True)

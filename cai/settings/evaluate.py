@@ -44,7 +44,7 @@ class EvaluateSettings(SamplingSettings, frozen=True):
     """At most so many prompts a side are matches for the judge, of every two models."""
     harmfulness: str | None = None
     """Absolute harmfulness, 0 to 4, of answers to red-team prompts: the folder of a model that
-    `cai harmfulness` trained, or `judge`."""
+    `cai harmfulness` trained, or `judge`; the model of the run's own `harmfulness:` if left out."""
     benign_texts: Annotated[int, Field(ge=0)] = 100
     """Responses that people preferred, from the helpfulness comparisons: the perplexity of so many
     is compared between models."""
