@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 
-from cai.constitution.explain import did_you_mean
-from cai.errors import CaiError
+from cai.pipeline.load import validated
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import RATINGS, read_rated
 from cai.records import RatedRow
@@ -25,7 +22,7 @@ def harmfulness_command(
     from cai.harmfulness import train_harmfulness
 
     console = Console(soft_wrap=True)
-    settings, rated = _settings(changes), _rated(ratings, seed)
+    settings, rated = validated(OptimizerSettings, {}, changes), _rated(ratings, seed)
     with Progress(console).training("harmfulness") as show:
         found = train_harmfulness(
             settings,
@@ -54,18 +51,3 @@ def harmfulness_command(
 def _rated(ratings: str, seed: int) -> list[RatedRow]:
     limit = PLAYGROUND_ROWS if ratings == RATINGS else None
     return read_rated(SourceSettings(path=ratings, limit=limit), seed=seed, base_dir=Path())
-
-
-def _settings(changes: list[str]) -> OptimizerSettings:
-    values: dict[str, object] = {}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or key not in OptimizerSettings.model_fields:
-            hint = did_you_mean(key, OptimizerSettings.model_fields)
-            raise CaiError(f"`--set {change}` names no setting of a training, {hint}")
-        values[key] = yaml.safe_load(text)
-    try:
-        return OptimizerSettings.model_validate(values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise CaiError(f"`--set {first['loc'][0]}=…`: {first['msg']}") from None
