@@ -294,7 +294,10 @@ def _evaluate(
     """Ask models and grade their answers: rates with intervals, Elo, known sets, and more."""
     from cai.cli.evaluate import Wanted, evaluate_command, settings_of
     from cai.cli.options import model_settings
+    from cai.errors import CaiError
 
+    if judge_set and not judge:
+        raise CaiError("`--judge-set` sets what the judge has: name one with `--judge MODEL`.")
     settings, given = settings_of(
         {
             "grader": grader,

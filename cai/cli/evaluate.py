@@ -222,9 +222,9 @@ def _models(wanted: Wanted) -> _Models:
 
 def _name(spelt: str, model: ModelSettings | None) -> str:
     """Name a model after its file, its name on a server, or its folder (not `model/`)."""
-    if model and model.server:
-        return model.path
     place = Path(spelt.rpartition(":")[2] if model is None else spelt)
+    if model and model.server and not place.is_file():
+        return model.path
     if place.name == "model" and place.parent.name:
         return place.parent.name
     return (place.stem if place.is_file() else place.name) or spelt
