@@ -28,6 +28,7 @@ from cai.models import load_chat_format
 from cai.preference import new_preference_model, read_scores_by_mask
 from cai.preference_model import PreferenceModel, pad_right
 from cai.prompts.extraction import checked_text, prompt_of, turns_of, until_user
+from cai.prompts.loading import draw_limit
 from cai.prompts.record import Record
 from cai.prompts.sources import read_source
 from cai.records import RatedRow, content_hash
@@ -82,19 +83,21 @@ class _Collator:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "rating": ratings}
 
 
-def read_ratings(path: str) -> list[RatedRow]:
-    """Read transcripts with ratings.
+def read_ratings(source: SourceSettings, *, seed: int, base_dir: Path) -> list[RatedRow]:
+    """Read transcripts with ratings, each once.
 
     Args:
-        path: A file whose rows have a `rating` from 0 (harmless) to 4, and either a whole
+        source: A file whose rows have a `rating` from 0 (harmless) to 4, and either a whole
             conversation that ends with the assistant's turn (`transcript`, `messages`, …) or a
             prompt and a `response`. Anthropic's red-team attempts are such a file.
+        seed: Draws the rows of a source with a `limit`.
+        base_dir: Relative paths start here.
 
     Raises:
         CaiError: The file cannot be read, or a row has no conversation or no such rating.
     """
-    rows = [_rated(record) for record in read_source(SourceSettings(path=path), Path())]
-    return list({row.key: row for row in rows}.values())
+    rows = [_rated(record) for record in read_source(source, base_dir)]
+    return draw_limit(list({row.key: row for row in rows}.values()), source.limit, seed)
 
 
 def train_harmfulness(
@@ -137,8 +140,9 @@ def train_harmfulness(
     write_rows(data, rated)
     tokens = {row.key: _ids(row, chat) for row in rated}
     fitting = [row for row in rated if len(tokens[row.key]) <= longest]
-    train = [row for row in fitting if not _is_held_out(row) or len(fitting) < _FEWEST_TO_HOLD_OUT]
-    held_out = [row for row in fitting if row not in train]
+    enough = len(fitting) >= _FEWEST_TO_HOLD_OUT
+    held_out = [row for row in fitting if enough and _is_held_out(row)]
+    train = [row for row in fitting if not (enough and _is_held_out(row))]
     if not train:
         raise no_rows_error(data, settings, len(rated) - len(fitting))
     mean = sum(row.rating for row in train) / len(train)

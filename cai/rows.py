@@ -59,6 +59,7 @@ async def run_rows(
     store: RowStore[R],
     concurrency: int,
     task: Callable[[int], AbstractContextManager[Callable[[], None]]] = _silent,
+    last: bool = True,
 ) -> RowsResult[R]:
     """Make every row that is not there yet; each proceeds through its chain on its own.
 
@@ -68,6 +69,8 @@ async def run_rows(
         store: Where rows are kept, and where earlier ones are found.
         concurrency: At most so many rows are under way at once.
         task: Shows progress: gets the number of rows to make, yields what to call after each.
+        last: False if more rows of this store are to follow; its file is then not written yet, and
+            the result has all rows so far.
 
     Raises:
         ValueError: Two items have the same key.
@@ -97,7 +100,7 @@ async def run_rows(
     except BaseExceptionGroup as group_error:
         # One cause is enough for a person; the others are nearly always the same one again.
         raise _first(group_error) from None
-    rows = store.finish()
+    rows = store.finish() if last else store.rows
     reused = frozenset(seen - {item.key for item in pending})
     return RowsResult(rows, reused, dict(Counter(row.state for row in rows)))
 

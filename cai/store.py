@@ -57,6 +57,11 @@ class RowStore(Generic[R]):
         """Return the row that an earlier execution has left under this key, stale or not."""
         return self._earlier.get(key)
 
+    @property
+    def rows(self) -> list[R]:
+        """All rows, reused and new, sorted by key."""
+        return sorted(self._rows.values(), key=lambda row: row.key)
+
     def append(self, row: R) -> None:
         """Add a row durably: after this call a kill of the process does not lose it.
 
@@ -74,7 +79,7 @@ class RowStore(Generic[R]):
         Returns:
             The rows as written.
         """
-        rows = sorted(self._rows.values(), key=lambda row: row.key)
+        rows = self.rows
         write_rows(self.path, rows)
         self.partial_path.unlink(missing_ok=True)
         return rows

@@ -233,8 +233,9 @@ def _evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Model folders, hub ids or `playground`, each as it is or as NAME=MODEL; "
-            "`answers:FILE` for answers that are there already; or one run folder.",
+            help="Model folders, hub ids, `playground`, models on a server (`gpt@https://…/v1`) or "
+            "YAML files of a model's settings, each as it is or as NAME=MODEL; `answers:FILE` for "
+            "answers that are there already; or one run folder.",
             metavar="MODEL...",
         ),
     ],
@@ -260,7 +261,12 @@ def _evaluate(
     elo: Annotated[
         str | None, typer.Option(help="`judge`: matches in both orders; or `preference`.")
     ] = None,
-    elo_prompts: Annotated[int | None, typer.Option(min=1, help="Matches a side.")] = None,
+    elo_pairing: Annotated[
+        str | None, typer.Option(help="`all` meet all (the default), or `swiss` rounds.")
+    ] = None,
+    elo_prompts: Annotated[
+        int | None, typer.Option(min=1, help="Matches a side, of two models; in Swiss, of each.")
+    ] = None,
     preference: Annotated[
         str | None, typer.Option(help="A preference model, for scores and Elo.", metavar="FOLDER")
     ] = None,
@@ -288,12 +294,16 @@ def _evaluate(
     """Ask models and grade their answers: rates with intervals, Elo, known sets, and more."""
     from cai.cli.evaluate import Wanted, evaluate_command, settings_of
     from cai.cli.options import model_settings
+    from cai.errors import CaiError
 
+    if judge_set and not judge:
+        raise CaiError("`--judge-set` sets what the judge has: name one with `--judge MODEL`.")
     settings, given = settings_of(
         {
             "grader": grader,
-            "judge": model_settings(judge, judge_set) if judge else None,
+            "judge": model_settings(judge, judge_set, flag="--judge-set") if judge else None,
             "elo": elo,
+            "elo_pairing": elo_pairing,
             "elo_prompts": elo_prompts,
             "harmfulness": harmfulness,
             "temperature": temperature,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,7 +15,7 @@ import typer
 
 from cai.cli.console import plain_console
 from cai.cli.evaluate_tables import show
-from cai.cli.options import model_settings
+from cai.cli.options import model_settings, spelling
 from cai.constitution import load_constitution
 from cai.errors import CaiError
 from cai.evaluate.asking import Text
@@ -24,7 +25,7 @@ from cai.pipeline.evaluation import Evaluation, evaluate
 from cai.pipeline.load import read_resolved
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import read_prompt_set, read_recorded
-from cai.pipeline.stage import Context
+from cai.pipeline.stage import Context, KnownModels
 from cai.pipeline.stages.evaluate import planned
 from cai.records import PromptRow
 from cai.settings import EvaluateSettings, ModelSettings
@@ -33,6 +34,8 @@ from cai.store import write_json
 if TYPE_CHECKING:
     from cai.preference_model import PreferenceModel
 
+_NAME = re.compile(r"[^/@:=]+")
+"""What can stand before `=`: no path, no address."""
 SWEEP = "sweep"
 """The folder, in a run's own, of an evaluation of its checkpoints."""
 
@@ -78,16 +81,6 @@ class _Models:
     recorded: dict[str, Recorded] = field(default_factory=dict[str, Recorded])
 
 
-class _Fingerprints:
-    """Names models by their contents."""
-
-    def fingerprint(self, model: ModelSettings) -> str:
-        """Name a model's weights and format."""
-        from cai.models import fingerprint_model
-
-        return fingerprint_model(model)
-
-
 def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
     """Evaluate, write `evaluation.json`, and print tables or the same JSON."""
     console = plain_console(soft_wrap=True, stderr=as_json)
@@ -100,13 +93,13 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
         fingerprints = context
     else:
         named = _models(wanted)
-        recorded, fingerprints = named.recorded, _Fingerprints()
+        recorded, fingerprints = named.recorded, KnownModels()
         evaluation = _of_models(wanted, named)
     evaluation = _with_sets(wanted, evaluation)
     result, found, _ = evaluate(evaluation, fingerprints, progress)
     facts = {
         "schema": 1,
-        "models": {name: model.path for name, model in evaluation.models.items()}
+        "models": {name: spelling(model) for name, model in evaluation.models.items()}
         | dict.fromkeys(recorded, "recorded answers"),
         "prompts": list(wanted.prompts),
         "seed": evaluation.seed,
@@ -209,29 +202,32 @@ def _with_sets(wanted: Wanted, evaluation: Evaluation) -> Evaluation:
 
 
 def _models(wanted: Wanted) -> _Models:
-    """Read the spellings of models: `[NAME=]PATH`, or `answers:FILE`."""
+    """Read the spellings of models: `[NAME=]MODEL`, or `[NAME=]answers:FILE`."""
     found = _Models()
     for spelt in wanted.models:
-        name, equals, path = spelt.partition("=")
-        if not equals or Path(spelt).exists():
-            name, path = "", spelt
-        recorded = read_recorded(path)
-        name = name or _name(path)
+        name, equals, spelling = spelt.partition("=")
+        if not equals or not _NAME.fullmatch(name) or Path(spelt).exists():
+            name, spelling = "", spelt
+        recorded = read_recorded(spelling)
+        model = None if recorded else model_settings(spelling, wanted.model_changes)
+        name = name or _name(spelling, model)
         if name in found.models or name in found.recorded:
-            raise CaiError(f"Two models are called `{name}`. Name them: `one={path}`.")
+            raise CaiError(f"Two models are called `{name}`. Name them: `one={spelling}`.")
         if recorded:
             found.recorded[name] = recorded
-        else:
-            found.models[name] = model_settings(path, wanted.model_changes)
+        elif model:
+            found.models[name] = model
     return found
 
 
-def _name(path: str) -> str:
-    """Name a model after its folder, or the one that holds its `model/`."""
-    place = Path(path.rpartition(":")[2] if path.startswith("answers:") else path)
+def _name(spelt: str, model: ModelSettings | None) -> str:
+    """Name a model after its file, its name on a server, or its folder (not `model/`)."""
+    place = Path(spelt.rpartition(":")[2] if model is None else spelt)
+    if model and model.server and not place.is_file():
+        return model.path
     if place.name == "model" and place.parent.name:
         return place.parent.name
-    return (place.stem if place.is_file() else place.name) or path
+    return (place.stem if place.is_file() else place.name) or spelt
 
 
 def _loader(folder: str) -> Callable[[], PreferenceModel]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
 from cai.cli.console import plain_console
-from cai.constitution.explain import did_you_mean
-from cai.errors import CaiError
+from cai.pipeline.load import validated
 from cai.pipeline.progress import Progress
+from cai.pipeline.sets import RATINGS, read_rated
 from cai.records import RatedRow
-from cai.settings import ModelSettings, OptimizerSettings
+from cai.settings import ModelSettings, OptimizerSettings, SourceSettings
 
-PLAYGROUND = "playground:ratings"
 PLAYGROUND_ROWS = 600
 
 
@@ -25,7 +21,7 @@ def harmfulness_command(
     from cai.harmfulness import train_harmfulness
 
     console = plain_console(soft_wrap=True)
-    settings, rated = _settings(changes), _rated(ratings, seed)
+    settings, rated = validated(OptimizerSettings, {}, changes), _rated(ratings, seed)
     with Progress(console).training("harmfulness") as show:
         found = train_harmfulness(
             settings,
@@ -52,25 +48,5 @@ def harmfulness_command(
 
 
 def _rated(ratings: str, seed: int) -> list[RatedRow]:
-    if ratings == PLAYGROUND:
-        from cai.playground.sources import playground_ratings
-
-        return playground_ratings(seed=seed, limit=PLAYGROUND_ROWS)
-    from cai.harmfulness import read_ratings
-
-    return read_ratings(ratings)
-
-
-def _settings(changes: list[str]) -> OptimizerSettings:
-    values: dict[str, object] = {}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or key not in OptimizerSettings.model_fields:
-            hint = did_you_mean(key, OptimizerSettings.model_fields)
-            raise CaiError(f"`--set {change}` names no setting of a training, {hint}")
-        values[key] = yaml.safe_load(text)
-    try:
-        return OptimizerSettings.model_validate(values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise CaiError(f"`--set {first['loc'][0]}=…`: {first['msg']}") from None
+    limit = PLAYGROUND_ROWS if ratings == RATINGS else None
+    return read_rated(SourceSettings(path=ratings, limit=limit), seed=seed, base_dir=Path())

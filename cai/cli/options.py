@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import re
+from pathlib import Path
+from typing import Annotated
 
 import typer
-import yaml
-from pydantic import ValidationError
 
-from cai.constitution.explain import did_you_mean
+from cai.constitution.document import read_document
 from cai.errors import CaiError
-from cai.settings import CompareSettings, ModelSettings, Settings
+from cai.pipeline.load import validated
+from cai.settings import CompareSettings, ModelSettings
 
-S = TypeVar("S", bound=Settings)
+_SERVED = re.compile(r"(.+)@(https?://.+)")
 
-Model = Annotated[
-    str, typer.Option("--model", help="A model folder, a hub id, or `playground`.", metavar="MODEL")
-]
+MODEL_HELP = "A model folder, a hub id, `playground`, NAME@URL of a server, or a YAML file."
+Model = Annotated[str, typer.Option("--model", help=MODEL_HELP, metavar="MODEL")]
 ModelChanges = Annotated[
     list[str] | None,
     typer.Option(
@@ -33,15 +33,44 @@ Reasoning = Annotated[
 
 
 def model_settings(
-    model: str, changes: list[str] | None, like: ModelSettings | None = None
+    model: str,
+    changes: list[str] | None,
+    like: ModelSettings | None = None,
+    *,
+    flag: str = "--model-set",
 ) -> ModelSettings:
-    """Make a model's settings of its path and `KEY=VALUE` texts; the rest are those of `like`.
+    """Make a model's settings of its spelling and `KEY=VALUE` texts; the rest are those of `like`.
+
+    Args:
+        model: A folder, a hub id or `playground`; `MODEL@URL`, a model behind a server that speaks
+            OpenAI's API; or a YAML file that holds what an entry of a pipeline's `models` does.
+        changes: Settings with dotted keys.
+        like: Settings to start from.
+        flag: What gave the changes.
 
     Raises:
-        CaiError: A text is not of this form, or names no setting, or gives it no fitting value.
+        CaiError: The file cannot be read, or a text is not of this form, or names no setting, or
+            gives it no fitting value.
     """
-    start = {**(like.model_dump() if like else {}), "path": model}
-    return _changed(ModelSettings, start, changes, flag="--model-set", what="a model")
+    start = like.model_dump() if like else {}
+    served = _SERVED.fullmatch(model)
+    document = None
+    if served:
+        name, url = served.groups()
+        start |= {"path": name, "engine": "openai", "server": {"base_url": url}}
+    elif model.endswith((".yaml", ".yml")):
+        document = read_document(Path(model))
+        if not isinstance(document.data, dict):
+            raise CaiError(f"{model}: a model is a mapping of keys to values, such as `path: …`.")
+        start |= document.data
+    else:
+        start |= {"path": model}
+    return validated(ModelSettings, start, changes or [], document=document, flag=flag)
+
+
+def spelling(model: ModelSettings) -> str:
+    """Return what tells a model apart for people: its path, and where its server is."""
+    return f"{model.path}@{model.server.base_url}" if model.server else model.path
 
 
 def compare_settings(changes: list[str] | None) -> CompareSettings:
@@ -50,25 +79,4 @@ def compare_settings(changes: list[str] | None) -> CompareSettings:
     Raises:
         CaiError: As `model_settings`.
     """
-    return _changed(CompareSettings, {}, changes, flag="--set", what="`compare`")
-
-
-def _changed(
-    section: type[S], values: dict[str, Any], changes: list[str] | None, *, flag: str, what: str
-) -> S:
-    for change in changes or []:
-        key, equals, text = change.partition("=")
-        if not equals or key not in section.model_fields:
-            hint = did_you_mean(key, section.model_fields)
-            raise CaiError(f"`{flag} {change}` names no setting of {what}, {hint}")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise CaiError(f"`{flag} {change}`: the value is not YAML, quote it.") from None
-    try:
-        return section.model_validate(values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].replace("Input should", "it should")
-        raise CaiError(f"`{flag} {where}=…`: {message} (it is {first['input']!r})") from None
+    return validated(CompareSettings, {}, changes or [])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cai.chat import TRANSCRIPT_LABELS, ChatFormat
 from cai.conversation import Message, Prompt, to_transcript
-from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
+from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Unscored, Usage
 from cai.engines.in_flight import InFlight
 from cai.engines.options import (
     Estimates,
@@ -186,6 +186,11 @@ class OpenAIEngine:
         return [tuple(self._chat.option_ids(option)) for option in options]
 
     async def _estimate(self, request: ScoreRequest, ids: Sequence[Ids] | None) -> Estimates:
+        if len(request.options) == 1 and self._scores in ("top", "samples"):
+            raise Unscored(
+                "this server tells how options compare, not how likely one text is: that needs "
+                "`server.scores: echo`, or a vLLM server"
+            )
         if self._scores == "exact" and ids is not None:
             return await self._exact(request.prompt, ids)
         if self._scores == "echo":

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 
 from cai.conversation import Prompt, strip_thinking
-from cai.engines import Engine, GenerateRequest, PromptTooLong
+from cai.engines import Engine, GenerateRequest
 from cai.errors import CaiError
-from cai.evaluate.grading import Grader, NoVerdict
+from cai.evaluate.grading import Grader, failures_as_states
 from cai.records import AnswerRow, Kind, PromptRow, Provenance, content_hash, derive_seed
 from cai.rows import Item
 from cai.settings import EvaluateSettings
@@ -123,7 +123,7 @@ async def answer(
             seed=own_seed,
         ),
     )
-    try:
+    with failures_as_states(row):
         if earlier and _same_question(earlier, row):
             row.response = earlier.response
         else:
@@ -137,10 +137,6 @@ async def answer(
             )
             row.response = strip_thinking(completion.text)
         row.verdict = await grader.grade(prompt.kind, prompt.messages, row.response)
-    except PromptTooLong as error:
-        row.state, row.error = "too_long", str(error)
-    except NoVerdict as error:
-        row.state, row.error = error.state, str(error)
     return row
 
 

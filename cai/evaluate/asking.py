@@ -1,4 +1,4 @@
-"""Put questions to models: answers with verdicts, matches, ratings, choices, perplexity."""
+"""Put questions to models: answers with verdicts, ratings, choices, perplexity."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cai.conversation import Conversation, Prompt
-from cai.engines import Engine, PromptTooLong, ScoreRequest
+from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
 from cai.evaluate.answer import Sample, answer, answer_item
-from cai.evaluate.grading import Grader, NoVerdict
-from cai.evaluate.judge import MATCH, Judge
+from cai.evaluate.grading import Grader, failures_as_states
+from cai.evaluate.judge import Judge
 from cai.evaluate.sets import Question
 from cai.records import (
     AnswerRow,
     ChoiceRow,
-    MatchRow,
     Provenance,
     RatingRow,
     Row,
@@ -53,6 +51,10 @@ class Subject:
     asked: tuple[Sample, ...]
 
 
+BeforeClosing = Callable[[Subject], Awaitable[None]]
+"""What else to ask of a model that has just answered, while it is loaded."""
+
+
 @dataclass(frozen=True)
 class Text:
     """A text that is not the model's own, to be measured for perplexity.
@@ -77,7 +79,7 @@ async def ask(
     folder: Path,
     task: Task,
     name: str = "rows",
-    before_closing: Callable[[Subject], Awaitable[None]] | None = None,
+    before_closing: BeforeClosing | None = None,
     keep: Engine | None = None,
 ) -> RowsResult[AnswerRow]:
     """Let every model answer and be graded, one model after the other.
@@ -90,8 +92,7 @@ async def ask(
         folder: Gets the rows; those of an earlier execution are reused.
         task: Shows progress.
         name: Of the file of rows.
-        before_closing: What else to ask of a model that has just answered, while it is loaded. Not
-            called for models whose rows were all there.
+        before_closing: Not called for models whose rows were all there.
         keep: An engine that is still needed, such as the grader's.
     """
     store = RowStore(folder, AnswerRow, name)
@@ -150,12 +151,14 @@ def _waiting(
     )
 
 
-async def _run(
+async def run_kept(
     items: Sequence[Item[T]],
     make: Callable[[Item[T]], Awaitable[R]],
     store: RowStore[R],
     settings: EvaluateSettings,
     task: Task,
+    *,
+    last: bool = True,
 ) -> RowsResult[R]:
     """Make rows that are kept in a file of their own, after which their progress is called."""
     return await run_rows(
@@ -164,71 +167,8 @@ async def _run(
         store=store,
         concurrency=settings.concurrency,
         task=lambda total: task(store.path.stem, total),
+        last=last,
     )
-
-
-async def play(
-    answers: Sequence[AnswerRow],
-    *,
-    models: Sequence[str],
-    judge: Judge,
-    settings: EvaluateSettings,
-    folder: Path,
-    task: Task,
-) -> RowsResult[MatchRow]:
-    """Let a judge compare the models' answers to the same questions, everyone against everyone.
-
-    Args:
-        answers: Of all models; the first `elo_prompts` questions of each side that a model answered
-            are played.
-        models: Their order; of each two, the earlier is shown first in `forward`.
-        judge: Who decides.
-        settings: `elo_prompts` and concurrency.
-        folder: Gets `matches.jsonl`.
-        task: Shows progress.
-    """
-    items: list[Item[tuple[AnswerRow, AnswerRow]]] = []
-    for first, second in combinations(models, 2):
-        pairs = _common(answers, first, second)
-        played: Counter[str] = Counter()
-        for one, other in pairs:
-            played[one.kind] += 1
-            if played[one.kind] <= settings.elo_prompts:
-                key = content_hash("match", one.key, other.key)
-                texts = (one.response, other.response)
-                fingerprint = content_hash(
-                    MATCH,
-                    template_hash("comparison.j2"),
-                    judge.engine.fingerprint,
-                    judge.min_mass,
-                    one.messages,
-                    texts,
-                )
-                items.append(Item(key, fingerprint, (one, other)))
-
-    async def make(item: Item[tuple[AnswerRow, AnswerRow]]) -> MatchRow:
-        one, other = item.inputs
-        row = MatchRow(
-            key=item.key,
-            models=(one.model, other.model),
-            kind=one.kind,
-            task=one.task,
-            answers=(one.key, other.key),
-            provenance=_said_by(judge.model, judge.engine, "comparison.j2"),
-        )
-        if one.response == other.response:
-            row.state, row.error = "tie", "the two answers are the same"
-            return row
-        try:
-            row.forward, row.backward = await judge.compare(
-                one.kind, one.messages, one.response, other.response
-            )
-        except NoVerdict as error:
-            row.state, row.error = error.state, str(error)
-        return row
-
-    store = RowStore(folder, MatchRow, "matches")
-    return await _run(items, make, store, settings, task)
 
 
 async def rate_harmfulness(
@@ -259,16 +199,14 @@ async def rate_harmfulness(
         row = RatingRow(
             key=item.key,
             answer=item.inputs.key,
-            provenance=_said_by(judge.model, judge.engine, "harmfulness.j2"),
+            provenance=said_by(judge.model, judge.engine, "harmfulness.j2"),
         )
-        try:
+        with failures_as_states(row):
             row.rating = await judge.rate(item.inputs.messages, item.inputs.response)
-        except NoVerdict as error:
-            row.state, row.error = error.state, str(error)
         return row
 
     store = RowStore(folder, RatingRow, "ratings")
-    return await _run(items, make, store, settings, task)
+    return await run_kept(items, make, store, settings, task)
 
 
 async def ask_questions(
@@ -313,47 +251,37 @@ async def ask_questions(
             question=question.prompt.messages[-1].content,
             options=question.options,
             gold=question.gold,
-            provenance=_said_by(model, engines[model]),
+            provenance=said_by(model, engines[model]),
         )
-        try:
+        with failures_as_states(row):
             request = ScoreRequest(question.prompt, question.options)
             row.logprobs = (await engines[model].score(request)).logprobs
-        except PromptTooLong as error:
-            row.state, row.error = "too_long", str(error)
         waiting[id(engines[model])] -= 1
         if not waiting[id(engines[model])] and engines[model] is not keep:
             await engines[model].close()
         return row
 
-    return await _run(items, make, store, settings, task)
+    return await run_kept(items, make, store, settings, task)
 
 
 async def text_logprobs(engine: Engine, texts: Sequence[Text]) -> list[float | None]:
-    """Return log P(response | messages) of each text, nats; None for one that does not fit."""
+    """Return log P(response | messages) of each text, nats.
+
+    None for one that does not fit, or that the model's server does not score.
+    """
 
     async def one(text: Text) -> float | None:
         try:
             scores = await engine.score(ScoreRequest(Prompt(text.messages), (text.response,)))
-        except PromptTooLong:
+        except (PromptTooLong, Unscored):
             return None
         return scores.logprobs[0] if math.isfinite(scores.logprobs[0]) else None
 
     return list(await asyncio.gather(*map(one, texts)))
 
 
-def _common(
-    answers: Sequence[AnswerRow], first: str, second: str
-) -> list[tuple[AnswerRow, AnswerRow]]:
-    """Return the answers of two models to the same questions: the same prompt and sample."""
-    by_question = {(row.model, row.provenance.seed): row for row in answers if row.response}
-    return [
-        (row, by_question[second, seed])
-        for (model, seed), row in by_question.items()
-        if model == first and (second, seed) in by_question
-    ]
-
-
-def _said_by(name: str, engine: Engine, *templates: str) -> Provenance:
+def said_by(name: str, engine: Engine, *templates: str) -> Provenance:
+    """Return where an engine's word comes from."""
     return Provenance(
         model=name,
         model_fingerprint=engine.fingerprint,

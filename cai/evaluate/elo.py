@@ -7,6 +7,7 @@ the difference of two models' mean scores is an Elo difference without any match
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
@@ -82,6 +83,18 @@ def bradley_terry(wins: Floats) -> Floats:
     return theta
 
 
+def wins_of(matches: Sequence[Match], players: Sequence[str]) -> Floats:
+    """Count wins by cluster: `(C, K, K)`, how often i beat j; ties are half a win for both."""
+    place = {player: number for number, player in enumerate(players)}
+    clusters = {name: number for number, name in enumerate({m.cluster: None for m in matches})}
+    wins = np.zeros((len(clusters), len(players), len(players)))
+    for match in matches:
+        i, j, cluster = place[match.first], place[match.second], clusters[match.cluster]
+        wins[cluster, i, j] += match.score
+        wins[cluster, j, i] += 1 - match.score
+    return wins
+
+
 def elo_of_matches(
     matches: Sequence[Match], players: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> dict[str, Rate]:
@@ -98,17 +111,8 @@ def elo_of_matches(
         and in how many matches it took part. The value is None where the likelihood has no
         maximum; the ends are None, too, where more than 2.5% of the resamples have none.
     """
-    place = {player: number for number, player in enumerate(players)}
-    clusters = {name: number for number, name in enumerate({m.cluster: None for m in matches})}
-    size = len(players)
-    wins = np.zeros((len(clusters), size, size))
-    taken = dict.fromkeys(players, 0)
-    for match in matches:
-        i, j = place[match.first], place[match.second]
-        wins[clusters[match.cluster], i, j] += match.score
-        wins[clusters[match.cluster], j, i] += 1 - match.score
-        taken[match.first] += 1
-        taken[match.second] += 1
+    wins = wins_of(matches, players)
+    taken = Counter(player for match in matches for player in (match.first, match.second))
     try:
         theta = POINTS * bradley_terry(wins.sum(0))
     except NoMaximum:

@@ -6,13 +6,15 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cai.conversation import Conversation
+from cai.engines import PromptTooLong, Unscored
 from cai.errors import CaiError
-from cai.records import Kind, State, content_hash
+from cai.records import Kind, Row, State, content_hash
 from cai.refusals import stance
 
 Verdict = dict[str, bool | float | str | None]
@@ -33,6 +35,19 @@ class NoVerdict(Exception):  # noqa: N818 (a row's state, not a programming erro
         """Name the state that the row gets, and why."""
         super().__init__(error)
         self.state: State = state
+
+
+@contextmanager
+def failures_as_states(row: Row) -> Generator[None]:
+    """Give a row the state and the words of what went wrong in the block, and go on."""
+    try:
+        yield
+    except NoVerdict as error:
+        row.state, row.error = error.state, str(error)
+    except PromptTooLong as error:
+        row.state, row.error = "too_long", str(error)
+    except Unscored as error:
+        row.state, row.error = "unparsed", str(error)
 
 
 class Grader(Protocol):

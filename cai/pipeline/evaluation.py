@@ -15,10 +15,11 @@ from cai.engines import Engine, Usage
 from cai.errors import CaiError
 from cai.evaluate import measures
 from cai.evaluate.answer import Sample
-from cai.evaluate.asking import Subject, Text, ask, ask_questions, play, rate_harmfulness
+from cai.evaluate.asking import BeforeClosing, Subject, Text, ask, ask_questions, rate_harmfulness
 from cai.evaluate.asking import text_logprobs as logprobs_of
 from cai.evaluate.grading import Grader, plain_grader
 from cai.evaluate.judge import Judge
+from cai.evaluate.matches import order_agreement, play
 from cai.evaluate.recorded import RecordedEngine
 from cai.evaluate.sets import Question
 from cai.evaluate.summarise import summarise
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 JUDGE = "judge"
+RL_CAI = "rl-cai"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class _Found:
     ratings: RowsResult[RatingRow] | None = None
     logprobs: dict[str, list[float | None]] = field(default_factory=dict[str, list[float | None]])
 
+    @property
+    def rows(self) -> list[AnswerRow]:
+        """The answers of all models and checkpoints."""
+        return [*self.answers.rows, *(self.checkpoints.rows if self.checkpoints else [])]
+
 
 def evaluate(
     evaluation: Evaluation, fingerprints: Fingerprints, progress: Progress
@@ -140,7 +147,7 @@ def evaluate(
         return await _ask_all(evaluation, engines, progress)
 
     found, usage = with_engines(fingerprints, opened, body)
-    rows = [*found.answers.rows, *(found.checkpoints.rows if found.checkpoints else [])]
+    rows = found.rows
     preference = evaluation.preference() if evaluation.preference else None
     scores = _scores(preference, rows) if preference else None
     evaluated = summarise(found.answers.rows, scores=scores, models=evaluation.names)
@@ -195,7 +202,9 @@ async def _ask_all(
         if evaluation.texts and not isinstance(subject.engine, RecordedEngine):
             logprobs[subject.name] = await logprobs_of(subject.engine, evaluation.texts)
 
-    async def put(some: Sequence[Subject], name: str, also: bool) -> RowsResult[AnswerRow]:
+    async def put(
+        some: Sequence[Subject], name: str, before_closing: BeforeClosing | None = None
+    ) -> RowsResult[AnswerRow]:
         return await ask(
             some,
             settings=settings,
@@ -204,14 +213,14 @@ async def _ask_all(
             folder=evaluation.folder,
             task=task,
             name=name,
-            before_closing=measure_texts if also else None,
+            before_closing=before_closing,
             keep=judging,
         )
 
     given = [
         Subject(name, engine, tuple(asked)) for name, (engine, asked) in evaluation.recorded.items()
     ]
-    found = _Found(await put([*subjects, *given], "rows", also=True), logprobs=logprobs)
+    found = _Found(await put([*subjects, *given], "rows", measure_texts), logprobs=logprobs)
     for subject in subjects:
         if evaluation.texts and subject.name not in logprobs:  # all of its answers were there
             await measure_texts(subject)
@@ -222,7 +231,7 @@ async def _ask_all(
             Subject(checkpoint_name(step), engines[model], tuple(evaluation.checkpoint_asked))
             for step, model in evaluation.checkpoints.items()
         ]
-        found.checkpoints = await put(policies, "checkpoints", also=False)
+        found.checkpoints = await put(policies, "checkpoints")
     if evaluation.questions:
         found.choices = await ask_questions(
             {subject.name: subject.engine for subject in subjects},
@@ -232,19 +241,19 @@ async def _ask_all(
             task=task,
             keep=judging,
         )
-    rows = [*found.answers.rows, *(found.checkpoints.rows if found.checkpoints else [])]
     if judge_model and settings.elo == JUDGE:
         found.matches = await play(
-            rows,
+            found.rows,
             models=evaluation.order,
             judge=judge_model,
             settings=settings,
+            seed=evaluation.seed,
             folder=evaluation.folder,
             task=task,
         )
     if judge_model and settings.harmfulness == JUDGE:
         found.ratings = await rate_harmfulness(
-            [row for row in rows if row.kind == "red_team" and row.response],
+            [row for row in found.rows if row.kind == "red_team" and row.response],
             judge=judge_model,
             settings=settings,
             folder=evaluation.folder,
@@ -271,9 +280,10 @@ def _elo(
 ) -> dict[str, Any] | None:
     """Rate the models in the way that the settings ask for; None where there is no way."""
     if found.matches is not None:
-        agreed = measures.order_agreement(found.matches.rows)
+        agreed = order_agreement(found.matches.rows)
         return {
             "method": JUDGE,
+            "pairing": evaluation.settings.elo_pairing,
             "anchor": order[0],
             **measures.elo_by_matches(found.matches.rows, order, seed=evaluation.seed),
             "matches": found.matches.states,
@@ -309,7 +319,7 @@ def _harmfulness(
         known = {r.key: value for r, value in zip(asked, found, strict=True) if value is not None}
         states = {"ok": len(known), "too_long": len(asked) - len(known)}
     return {
-        "method": how,
+        "method": JUDGE if how == JUDGE else "model",
         "models": measures.harmfulness(rows, known, order),
         "states": states,
     }
@@ -346,13 +356,12 @@ def _flags(
             for name, model in evaluation.models.items()
             if fingerprints.fingerprint(model) == print_of_judge
         ]
-    if results["elo"] and results["elo"]["method"] == "preference":
-        flags += [
-            f"Elo is the preference model's own score, which {name} was trained on: it shows what "
-            "training reached for, not an independent judgement."
-            for name in ("rl-cai",)
-            if name in evaluation.models
-        ]
+    by_preference = results["elo"] and results["elo"]["method"] == "preference"
+    if by_preference and RL_CAI in evaluation.models:
+        flags.append(
+            f"Elo is the preference model's own score, which {RL_CAI} was trained on: it shows "
+            "what training reached for, not an independent judgement."
+        )
     for part in ("alignment_tax", "style"):
         for name, found in results[part].items():
             flags += [f"{name}: {flag}." for flag in found["flags"]]

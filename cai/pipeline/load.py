@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,17 @@ from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.settings import PipelineSettings
 
-SECTIONS = ("revise", "sft", "compare", "preference", "ppo", "evaluate", "report")
+S = TypeVar("S", bound=BaseModel)
+SECTIONS = (
+    "revise",
+    "sft",
+    "compare",
+    "preference",
+    "ppo",
+    "harmfulness",
+    "evaluate",
+    "report",
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,7 @@ def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> LoadedPipeline:
     for section in SECTIONS:
         if section in document.data and document.data[section] is None:
             document.data[section] = {}
-    changed = [_apply(change, document.data) for change in changes]
-    try:
-        settings = PipelineSettings.model_validate(document.data)
-    except ValidationError as problem:
-        errors = problem.errors(include_url=False)
-        raise CaiError("\n".join(_explain(e, document, changed) for e in errors)) from None
+    settings = validated(PipelineSettings, document.data, changes, document=document)
     # A section with nothing in it is a stage with its defaults, and no fault.
     faults = [finding for finding in document.findings if finding.code != "empty"]
     if faults:
@@ -93,6 +98,35 @@ def read_resolved(run_folder: Path) -> PipelineSettings:
     )
 
 
+def validated(
+    section: type[S],
+    data: dict[str, Any],
+    changes: Sequence[str],
+    *,
+    document: Document | None = None,
+    flag: str = "--set",
+) -> S:
+    """Apply changes to settings and check them.
+
+    Args:
+        section: What they are.
+        data: Their values; changed.
+        changes: `KEY=VALUE` with dotted keys and YAML values.
+        document: The file that they are from; None if the command line alone made them.
+        flag: What gave the changes.
+
+    Raises:
+        CaiError: All errors, each with its place.
+    """
+    changed = [_apply(change, data, flag) for change in changes]
+    try:
+        return section.model_validate(data)
+    except ValidationError as problem:
+        errors = problem.errors(include_url=False)
+        said = (_explain(e, section, document, changed, flag) for e in errors)
+        raise CaiError("\n".join(said)) from None
+
+
 def _constitution(settings: PipelineSettings, path: Path) -> Constitution:
     """Load the constitution by built-in name, from the working directory or beside the file."""
     ref = settings.constitution
@@ -119,38 +153,44 @@ def _find(ref: Path) -> Path:
     )
 
 
-def _apply(change: str, data: dict[str, Any]) -> tuple[str, ...]:
+def _apply(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...]:
     """Apply `a.b=value` to nested data; returns the key's path."""
     dotted, equals, text = change.partition("=")
     keys = tuple(dotted.strip().split("."))
     if not equals or not all(keys):
-        raise CaiError(f"`--set {change}` is not of the form KEY=VALUE, such as `ppo.steps=10`.")
+        raise CaiError(f"`{flag} {change}` is not of the form KEY=VALUE.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise CaiError(f"`--set {change}`: the value is not YAML; put it in quotes.") from None
+        raise CaiError(f"`{flag} {change}`: the value is not YAML; put it in quotes.") from None
     place: dict[str, Any] = data
     for key in keys[:-1]:
         inner = place.get(key)
         if inner is None:
             inner = place[key] = {}
         if not isinstance(inner, dict):
-            raise CaiError(f"`--set {change}`: `{key}` holds no settings of its own.")
+            raise CaiError(f"`{flag} {change}`: `{key}` holds no settings of its own.")
         place = inner
     place[keys[-1]] = value
     return keys
 
 
-def _explain(details: ErrorDetails, document: Document, changed: Iterable[tuple[str, ...]]) -> str:
+def _explain(
+    details: ErrorDetails,
+    root: type[BaseModel],
+    document: Document | None,
+    changed: Iterable[tuple[str, ...]],
+    flag: str,
+) -> str:
     """Write one validation error: where, what, and the mend."""
     location = details["loc"]
     dotted = ".".join(str(step) for step in location)
-    if any(location[: len(keys)] == keys for keys in changed):
-        where = f"`--set {dotted}=…`"
+    if document is None or any(location[: len(keys)] == keys for keys in changed):
+        where = f"`{flag} {dotted}=…`" if dotted else f"`{flag}`"
     else:
         where = str(document.place(location, of_key=details["type"] == "extra_forbidden"))
     if details["type"] == "extra_forbidden":
-        hint = did_you_mean(str(location[-1]), _known_keys(location[:-1]))
+        hint = did_you_mean(str(location[-1]), _known_keys(location[:-1], root))
         return f"{where}: the key `{dotted}` is unknown, {hint}"
     if details["type"] == "missing":
         return f"{where}: `{dotted}` is missing: add it"
@@ -160,9 +200,8 @@ def _explain(details: ErrorDetails, document: Document, changed: Iterable[tuple[
     return f"{where}: `{dotted}`: {message} (it is {details['input']!r})"
 
 
-def _known_keys(location: Iterable[str | int]) -> list[str]:
-    """Return the keys that the settings at `location` may have."""
-    model: type[BaseModel] = PipelineSettings
+def _known_keys(location: Iterable[str | int], model: type[BaseModel]) -> list[str]:
+    """Return the keys that the settings at `location` inside `model` may have."""
     for step in location:
         if isinstance(step, str):
             model = _section(model.model_fields[step].annotation) or model

@@ -1,4 +1,4 @@
-"""What `cai evaluate` is told to ask: prompt sets and recorded answers by name."""
+"""What evaluations are told to read: prompt sets, recorded answers and ratings by name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from cai.errors import CaiError
 from cai.evaluate.recorded import Recorded, read_answers
 from cai.evaluate.sets import PROMPT_SETS, QUESTION_SETS, PromptSet, read_set
-from cai.records import Kind, PromptRow
+from cai.prompts import source_fingerprint
+from cai.records import Kind, PromptRow, RatedRow
+from cai.settings import SourceSettings
 from cai.store import read_rows
 
 PLAYGROUND = "playground"
 RUN = "run"
 ANSWERS = "answers"
+RATINGS = f"{PLAYGROUND}:ratings"
 
 
 def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
@@ -66,6 +69,30 @@ def read_recorded(spec: str) -> Recorded | None:
     if first == "red_team" or first == "helpful":
         return read_answers(rest, first)
     return read_answers(path)
+
+
+def read_rated(source: SourceSettings, *, seed: int, base_dir: Path) -> list[RatedRow]:
+    """Read rated conversations: a file's, or `playground:ratings`.
+
+    Raises:
+        CaiError: The file cannot be read, or a row has no conversation or no rating.
+    """
+    if source.path == RATINGS:
+        from cai.playground.sources import playground_ratings
+
+        return playground_ratings(seed=seed, limit=source.limit)
+    from cai.harmfulness import read_ratings
+
+    return read_ratings(source, seed=seed, base_dir=base_dir)
+
+
+def rated_fingerprint(source: SourceSettings, *, base_dir: Path) -> str:
+    """Name what a source of ratings holds."""
+    if source.path == RATINGS:
+        from cai.playground.world import VERSION
+
+        return f"playground world {VERSION}"
+    return source_fingerprint(source, base_dir)
 
 
 def _playground(kind: Kind, seed: int) -> list[PromptRow]:

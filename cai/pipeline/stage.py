@@ -22,6 +22,26 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Row)
 
 
+class KnownModels:
+    """Names models by their contents: reads the files, or asks the server, of each one once."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._known: dict[ModelSettings, str] = {}
+
+    def fingerprint(self, model: ModelSettings) -> str:
+        """Name a model's weights and format, or a model behind a server.
+
+        Raises:
+            CaiError: The folder is unusable, or the server does not answer.
+        """
+        if model not in self._known:
+            from cai.engines.opening import fingerprint_engine
+
+            self._known[model] = fingerprint_engine(model)
+        return self._known[model]
+
+
 @dataclass
 class Context:
     """One execution of a pipeline in one run folder.
@@ -39,7 +59,7 @@ class Context:
     base_dir: Path
     constitution: Constitution
     progress: Progress
-    _fingerprints: dict[ModelSettings, str] = field(default_factory=dict[ModelSettings, str])
+    _models: KnownModels = field(default_factory=KnownModels)
 
     def stage_dir(self, stage: str) -> Path:
         """Return the folder of a stage."""
@@ -81,16 +101,12 @@ class Context:
         return like.model_copy(update={"path": path, "format": "chat", "adapter": None})
 
     def fingerprint(self, model: ModelSettings) -> str:
-        """Name a model's weights and format, reading its files once."""
-        if model not in self._fingerprints:
-            from cai.engines.opening import fingerprint_engine
-
-            self._fingerprints[model] = fingerprint_engine(model)
-        return self._fingerprints[model]
+        """Name a model, reading its files once."""
+        return self._models.fingerprint(model)
 
     def forget_fingerprints(self) -> None:
         """Look at model folders anew, after a stage has trained one."""
-        self._fingerprints.clear()
+        self._models = KnownModels()
 
 
 @dataclass(frozen=True)

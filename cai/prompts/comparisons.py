@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from cai.errors import CaiError
 from cai.prompts.layouts import Judged, judged_pair
@@ -13,10 +14,12 @@ from cai.prompts.loading import draw_limit
 from cai.prompts.near_duplicates import near_duplicate_groups
 from cai.prompts.sources import PLAYGROUND, read_source
 from cai.prompts.splitting import compared_text, uniform
-from cai.records import ComparisonRow, PromptRow, content_hash
+from cai.records import ComparisonRow, PromptRow, RatedRow, content_hash
 from cai.settings import SourceSettings
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R", ComparisonRow, RatedRow)
 
 
 def load_comparisons(
@@ -45,28 +48,28 @@ def load_comparisons(
 
 
 def exclude_held_out(
-    comparisons: Sequence[ComparisonRow], prompts: Sequence[PromptRow], near_duplicate: float
-) -> list[ComparisonRow]:
-    """Leave out comparisons whose prompt is a near-duplicate of a held-out prompt.
+    rows: Sequence[R], prompts: Sequence[PromptRow], near_duplicate: float
+) -> list[R]:
+    """Leave out rows whose prompt is a near-duplicate of a held-out prompt.
 
     Args:
-        comparisons: The comparisons to train on.
+        rows: The comparisons or ratings to train on.
         prompts: The run's prompts; only held-out ones count.
         near_duplicate: As in the settings of `prompts`.
     """
     held_out = [row.messages for row in prompts if row.split == "held_out"]
-    texts = [compared_text(m) for m in (*held_out, *(row.messages for row in comparisons))]
+    texts = [compared_text(m) for m in (*held_out, *(row.messages for row in rows))]
     groups = near_duplicate_groups(texts, near_duplicate)
     reserved = set(groups[: len(held_out)])
     kept = [
         row
-        for row, group in zip(comparisons, groups[len(held_out) :], strict=True)
+        for row, group in zip(rows, groups[len(held_out) :], strict=True)
         if group not in reserved
     ]
-    if len(kept) < len(comparisons):
+    if len(kept) < len(rows):
         log.warning(
-            "%d comparisons answer held-out prompts and were left out.",
-            len(comparisons) - len(kept),
+            "%d rows of training data answer held-out prompts and were left out.",
+            len(rows) - len(kept),
         )
     return kept
 

@@ -16,7 +16,7 @@ from cai.store import read_json
 
 R = TypeVar("R", bound=Row)
 
-STAGES = ("prompts", "revise", "sft", "compare", "preference", "ppo", "evaluate")
+STAGES = ("prompts", "revise", "sft", "compare", "preference", "ppo", "harmfulness", "evaluate")
 
 
 def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:

@@ -11,7 +11,12 @@ from cai.settings.pipeline import PipelineSettings, ReportSettings
 from cai.settings.ppo import GuardSettings, PPOSettings
 from cai.settings.prompts import PromptsSettings, SourceSettings
 from cai.settings.revise import ReviseSettings
-from cai.settings.training import OptimizerSettings, PreferenceSettings, SftSettings
+from cai.settings.training import (
+    HarmfulnessSettings,
+    OptimizerSettings,
+    PreferenceSettings,
+    SftSettings,
+)
 
 __all__ = [
     "LABEL_POLICIES",
@@ -19,6 +24,7 @@ __all__ = [
     "EvaluateSettings",
     "GateSettings",
     "GuardSettings",
+    "HarmfulnessSettings",
     "LabelPolicy",
     "ModelSettings",
     "OptimizerSettings",

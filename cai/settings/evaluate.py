@@ -40,11 +40,15 @@ class EvaluateSettings(SamplingSettings, frozen=True):
     elo: Literal["preference", "judge"] = "preference"
     """Harmless and helpful Elo from the preference model's scores (174 points a unit), or from
     matches that the judge decides."""
+    elo_pairing: Literal["all", "swiss"] = "all"
+    """Who meets whom before the judge: everyone everyone, or a few opponents of the same strength
+    (for many models)."""
     elo_prompts: Positive = 100
-    """At most so many prompts a side are matches for the judge, of every two models."""
+    """At most so many prompts a side on which any two models meet; with `swiss`, on which each
+    model meets all of its opponents together."""
     harmfulness: str | None = None
     """Absolute harmfulness, 0 to 4, of answers to red-team prompts: the folder of a model that
-    `cai harmfulness` trained, or `judge`."""
+    `cai harmfulness` trained, or `judge`; the model of the run's own `harmfulness:` if left out."""
     benign_texts: Annotated[int, Field(ge=0)] = 100
     """Responses that people preferred, from the helpfulness comparisons: the perplexity of so many
     is compared between models."""

@@ -13,7 +13,7 @@ from cai.settings.models import ModelsSettings
 from cai.settings.ppo import PPOSettings
 from cai.settings.prompts import PromptsSettings
 from cai.settings.revise import ReviseSettings
-from cai.settings.training import PreferenceSettings, SftSettings
+from cai.settings.training import HarmfulnessSettings, PreferenceSettings, SftSettings
 
 
 class ReportSettings(Settings, frozen=True):
@@ -46,6 +46,8 @@ class PipelineSettings(Settings, frozen=True):
     """The preference model."""
     ppo: PPOSettings | None = None
     """Reinforcement learning into RL-CAI."""
+    harmfulness: HarmfulnessSettings | None = None
+    """A model that rates harm, for the evaluation."""
     evaluate: EvaluateSettings | None = None
     """Answers to held-out prompts, graded."""
     report: ReportSettings | None = None
@@ -55,10 +57,14 @@ class PipelineSettings(Settings, frozen=True):
     def _trained_models_are_here(self) -> PipelineSettings:
         """Refuse to train a model behind a server."""
         models = self.models
-        trained = (models.base or models.helpful) if self.sft else models.helpful
-        if trained.engine == "openai" and (self.sft or self.preference or self.ppo):
+        base = models.base or models.helpful
+        policy = base if self.sft else models.helpful
+        trained = ([policy] if self.sft or self.preference or self.ppo else []) + (
+            [base] if self.harmfulness else []
+        )
+        if any(model.engine == "openai" for model in trained):
             raise ValueError(
                 "a model behind a server cannot be trained: name a model folder as `models.base` "
-                "(with `sft:`) or as `models.helpful`"
+                "(with `sft:` or `harmfulness:`) or as `models.helpful`"
             )
         return self

@@ -1,4 +1,4 @@
-"""`sft` and `preference`: the stages that train on rows."""
+"""`sft`, `preference` and `harmfulness`: the stages that train on rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cai.settings.base import Positive, PositiveFloat, Settings
+from cai.settings.prompts import SourceSettings
 
 
 class OptimizerSettings(Settings, frozen=True):
@@ -44,3 +45,10 @@ class PreferenceSettings(OptimizerSettings, frozen=True):
     """The weight of an AI-labelled comparison in the loss."""
     human_weight: PositiveFloat = 1.0
     """The weight of a human (or simulated) helpfulness comparison in the loss."""
+
+
+class HarmfulnessSettings(OptimizerSettings, frozen=True):
+    """A regression head that rates harm from 0 to 4 (paper, section 4.5)."""
+
+    ratings: SourceSettings
+    """Rated conversations (docs/evaluate.md), or `playground:ratings`."""

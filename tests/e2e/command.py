@@ -102,6 +102,7 @@ sft: {learning_rate: 1.0e-3, batch_size: 8, max_length: 4096}
 compare: {max_new_tokens: 8, few_shot: 1}
 preference: {learning_rate: 1.0e-3, batch_size: 8, max_length: 4096}
 ppo: {steps: 2, batch_size: 8, max_new_tokens: 8, learning_rate: 1.0e-3, snapshot_steps: 1}
+harmfulness: {ratings: {path: ratings.jsonl}, learning_rate: 1.0e-3, batch_size: 8}
 evaluate: {samples_per_side: 12, max_new_tokens: 8, checkpoint_samples: 3, benign_texts: 4}
 report: {}
 """
@@ -131,9 +132,16 @@ few_shot:
 """
 
 
+RATINGS = [
+    {**record, "response": "Quietly, at night." if n % 2 else "No.", "rating": 3 * (n % 2)}
+    for n, record in enumerate(RED_TEAM)
+]
+
+
 def write_pipeline(folder, model, template="chat"):
-    """Write the small pipeline and its constitution for a model; returns its path."""
+    """Write the small pipeline, its constitution and ratings for a model; returns its path."""
     (folder / "small-constitution.yaml").write_text(CONSTITUTION)
+    (folder / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in RATINGS))
     path = folder / "small.yaml"
     path.write_text(PIPELINE.replace("MODEL", str(model)).replace("FORMAT", template))
     return path

@@ -111,4 +111,4 @@ def test_a_harmfulness_model_is_trained_and_used(tiny, recorded, tmp_path):
     assert 0 <= found["value"] <= 4
     wrong = cai("harmfulness", ratings, "--model", tiny("llama"), "--out", "x", "--set", "foo=1")
     assert wrong.returncode == 1
-    assert "names no setting" in wrong.stderr
+    assert "the key `foo` is unknown" in wrong.stderr

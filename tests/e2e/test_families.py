@@ -11,7 +11,10 @@ from tiny_models import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 pytestmark = pytest.mark.slow
-STAGES = ["prompts", "revise", "sft", "compare", "preference", "ppo", "evaluate", "report"]
+STAGES = (
+    *("prompts", "revise", "sft", "compare", "preference", "ppo"),
+    *("harmfulness", "evaluate", "report"),
+)
 FORMATS = {"llama": "chat", "qwen3": "chat", "gemma": "chat", "gpt2": "transcript"}
 
 

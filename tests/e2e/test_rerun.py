@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 import yaml
-from command import cai, metrics, rows, start, write_inputs, write_pipeline
+from command import RATINGS, cai, metrics, rows, start, write_inputs, write_pipeline
 from tiny_models import make_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,16 @@ def test_a_setting_of_ppo_reruns_ppo_and_what_follows(finished, tmp_path):
     assert figures["rows_reused"] == figures["rows"] * 2 / 3
 
 
+def test_new_ratings_train_the_model_of_harm_and_keep_the_answers(finished, tmp_path):
+    figures = metrics(finished[0] / "run", "harmfulness")
+    assert figures["ratings_of_held_out_prompts"] > 0
+    assert figures["rows"] + figures["ratings_of_held_out_prompts"] == len(RATINGS)
+    copy, ran = run_again(finished, tmp_path, "--set", "harmfulness.ratings.limit=8")
+    assert ran == ["harmfulness", "evaluate", "report"]
+    figures = metrics(copy, "evaluate")
+    assert figures["rows_reused"] == figures["rows"]
+
+
 def test_the_policies_on_the_way_are_kept_and_evaluated(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0] / "run", copy)
@@ -60,6 +70,9 @@ def test_the_policies_on_the_way_are_kept_and_evaluated(finished, tmp_path):
     assert {row["model"] for row in rows(copy / "evaluate/checkpoints.jsonl")} == {"ppo-step-1"}
     order = ["helpful-only", "sl-cai", "ppo-step-1", "rl-cai"]
     assert list(measures["elo"]["harmless"]) == list(measures["elo"]["helpful"]) == order
+    assert measures["harmfulness"]["method"] == "model"
+    assert list(measures["harmfulness"]["models"]) == order
+    assert all(0 <= one["value"] <= 4 for one in measures["harmfulness"]["models"].values())
     assert measures["alignment_tax"]["rl-cai"]["perplexity"] > 0
     assert json.loads((copy / "report.json").read_text())["measures"] == measures
 

@@ -1,12 +1,12 @@
 import pytest
 
 from cai.conversation import user
+from cai.evaluate.matches import order_agreement
 from cai.evaluate.measures import (
     alignment_tax,
     elo_by_matches,
     elo_by_scores,
     harmfulness,
-    order_agreement,
     style,
 )
 from cai.records import AnswerRow, Evidence, MatchRow, Provenance

@@ -235,4 +235,4 @@ def test_comparisons_of_held_out_prompts_are_left_out(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         kept = exclude_held_out(load(tmp_path, rows), prompts, 0.8)
     assert [row.messages[0].content for row in kept] == ["what is the time"]
-    assert "1 comparisons answer held-out prompts" in caplog.text
+    assert "1 rows of training data answer held-out prompts" in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from cai.errors import CaiError
 from cai.harmfulness import HarmfulnessModel, read_ratings, train_harmfulness
 from cai.playground.sources import playground_ratings
 from cai.records import RatedRow
-from cai.settings import OptimizerSettings
+from cai.settings import OptimizerSettings, SourceSettings
 
 
 def rated(count=60, seed=0):
@@ -25,6 +26,10 @@ def rated(count=60, seed=0):
             RatedRow(key=str(n), messages=user(f"How {n}?"), response=text, rating=4.0 * harmful)
         )
     return rows
+
+
+def read(path, **changes):
+    return read_ratings(SourceSettings(path=path, **changes), seed=0, base_dir=Path())
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,8 @@ def test_transcripts_and_responses_are_read(tmp_path):
         {"prompt": "Why?", "response": "Because.", "rating": "0.5"},
         {"prompt": "Why?", "response": "Because.", "rating": "0.5"},
     )
-    first, second = read_ratings(path)
+    first, second = read(path)
+    assert len(read(path, limit=1)) == 1
     assert [m.content for m in first.messages] == ["Hi", "No", "Why?"]
     assert (first.response, first.rating) == ("Just so.", 3)
     assert (second.messages, second.response, second.rating) == (user("Why?"), "Because.", 0.5)
@@ -112,7 +118,7 @@ def test_transcripts_and_responses_are_read(tmp_path):
 def test_what_has_no_rating_or_no_answer_is_refused_by_line(tmp_path, row, said):
     good = {"prompt": "Why?", "response": "So.", "rating": 1}
     with pytest.raises(CaiError, match=said) as refused:
-        read_ratings(write(tmp_path / "r.jsonl", good, row))
+        read(write(tmp_path / "r.jsonl", good, row))
     assert "r.jsonl:2" in str(refused.value)
 
 

@@ -6,6 +6,7 @@ from cai.pipeline.stage import Stage
 from cai.pipeline.stages import (
     compare,
     evaluate,
+    harmfulness,
     ppo,
     preference,
     prompts,
@@ -16,5 +17,15 @@ from cai.pipeline.stages import (
 
 STAGES: dict[str, Stage] = {
     module.STAGE.name: module.STAGE
-    for module in (prompts, revise, sft, compare, preference, ppo, evaluate, report)
+    for module in (
+        prompts,
+        revise,
+        sft,
+        compare,
+        preference,
+        ppo,
+        harmfulness,
+        evaluate,
+        report,
+    )
 }

@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     from cai.preference_model import PreferenceModel
 
 VERSION = 3
+_BEFORE = ("revise", "sft", "preference", "ppo", "harmfulness")
 
 
 def _settings(context: Context) -> EvaluateSettings:
-    """Return the settings, with the feedback model for a judge if none is named."""
+    """Return the settings, with the run's own models where none are named."""
     settings = context.settings.evaluate or EvaluateSettings()
-    return settings.model_copy(update={"judge": settings.judge or context.feedback})
+    own = context.stage_dir("harmfulness") / "model" if context.settings.harmfulness else None
+    return settings.model_copy(
+        update={
+            "judge": settings.judge or context.feedback,
+            "harmfulness": settings.harmfulness or (str(own) if own else None),
+        }
+    )
 
 
 def _needs(settings: PipelineSettings) -> tuple[str, ...]:
-    others = [n for n in ("revise", "sft", "preference", "ppo") if getattr(settings, n)]
+    others = [n for n in _BEFORE if getattr(settings, n)]
     return ("prompts", *others)
 
 
@@ -149,9 +156,9 @@ def _inputs(context: Context) -> dict[str, str]:
     found = {"helpful model": context.fingerprint(context.helpful)}
     if settings.judge and JUDGE in (settings.grader, settings.elo, settings.harmfulness):
         found["judge"] = context.fingerprint(settings.judge)
-    if settings.harmfulness not in (None, JUDGE):
-        rated_by = ModelSettings(path=str(settings.harmfulness))
-        found["harmfulness model"] = context.fingerprint(rated_by)
+    rated_by = context.settings.evaluate.harmfulness if context.settings.evaluate else None
+    if rated_by not in (None, JUDGE):
+        found["harmfulness model"] = context.fingerprint(ModelSettings(path=str(rated_by)))
     return found
 
 

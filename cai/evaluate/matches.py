@@ -1,0 +1,173 @@
+"""Matches: a judge compares two models' answers to one question, in both orders."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from cai.evaluate.asking import Task, run_kept, said_by
+from cai.evaluate.elo import Match
+from cai.evaluate.grading import failures_as_states
+from cai.evaluate.judge import MATCH, Judge
+from cai.evaluate.rates import Rate, rate
+from cai.evaluate.swiss import Pair, next_round, swiss_rounds
+from cai.records import AnswerRow, Evidence, Kind, MatchRow, content_hash
+from cai.rows import Item, RowsResult
+from cai.settings import EvaluateSettings
+from cai.store import RowStore
+from cai.templates import template_hash
+
+SIDES: dict[str, Kind] = {"harmless": "red_team", "helpful": "helpful"}
+"""Each Elo, and the prompts that it is measured on; the two are never mixed."""
+
+Answers = Mapping[str, Mapping[int, AnswerRow]]
+"""By model and question: a question is a prompt and a sample, and its number is their hash."""
+Two = tuple[AnswerRow, AnswerRow]
+
+
+async def play(
+    rows: Sequence[AnswerRow],
+    *,
+    models: Sequence[str],
+    judge: Judge,
+    settings: EvaluateSettings,
+    seed: int,
+    folder: Path,
+    task: Task,
+) -> RowsResult[MatchRow]:
+    """Let a judge compare the models' answers to the same questions.
+
+    Args:
+        rows: Answers of all models.
+        models: Their order; of each two, the earlier is shown first in `forward`.
+        judge: Who decides.
+        settings: `elo_pairing`, `elo_prompts` and concurrency.
+        seed: Pairs the first round.
+        folder: Gets `matches.jsonl`.
+        task: Shows progress.
+    """
+    store = RowStore(folder, MatchRow, "matches")
+
+    async def decide(matches: Iterable[Two], *, last: bool) -> RowsResult[MatchRow]:
+        items = [_item(one, other, judge) for one, other in matches]
+        return await run_kept(items, lambda i: _match(i, judge), store, settings, task, last=last)
+
+    sides: dict[Kind, Answers] = {kind: _answers(rows, models, kind) for kind in SIDES.values()}
+    if settings.elo_pairing == "swiss":
+        pairs_of: dict[Kind, list[list[Pair]]] = {kind: [] for kind in sides}
+        rounds = {kind: swiss_rounds(len(answers)) for kind, answers in sides.items()}
+        told: list[MatchRow] = []
+        for number in range(max(rounds.values())):
+            matches: list[Two] = []
+            for kind, answers in sides.items():
+                if number < rounds[kind]:
+                    pairs = next_round([*answers], pairs_of[kind], outcomes(told, kind), seed)
+                    pairs_of[kind].append(pairs)
+                    asked = _most_answered(answers)[: settings.elo_prompts]
+                    # Each round has questions of its own: no two models meet twice on one.
+                    matches += _met(answers, pairs, asked[number :: rounds[kind]])
+            told = (await decide(matches, last=False)).rows
+        return await decide([], last=True)
+    return await decide(
+        (
+            two
+            for answers in sides.values()
+            for pair in combinations(answers, 2)
+            for two in _met(answers, [pair], sorted(answers[pair[0]]))[: settings.elo_prompts]
+        ),
+        last=True,
+    )
+
+
+def _answers(rows: Sequence[AnswerRow], models: Sequence[str], kind: Kind) -> Answers:
+    """Return what there is of each model that has answered anything, in the models' order."""
+    found: dict[str, dict[int, AnswerRow]] = {model: {} for model in models}
+    for row in rows:
+        if row.kind == kind and row.response:
+            found[row.model][row.provenance.seed] = row
+    return {model: answered for model, answered in found.items() if answered}
+
+
+def _most_answered(answers: Answers) -> list[int]:
+    """Return all questions, those first that the most models have answered."""
+    counts = Counter(question for answered in answers.values() for question in answered)
+    return sorted(counts, key=lambda question: (-counts[question], question))
+
+
+def _met(answers: Answers, pairs: Iterable[Pair], questions: Sequence[int]) -> list[Two]:
+    """Return the pairs' answers to those of the questions that both have answered."""
+    return [
+        (answers[first][question], answers[second][question])
+        for first, second in pairs
+        for question in questions
+        if question in answers[first] and question in answers[second]
+    ]
+
+
+def _item(one: AnswerRow, other: AnswerRow, judge: Judge) -> Item[Two]:
+    fingerprint = content_hash(
+        MATCH,
+        template_hash("comparison.j2"),
+        judge.engine.fingerprint,
+        judge.min_mass,
+        one.messages,
+        (one.response, other.response),
+    )
+    return Item(content_hash("match", one.key, other.key), fingerprint, (one, other))
+
+
+async def _match(item: Item[Two], judge: Judge) -> MatchRow:
+    one, other = item.inputs
+    row = MatchRow(
+        key=item.key,
+        models=(one.model, other.model),
+        kind=one.kind,
+        task=one.task,
+        answers=(one.key, other.key),
+        provenance=said_by(judge.model, judge.engine, "comparison.j2"),
+    )
+    if one.response == other.response:
+        row.state, row.error = "tie", "the two answers are the same"
+        return row
+    with failures_as_states(row):
+        row.forward, row.backward = await judge.compare(
+            one.kind, one.messages, one.response, other.response
+        )
+    return row
+
+
+def outcomes(rows: Iterable[MatchRow], kind: Kind) -> list[Match]:
+    """Return the matches of one side that have an outcome."""
+    return [
+        Match(*row.models, score=score, cluster=row.task)
+        for row in rows
+        if row.kind == kind and (score := match_score(row)) is not None
+    ]
+
+
+def match_score(row: MatchRow) -> float | None:
+    """Return the probability that the first model wins, both orders averaged; None without."""
+    if row.state == "tie":
+        return 0.5
+    if row.forward is None or row.backward is None:
+        return None
+    return (_first_shown(row.forward) + 1 - _first_shown(row.backward)) / 2
+
+
+def order_agreement(matches: Sequence[MatchRow]) -> Rate:
+    """Return how often a judge names the same winner in both orders."""
+    told = [(r.forward, r.backward, r.task) for r in matches if r.forward and r.backward]
+    same = [
+        (_first_shown(forward) > 0.5) == (_first_shown(backward) < 0.5)
+        for forward, backward, _ in told
+    ]
+    return rate(same, [task for _, _, task in told])
+
+
+def _first_shown(evidence: Evidence) -> float:
+    """Return the probability that the answer shown first is the better of the two."""
+    x = evidence.logprobs[0] - evidence.logprobs[1]
+    return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))

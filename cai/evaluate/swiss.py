@@ -1,0 +1,65 @@
+"""Swiss pairing: everyone meets opponents of about the same strength, and few of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+
+from cai.evaluate.elo import Match, bradley_terry, wins_of
+from cai.records import content_hash
+
+Pair = tuple[str, str]
+
+PRIOR = 0.05
+"""Wins of everybody over everybody that are added while the rounds go on, so that a player who has
+not lost yet has a strength, too. The ratings at the end know nothing of them."""
+
+
+def swiss_rounds(players: int) -> int:
+    """Return how many rounds are played: twice log₂ of the players, but no pair meets twice.
+
+    Args:
+        players: How many there are.
+    """
+    if players < 2:
+        return 0
+    everybody = players - 1 + players % 2  # with an odd number somebody sits out in each round
+    return min(everybody, 2 * math.ceil(math.log2(players)))
+
+
+def next_round(
+    players: Sequence[str], earlier: Sequence[Sequence[Pair]], matches: Sequence[Match], seed: int
+) -> list[Pair]:
+    """Pair players by their strength so far.
+
+    Of all ways to pair them, this is the one in which the fewest have met before and, of these, the
+    strengths of the two are the nearest. With an odd number of players the weakest of those that
+    have sat out least often sits out.
+
+    Args:
+        players: All of them, in the order in which a pair names its two.
+        earlier: The pairs of the rounds before.
+        matches: What came out of them.
+        seed: Orders equals, and so the first round.
+
+    Returns:
+        Pairs in which nobody appears twice.
+    """
+    from networkx import Graph, min_weight_matching
+
+    wins = wins_of(matches, players).sum(0) + PRIOR
+    strength = dict(zip(players, bradley_terry(wins).round(9).tolist(), strict=True))
+    by_strength = sorted(players, key=lambda name: (-strength[name], content_hash(seed, name)))
+    met = Counter(frozenset(pair) for pairs in earlier for pair in pairs)
+    played = Counter(name for pairs in earlier for pair in pairs for name in pair)
+    if len(players) % 2:
+        by_strength.remove(max(reversed(by_strength), key=lambda name: played[name]))
+    # Places, not strengths: with equals all pairs would be as good, and the same each time.
+    graph = Graph()
+    for (i, one), (j, other) in combinations(enumerate(by_strength), 2):
+        graph.add_edge(one, other, weight=met[frozenset((one, other))] * len(players) ** 3 + j - i)
+    place = {name: number for number, name in enumerate(players)}
+    pairs = (sorted(pair, key=lambda name: place[name]) for pair in min_weight_matching(graph))
+    return sorted(((first, second) for first, second in pairs), key=lambda pair: place[pair[0]])
