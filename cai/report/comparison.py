@@ -8,7 +8,8 @@ from typing import Any
 
 from cai.report.contents import collect
 from cai.report.differences import difference
-from cai.report.page import LABELS, MEANS, RATES, render_comparison
+from cai.report.effects import MEANS, SIDE_NAMES
+from cai.report.page import RATES, render_comparison
 from cai.report.truth import grading
 from cai.settings import PipelineSettings
 from cai.store import write_atomically, write_json
@@ -84,7 +85,7 @@ def _measures(
     for rate in RATES:
         yield rate, _pair(before.get(rate, {}), after.get(rate, {}))
     for mean in MEANS:
-        for side in LABELS:
+        for side in SIDE_NAMES:
             known = [summary.get(mean, {}).get(side, {}) for summary in (before, after)]
             if any(known):
                 yield f"{mean}/{side}", _pair(*known)

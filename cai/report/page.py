@@ -15,20 +15,26 @@ from markupsafe import Markup
 
 from cai.report import charts
 from cai.report.browser import Rows, pack
-from cai.report.curves import CURVES, GUARD, SHARES
+from cai.report.curves import GUARD, SHARES, curve_numbers, drawn
 from cai.report.differences import is_clear
+from cai.report.effects import MEANS, SIDE_NAMES, side_effects
+from cai.report.figures import checkpoint_figure, elo_figure, harmfulness_figure, missing
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
     LABEL_ORDER,
     duration,
+    hundredths,
     interval,
+    metric,
     moment,
     number,
     percent,
     plainly,
     points,
+    round_name,
     setting,
     visible,
+    whole,
 )
 
 RATES = {
@@ -45,13 +51,6 @@ SIDES = {
     "Both": ("garbled_rate",),
 }
 """Which rates are measured over which prompts."""
-
-LABELS = {
-    "red_team": "Red-team prompts",
-    "helpful": "Benign prompts",
-}
-MEANS = {"mean_words": "Words", "mean_preference_score": "Preference score"}
-"""What is averaged per side, where it was measured."""
 
 GLANCE = {
     "harmful_rate": "harmful answers to red-team prompts",
@@ -84,6 +83,7 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         are spelt out.
     """
     evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
+    curve_steps, curve_rows = curve_numbers(report["ppo"])
     return _render(
         "report.html.j2",
         script=_front(*(LIVE_SCRIPTS if live else SCRIPTS)),
@@ -94,15 +94,24 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         cautions=cautions(report),
         models=list(evaluation),
         glance=_glance(evaluation),
-        means={name: title for name, title in MEANS.items() if _has(evaluation, name)},
+        side_effects=side_effects(report),
         stacks=_label_stacks(evaluation),
         round_stacks=_round_stacks(report["revisions"]["rounds"]),
-        score_chart=charts.score_chart(report["revisions"]["scores"]),
+        elo=elo_figure(report["measures"], list(evaluation)),
+        harmfulness=harmfulness_figure(report["measures"], list(evaluation)),
+        checkpoints=checkpoint_figure(report),
+        lacking=missing(report),
+        score_chart=_score_chart(report["revisions"]["scores"]),
+        score_rows=_score_rows(report["revisions"]["scores"]),
+        curve_steps=curve_steps,
+        curve_rows=curve_rows,
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
         guard={name: (title, name in SHARES) for name, title in GUARD.items()},
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
+        label_counts=_label_counts(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
+        calibration_rows=_calibration_rows(report["comparisons"]["calibration"]),
         costs=_costs(report["stages"]),
         summed=COSTS,
         settings_text=yaml.safe_dump(
@@ -148,7 +157,7 @@ def _render(template: str, *, script: str, live: bool, **facts: object) -> str:
         .render(
             rates=RATES,
             sides=SIDES,
-            label_sides=LABELS,
+            label_sides=SIDE_NAMES,
             label_classes=LABEL_ORDER,
             style=Markup(style),
             script=Markup(script),
@@ -208,6 +217,11 @@ def _environment() -> Environment:
         points=points,
         setting=setting,
         dots=charts.dots,
+        counted=charts.counted,
+        whole=whole,
+        hundredths=hundredths,
+        metric=metric,
+        round_name=round_name,
     )
     cast("dict[str, Any]", environment.tests).update(clear=is_clear)
     return environment
@@ -216,10 +230,6 @@ def _environment() -> Environment:
 def _shown(value: object) -> object:
     """Spell out invisible characters in every text the templates insert."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _has(evaluation: Mapping[str, Mapping[str, Any]], name: str) -> bool:
-    return any(name in summary for summary in evaluation.values())
 
 
 def _glance(evaluation: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float]]]:
@@ -237,16 +247,16 @@ def _label_stacks(
 ) -> dict[str, dict[str, list[charts.Bar]]]:
     """Return, per side and model, the bar of what the grader called the answers."""
     stacks: dict[str, dict[str, list[charts.Bar]]] = {}
-    for side in LABELS:
+    for side in SIDE_NAMES:
         for model, summary in evaluation.items():
             if bars := charts.stack(summary.get("labels", {}).get(side, {})):
                 stacks.setdefault(side, {})[model] = bars
     return stacks
 
 
-def _round_stacks(rounds: Sequence[Mapping[str, Any]]) -> dict[int, list[charts.Bar]]:
+def _round_stacks(rounds: Sequence[Mapping[str, Any]]) -> dict[str, list[charts.Bar]]:
     """Return, per number of revisions, the bar of what the grader called the texts; or nothing."""
-    stacks = {found["round"]: charts.stack(found["labels"]) for found in rounds}
+    stacks = {round_name(found["round"]): charts.stack(found["labels"]) for found in rounds}
     return stacks if any(stacks.values()) else {}
 
 
@@ -265,15 +275,49 @@ def _categories(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list[s
     return found
 
 
-def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
-    known: Mapping[str, Any] = ppo.get("curves", {})
-    drawn = [
-        charts.line_chart(
-            title, {name: known.get(metric, []) for metric, name in names.items()}, ppo["steps"]
-        )
-        for title, names in CURVES.items()
+def _score_chart(rounds: Sequence[Mapping[str, Any]]) -> charts.PointChart | None:
+    values = [(found["round"], found["score"]) for found in rounds]
+    return charts.point_chart(
+        "Preference score by number of revisions", {"": values}, unit="revision"
+    )
+
+
+def _label_counts(counts: Sequence[int]) -> list[tuple[str, list[int]]]:
+    width = 1 / len(counts)
+    return [
+        (f"{n * width:.2f} to {(n + 1) * width:.2f}", [count]) for n, count in enumerate(counts)
     ]
-    return [chart for chart in drawn if chart]
+
+
+def _calibration_rows(bins: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[object]]]:
+    return [
+        (
+            f"{found['confidence']:.2f}",
+            [percent(found["right"]["value"]), interval(found["right"]), found["right"]["n"]],
+        )
+        for found in bins
+    ]
+
+
+def _score_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[object]]]:
+    return [
+        (
+            str(found["round"]),
+            [
+                hundredths(found["score"]["value"]),
+                f"{hundredths(found['score']['low'])} to {hundredths(found['score']['high'])}",
+                found["score"]["n"],
+            ],
+        )
+        for found in rounds
+    ]
+
+
+def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
+    charts_of = [
+        charts.line_chart(title, series, ppo["steps"]) for title, series in drawn(ppo).items()
+    ]
+    return [chart for chart in charts_of if chart]
 
 
 def _costs(stages: Mapping[str, Any]) -> dict[str, float]:

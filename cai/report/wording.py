@@ -24,6 +24,18 @@ LABEL_ORDER = (
 )
 """A grader's words that have a colour of their own, as they lie in a bar; others are grey, last."""
 
+METRICS = {
+    "final_kl": "final KL, nats per response",
+    "final_score": "final preference score",
+    "final_ended": "responses that end in time, final share",
+    "kept_step": "policy kept from step",
+    "alarms": "alarms of the guard",
+    "score_mean": "mean score",
+    "score_std": "standard deviation of scores",
+    "seconds": "time",
+}
+"""Training metrics that their key does not explain."""
+
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -107,6 +119,30 @@ def moment(written: str) -> str:
     except ValueError:
         return written
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
+
+
+def whole(value: float | None) -> str:
+    """Write a number without decimals, such as an Elo rating (`−12`)."""
+    return NOTHING if value is None else number(round(value))
+
+
+def hundredths(value: float | None) -> str:
+    """Write a number with two decimals (`−0.35`)."""
+    return (
+        NOTHING
+        if value is None
+        else f"{value + 0.0:,.2f}".replace("-0.00", "0.00").replace("-", "−")
+    )
+
+
+def metric(name: str) -> str:
+    """Write the key of a training metric as words (`final_kl` is `final KL`)."""
+    return METRICS.get(name, plainly(name))
+
+
+def round_name(revisions: int) -> str:
+    """Write which text of a chain is meant."""
+    return f"revision {revisions}" if revisions else "first response"
 
 
 def plainly(name: str) -> str:
