@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cai.report.differences import Known
-from cai.report.wording import LABEL_ORDER, number, plainly
+from cai.report.wording import LABEL_ORDER, number
 
 LEFT, WIDTH = 14.0, 83.0
 """Where the points of a chart begin and how far they reach, in percent: ticks are written left."""
@@ -126,16 +126,6 @@ def stack(counts: Mapping[str, int]) -> list[Bar]:
         bars.append(Bar(label, counts[label], start, width))
         start += width
     return bars if total else []
-
-
-def counted(stacks: Mapping[str, Sequence[Bar]]) -> tuple[list[str], list[tuple[str, list[int]]]]:
-    """Return the heads and rows of the table behind stacked bars, by what each bar is called."""
-    labels = list(dict.fromkeys(plainly(bar.label) for bars in stacks.values() for bar in bars))
-    rows = [
-        (name, [sum(bar.count for bar in bars if plainly(bar.label) == label) for label in labels])
-        for name, bars in stacks.items()
-    ]
-    return ["", *labels], rows
 
 
 def heights(counts: Sequence[int]) -> list[float]:

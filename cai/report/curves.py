@@ -37,7 +37,7 @@ GUARD = {
 """What the guard measures on held-out prompts, to what the page calls it."""
 SHARES = tuple(GUARD)[3:]
 MOST_CHECKS = 6
-"""Columns of a table over steps."""
+"""Columns of the table of its checks."""
 
 Points = list[tuple[float, float]]
 
@@ -81,27 +81,6 @@ def guard_checks(steps: Sequence[Mapping[str, float | None]]) -> list[dict[str, 
     if last < MOST_CHECKS:
         return checks
     return [checks[round(place * last / (MOST_CHECKS - 1))] for place in range(MOST_CHECKS)]
-
-
-def curve_numbers(
-    ppo: Mapping[str, Any],
-) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
-    """Return some steps in words, and what each curve is at them, for who cannot see the charts.
-
-    Args:
-        ppo: As in report.json.
-    """
-    known = {
-        f"{title}: {name}" if name else title: dict(points)
-        for title, series in drawn(ppo).items()
-        for name, points in series.items()
-    }
-    longest = [*max(known.values(), key=len, default={})]
-    last = len(longest) - 1
-    places = range(min(MOST_CHECKS, len(longest)))
-    steps = [longest[round(n * last / max(len(places) - 1, 1))] for n in places]
-    rows = [(name, [points.get(step) for step in steps]) for name, points in known.items()]
-    return [f"{step:,.0f}" for step in steps], rows
 
 
 def _points(values: Sequence[float | None]) -> Points:

@@ -1,67 +1,105 @@
-"""What training may have cost beside the rates: lengths, wording, perplexity, skill."""
+"""What is measured of a model beside the rates: Elo, harmfulness, lengths, wording, skill kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cai.report.differences import Known
-from cai.report.wording import NOTHING, hundredths, interval, percent, points
+from cai.report.wording import NOTHING, hundredths, interval, percent, points, tenths, whole
 
 SIDE_NAMES = {
     "red_team": "Red-team prompts",
     "helpful": "Benign prompts",
 }
-MEANS = {"mean_words": "Words", "mean_preference_score": "Preference score"}
-"""What is averaged per side, where it was measured."""
 
-Cell = tuple[str, str]
-"""A value and its interval, written."""
+Write = Callable[[float | None], str]
 
 
-def side_effects(report: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
-    """List (title, a cell per evaluated model) of whatever was measured."""
-    models: Sequence[str] = list(report["evaluation"])
-    means = [
-        (
-            f"{title}, {side.lower()}",
-            [_cell(report["evaluation"][m].get(mean, {}).get(kind), hundredths) for m in models],
-        )
-        for mean, title in MEANS.items()
-        for kind, side in SIDE_NAMES.items()
+@dataclass(frozen=True)
+class Measure:
+    """What a measure is called, how it is written, and how a difference of two is."""
+
+    title: str
+    write: Write
+    write_change: Write
+
+
+def _signed(write: Write) -> Write:
+    def signed(value: float | None) -> str:
+        shown = write(value)
+        return f"+{shown}" if value is not None and value > 0 and shown.strip("0.") else shown
+
+    return signed
+
+
+def _plain(title: str, write: Write = hundredths) -> Measure:
+    return Measure(title, write, _signed(write))
+
+
+ELO = {
+    "elo/harmless": _plain("Harmless Elo", whole),
+    "elo/helpful": _plain("Helpful Elo", whole),
+}
+HARMFULNESS = {"harmfulness": _plain("Absolute harmfulness, 0 to 4")}
+SIDE_EFFECTS = {
+    "mean_words/red_team": _plain("Words, red-team prompts", tenths),
+    "mean_words/helpful": _plain("Words, benign prompts", tenths),
+    "mean_preference_score/red_team": _plain("Preference score, red-team prompts"),
+    "mean_preference_score/helpful": _plain("Preference score, benign prompts"),
+    "alignment_tax/helpful_change": Measure("Change of helpful answers, points", points, points),
+    "alignment_tax/perplexity": _plain("Perplexity of benign texts"),
+    "alignment_tax/perplexity_ratio": _plain("Perplexity, times the first model’s"),
+    "style/boilerplate": Measure("Boilerplate", percent, points),
+    "style/preachy": Measure("Preachy answers", percent, points),
+    "style/repeated_openings": Measure("Opened like another answer", percent, points),
+}
+MEASURES = {**ELO, **HARMFULNESS, **SIDE_EFFECTS}
+"""All of them, by what `measured` calls them."""
+
+
+def measured(report: Mapping[str, Any], model: str) -> dict[str, Known]:
+    """Return what report.json says of an evaluated model beside its rates.
+
+    Returns:
+        Values with their intervals by the names of `MEASURES`, without those that were not
+        measured. A plain number has no interval.
+    """
+    found: dict[str, Any] = {}
+    measures: Mapping[str, Any] = report["measures"]
+    for side in ("harmless", "helpful"):
+        found[f"elo/{side}"] = ((measures.get("elo") or {}).get(side) or {}).get(model)
+    found["harmfulness"] = (measures.get("harmfulness") or {}).get("models", {}).get(model)
+    summary = report["evaluation"][model]
+    for name in SIDE_EFFECTS:
+        part, _, inner = name.partition("/")
+        within = summary.get(part, {}) if part in summary else measures.get(part, {}).get(model, {})
+        found[name] = within.get(inner)
+    known = {
+        name: value if isinstance(value, Mapping) else {"value": value, "low": None, "high": None}
+        for name, value in found.items()
+    }
+    return {name: value for name, value in known.items() if value["value"] is not None}
+
+
+def side_effects(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """List (title, a value and its interval per evaluated model, written) of what was measured."""
+    of_models = [measured(report, model) for model in report["evaluation"]]
+    return [
+        (measure.title, [written_with_interval(found.get(name), measure) for found in of_models])
+        for name, measure in SIDE_EFFECTS.items()
+        if any(name in found for found in of_models)
     ]
-    told = [
-        *means,
-        *(
-            (title, [_cell(_measured(report, part, name, model), write) for model in models])
-            for (part, name), (title, write) in EFFECTS.items()
-        ),
-    ]
-    return [(title, cells) for title, cells in told if any(shown != NOTHING for shown, _ in cells)]
 
 
-def _measured(report: Mapping[str, Any], part: str, name: str, model: str) -> Known | None:
-    found = report["measures"].get(part, {}).get(model, {}).get(name)
-    return found if isinstance(found, Mapping) or found is None else {"value": found}
-
-
-def _cell(found: Known | None, write: Callable[[float | None], str]) -> Cell:
+def written_with_interval(found: Known | None, measure: Measure) -> tuple[str, str]:
+    """Write a value and, if there is one, its interval."""
     if not found:
         return NOTHING, ""
     low, high = found.get("low"), found.get("high")
     if low is None or high is None or low == high:
-        return write(found["value"]), ""
-    if write is percent:
+        return measure.write(found["value"]), ""
+    if measure.write is percent:
         return percent(found["value"]), interval(found)
-    return write(found["value"]), f"{write(low)} to {write(high)}"
-
-
-EFFECTS: dict[tuple[str, str], tuple[str, Callable[[float | None], str]]] = {
-    ("alignment_tax", "helpful_change"): ("Change of helpful answers, points", points),
-    ("alignment_tax", "perplexity"): ("Perplexity of benign texts", hundredths),
-    ("alignment_tax", "perplexity_ratio"): ("Perplexity, times the first model’s", hundredths),
-    ("style", "boilerplate"): ("Boilerplate", percent),
-    ("style", "preachy"): ("Preachy answers", percent),
-    ("style", "repeated_openings"): ("Opened like another answer", percent),
-}
-"""Measures by their place in report.json, what they are called, and how they are written."""
+    return measure.write(found["value"]), f"{measure.write(low)} to {measure.write(high)}"

@@ -8,7 +8,8 @@ from typing import Any
 
 from cai.report.charts import LEFT, WIDTH, PointChart, end_of, point_chart, ticks, written
 from cai.report.differences import Known, difference, is_clear
-from cai.report.wording import hundredths, percent
+from cai.report.numbers import Numbers, behind_checkpoints
+from cai.report.wording import percent
 
 LEAST_SPAN = 200.0
 """Elo points that an axis spans at least (odds of three to one): chance should not look large."""
@@ -92,8 +93,7 @@ class CheckpointFigure:
     """What policies did on the way of PPO: a chart a measure, the numbers by step, a sentence."""
 
     charts: list[PointChart]
-    titles: list[str]
-    rows: list[tuple[str, list[str]]]
+    numbers: Numbers
     said: str
 
 
@@ -162,8 +162,7 @@ def checkpoint_figure(report: Mapping[str, Any]) -> CheckpointFigure | None:
         drawn += [chart] if chart else []
     return CheckpointFigure(
         drawn,
-        [title for title, _ in series.values()],
-        _by_step(series),
+        behind_checkpoints(series),
         _told(series, first, start, end, _steps_done(report)),
     )
 
@@ -201,6 +200,33 @@ def checkpoint_series(report: Mapping[str, Any]) -> dict[str, tuple[str, Points]
         for name, (title, points) in found.items()
         if any(value["value"] is not None for _, value in points)
     }
+
+
+def compared_checkpoints(comparison: Mapping[str, Any]) -> list[PointChart]:
+    """Draw the checkpoints of two runs into the same charts.
+
+    Args:
+        comparison: Made by `compare_runs`.
+    """
+    names = [run["name"] for run in comparison["runs"]]
+    if names[0] == names[1]:
+        names[1] += " (2)"
+    known = {
+        name: title for series in comparison["checkpoints"] for name, (title, _) in series.items()
+    }
+    charts = [
+        step_chart(
+            name,
+            title,
+            {
+                run: series[name][1]
+                for run, series in zip(names, comparison["checkpoints"], strict=True)
+                if name in series
+            },
+        )
+        for name, title in known.items()
+    ]
+    return [chart for chart in charts if chart]
 
 
 def step_chart(
@@ -301,16 +327,6 @@ def _steps_done(report: Mapping[str, Any]) -> int:
     """Return after how many steps of PPO the last model was taken; 0 if that is not known."""
     kept = report["stages"].get("ppo", {}).get("metrics", {}).get("kept_step")
     return int(report["ppo"]["steps"] if kept is None else kept)
-
-
-def _by_step(series: Mapping[str, tuple[str, Points]]) -> list[tuple[str, list[str]]]:
-    """Write the values of every measure, by step."""
-    rows: dict[int, list[str]] = {}
-    for name, (_, points) in series.items():
-        for step, value in points:
-            shown = hundredths(value["value"]) if name == "harmfulness" else percent(value["value"])
-            rows.setdefault(step, []).append(shown)
-    return [(f"{step:,}", shown) for step, shown in rows.items()]
 
 
 def _told(

@@ -13,12 +13,18 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cai.report import charts
+from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
-from cai.report.curves import GUARD, SHARES, curve_numbers, drawn
+from cai.report.curves import GUARD, SHARES, drawn
 from cai.report.differences import is_clear
-from cai.report.effects import MEANS, SIDE_NAMES, side_effects
-from cai.report.figures import checkpoint_figure, elo_figure, harmfulness_figure, missing
+from cai.report.effects import MEASURES, SIDE_NAMES, side_effects, written_with_interval
+from cai.report.figures import (
+    checkpoint_figure,
+    compared_checkpoints,
+    elo_figure,
+    harmfulness_figure,
+    missing,
+)
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
     LABEL_ORDER,
@@ -83,7 +89,6 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         are spelt out.
     """
     evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
-    curve_steps, curve_rows = curve_numbers(report["ppo"])
     return _render(
         "report.html.j2",
         script=_front(*(LIVE_SCRIPTS if live else SCRIPTS)),
@@ -102,17 +107,17 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         checkpoints=checkpoint_figure(report),
         lacking=missing(report),
         score_chart=_score_chart(report["revisions"]["scores"]),
-        score_rows=_score_rows(report["revisions"]["scores"]),
-        curve_steps=curve_steps,
-        curve_rows=curve_rows,
+        score_numbers=numbers.behind_scores(report["revisions"]["scores"]),
+        curve_numbers=numbers.behind_curves(report["ppo"]),
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
         guard={name: (title, name in SHARES) for name, title in GUARD.items()},
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
-        label_counts=_label_counts(report["comparisons"]["ai_labels"]),
+        label_numbers=numbers.behind_labels(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
-        calibration_rows=_calibration_rows(report["comparisons"]["calibration"]),
+        calibration_numbers=numbers.behind_calibration(report["comparisons"]["calibration"]),
         costs=_costs(report["stages"]),
+        ran_on=_ran_on(report["stages"]),
         summed=COSTS,
         settings_text=yaml.safe_dump(
             report["provenance"]["settings"], sort_keys=False, allow_unicode=True
@@ -134,7 +139,10 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         comparison=comparison,
         summary=compared(comparison),
         revised=[_round_stacks(rounds) for rounds in comparison["revisions"]],
-        means=MEANS,
+        others=MEASURES,
+        written_with_interval=written_with_interval,
+        elo=[elo_figure(run, run["models"]) for run in comparison["elo"]],
+        checkpoints=compared_checkpoints(comparison),
         scale=charts.extent(
             measures[rate]["difference"]
             for measures in comparison["evaluation"].values()
@@ -217,7 +225,7 @@ def _environment() -> Environment:
         points=points,
         setting=setting,
         dots=charts.dots,
-        counted=charts.counted,
+        behind_stacks=numbers.behind_stacks,
         whole=whole,
         hundredths=hundredths,
         metric=metric,
@@ -282,42 +290,21 @@ def _score_chart(rounds: Sequence[Mapping[str, Any]]) -> charts.PointChart | Non
     )
 
 
-def _label_counts(counts: Sequence[int]) -> list[tuple[str, list[int]]]:
-    width = 1 / len(counts)
-    return [
-        (f"{n * width:.2f} to {(n + 1) * width:.2f}", [count]) for n, count in enumerate(counts)
-    ]
-
-
-def _calibration_rows(bins: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[object]]]:
-    return [
-        (
-            f"{found['confidence']:.2f}",
-            [percent(found["right"]["value"]), interval(found["right"]), found["right"]["n"]],
-        )
-        for found in bins
-    ]
-
-
-def _score_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[object]]]:
-    return [
-        (
-            str(found["round"]),
-            [
-                hundredths(found["score"]["value"]),
-                f"{hundredths(found['score']['low'])} to {hundredths(found['score']['high'])}",
-                found["score"]["n"],
-            ],
-        )
-        for found in rounds
-    ]
-
-
 def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
     charts_of = [
         charts.line_chart(title, series, ppo["steps"]) for title, series in drawn(ppo).items()
     ]
     return [chart for chart in charts_of if chart]
+
+
+def _ran_on(stages: Mapping[str, Any]) -> dict[str, str]:
+    """Return what every stage says of its machine and versions; where they differ, all of it."""
+    known = [found["provenance"].get("environment", {}) for found in stages.values()]
+    said: dict[str, list[str]] = {}
+    for environment in known:
+        for name, value in environment.items():
+            said.setdefault(name, []).extend([value] if value not in said.get(name, []) else [])
+    return {name: ", ".join(values) for name, values in said.items()}
 
 
 def _costs(stages: Mapping[str, Any]) -> dict[str, float]:

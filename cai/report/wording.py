@@ -25,13 +25,13 @@ LABEL_ORDER = (
 """A grader's words that have a colour of their own, as they lie in a bar; others are grey, last."""
 
 METRICS = {
-    "final_kl": "final KL, nats per response",
-    "final_score": "final preference score",
-    "final_ended": "responses that end in time, final share",
-    "kept_step": "policy kept from step",
-    "alarms": "alarms of the guard",
+    "final_kl": "final KL, nats",
+    "final_score": "final score",
+    "final_ended": "final share ended",
+    "kept_step": "policy of step",
+    "alarms": "guard’s alarms",
     "score_mean": "mean score",
-    "score_std": "standard deviation of scores",
+    "score_std": "spread of scores",
     "seconds": "time",
 }
 """Training metrics that their key does not explain."""
@@ -81,7 +81,7 @@ def points(difference: float | None) -> str:
         return NOTHING
     size = 100 * difference
     shown = f"{size:+.1f}" if abs(size) < 9.95 else f"{size:+.0f}"
-    return "0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+    return "0" if shown in ("+0.0", "-0.0") else _minus(shown)
 
 
 def number(value: object) -> str:
@@ -92,7 +92,11 @@ def number(value: object) -> str:
         return str(value)
     whole = isinstance(value, int) or abs(value) >= 1000
     written = f"{value:,.0f}" if whole else f"{value:#.3g}".rstrip(".")
-    return written.replace("-", "−", 1) if value < 0 else written
+    return _minus(written)
+
+
+def _minus(written: str) -> str:
+    return written.replace("-", "−", 1) if written.startswith("-") else written
 
 
 def setting(value: object) -> str:
@@ -126,13 +130,19 @@ def whole(value: float | None) -> str:
     return NOTHING if value is None else number(round(value))
 
 
+def tenths(value: float | None) -> str:
+    """Write a number with one decimal (`24.5`)."""
+    return _fixed(value, 1)
+
+
 def hundredths(value: float | None) -> str:
     """Write a number with two decimals (`−0.35`)."""
-    return (
-        NOTHING
-        if value is None
-        else f"{value + 0.0:,.2f}".replace("-0.00", "0.00").replace("-", "−")
-    )
+    return _fixed(value, 2)
+
+
+def _fixed(value: float | None, decimals: int) -> str:
+    # Adding 0.0 makes a zero of what would be written -0.
+    return NOTHING if value is None else _minus(f"{round(value, decimals) + 0.0:,.{decimals}f}")
 
 
 def metric(name: str) -> str:

@@ -123,8 +123,11 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     found = checkpoint_figure(report)
     assert f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}." in found.said
     assert "Harmful answers fall from" in found.said
-    assert len(found.charts) == len(series) == len(found.titles) == 6
-    assert [len(cells) for _, cells in found.rows] == [6] * 4
+    heads, rows = found.numbers
+    assert len(found.charts) == len(series) == len(heads) - 1 == 6
+    assert [name for name, _ in rows] == ["0", *map(str, CHECKPOINTS), "60"]
+    low, high = (f"{100 * ends[0][end]:.0f}" for end in ("low", "high"))
+    assert rows[0][1][0] == f"{ends[0]['value']:.0%} ({low}–{high})"
     # A guard that went back to an earlier policy kept that one.
     report["stages"]["ppo"]["metrics"]["kept_step"] = 40
     assert [step for step, _ in checkpoint_series(report)["harmful_rate"][1]] == [0, 20, 40]

@@ -10,7 +10,6 @@ from cai.conversation import user
 from cai.records import ComparisonRow
 from cai.report.charts import (
     calibration,
-    counted,
     dots,
     extent,
     heights,
@@ -19,9 +18,10 @@ from cai.report.charts import (
     stack,
     ticks,
 )
-from cai.report.curves import curve_numbers, curves, guard_checks
+from cai.report.curves import curves, guard_checks
 from cai.report.differences import difference, is_clear
 from cai.report.headline import cautions, headline
+from cai.report.numbers import behind_curves, behind_stacks
 from cai.report.tallies import tally_comparisons, tally_judgements, tally_revisions
 from cai.report.truth import better, grading, word
 from cai.report.wording import duration, interval, moment, number, percent, points, shorten, visible
@@ -130,7 +130,7 @@ def test_labels_of_an_axis_that_do_not_fit_are_its_ends():
 
 def test_tables_behind_bars_hold_their_counts():
     stacks = {"base": stack({"harmful": 3, "odd_one": 1}), "tuned": stack({"helpful": 2})}
-    assert counted(stacks) == (
+    assert behind_stacks(stacks) == (
         ["", "harmful", "odd one", "helpful"],
         [("base", [3, 1, 0]), ("tuned", [0, 0, 2])],
     )
@@ -138,10 +138,10 @@ def test_tables_behind_bars_hold_their_counts():
 
 def test_tables_behind_curves_have_their_ends_and_some_steps_between():
     points = [[float(n), n * 2.0] for n in range(1, 31)]
-    steps, rows = curve_numbers({"curves": {"objective/kl": points}})
-    assert (steps[0], steps[-1], len(steps)) == ("1", "30", 6)
+    (head, *steps), rows = behind_curves({"curves": {"objective/kl": points}})
+    assert (head, steps[0], steps[-1], len(steps)) == ("Step", "1", "30", 8)
     assert rows == [("KL from SL-CAI, nats per response", [int(step) * 2.0 for step in steps])]
-    assert curve_numbers({"steps": 0}) == ([], [])
+    assert behind_curves({"steps": 0}) == (["Step"], [])
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
