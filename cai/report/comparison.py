@@ -55,7 +55,8 @@ def compare_runs(
     Returns:
         `runs`; per model that both evaluated, every rate and other measure as `{"before", "after",
         "difference"}`, each with its interval, the difference None where the two scales are not
-        the same; of each run its `revisions`, round by round, its `elo`, and its `checkpoints`;
+        the same; of each run its `revisions` and their `scores`, round by round, its `elo`, and
+        its `checkpoints`;
         `settings` and `principles`, lists of
         `[key, before, after]` of whatever differs; `alone`, the models that one run has alone.
     """
@@ -71,6 +72,7 @@ def compare_runs(
             model: dict(_measures(before, after, model)) for model in one if model in other
         },
         "revisions": [report["revisions"]["rounds"] for report in (before, after)],
+        "scores": [report["revisions"]["scores"] for report in (before, after)],
         "elo": [_elo(report) for report in (before, after)],
         "checkpoints": [checkpoint_series(report) for report in (before, after)],
         "alone": sorted({*one} ^ {*other}),

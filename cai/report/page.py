@@ -141,6 +141,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         revised=[_round_stacks(rounds) for rounds in comparison["revisions"]],
         others=MEASURES,
         written_with_interval=written_with_interval,
+        score_charts=[_score_chart(scores) for scores in comparison["scores"]],
         elo=[elo_figure(run, run["models"]) for run in comparison["elo"]],
         checkpoints=compared_checkpoints(comparison),
         scale=charts.extent(
