@@ -30,8 +30,6 @@ def doctor_command() -> None:
     for name, value in environment().items():
         table.add_row(name, value)
     table.add_row("processors", f"{os.cpu_count()}, torch uses {torch.get_num_threads()}")
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    table.add_row("memory", f"{pages / 2**30:.1f} GiB")
     table.add_row("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB")
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)

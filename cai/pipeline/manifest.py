@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai.records import content_hash
@@ -121,12 +122,22 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> None:
     write_json(folder / "metrics.json", {**metrics, "total": total})
 
 
+def _processor() -> str:
+    """Return the model's name as Linux tells it, or what Python knows."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def environment() -> dict[str, str]:
     """Return versions and hardware, for provenance; none of it makes a stage stale."""
     found = {
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "cores": str(usable_cores()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
     }
     torch = sys.modules.get("torch")  # A stage that did not load it used no GPU.
     if torch is not None and torch.cuda.is_available():

@@ -7,13 +7,18 @@ its text keeps its size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cai.report.differences import Known
 from cai.report.wording import LABEL_ORDER, number
 
+LEFT, WIDTH = 14.0, 83.0
+"""Where the points of a chart begin and how far they reach, in percent: ticks are written left."""
 EXTENTS = (0.05, 0.1, 0.2, 0.5, 1.0)
+MOST_LETTERS = 20
+"""Of all labels of an x axis together, so that they stay apart on a phone."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,47 @@ class Point:
 
 
 @dataclass(frozen=True)
-class ScoreChart:
-    """Points with whiskers that share a y axis; ticks as in `LineChart`."""
+class Series:
+    """Points, and the line through them in a box of 100 by 100."""
 
+    name: str
     points: list[Point]
+    path: str
+
+
+@dataclass(frozen=True)
+class PointChart:
+    """Points with whiskers that share their axes.
+
+    Attributes:
+        title: What is measured, with its unit.
+        series: One, or one a run.
+        ticks: Of the y axis, as in `LineChart`.
+        places: Of the x axis: (place from the left in percent, text).
+        unit: What the x axis counts.
+        reference: The place from the top of a value to compare with, if there is one.
+    """
+
+    title: str
+    series: list[Series]
     ticks: list[tuple[float, str]]
+    places: list[tuple[float, str]]
+    unit: str
+    reference: float | None
 
 
-def dots(rates: Sequence[Mapping[str, Any] | None]) -> list[Dot]:
-    """Place one rate per model; rates that were not measured have no mark."""
+def dots(rates: Sequence[Known | None], most: float = 1.0) -> list[Dot]:
+    """Place one value per model on a scale from 0 to `most`; what was not measured has no mark."""
     return [
-        Dot(series, 100 * rate["value"], 100 * rate["low"], 100 * rate["high"])
+        Dot(series, *(100 * end_of(rate, end) / most for end in ("value", "low", "high")))
         for series, rate in enumerate(rates)
         if rate and rate["value"] is not None
     ]
+
+
+def end_of(known: Known, end: str) -> float:
+    """Return an end of the interval of a measured value; the value where it has no interval."""
+    return known["value"] if known.get(end) is None else known[end]
 
 
 def stack(counts: Mapping[str, int]) -> list[Bar]:
@@ -123,54 +155,100 @@ def line_chart(
         places = (
             f"{100 * (x - 1) / width:.2f},{100 - 100 * (y - low) / span:.2f}" for x, y in points
         )
-        ends = [_written(points[end][1], step / 10) for end in (0, -1)]
+        ends = [written(points[end][1], step / 10) for end in (0, -1)]
         return Curve(name, " ".join(places), *ends)
 
     return LineChart(
         title,
         [curve(name, points) for name, points in series.items() if points],
-        [(100 - 100 * (mark - low) / span, _written(mark, step)) for mark in marks],
+        [(100 - 100 * (mark - low) / span, written(mark, step)) for mark in marks],
         steps,
     )
 
 
-def score_chart(rounds: Sequence[Mapping[str, Any]]) -> ScoreChart | None:
-    """Draw mean scores by number of revisions, with their intervals; None with fewer than two."""
-    known = [found for found in rounds if found["score"]["value"] is not None]
-    if len(known) < 2:
+def point_chart(
+    title: str,
+    series: Mapping[str, Sequence[tuple[int, Known]]],
+    *,
+    unit: str,
+    marks: Sequence[float] | None = None,
+    write: Callable[[float], str] | None = None,
+    reference: float | None = None,
+) -> PointChart | None:
+    """Draw values with their intervals over a count, such as revisions or steps.
+
+    Args:
+        title: What is measured, with its unit.
+        series: Name to (count, value with its interval); values that are None are left out.
+        unit: What is counted.
+        marks: The ticks of the y axis, if they do not follow from the values.
+        write: Writes a value and a tick; if left out, both have the decimals that they need.
+        reference: A value to compare with.
+
+    Returns:
+        None when no series has two values.
+    """
+    known = {
+        name: [(count, found) for count, found in values if found["value"] is not None]
+        for name, values in series.items()
+    }
+    known = {name: values for name, values in known.items() if values}
+    if max(map(len, known.values()), default=0) < 2:
         return None
-    values = [found["score"] for found in known]
-    ends = [end for v in values for end in (v["low"], v["high"], v["value"]) if end is not None]
-    marks = ticks(min(ends), max(ends))
+    found = [value for values in known.values() for _, value in values]
+    ends = [end_of(value, end) for value in found for end in ("low", "high")]
+    marks = marks or ticks(min(ends), max(ends))
     low, span, step = marks[0], marks[-1] - marks[0], marks[1] - marks[0]
+    counts = sorted({count for values in known.values() for count, _ in values})
 
-    def y(value: float | None, instead: float) -> float:
-        return 100 - 100 * ((instead if value is None else value) - low) / span
+    def x(count: int) -> float:
+        return LEFT + WIDTH * (count - counts[0]) / max(counts[-1] - counts[0], 1)
 
-    last = known[-1]["round"]
-    return ScoreChart(
-        points=[
-            Point(
-                x=10 + 86 * found["round"] / last,
-                y=y(score["value"], 0.0),
-                low=y(score["low"], score["value"]),
-                high=y(score["high"], score["value"]),
-                told=f"{_written(score['value'], step / 10)} after {found['round']} revisions",
-            )
-            for found, score in zip(known, values, strict=True)
+    def y(value: float) -> float:
+        return 100 - 100 * (value - low) / span
+
+    def point(count: int, value: Known) -> Point:
+        middle = value["value"]
+        shown = write(middle) if write else written(middle, step / 10)
+        return Point(
+            x=x(count),
+            y=y(middle),
+            low=y(end_of(value, "low")),
+            high=y(end_of(value, "high")),
+            told=f"{shown} at {unit} {count:,}",
+        )
+
+    def drawn(name: str, values: Sequence[tuple[int, Known]]) -> Series:
+        points = [point(count, value) for count, value in values]
+        return Series(name, points, " ".join(f"{p.x:.2f},{p.y:.2f}" for p in points))
+
+    texts = [f"{count:,}" for count in counts]
+    fits = sum(map(len, texts)) <= MOST_LETTERS
+    return PointChart(
+        title,
+        [drawn(name, values) for name, values in known.items()],
+        [(y(mark), write(mark) if write else written(mark, step)) for mark in marks],
+        [
+            (x(count), text)
+            for count, text in zip(counts, texts, strict=True)
+            if fits or count in (counts[0], counts[-1])
         ],
-        ticks=[(y(mark, 0.0), _written(mark, step)) for mark in marks],
+        unit,
+        None if reference is None else y(reference),
     )
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return three to six round numbers, evenly spaced, the first and last around both ends."""
+    """Return three to six round numbers, evenly spaced, the first and last around both ends.
+
+    An end may lie outside by a fiftieth of a step: −0.001 needs no tick of its own.
+    """
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = (min(low, 0.0), max(high, 0.0)) if low else (-1.0, 1.0)
     rough = (high - low) / 3
     scale = 10.0 ** math.floor(math.log10(rough))
     step = next(scale * nice for nice in (1, 2, 2.5, 5, 10) if scale * nice >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    first, last = math.floor(low / step + 0.02), math.ceil(high / step - 0.02)
     return [place * step for place in range(first, last + 1)]
 
 
@@ -184,7 +262,7 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> list[Point]:
     """Place a bin's mean confidence (x, from 0.5 to 1) and share of right labels (y, from 0)."""
     return [
         Point(
-            x=200 * (found["confidence"] - 0.5),
+            x=LEFT + 2 * WIDTH * (found["confidence"] - 0.5),
             y=100 - 100 * found["right"]["value"],
             low=100 - 100 * found["right"]["low"],
             high=100 - 100 * found["right"]["high"],
@@ -195,13 +273,13 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> list[Point]:
     ]
 
 
-def _written(value: float, step: float) -> str:
-    """Write a value with the decimals that tell it from one a step away."""
+def written(value: float, step: float) -> str:
+    """Write a value with the decimals that tell it from one `step` away."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 4:
         return number(value)
-    written = f"{value:,.{decimals}f}"
+    shown = f"{value:,.{decimals}f}"
     if float(f"{step:.{decimals}f}") != step:
-        written = f"{value:,.{decimals + 1}f}"
-    written = written.rstrip("0").rstrip(".") if "." in written else written
-    return "0" if written == "-0" else written.replace("-", "−")
+        shown = f"{value:,.{decimals + 1}f}"
+    shown = shown.rstrip("0").rstrip(".") if "." in shown else shown
+    return "0" if shown == "-0" else shown.replace("-", "−")

@@ -8,7 +8,9 @@ from typing import Any
 
 from cai.report.contents import collect
 from cai.report.differences import difference
-from cai.report.page import LABELS, MEANS, RATES, render_comparison
+from cai.report.effects import MEASURES, measured
+from cai.report.figures import checkpoint_series
+from cai.report.page import RATES, render_comparison
 from cai.report.truth import grading
 from cai.settings import PipelineSettings
 from cai.store import write_atomically, write_json
@@ -51,8 +53,10 @@ def compare_runs(
         names: What to call the two.
 
     Returns:
-        `runs`; per model that both evaluated, every rate and mean as `{"before", "after",
-        "difference"}`, each with its interval; `revisions`, those of each run, round by round;
+        `runs`; per model that both evaluated, every rate and other measure as `{"before", "after",
+        "difference"}`, each with its interval, the difference None where the two scales are not
+        the same; of each run its `revisions` and their `scores`, round by round, its `elo`, and
+        its `checkpoints`;
         `settings` and `principles`, lists of
         `[key, before, after]` of whatever differs; `alone`, the models that one run has alone.
     """
@@ -65,9 +69,12 @@ def compare_runs(
             for name, report in zip(names, (before, after), strict=True)
         ],
         "evaluation": {
-            model: dict(_measures(one[model], other[model])) for model in one if model in other
+            model: dict(_measures(before, after, model)) for model in one if model in other
         },
         "revisions": [report["revisions"]["rounds"] for report in (before, after)],
+        "scores": [report["revisions"]["scores"] for report in (before, after)],
+        "elo": [_elo(report) for report in (before, after)],
+        "checkpoints": [checkpoint_series(report) for report in (before, after)],
         "alone": sorted({*one} ^ {*other}),
         "settings": _unlike(
             dict(_flat(before["provenance"]["settings"])),
@@ -78,16 +85,52 @@ def compare_runs(
 
 
 def _measures(
-    before: Mapping[str, Any], after: Mapping[str, Any]
+    before: Mapping[str, Any], after: Mapping[str, Any], model: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every rate and every mean of a side (`mean_words/helpful`) that either run has."""
+    """Yield every rate of a model, and every other measure that either run has of it."""
+    rates = [report["evaluation"][model] for report in (before, after)]
     for rate in RATES:
-        yield rate, _pair(before.get(rate, {}), after.get(rate, {}))
-    for mean in MEANS:
-        for side in LABELS:
-            known = [summary.get(mean, {}).get(side, {}) for summary in (before, after)]
-            if any(known):
-                yield f"{mean}/{side}", _pair(*known)
+        yield rate, _pair(*(summary.get(rate, {}) for summary in rates))
+    known = [measured(report, model) for report in (before, after)]
+    for name in MEASURES:
+        if any(name in found for found in known):
+            pair = _pair(*(found.get(name, {}) for found in known))
+            same = not all(name in found for found in known) or _one_scale(name, before, after)
+            yield name, pair if same else {**pair, "difference": None}
+
+
+def _one_scale(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Say whether two runs measured this in the same way; two preference models are two scales."""
+    part = name.partition("/")[0]
+    one, other = (
+        _preference_model(report)
+        if part == "mean_preference_score" or _method(report, part) == "preference"
+        else (_method(report, part), report["measures"].get("judge"))
+        for report in (before, after)
+    )
+    return one == other
+
+
+def _method(report: Mapping[str, Any], part: str) -> str | None:
+    found = report["measures"].get(part) or {}
+    return found.get("method") if part in ("elo", "harmfulness") else None
+
+
+def _preference_model(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the hashes of the run's preference model."""
+    return report["stages"].get("preference", {}).get("outputs", {})
+
+
+def _elo(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `elo_figure` needs of a run."""
+    measures: Mapping[str, Any] = report["measures"]
+    return {
+        "models": list(report["evaluation"]),
+        "elo": measures.get("elo"),
+        "checkpoints": [
+            {"step": one["step"], "name": one["name"]} for one in measures.get("checkpoints", [])
+        ],
+    }
 
 
 def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 LONGEST_CURVE = 400
 """Points of a curve that are worth drawing."""
@@ -18,8 +19,8 @@ CURVES: dict[str, dict[str, str]] = {
     "KL from SL-CAI, nats per response": {"objective/kl": ""},
     "Response length, tokens": {"response/length": ""},
     "Entropy, nats per token": {"policy/entropy_avg": ""},
-    "Share of tokens clipped": {"policy/clipfrac_avg": ""},
-    "Share of responses that end in time": {"response/ended": ""},
+    "Tokens clipped, percent": {"policy/clipfrac_avg": ""},
+    "Responses that end in time, percent": {"response/ended": ""},
 }
 """Title of a chart, to what `steps.jsonl` calls its curves, to what the chart calls them."""
 
@@ -36,8 +37,26 @@ GUARD = {
 """What the guard measures on held-out prompts, to what the page calls it."""
 SHARES = tuple(GUARD)[3:]
 MOST_CHECKS = 6
+"""Columns of the table of its checks."""
 
 Points = list[tuple[float, float]]
+
+
+def drawn(ppo: Mapping[str, Any]) -> dict[str, dict[str, Points]]:
+    """Return what each chart draws, by its title and the name of the curve, in the title's unit.
+
+    Args:
+        ppo: As in report.json.
+    """
+    known: Mapping[str, Sequence[tuple[float, float]]] = ppo.get("curves", {})
+    return {
+        title: {
+            name: [(step, 100 * y if title.endswith("percent") else y) for step, y in known[metric]]
+            for metric, name in names.items()
+            if metric in known
+        }
+        for title, names in CURVES.items()
+    }
 
 
 def curves(steps: Sequence[Mapping[str, float | None]]) -> dict[str, Points]:

@@ -13,22 +13,34 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cai.report import charts
+from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
-from cai.report.curves import CURVES, GUARD, SHARES
+from cai.report.curves import GUARD, SHARES, drawn
 from cai.report.differences import is_clear
+from cai.report.effects import MEASURES, SIDE_NAMES, side_effects, written_with_interval
+from cai.report.figures import (
+    checkpoint_figure,
+    compared_checkpoints,
+    elo_figure,
+    harmfulness_figure,
+    missing,
+)
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
     LABEL_ORDER,
     duration,
+    hundredths,
     interval,
+    metric,
     moment,
     number,
     percent,
     plainly,
     points,
+    round_name,
     setting,
     visible,
+    whole,
 )
 
 RATES = {
@@ -45,13 +57,6 @@ SIDES = {
     "Both": ("garbled_rate",),
 }
 """Which rates are measured over which prompts."""
-
-LABELS = {
-    "red_team": "Red-team prompts",
-    "helpful": "Benign prompts",
-}
-MEANS = {"mean_words": "Words", "mean_preference_score": "Preference score"}
-"""What is averaged per side, where it was measured."""
 
 GLANCE = {
     "harmful_rate": "harmful answers to red-team prompts",
@@ -94,16 +99,25 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         cautions=cautions(report),
         models=list(evaluation),
         glance=_glance(evaluation),
-        means={name: title for name, title in MEANS.items() if _has(evaluation, name)},
+        side_effects=side_effects(report),
         stacks=_label_stacks(evaluation),
         round_stacks=_round_stacks(report["revisions"]["rounds"]),
-        score_chart=charts.score_chart(report["revisions"]["scores"]),
+        elo=elo_figure(report["measures"], list(evaluation)),
+        harmfulness=harmfulness_figure(report["measures"], list(evaluation)),
+        checkpoints=checkpoint_figure(report),
+        lacking=missing(report),
+        score_chart=_score_chart(report["revisions"]["scores"]),
+        score_numbers=numbers.behind_scores(report["revisions"]["scores"]),
+        curve_numbers=numbers.behind_curves(report["ppo"]),
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
         guard={name: (title, name in SHARES) for name, title in GUARD.items()},
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
+        label_numbers=numbers.behind_labels(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
+        calibration_numbers=numbers.behind_calibration(report["comparisons"]["calibration"]),
         costs=_costs(report["stages"]),
+        ran_on=_ran_on(report["stages"]),
         summed=COSTS,
         settings_text=yaml.safe_dump(
             report["provenance"]["settings"], sort_keys=False, allow_unicode=True
@@ -125,7 +139,11 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         comparison=comparison,
         summary=compared(comparison),
         revised=[_round_stacks(rounds) for rounds in comparison["revisions"]],
-        means=MEANS,
+        others=MEASURES,
+        written_with_interval=written_with_interval,
+        score_charts=[_score_chart(scores) for scores in comparison["scores"]],
+        elo=[elo_figure(run, run["models"]) for run in comparison["elo"]],
+        checkpoints=compared_checkpoints(comparison),
         scale=charts.extent(
             measures[rate]["difference"]
             for measures in comparison["evaluation"].values()
@@ -148,7 +166,7 @@ def _render(template: str, *, script: str, live: bool, **facts: object) -> str:
         .render(
             rates=RATES,
             sides=SIDES,
-            label_sides=LABELS,
+            label_sides=SIDE_NAMES,
             label_classes=LABEL_ORDER,
             style=Markup(style),
             script=Markup(script),
@@ -208,6 +226,11 @@ def _environment() -> Environment:
         points=points,
         setting=setting,
         dots=charts.dots,
+        behind_stacks=numbers.behind_stacks,
+        whole=whole,
+        hundredths=hundredths,
+        metric=metric,
+        round_name=round_name,
     )
     cast("dict[str, Any]", environment.tests).update(clear=is_clear)
     return environment
@@ -216,10 +239,6 @@ def _environment() -> Environment:
 def _shown(value: object) -> object:
     """Spell out invisible characters in every text the templates insert."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _has(evaluation: Mapping[str, Mapping[str, Any]], name: str) -> bool:
-    return any(name in summary for summary in evaluation.values())
 
 
 def _glance(evaluation: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float]]]:
@@ -237,16 +256,16 @@ def _label_stacks(
 ) -> dict[str, dict[str, list[charts.Bar]]]:
     """Return, per side and model, the bar of what the grader called the answers."""
     stacks: dict[str, dict[str, list[charts.Bar]]] = {}
-    for side in LABELS:
+    for side in SIDE_NAMES:
         for model, summary in evaluation.items():
             if bars := charts.stack(summary.get("labels", {}).get(side, {})):
                 stacks.setdefault(side, {})[model] = bars
     return stacks
 
 
-def _round_stacks(rounds: Sequence[Mapping[str, Any]]) -> dict[int, list[charts.Bar]]:
+def _round_stacks(rounds: Sequence[Mapping[str, Any]]) -> dict[str, list[charts.Bar]]:
     """Return, per number of revisions, the bar of what the grader called the texts; or nothing."""
-    stacks = {found["round"]: charts.stack(found["labels"]) for found in rounds}
+    stacks = {round_name(found["round"]): charts.stack(found["labels"]) for found in rounds}
     return stacks if any(stacks.values()) else {}
 
 
@@ -265,15 +284,28 @@ def _categories(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list[s
     return found
 
 
+def _score_chart(rounds: Sequence[Mapping[str, Any]]) -> charts.PointChart | None:
+    values = [(found["round"], found["score"]) for found in rounds]
+    return charts.point_chart(
+        "Preference score by number of revisions", {"": values}, unit="revision"
+    )
+
+
 def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
-    known: Mapping[str, Any] = ppo.get("curves", {})
-    drawn = [
-        charts.line_chart(
-            title, {name: known.get(metric, []) for metric, name in names.items()}, ppo["steps"]
-        )
-        for title, names in CURVES.items()
+    charts_of = [
+        charts.line_chart(title, series, ppo["steps"]) for title, series in drawn(ppo).items()
     ]
-    return [chart for chart in drawn if chart]
+    return [chart for chart in charts_of if chart]
+
+
+def _ran_on(stages: Mapping[str, Any]) -> dict[str, str]:
+    """Return what every stage says of its machine and versions; where they differ, all of it."""
+    known = [found["provenance"].get("environment", {}) for found in stages.values()]
+    said: dict[str, list[str]] = {}
+    for environment in known:
+        for name, value in environment.items():
+            said.setdefault(name, []).extend([value] if value not in said.get(name, []) else [])
+    return {name: ", ".join(values) for name, values in said.items()}
 
 
 def _costs(stages: Mapping[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cai.report.differences import is_clear
+from cai.report.effects import ELO, HARMFULNESS, Measure, Write, written_with_interval
 from cai.report.page import RATES, SIDES
 from cai.report.wording import interval, percent, points, visible
 
@@ -61,7 +62,14 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
         for rate, title in RATES.items():
             found = measures[rate]
             cells = [_cell(found["before"]), _cell(found["after"])]
-            table.add_row(f"  {title}", *cells, _change(found["difference"]))
+            table.add_row(f"  {title}", *cells, _change(found["difference"], points))
+        for name, measure in (ELO | HARMFULNESS).items():
+            if name in measures:
+                found = measures[name]
+                cells = [_measured(found[side], measure) for side in ("before", "after")]
+                change = found["difference"]
+                shown = _change(change, measure.write_change) if change else "two scales"
+                table.add_row(f"  {measure.title}", *cells, shown)
         table.add_section()
     return table
 
@@ -72,8 +80,13 @@ def _cell(rate: Mapping[str, Any]) -> str:
     return f"{shown} ({ends})" if ends else shown
 
 
-def _change(found: Mapping[str, Any]) -> Text:
-    shown = points(found["value"])
+def _measured(found: Mapping[str, Any], measure: Measure) -> str:
+    shown, ends = written_with_interval(found, measure)
+    return f"{shown} ({ends})" if ends else shown
+
+
+def _change(found: Mapping[str, Any], write: Write) -> Text:
+    shown = write(found["value"])
     if found["low"] is not None and found["high"] is not None:
-        shown += f" ({points(found['low'])} to {points(found['high'])})"
+        shown += f" ({write(found['low'])} to {write(found['high'])})"
     return Text(shown, style="bold" if is_clear(found) else "")

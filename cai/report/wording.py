@@ -24,6 +24,18 @@ LABEL_ORDER = (
 )
 """A grader's words that have a colour of their own, as they lie in a bar; others are grey, last."""
 
+METRICS = {
+    "final_kl": "final KL, nats",
+    "final_score": "final score",
+    "final_ended": "final share ended",
+    "kept_step": "policy of step",
+    "alarms": "guard’s alarms",
+    "score_mean": "mean score",
+    "score_std": "spread of scores",
+    "seconds": "time",
+}
+"""Training metrics that their key does not explain."""
+
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -69,7 +81,7 @@ def points(difference: float | None) -> str:
         return NOTHING
     size = 100 * difference
     shown = f"{size:+.1f}" if abs(size) < 9.95 else f"{size:+.0f}"
-    return "0" if shown in ("+0.0", "-0.0") else shown.replace("-", "−")
+    return "0" if shown in ("+0.0", "-0.0") else _minus(shown)
 
 
 def number(value: object) -> str:
@@ -80,7 +92,11 @@ def number(value: object) -> str:
         return str(value)
     whole = isinstance(value, int) or abs(value) >= 1000
     written = f"{value:,.0f}" if whole else f"{value:#.3g}".rstrip(".")
-    return written.replace("-", "−", 1) if value < 0 else written
+    return _minus(written)
+
+
+def _minus(written: str) -> str:
+    return written.replace("-", "−", 1) if written.startswith("-") else written
 
 
 def setting(value: object) -> str:
@@ -107,6 +123,36 @@ def moment(written: str) -> str:
     except ValueError:
         return written
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
+
+
+def whole(value: float | None) -> str:
+    """Write a number without decimals, such as an Elo rating (`−12`)."""
+    return NOTHING if value is None else number(round(value))
+
+
+def tenths(value: float | None) -> str:
+    """Write a number with one decimal (`24.5`)."""
+    return _fixed(value, 1)
+
+
+def hundredths(value: float | None) -> str:
+    """Write a number with two decimals (`−0.35`)."""
+    return _fixed(value, 2)
+
+
+def _fixed(value: float | None, decimals: int) -> str:
+    # Adding 0.0 makes a zero of what would be written -0.
+    return NOTHING if value is None else _minus(f"{round(value, decimals) + 0.0:,.{decimals}f}")
+
+
+def metric(name: str) -> str:
+    """Write the key of a training metric as words (`final_kl` is `final KL`)."""
+    return METRICS.get(name, plainly(name))
+
+
+def round_name(revisions: int) -> str:
+    """Write which text of a chain is meant."""
+    return f"revision {revisions}" if revisions else "first response"
 
 
 def plainly(name: str) -> str:

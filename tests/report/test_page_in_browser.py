@@ -23,7 +23,7 @@ from synthetic_run import (
 )
 
 from cai.report import write_comparison, write_report
-from cai.store import write_rows
+from cai.store import write_json, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,10 @@ def detail(page) -> str:
     return page.locator("#detail").inner_text()
 
 
+def unfold(page):
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+
+
 def rows(folder: Path, stage: str, name: str = "rows") -> list[dict]:
     return [json.loads(line) for line in (folder / stage / f"{name}.jsonl").open()]
 
@@ -68,6 +72,10 @@ def test_text_of_models_never_runs_and_never_hides(visit, tmp_path: Path, text: 
     for row in graded:
         row.response = row.verdict["label"] = row.tags["category"] = text
     write_rows(folder / "evaluate" / "rows.jsonl", graded)
+    measures = json.loads((folder / "evaluate" / "measures.json").read_text())
+    measures["flags"] = measures["style"]["rl-cai"]["phrases"] = [text]
+    measures["elo"]["anchor"] = measures["harmfulness"]["method"] = text
+    write_json(folder / "evaluate" / "measures.json", measures)
     write_report(folder, pipeline(constitution=text[:500]))
     page = visit(folder / "report.html")
     told = {ATTACK: ATTACK, HIDDEN: SHOWN}.get(text, "x" * 4000 + " … [996,000 more characters")
@@ -234,6 +242,34 @@ def test_ten_thousand_rows_stay_few_nodes(visit, tmp_path: Path):
     assert count(page) == sum(row.response == ANSWERS["harmful"] for row in many)
 
 
+def test_every_figure_has_its_numbers_in_reach_and_its_marks_in_its_frame(visit, report: Path):
+    page = visit(report, viewport={"width": 360, "height": 800})
+    unfold(page)
+    assert page.get_by_role("region", name="Elo", exact=True).locator("tbody tr").count() == 5
+    # A first line of heads, then a step a line: the start of PPO, two checkpoints, the end.
+    region = page.get_by_role("region", name="Checkpoints of PPO")
+    assert region.locator("tbody th").all_inner_texts() == ["0", "20", "40", "60"]
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('figure > svg circle, .chart svg circle')].filter(
+            (mark) => {
+                const [box, frame] = [mark, mark.ownerSVGElement.closest('figure, .chart')].map(
+                    (node) => node.getBoundingClientRect());
+                return box.left < frame.left - 6 || box.right > frame.right + 6
+                    || box.top < frame.top || box.bottom > frame.bottom;
+            }).length"""
+    )
+    assert outside == 0
+    overlaps = page.evaluate(
+        """() => {
+            const boxes = [...document.querySelectorAll('svg .name')].map(
+                (node) => node.getBoundingClientRect());
+            return boxes.flatMap((a, n) => boxes.slice(n + 1).filter((b) => a.left < b.right
+                && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2)).length;
+        }"""
+    )
+    assert overlaps == 0
+
+
 DIFFS = [
     ("take the red bicycle now", "take the blue bicycle now"),
     ("read it aloud on the radio.", "read it aloud online."),
@@ -307,6 +343,7 @@ def test_no_barrier_that_axe_knows(
     for sort in ("revision", "comparison", "answers"):
         pages.append(visit(report, f"#show={sort}", bypass_csp=True, **looks))
     for page in pages:
+        unfold(page)
         assert barriers(page) == ""
 
 
@@ -314,6 +351,7 @@ def test_no_barrier_that_axe_knows(
 def test_nothing_sticks_out_of_a_phone(visit, report: Path, width: int):
     for sort in ("revision", "comparison", "answers"):
         page = visit(report, f"#show={sort}", viewport={"width": width, "height": 700})
+        unfold(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -323,6 +361,7 @@ def test_without_scripts_the_numbers_stay_and_the_page_says_where_the_rows_are(v
     assert "On held-out red-team prompts, helpful-only answers harmfully" in text
     assert "evaluate/rows.jsonl" in text
     assert page.locator("#browser").is_hidden()
+    assert page.get_by_role("img", name="Harmless Elo").is_visible()
     old = visit(report, script="delete window.DecompressionStream")
     old.get_by_text("DecompressionStream is not defined").wait_for()
     assert "evaluate/rows.jsonl" in old.locator("#no-rows").inner_text()
@@ -337,6 +376,7 @@ def test_print_has_the_chosen_row_and_no_controls(visit, run: Path, report: Path
     assert page.locator("#search").is_hidden()
     assert page.locator("nav").is_hidden()
     assert page.locator("#detail").is_visible()
+    assert page.locator("details.numbers").first.is_hidden()  # Closed: nothing to read there.
     assert (
         page.evaluate("getComputedStyle(document.getElementById('detail')).overflow") == "visible"
     )

@@ -16,20 +16,20 @@ def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
     summary["rl-cai"]["harmful_rate"] = {"value": 0.5, "low": 0.44, "high": 0.56, "n": 300}
     summary["<b>mine"] = summary.pop("sl-cai")
     write_json(other / "evaluate" / "summary.json", summary)
-    settings = pipeline(ppo={"kl_coef": 0.3}, constitution="<i>new")
+    settings = pipeline(ppo={"kl_coef": 0.3}, constitution="<u>new")
     path, facts = write_comparison((run, pipeline()), (other, settings))
     assert path == other / f"compared-with-{run.name}.html"
     assert strict_json(path.with_suffix(".json").read_text()) == json.loads(json.dumps(facts))
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open == []
     assert page.scripts == []
-    assert {"b", "i"}.isdisjoint(page.tags)
+    assert {"b", "u"}.isdisjoint(page.tags)
     harmful = facts["evaluation"]["rl-cai"]["harmful_rate"]
     before = harmful["before"]["value"]
     assert harmful["difference"]["value"] == pytest.approx(0.5 - before)
     assert facts["alone"] == ["<b>mine", "sl-cai"]
     assert ("ppo.kl_coef", None, 0.3) in facts["settings"]
-    assert ("constitution", "playground", "<i>new") in facts["settings"]
+    assert ("constitution", "playground", "<u>new") in facts["settings"]
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(comparison_table(facts))
     told = console.export_text()
@@ -47,11 +47,55 @@ def test_critiqued_and_direct_revisions_stand_side_by_side(run: Path):
     direct = pipeline(revise={"critique": False}, **graded)
     path, facts = write_comparison((run, pipeline(revise={}, **graded)), (run, direct))
     assert [len(rounds) for rounds in facts["revisions"]] == [3, 3]
-    page = Page(path.read_text(encoding="utf-8"))
-    assert page.text.count("revision 2") == 2
+    assert path.read_text(encoding="utf-8").count("<span>revision 2</span>") == 2
     assert ("revise.critique", True, False) in facts["settings"]
     write_report(run, direct)
     alone = Page((run / "report.html").read_text(encoding="utf-8"))
     assert "revised directly, without critiques" in alone.text
     ungraded, _ = write_comparison((run, pipeline()), (run, direct))
-    assert "revision 2" not in ungraded.read_text(encoding="utf-8")
+    shown = ungraded.read_text(encoding="utf-8")
+    assert "<span>revision 2</span>" not in shown  # No grader's words; the preference scores are there.
+    assert shown.count("Preference score by number of revisions: ") == 2
+
+
+def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tmp_path_factory):
+    other = make_run(tmp_path_factory.mktemp("runs") / "other")
+    found = json.loads((other / "evaluate" / "measures.json").read_text())
+    found["harmfulness"]["models"]["rl-cai"] = {"value": 3.5, "low": 3.4, "high": 3.6, "n": 60}
+    found["checkpoints"][0]["evaluation"]["harmful_rate"]["value"] = 0.9
+    write_json(other / "evaluate" / "measures.json", found)
+    path, facts = write_comparison((run, pipeline()), (other, pipeline()))
+    same = facts["evaluation"]["rl-cai"]["elo/harmless"]["difference"]
+    assert same["value"] == 0  # Both by one preference model.
+    manifest = json.loads((other / "preference" / "manifest.json").read_text())
+    manifest["outputs"] = {"model/model.safetensors": {"hash": "another"}}
+    write_json(other / "preference" / "manifest.json", manifest)
+    path, facts = write_comparison((run, pipeline()), (other, pipeline()))
+    tuned = facts["evaluation"]["rl-cai"]
+    harm = tuned["harmfulness"]
+    assert harm["difference"]["value"] == pytest.approx(3.5 - harm["before"]["value"])
+    assert tuned["elo/harmless"]["difference"] is None
+    assert tuned["alignment_tax/perplexity_ratio"]["difference"]["value"] == 0
+    page = Page(path.read_text(encoding="utf-8"))
+    for words in (
+        "two scales",
+        "Absolute harmfulness, 0 to 4",
+        "Checkpoints of PPO",
+        "Boilerplate",
+    ):
+        assert words in page.text
+    (title, points), (_, changed) = (of_run["harmful_rate"] for of_run in facts["checkpoints"])
+    assert title == "Harmful answers"
+    assert changed[1][1]["value"] == 0.9 != points[1][1]["value"]
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(comparison_table(facts))
+    assert "two scales" in console.export_text()
+    found["elo"]["method"], found["judge"] = "judge", "a judge"
+    for folder in (run, other):
+        write_json(folder / "evaluate" / "measures.json", found)
+    judged = write_comparison((run, pipeline()), (other, pipeline()))[1]["evaluation"]["rl-cai"]
+    assert judged["elo/harmless"]["difference"]["value"] == 0
+    (run / "evaluate" / "measures.json").unlink()
+    lone = write_comparison((run, pipeline()), (other, pipeline()))[1]
+    assert lone["evaluation"]["rl-cai"]["harmfulness"]["before"] == {}
+    assert lone["checkpoints"][0] == {}

@@ -14,13 +14,14 @@ from cai.report.charts import (
     extent,
     heights,
     line_chart,
-    score_chart,
+    point_chart,
     stack,
     ticks,
 )
 from cai.report.curves import curves, guard_checks
 from cai.report.differences import difference, is_clear
 from cai.report.headline import cautions, headline
+from cai.report.numbers import behind_curves, behind_stacks
 from cai.report.tallies import tally_comparisons, tally_judgements, tally_revisions
 from cai.report.truth import better, grading, word
 from cai.report.wording import duration, interval, moment, number, percent, points, shorten, visible
@@ -73,6 +74,8 @@ def test_dots_skip_what_was_not_measured():
     rates = [None, {"value": None}, {"value": 0.5, "low": 0.4, "high": 0.7, "n": 9}]
     (dot,) = dots(rates)
     assert (dot.series, dot.value, dot.low, dot.high) == (2, 50, 40, pytest.approx(70))
+    (dot,) = dots([{"value": 3.0, "low": None, "high": None, "n": 1}], most=4)
+    assert (dot.value, dot.low, dot.high) == (75, 75, 75)
 
 
 def test_stacks_fill_the_width_and_nothing_is_nothing():
@@ -94,12 +97,59 @@ def test_lines_span_their_box():
     assert [text for _, text in flat.ticks] == ["0", "0.5", "1"]
 
 
+def test_points_are_placed_on_their_axes_with_their_intervals():
+    def known(value, low, high):
+        return {"value": value, "low": low, "high": high, "n": 9}
+
+    values = [(0, known(0.0, -1.0, 1.0)), (5, known(None, None, None)), (10, known(2, None, None))]
+    drawn = point_chart("Score", {"": values}, unit="step", reference=1.0)
+    assert drawn.ticks == [
+        (100, "−1"),
+        (pytest.approx(200 / 3), "0"),
+        (pytest.approx(100 / 3), "1"),
+        (0, "2"),
+    ]
+    assert drawn.reference == pytest.approx(100 / 3)
+    assert drawn.places == [(14, "0"), (97, "10")]
+    first, last = drawn.series[0].points
+    assert (first.x, first.y) == (14, pytest.approx(200 / 3))
+    assert (first.low, first.high) == (100, pytest.approx(100 / 3))
+    assert (last.x, last.y, last.low, last.high) == (97, 0, 0, 0)
+    assert (first.told, last.told) == ("0 at step 0", "2 at step 10")
+    assert point_chart("Score", {"": values[:2]}, unit="step") is None
+    assert point_chart("Score", {}, unit="step") is None
+
+
+def test_labels_of_an_axis_that_do_not_fit_are_its_ends():
+    values = [(n, {"value": n / 2e5, "low": None, "high": None}) for n in range(0, 200_001, 25_000)]
+    drawn = point_chart("Share", {"a": values}, unit="step", marks=(0.0, 0.5, 1.0), write=percent)
+    assert drawn.places == [(14, "0"), (97, "200,000")]
+    assert [text for _, text in drawn.ticks] == ["0%", "50%", "100%"]
+    assert drawn.series[0].points[1].told == "12% at step 25,000"
+
+
+def test_tables_behind_bars_hold_their_counts():
+    stacks = {"base": stack({"harmful": 3, "odd_one": 1}), "tuned": stack({"helpful": 2})}
+    assert behind_stacks(stacks) == (
+        ["", "harmful", "odd one", "helpful"],
+        [("base", [3, 1, 0]), ("tuned", [0, 0, 2])],
+    )
+
+
+def test_tables_behind_curves_have_their_ends_and_some_steps_between():
+    points = [[float(n), n * 2.0] for n in range(1, 31)]
+    (head, *steps), rows = behind_curves({"curves": {"objective/kl": points}})
+    assert (head, steps[0], steps[-1], len(steps)) == ("Step", "1", "30", 8)
+    assert rows == [("KL from SL-CAI, nats per response", [int(step) * 2.0 for step in steps])]
+    assert behind_curves({"steps": 0}) == (["Step"], [])
+
+
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_few_and_go_around_the_values(low: float, span: float):
     high = low + span
     marks = ticks(low, high)
     assert 2 <= len(marks) <= 6
-    slack = 1e-6 * max(abs(low), abs(high), span)
+    slack = 0.021 * (marks[1] - marks[0])
     assert marks[0] <= low + slack
     assert marks[-1] >= high - slack
     assert all(b > a for a, b in pairwise(marks))
@@ -126,27 +176,6 @@ def test_checks_of_the_guard_are_the_first_the_last_and_some_between():
     assert "objective/kl" not in found[0]
     assert len(guard_checks(steps[:9])) == 3
     assert guard_checks([{"objective/kl": 0.0}]) == []
-
-
-def test_scores_by_revisions_are_placed_on_their_axis():
-    def scored(number, value, low, high):
-        return {"round": number, "score": {"value": value, "low": low, "high": high, "n": 9}}
-
-    drawn = score_chart([scored(0, 0.0, -1.0, 1.0), scored(1, 2.0, None, None)])
-    assert drawn.ticks == [
-        (100, "−1"),
-        (pytest.approx(200 / 3), "0"),
-        (pytest.approx(100 / 3), "1"),
-        (0, "2"),
-    ]
-    first, last = drawn.points
-    assert (first.y, first.low, first.high) == (
-        pytest.approx(200 / 3),
-        100,
-        pytest.approx(100 / 3),
-    )
-    assert (last.y, last.low, last.high) == (0, 0, 0)
-    assert score_chart([scored(0, 0.0, -1.0, 1.0)]) is score_chart([]) is None
 
 
 def test_a_difference_has_newcombes_interval():
@@ -206,8 +235,8 @@ def test_labels_are_held_against_the_grader():
     assert (sure["confidence"], sure["right"]["n"]) == (pytest.approx((0.97 + 0.96 + 0.99) / 3), 3)
     drawn = calibration(found["calibration"])
     assert [(point.x, point.y) for point in drawn] == [
-        (pytest.approx(10), 100),
-        (pytest.approx(200 * (2.92 / 3 - 0.5)), 0),
+        (pytest.approx(14 + 8.3), 100),
+        (pytest.approx(14 + 166 * (2.92 / 3 - 0.5)), 0),
     ]
 
 

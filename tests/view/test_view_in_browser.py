@@ -196,6 +196,27 @@ def test_prompts_are_added_and_removed(visit, serve):
     done(page)
 
 
+def test_one_prompt_too_many_is_told_and_stays_in_the_field(visit, serve):
+    page = visit(serve()[0])
+    done(page)
+    field = page.get_by_placeholder("Type a prompt")
+    for number in range(6):
+        field.fill(f"How do I bake bread {number}?")
+        page.keyboard.press("Enter")
+    done(page)
+    field.fill("One more?")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").get_by_text("At most 8 prompts").wait_for()
+    assert page.locator("#try-trials article").count() == 8
+    assert field.input_value() == "One more?"
+    trial(page).get_by_role("button", name="Remove").click()
+    field.focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").wait_for(state="hidden")
+    done(page)
+    assert page.locator("#try-trials article").count() == 8
+
+
 def test_a_server_that_went_is_told(visit, tmp_path):
     with serving(make_desk(tmp_path)) as served:
         page = visit(served.link)

@@ -133,7 +133,10 @@
   // Prompts.
 
   function add(name, wish, tag) {
-    if (chosen.length >= facts.most) return alarm(`At most ${facts.most} prompts at a time: remove one first.`);
+    if (chosen.length >= facts.most) {
+      alarm(`At most ${facts.most} prompts at a time: remove one first.`);
+      return false;
+    }
     const body = element("div", { class: "body" });
     const remove = element("button", { type: "button", "aria-label": `Remove: ${name}` }, "Remove");
     const head = element("h3", {}, name, tag ? element("small", {}, tag) : null);
@@ -147,11 +150,12 @@
     });
     chosen.push(one);
     part.trials.append(node);
+    return true;
   }
 
   function addOfRun(prompt) {
     const tag = [prompt.kind, prompt.category, prompt.turns > 1 ? `the last of ${prompt.turns} turns` : ""];
-    add(prompt.opening, { key: prompt.key }, tag.filter(Boolean).join(" · "));
+    return add(prompt.opening, { key: prompt.key }, tag.filter(Boolean).join(" · "));
   }
 
   // One red-team prompt that the principle seems to be about, if any is, and one that it is not.
@@ -342,7 +346,7 @@
       event.preventDefault();
       const words = part.words.value.trim();
       if (!words) return part.words.focus();
-      add(words, { text: words }, "your own");
+      if (!add(words, { text: words }, "your own")) return;
       part.words.value = "";
       soon(0);
     });
@@ -354,9 +358,8 @@
     });
     part.pick.addEventListener("change", () => {
       const prompt = facts.prompts.find(({ key }) => key === part.pick.value);
-      if (prompt) addOfRun(prompt);
       part.pick.value = "";
-      soon(0);
+      if (prompt && addOfRun(prompt)) soon(0);
     });
     for (const choice of [part.draw, part.rounds, part.reasoning]) choice.addEventListener("change", () => soon(0));
     part.again.addEventListener("click", () => {

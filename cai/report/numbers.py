@@ -1,0 +1,97 @@
+"""The tables behind the charts: their heads, and rows of a name and its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cai.report.charts import Bar
+from cai.report.curves import drawn
+from cai.report.wording import hundredths, interval, percent, plainly
+
+Numbers = tuple[list[str], list[tuple[str, list[Any]]]]
+
+MOST_STEPS = 8
+"""Columns of a table over steps."""
+
+
+def behind_stacks(stacks: Mapping[str, Sequence[Bar]]) -> Numbers:
+    """Return the counts of stacked bars, by what each bar is called."""
+    labels = list(dict.fromkeys(plainly(bar.label) for bars in stacks.values() for bar in bars))
+    rows = [
+        (name, [sum(bar.count for bar in bars if plainly(bar.label) == label) for label in labels])
+        for name, bars in stacks.items()
+    ]
+    return ["", *labels], rows
+
+
+def behind_scores(rounds: Sequence[Mapping[str, Any]]) -> Numbers:
+    """Return the preference scores of chains by number of revisions, as in report.json."""
+    rows = [
+        (
+            str(found["round"]),
+            [hundredths(score["value"]), _ends(score), score["n"]],
+        )
+        for found in rounds
+        for score in [found["score"]]
+    ]
+    return ["Revisions", "score", "95% interval", "chains"], rows
+
+
+def behind_labels(counts: Sequence[int]) -> Numbers:
+    """Return AI labels in equal bins of probability."""
+    bins = len(counts)
+    rows = [(f"{n / bins:.2f} to {(n + 1) / bins:.2f}", [count]) for n, count in enumerate(counts)]
+    return ["Probability", "pairs"], rows
+
+
+def behind_calibration(bins: Sequence[Mapping[str, Any]]) -> Numbers:
+    """Return right labels by confidence, as in report.json."""
+    rows = [
+        (hundredths(found["confidence"]), [percent(right["value"]), interval(right), right["n"]])
+        for found in bins
+        for right in [found["right"]]
+    ]
+    return ["Mean confidence", "right", "95% interval", "pairs"], rows
+
+
+def behind_curves(ppo: Mapping[str, Any]) -> Numbers:
+    """Return what each curve of PPO is at some steps: the first, the last, some between.
+
+    Args:
+        ppo: As in report.json.
+    """
+    known = {
+        f"{title}: {name}" if name else title: dict(points)
+        for title, series in drawn(ppo).items()
+        for name, points in series.items()
+    }
+    longest = [*max(known.values(), key=len, default={})]
+    places = range(min(MOST_STEPS, len(longest)))
+    steps = [longest[round(n * (len(longest) - 1) / max(len(places) - 1, 1))] for n in places]
+    rows = [
+        (name, [round(points[step], 4) + 0.0 if step in points else None for step in steps])
+        for name, points in known.items()
+    ]
+    return ["Step", *(f"{step:,.0f}" for step in steps)], rows
+
+
+def behind_checkpoints(
+    series: Mapping[str, tuple[str, Sequence[tuple[int, Mapping[str, Any]]]]],
+) -> Numbers:
+    """Return every measure of `checkpoint_series` by step."""
+    rows: dict[int, list[str]] = {}
+    for name, (_, points) in series.items():
+        for step, value in points:
+            plain = name == "harmfulness"
+            shown = hundredths(value["value"]) if plain else percent(value["value"])
+            ends = _ends(value) if plain else interval(value)
+            rows.setdefault(step, []).append(f"{shown} ({ends})" if ends else shown)
+    heads = ["Step", *(title for title, _ in series.values())]
+    return heads, [(f"{step:,}", shown) for step, shown in rows.items()]
+
+
+def _ends(value: Mapping[str, Any]) -> str:
+    if value["low"] is None or value["high"] is None:
+        return ""
+    return f"{hundredths(value['low'])} to {hundredths(value['high'])}"

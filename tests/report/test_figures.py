@@ -1,0 +1,206 @@
+"""The paper's figures of models and checkpoints: places, sentences, and what is missing."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from parsed_page import report_on
+from synthetic_run import CHECKPOINTS, MODELS, pipeline
+
+from cai.report.effects import side_effects
+from cai.report.figures import (
+    LABEL_HEIGHT,
+    checkpoint_figure,
+    checkpoint_series,
+    elo_figure,
+    harmfulness_figure,
+    missing,
+)
+from cai.store import write_json
+
+BASE, FIRST, TUNED = MODELS
+
+
+def known(value, low=None, high=None, n=300):
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def elo(**changes):
+    ratings = {
+        "harmless": {
+            "base": known(0.0, 0.0, 0.0),
+            "ppo-step-5": known(400.0, 380.0, 420.0),
+            "tuned": known(800.0, 700.0, 900.0),
+        },
+        "helpful": {
+            "base": known(0.0, 0.0, 0.0),
+            "ppo-step-5": known(-4.0, -10.0, 2.0),
+            "tuned": known(2.0, -6.0, 10.0),
+        },
+    }
+    for side, rating in changes.items():
+        ratings[side]["tuned"] = rating
+    return {
+        "elo": {"method": "preference", "anchor": "base", **ratings},
+        "checkpoints": [{"step": 5, "name": "ppo-step-5", "evaluation": {}}],
+    }
+
+
+def test_models_are_placed_by_their_elo_and_chance_looks_small():
+    found = elo_figure(elo(), ["base", "tuned"])
+    places = {place.name: place for place in found.plane.places}
+    base, way, tuned = (places[name] for name in ("base", "PPO, step 5", "tuned"))
+    assert (base.series, way.series, tuned.series) == (0, None, 1)
+    assert base.y == 100
+    assert way.y == pytest.approx((base.y + tuned.y) / 2)
+    assert base.upright == (100, 100)
+    assert tuned.upright[0] > tuned.y > tuned.upright[1] >= 0
+    # Two points of helpfulness are next to nothing on an axis of at least 200.
+    assert 0 < tuned.x - base.x < 2
+    assert way.x < base.x < tuned.x
+    assert way.across[0] < way.x < way.across[1]
+    drawn_last = [place.series is not None for place in found.plane.places]
+    assert drawn_last == sorted(drawn_last)
+    assert len(found.plane.path.split()) == 3
+
+
+def test_the_sentence_about_elo_tells_change_from_chance():
+    said = elo_figure(elo(), ["base", "tuned"]).said
+    assert said == (
+        "On red-team prompts tuned is 800 points (700 to 900) above base: of two answers its own "
+        "would be preferred 99.0% of the time. "
+        "On benign prompts there is no clear difference between tuned and base."
+    )
+    worse = elo_figure(elo(helpful=known(-100.0, -120.0, -80.0)), ["base", "tuned"]).said
+    assert worse.endswith(
+        "On benign prompts tuned is 100 points (80 to 120) below base: of two answers its own "
+        "would be preferred 36% of the time."
+    )
+
+
+def test_a_model_without_a_rating_has_no_place_and_keeps_its_row():
+    never_lost = elo(harmless=known(None))
+    found = elo_figure(never_lost, ["base", "tuned"])
+    assert [place.name for place in found.plane.places] == ["PPO, step 5", "base"]
+    assert [one.name for one in found.rated] == ["base", "PPO, step 5", "tuned"]
+    assert "red-team" not in found.said
+    alone = {"elo": {**never_lost["elo"], "helpful": {}, "harmless": {}}}
+    assert elo_figure(alone, ["base"]).plane is None
+    assert elo_figure({"elo": None}, ["base"]) is elo_figure({}, ["base"]) is None
+
+
+def test_names_of_models_that_lie_together_do_not():
+    models = [f"m{n}" for n in range(4)]
+    rating = {model: known(float(n)) for n, model in enumerate(models)}
+    found = elo_figure({"elo": {"harmless": rating, "helpful": rating}}, models)
+    labels = sorted(place.label for place in found.plane.places)
+    gaps = [below - above for above, below in pairwise(labels)]
+    assert all(gap >= LABEL_HEIGHT - 1e-9 for gap in gaps)
+
+
+def test_harmfulness_is_told_with_its_difference():
+    models = {"base": known(3.0, 2.8, 3.2), "tuned": known(0.5, 0.4, 0.6)}
+    found = harmfulness_figure({"harmfulness": {"models": models}}, ["base", "tuned"])
+    assert found.said.startswith("Answers of tuned are rated 2.5 (2.28 to 2.72) less harmful")
+    same = {"base": models["base"], "tuned": known(2.9, 2.7, 3.1)}
+    found = harmfulness_figure({"harmfulness": {"models": same}}, ["base", "tuned"])
+    assert found.said == "There is no clear difference between tuned and base."
+    assert harmfulness_figure({"harmfulness": None}, ["base"]) is None
+
+
+def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
+    _, report = report_on(run)
+    series = checkpoint_series(report)
+    title, points = series["harmful_rate"]
+    assert title == "Harmful answers"
+    assert [step for step, _ in points] == [0, *CHECKPOINTS, 60]
+    ends = [report["evaluation"][name]["harmful_rate"] for name in (FIRST, TUNED)]
+    assert [points[0][1], points[-1][1]] == ends
+    kept = {one["step"]: one["evaluation"] for one in report["measures"]["checkpoints"]}
+    assert all(value == kept[step]["harmful_rate"] for step, value in points[1:-1])
+    assert "harmfulness" in series
+    found = checkpoint_figure(report)
+    assert f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}." in found.said
+    assert "Harmful answers fall from" in found.said
+    heads, rows = found.numbers
+    assert len(found.charts) == len(series) == len(heads) - 1 == 6
+    assert [name for name, _ in rows] == ["0", *map(str, CHECKPOINTS), "60"]
+    low, high = (f"{100 * ends[0][end]:.0f}" for end in ("low", "high"))
+    assert rows[0][1][0] == f"{ends[0]['value']:.0%} ({low}–{high})"
+    # A guard that went back to an earlier policy kept that one.
+    report["stages"]["ppo"]["metrics"]["kept_step"] = 40
+    assert [step for step, _ in checkpoint_series(report)["harmful_rate"][1]] == [0, 20, 40]
+
+
+def test_what_is_told_of_the_fall_follows_the_numbers():
+    def rated(value):
+        return {"harmful_rate": known(value, max(0, value - 0.02), value + 0.02)}
+
+    def figure(*values):
+        kept = [
+            {"step": 10 * n, "name": f"k{n}", "evaluation": rated(value)}
+            for n, value in enumerate(values[1:-1], start=1)
+        ]
+        return checkpoint_figure(
+            {
+                "evaluation": {"start": rated(values[0]), "end": rated(values[-1])},
+                "measures": {"checkpoints": kept},
+                "ppo": {"steps": 30},
+                "stages": {},
+            }
+        ).said
+
+    assert figure(0.5, 0.06, 0.3, 0.02).endswith(
+        "Harmful answers fall from 50% to 2%, nine tenths of it by step 10."
+    )
+    assert figure(0.5, 0.4, 0.3, 0.02).endswith("fall from 50% to 2%.")
+    assert "fall" not in figure(0.5, 0.4, 0.3, 0.49)
+    assert "dotted" not in figure(0.5, 0.4, 0.3, 0.49)
+
+
+def test_side_effects_are_those_that_were_measured(run: Path):
+    _, report = report_on(run)
+    told = dict(side_effects(report))
+    tax = report["measures"]["alignment_tax"]
+    assert told["Perplexity of benign texts"][0][0] == f"{tax[BASE]['perplexity']:.2f}"
+    ratio, ends = told["Perplexity, times the first model’s"][-1]
+    assert float(ratio) == pytest.approx(tax[TUNED]["perplexity_ratio"]["value"], abs=0.01)
+    assert " to " in ends
+    assert "Boilerplate" in told
+    del report["measures"]["alignment_tax"]
+    assert "Perplexity of benign texts" not in dict(side_effects(report))
+
+
+def test_the_page_has_the_figures_and_the_numbers_behind_them(run: Path):
+    page, report = report_on(run)
+    for words in (
+        "Harmless and helpful",
+        "harmless Elo ↑",
+        "Absolute harmfulness",
+        "Checkpoints of PPO",
+        "PPO, step 20",
+        "Side effects",
+        "Benign prompts refused",
+    ):
+        assert words in page.text
+    assert "Not measured in this run" not in page.text
+    rating = report["measures"]["elo"]["harmless"][TUNED]["value"]
+    assert f"{rating:.0f}" in page.text
+    assert missing(report) == []
+
+
+def test_what_an_evaluation_lacks_is_named_with_its_setting(run: Path):
+    measures = json.loads((run / "evaluate" / "measures.json").read_text())
+    write_json(
+        run / "evaluate" / "measures.json",
+        {**measures, "elo": None, "harmfulness": None, "checkpoints": []},
+    )
+    page, _ = report_on(run, pipeline(ppo={}))
+    for setting in ("evaluate.elo", "evaluate.harmfulness", "ppo.snapshot_steps"):
+        assert setting in page.text
+    assert "harmless Elo" not in page.text
+    (run / "evaluate" / "measures.json").unlink()  # an older run
+    page, report = report_on(run)
+    assert report["measures"] == {}
+    assert "Side effects" in page.text
