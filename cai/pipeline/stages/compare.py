@@ -190,17 +190,13 @@ def _judged(
         _settings(context),
         context.settings.seed,
     )
-    items = [
-        item
-        for pair in pairs
-        for item in compare.judgement_items(
-            pair,
-            constitution=context.constitution,
-            settings=settings,
-            model_fingerprint=context.fingerprint(judge_model),
-            seed=seed,
-        )
-    ]
+    items = compare.judgement_items(
+        pairs,
+        constitution=context.constitution,
+        settings=settings,
+        model_fingerprint=context.fingerprint(judge_model),
+        seed=seed,
+    )
     if only is not None:
         items = compare.instead_of(items, only)
     result, usage = make_rows(
