@@ -25,17 +25,13 @@ def relabelling(judge_: Judge, count: int) -> dict[str, Any]:
     engine, seed = judge_.engine, judge_.seed
 
     def items_under(edited: Constitution) -> list[Item[JudgementInputs]]:
-        return [
-            item
-            for pair in pairs
-            for item in judgement_items(
-                pair,
-                constitution=edited,
-                settings=settings,
-                model_fingerprint=engine.fingerprint,
-                seed=seed,
-            )
-        ]
+        return judgement_items(
+            pairs,
+            constitution=edited,
+            settings=settings,
+            model_fingerprint=engine.fingerprint,
+            seed=seed,
+        )
 
     def reworded(number: int) -> Constitution:
         principles = list(constitution.principles)

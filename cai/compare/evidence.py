@@ -49,33 +49,38 @@ def questions_of(inputs: JudgementInputs, asking: Asking) -> list[Question]:
 
 
 def judgement_items(
-    pair: PairRow,
+    pairs: Iterable[PairRow],
     *,
     constitution: Constitution,
     settings: CompareSettings,
     model_fingerprint: str,
     seed: int,
 ) -> list[Item[JudgementInputs]]:
-    """Draw the principles that a pair is judged under; one item each, none for unusable pairs.
+    """Draw the principles that each pair is judged under; one item each, in the pairs' order.
 
-    A fingerprint names the very questions, so it holds whatever goes into them.
+    Unusable pairs have none. A fingerprint names the very questions, so it holds whatever goes into
+    them.
     """
-    if pair.state != "ok":
-        return []
-    principles: Sequence[Principle] = FORMS[settings.form].principles(constitution)
-    if settings.principles != "all":
-        principles = draw_several(principles, settings.principles, seed=seed, key=pair.key)
+    serving: Sequence[Principle] = FORMS[settings.form].principles(constitution)
     asking = Asking(constitution, settings, seed)
-    items: list[Item[JudgementInputs]] = []
-    for principle in principles:
-        inputs = JudgementInputs(pair, principle)
-        questions = questions_of(inputs, asking)
-        fingerprint = content_hash(
-            VERSION, model_fingerprint, *(_named(question, asking) for question in questions)
-        )
-        key = content_hash("judgement", pair.key, principle.id)
-        items.append(Item(key, fingerprint, inputs))
-    return items
+
+    def drawn_for(pair: PairRow) -> Sequence[Principle]:
+        if settings.principles == "all":
+            return serving
+        return draw_several(serving, settings.principles, seed=seed, key=pair.key)
+
+    def item_of(inputs: JudgementInputs) -> Item[JudgementInputs]:
+        asked = (_named(question, asking) for question in questions_of(inputs, asking))
+        fingerprint = content_hash(VERSION, model_fingerprint, *asked)
+        key = content_hash("judgement", inputs.pair.key, inputs.principle.id)
+        return Item(key, fingerprint, inputs)
+
+    return [
+        item_of(JudgementInputs(pair, principle))
+        for pair in pairs
+        if pair.state == "ok"
+        for principle in drawn_for(pair)
+    ]
 
 
 def instead_of(

@@ -19,8 +19,6 @@ INSTALL = "pip install 'cai[vllm]'"
 INSTALL_ON_A_CPU = "make test-vllm"
 OUR_OWN = frozenset({"model", "tokenizer", "dtype", "enable_lora", "logprobs_mode"})
 """Engine arguments that come from other settings, or that the engine relies on."""
-_PREFILL = 16384
-"""Tokens of one step on a CPU: there, requests with seeds crash when a prompt is split."""
 
 
 def import_vllm() -> Any:  # noqa: ANN401 (a module)
@@ -72,7 +70,8 @@ def engine_arguments(settings: ModelSettings, folder: Path) -> dict[str, Any]:
         "disable_log_stats": True,
     }
     if on_cpu():
-        arguments |= {"enforce_eager": True, "max_num_batched_tokens": _PREFILL}
+        # Here, requests with seeds end vLLM where a step takes a part of their prompt.
+        arguments |= {"enforce_eager": True, "enable_chunked_prefill": False}
         if settings.dtype == "auto":
             arguments["dtype"] = "float32"
     if settings.adapter is not None:

@@ -63,7 +63,7 @@ class VLLMSampler:
         vllm = import_vllm()
         gpu = not on_cpu()
         beside = {"gpu_memory_utilization": MEMORY, "enable_sleep_mode": True} if gpu else {}
-        arguments = {**engine_arguments(settings, folder), **beside, **settings.options}
+        arguments = {**beside, **engine_arguments(settings, folder)}
         self.fingerprint = ""
         self.way: Way = way or _best_way(arguments, gpu=gpu)
         if self.way == "ipc":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,6 @@ class Subject:
     asked: tuple[Sample, ...]
 
 
-BeforeClosing = Callable[[Subject], Awaitable[None]]
-"""What else to ask of a model that has just answered, while it is loaded."""
-
-
 @dataclass(frozen=True)
 class Text:
     """A text that is not the model's own, to be measured for perplexity.
@@ -79,21 +75,20 @@ async def ask(
     folder: Path,
     task: Task,
     name: str = "rows",
-    before_closing: BeforeClosing | None = None,
-    keep: Engine | None = None,
+    finish: Callable[[Engine], Awaitable[None]],
 ) -> RowsResult[AnswerRow]:
     """Let every model answer and be graded, one model after the other.
 
     Args:
-        subjects: The models; each engine is closed after the last answer of its model.
+        subjects: The models.
         settings: Sampling and concurrency.
         seed: Of the draws.
         grader: Who judges.
         folder: Gets the rows; those of an earlier execution are reused.
         task: Shows progress.
         name: Of the file of rows.
-        before_closing: Not called for models whose rows were all there.
-        keep: An engine that is still needed, such as the grader's.
+        finish: Called with each engine after its last answer. Not called for those whose rows were
+            all there.
     """
     store = RowStore(folder, AnswerRow, name)
     items: list[Item[Sample]] = []
@@ -127,10 +122,7 @@ async def ask(
         )
         waiting[id(subject.engine)] -= 1
         if not waiting[id(subject.engine)]:
-            if before_closing:
-                await before_closing(subject)
-            if subject.engine is not keep:
-                await subject.engine.close()
+            await finish(subject.engine)
         return row
 
     return await run_rows(
@@ -209,59 +201,65 @@ async def rate_harmfulness(
     return await run_kept(items, make, store, settings, task)
 
 
-async def ask_questions(
-    engines: Mapping[str, Engine],
-    questions: Sequence[Question],
-    *,
-    settings: EvaluateSettings,
-    folder: Path,
-    task: Task,
-    keep: Engine | None = None,
-) -> RowsResult[ChoiceRow]:
-    """Ask every model multiple-choice questions; they are kept in `choices.jsonl`.
+class Choices:
+    """Multiple-choice questions to models, one model at a time; kept in `choices.jsonl`."""
 
-    Each engine but `keep` is closed after its last question.
-    """
-    store = RowStore(folder, ChoiceRow, "choices")
-    items = [
-        Item(
-            content_hash("choice", model, question.source, question.prompt.messages[-1]),
-            content_hash(
-                engine.fingerprint,
-                question.prompt.messages,
-                question.prompt.prefill,
-                question.options,
-                question.gold,
-            ),
-            (model, question),
-        )
-        for model, engine in engines.items()
-        for question in questions
-    ]
-    model_of = {item.key: item.inputs[0] for item in items}
-    waiting = _waiting(items, store, lambda key: engines[model_of[key]])
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        questions: Sequence[Question],
+        *,
+        settings: EvaluateSettings,
+        folder: Path,
+        task: Task,
+    ) -> None:
+        """Plan what every model is asked, and find what is there already."""
+        self._settings, self._task = settings, task
+        self._store = RowStore(folder, ChoiceRow, "choices")
+        self._items = {
+            subject.name: [_choice_item(subject, question) for question in questions]
+            for subject in subjects
+        }
+        for item in (item for items in self._items.values() for item in items):
+            self._store.reuse(item.key, item.fingerprint)
 
-    async def make(item: Item[tuple[str, Question]]) -> ChoiceRow:
-        model, question = item.inputs
-        row = ChoiceRow(
-            key=item.key,
-            model=model,
-            source=question.source,
-            task=question.task,
-            question=question.prompt.messages[-1].content,
-            options=question.options,
-            gold=question.gold,
-            provenance=said_by(model, engines[model]),
-        )
-        with failures_as_states(row):
-            request = ScoreRequest(question.prompt, question.options)
-            row.logprobs = (await engines[model].score(request)).logprobs
-        waiting[id(engines[model])] -= 1
-        if not waiting[id(engines[model])] and engines[model] is not keep:
-            await engines[model].close()
-        return row
+    async def ask(self, subject: Subject) -> RowsResult[ChoiceRow]:
+        """Ask one model; return what all models have said so far."""
 
-    return await run_kept(items, make, store, settings, task)
+        async def make(item: Item[Question]) -> ChoiceRow:
+            question = item.inputs
+            row = ChoiceRow(
+                key=item.key,
+                model=subject.name,
+                source=question.source,
+                task=question.task,
+                question=question.prompt.messages[-1].content,
+                options=question.options,
+                gold=question.gold,
+                provenance=said_by(subject.name, subject.engine),
+            )
+            with failures_as_states(row):
+                request = ScoreRequest(question.prompt, question.options)
+                row.logprobs = (await subject.engine.score(request)).logprobs
+            return row
+
+        items = self._items[subject.name]
+        return await run_kept(items, make, self._store, self._settings, self._task)
+
+
+def _choice_item(subject: Subject, question: Question) -> Item[Question]:
+    prompt = question.prompt
+    return Item(
+        content_hash("choice", subject.name, question.source, prompt.messages[-1]),
+        content_hash(
+            subject.engine.fingerprint,
+            prompt.messages,
+            prompt.prefill,
+            question.options,
+            question.gold,
+        ),
+        question,
+    )
 
 
 async def text_logprobs(engine: Engine, texts: Sequence[Text]) -> list[float | None]:

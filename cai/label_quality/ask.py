@@ -37,17 +37,13 @@ async def ask_about(
     Returns:
         The judgements, in the order of the pairs.
     """
-    items = [
-        item
-        for pair in pairs
-        for item in judgement_items(
-            pair,
-            constitution=constitution,
-            settings=settings,
-            model_fingerprint=engine.fingerprint,
-            seed=seed,
-        )
-    ]
+    items = judgement_items(
+        pairs,
+        constitution=constitution,
+        settings=settings,
+        model_fingerprint=engine.fingerprint,
+        seed=seed,
+    )
     limit, done = asyncio.Semaphore(settings.concurrency), 0
 
     async def one(item: Item[JudgementInputs]) -> JudgementRow:

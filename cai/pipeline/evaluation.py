@@ -15,7 +15,7 @@ from cai.engines import Engine, Usage
 from cai.errors import CaiError
 from cai.evaluate import measures
 from cai.evaluate.answer import Sample
-from cai.evaluate.asking import BeforeClosing, Subject, Text, ask, ask_questions, rate_harmfulness
+from cai.evaluate.asking import Choices, Subject, Text, ask, rate_harmfulness
 from cai.evaluate.asking import text_logprobs as logprobs_of
 from cai.evaluate.grading import Grader, plain_grader
 from cai.evaluate.judge import Judge
@@ -23,8 +23,8 @@ from cai.evaluate.matches import order_agreement, play
 from cai.evaluate.recorded import RecordedEngine
 from cai.evaluate.sets import Question
 from cai.evaluate.summarise import summarise
+from cai.pipeline.engines import Engines, Fingerprints
 from cai.pipeline.progress import Progress
-from cai.pipeline.stage import Fingerprints, tokens_of, with_engines
 from cai.records import AnswerRow, ChoiceRow, MatchRow, RatingRow
 from cai.rows import RowsResult
 from cai.settings import EvaluateSettings, ModelSettings
@@ -139,14 +139,8 @@ def evaluate(
         from cai.harmfulness import HarmfulnessModel
 
         HarmfulnessModel.check(str(rated_by))
-    opened = {*evaluation.models.values(), *evaluation.checkpoints.values()} | (
-        {judge} if judge else set()
-    )
-
-    async def body(engines: Mapping[ModelSettings, Engine]) -> _Found:
-        return await _ask_all(evaluation, engines, progress)
-
-    found, usage = with_engines(fingerprints, opened, body)
+    with Engines(fingerprints) as engines:
+        found = engines.run(_ask_all(evaluation, engines, progress))
     rows = found.rows
     preference = evaluation.preference() if evaluation.preference else None
     scores = _scores(preference, rows) if preference else None
@@ -168,7 +162,7 @@ def evaluate(
         "checkpoints": _checkpoints(evaluation, found.checkpoints, scores),
     }
     results["flags"] = _flags(evaluation, fingerprints, judge, results)
-    return found.answers, {"evaluation": evaluated, "measures": results}, usage
+    return found.answers, {"evaluation": evaluated, "measures": results}, engines.usage
 
 
 def checkpoint_name(step: int) -> str:
@@ -178,11 +172,11 @@ def checkpoint_name(step: int) -> str:
 
 async def _ask_all(
     evaluation: Evaluation,
-    engines: Mapping[ModelSettings, Engine],
+    engines: Engines,
     progress: Progress,
 ) -> _Found:
     settings, judge = evaluation.settings, evaluation.judge
-    task = partial(progress.rows, tokens=tokens_of(engines))
+    task = partial(progress.rows, tokens=engines.tokens)
     judging = engines[judge] if judge else None
     judge_model = (
         Judge(judging, model=judge.path, min_mass=settings.judge_min_mass)
@@ -196,15 +190,32 @@ async def _ask_all(
         Subject(name, engines[model], tuple(evaluation.asked))
         for name, model in evaluation.models.items()
     ]
+    choices = (
+        Choices(
+            subjects, evaluation.questions, settings=settings, folder=evaluation.folder, task=task
+        )
+        if evaluation.questions
+        else None
+    )
     logprobs: dict[str, list[float | None]] = {}
+    chosen: RowsResult[ChoiceRow] | None = None
+    finished: set[int] = set()
 
-    async def measure_texts(subject: Subject) -> None:
-        if evaluation.texts and not isinstance(subject.engine, RecordedEngine):
-            logprobs[subject.name] = await logprobs_of(subject.engine, evaluation.texts)
+    async def finish(engine: Engine) -> None:
+        """Ask everything but answers of a model while it is loaded, and close it."""
+        nonlocal chosen
+        finished.add(id(engine))
+        for subject in subjects:
+            if subject.engine is not engine:
+                continue
+            if evaluation.texts:
+                logprobs[subject.name] = await logprobs_of(engine, evaluation.texts)
+            if choices:
+                chosen = await choices.ask(subject)
+        if engine is not judging:
+            await engine.close()
 
-    async def put(
-        some: Sequence[Subject], name: str, before_closing: BeforeClosing | None = None
-    ) -> RowsResult[AnswerRow]:
+    async def put(some: Sequence[Subject], name: str) -> RowsResult[AnswerRow]:
         return await ask(
             some,
             settings=settings,
@@ -213,34 +224,23 @@ async def _ask_all(
             folder=evaluation.folder,
             task=task,
             name=name,
-            before_closing=before_closing,
-            keep=judging,
+            finish=finish,
         )
 
     given = [
         Subject(name, engine, tuple(asked)) for name, (engine, asked) in evaluation.recorded.items()
     ]
-    found = _Found(await put([*subjects, *given], "rows", measure_texts), logprobs=logprobs)
+    found = _Found(await put([*subjects, *given], "rows"), logprobs=logprobs)
     for subject in subjects:
-        if evaluation.texts and subject.name not in logprobs:  # all of its answers were there
-            await measure_texts(subject)
-            if subject.engine is not judging:
-                await subject.engine.close()
+        if id(subject.engine) not in finished:  # all of its answers were there
+            await finish(subject.engine)
+    found.choices = chosen
     if evaluation.checkpoints:
         policies = [
             Subject(checkpoint_name(step), engines[model], tuple(evaluation.checkpoint_asked))
             for step, model in evaluation.checkpoints.items()
         ]
         found.checkpoints = await put(policies, "checkpoints")
-    if evaluation.questions:
-        found.choices = await ask_questions(
-            {subject.name: subject.engine for subject in subjects},
-            evaluation.questions,
-            settings=settings,
-            folder=evaluation.folder,
-            task=task,
-            keep=judging,
-        )
     if judge_model and settings.elo == JUDGE:
         found.matches = await play(
             found.rows,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cai.constitution import Constitution
-from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
+from cai.engines import Usage
+from cai.pipeline.engines import Engines
 from cai.pipeline.progress import Progress
 from cai.records import Row
 from cai.rows import Item, RowsResult, run_rows
@@ -132,110 +132,29 @@ class Stage:
     outputs: tuple[str, ...]
 
 
-class LazyEngine:
-    """Opens a model on its first request, so that a stage with nothing to do loads nothing."""
-
-    def __init__(self, settings: ModelSettings, fingerprint: str) -> None:
-        """Remember what to open."""
-        self._settings = settings
-        self._fingerprint = fingerprint
-        self._engine: Engine | None = None
-        self._done = Usage()
-
-    @property
-    def usage(self) -> Usage:
-        """What the engine has done so far."""
-        return self._done + self._engine.usage if self._engine else self._done
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the weights, without loading them."""
-        return self._fingerprint
-
-    async def generate(self, request: GenerateRequest) -> Completion:
-        """Complete a prompt."""
-        return await self._opened().generate(request)
-
-    async def score(self, request: ScoreRequest) -> Scores:
-        """Score options."""
-        return await self._opened().score(request)
-
-    async def close(self) -> None:
-        """Give the memory back; another request would open the model again."""
-        if self._engine:
-            self._done, engine, self._engine = self.usage, self._engine, None
-            await engine.close()
-
-    def _opened(self) -> Engine:
-        if self._engine is None:
-            from cai.engines.opening import open_engine
-
-            self._engine = open_engine(self._settings)
-        return self._engine
-
-
-class Fingerprints(Protocol):
-    """Knows models by their contents, as a `Context` does."""
-
-    def fingerprint(self, model: ModelSettings) -> str:
-        """Name a model's weights and format."""
-        ...
-
-
-def with_engines(
-    context: Fingerprints,
-    models: Iterable[ModelSettings],
-    body: Callable[[Mapping[ModelSettings, Engine]], Awaitable[T]],
-) -> tuple[T, Usage]:
-    """Run `body` with one engine per distinct model, and close them after it.
-
-    Returns:
-        What `body` returned, and the usage of all engines together.
-    """
-    engines = {model: LazyEngine(model, context.fingerprint(model)) for model in models}
-
-    async def run() -> T:
-        try:
-            return await body(engines)
-        finally:
-            for engine in engines.values():
-                await engine.close()
-
-    result = asyncio.run(run())
-    return result, sum((engine.usage for engine in engines.values()), start=Usage())
-
-
 def make_rows(
     context: Context,
+    engines: Engines,
     items: Iterable[Item[T]],
-    row_function: Callable[[Mapping[ModelSettings, Engine]], Callable[[Item[T]], Awaitable[R]]],
+    make: Callable[[Item[T]], Awaitable[R]],
     *,
     store: RowStore[R],
-    models: Iterable[ModelSettings],
     concurrency: int,
     title: str,
-) -> tuple[RowsResult[R], Usage]:
-    """Make the rows of a data stage that are not there yet.
+) -> RowsResult[R]:
+    """Make the rows of a data stage that are not there yet; return all of them.
 
     Args:
         context: The run.
+        engines: Of the stage; `make` asks them.
         items: The rows to make.
-        row_function: Returns the row function, given an engine for each model.
+        make: The row function.
         store: Where the rows are kept.
-        models: The models that are asked.
         concurrency: Rows under way at once.
         title: What the progress is called.
-
-    Returns:
-        All rows, and what the engines did.
     """
-
-    async def body(engines: Mapping[ModelSettings, Engine]) -> RowsResult[R]:
-        task = partial(context.progress.rows, title, tokens=tokens_of(engines))
-        make = row_function(engines)
-        return await run_rows(items, make, store=store, concurrency=concurrency, task=task)
-
-    return with_engines(context, models, body)
+    task = partial(context.progress.rows, title, tokens=engines.tokens)
+    return engines.run(run_rows(items, make, store=store, concurrency=concurrency, task=task))
 
 
 def train_model(
@@ -267,11 +186,6 @@ def train_model(
             on_step=on_step,
         )
     return dict(metrics)
-
-
-def tokens_of(engines: Mapping[ModelSettings, Engine]) -> Callable[[], int]:
-    """Return what counts the tokens that went into engines and came out of them so far."""
-    return lambda: sum(e.usage.tokens_in + e.usage.tokens_out for e in engines.values())
 
 
 def data_metrics(

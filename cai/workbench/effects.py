@@ -73,18 +73,14 @@ class StoredRun:
         serving = FORMS[self.compare.form].principles(constitution)
         if not self.judgements or len(serving) < several:
             return []
-        return [
-            item
-            for pair in self.pairs
-            for item in self.items_of(pair, constitution, self.judgements[0].provenance)
-        ]
+        return self.items_of(self.pairs, constitution, self.judgements[0].provenance)
 
     def items_of(
-        self, pair: PairRow, constitution: Constitution, made: Provenance
+        self, pairs: Iterable[PairRow], constitution: Constitution, made: Provenance
     ) -> list[Item[JudgementInputs]]:
-        """Return the judgements of a pair that this constitution asks of a model."""
+        """Return the judgements of pairs that this constitution asks of a model."""
         return judgement_items(
-            pair,
+            pairs,
             constitution=constitution,
             settings=self.compare,
             model_fingerprint=made.model_fingerprint,

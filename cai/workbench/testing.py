@@ -113,7 +113,7 @@ class Examiner:
         form = "comparison" if test.flagged is None else "critique"
         settings = self.settings.model_copy(update={"principles": 1, "form": form})
         (item,) = judgement_items(
-            pair,
+            [pair],
             constitution=constitution,
             settings=settings,
             model_fingerprint=self.engine.fingerprint,

@@ -232,7 +232,7 @@ def _pair(run: StoredRun, row: PairRow) -> Origin:
 def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) -> Origin:
     origin = Origin(f"judgement under {row.principle.id}", row, row.provenance)
     (pair,) = (pair for pair in run.pairs if pair.key == row.pair)
-    items = run.items_of(pair, constitution, row.provenance)
+    items = run.items_of([pair], constitution, row.provenance)
     if row.instead_of is not None:
         origin.title += ", of the fallback judge"
         items = instead_of(items, [j for j in run.judgements if j.key == row.instead_of])

@@ -164,7 +164,7 @@ async def try_comparison(
     revised = chain.steps[-1].revision
     pair = pair_of(chain.messages, chain.response, revised, provenance=chain.provenance)
     (item,) = judgement_items(
-        pair,
+        [pair],
         constitution=constitution,
         settings=settings.model_copy(update={"principles": 1}),
         model_fingerprint=engine.fingerprint,

@@ -174,14 +174,14 @@ def test_certainty_does_not_overflow():
 def test_an_unusable_pair_is_not_judged():
     tied = pair(state="tie")
     assert not judgement_items(
-        tied, constitution=CONSTITUTION, settings=CompareSettings(), model_fingerprint="m", seed=0
+        [tied], constitution=CONSTITUTION, settings=CompareSettings(), model_fingerprint="m", seed=0
     )
     assert label([], of=tied).state == "tie"
 
 
 def items_of(key, constitution=CONSTITUTION, **settings):
     return judgement_items(
-        pair(key),
+        [pair(key)],
         constitution=constitution,
         settings=CompareSettings(**settings),
         model_fingerprint="m",

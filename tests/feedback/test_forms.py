@@ -62,7 +62,7 @@ def judged(engine, texts=TEXTS[:2], constitution=CONSTITUTION, **compare):
     """Ask about texts under one principle."""
     pair = pair_of(user("Hello?"), *texts, provenance=PROVENANCE)
     asked = {"constitution": constitution, "settings": CompareSettings(**compare), "seed": 0}
-    (item,) = judgement_items(pair, model_fingerprint="m", **asked)
+    (item,) = judgement_items([pair], model_fingerprint="m", **asked)
     return pair, asyncio.run(judge(item, engine=engine, model="m", **asked))
 
 
@@ -255,7 +255,7 @@ def test_rewording_a_principle_touches_just_the_judgements_that_have_it_in_sight
         pair = pair_of(user(f"{number}?"), "a", "b", provenance=PROVENANCE)
         before, after = (
             judgement_items(
-                pair, constitution=some, settings=chosen, model_fingerprint="m", seed=0
+                [pair], constitution=some, settings=chosen, model_fingerprint="m", seed=0
             )[0]
             for some in (CONSTITUTION, edited)
         )

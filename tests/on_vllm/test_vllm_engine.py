@@ -18,7 +18,9 @@ from cai.templates import OPTIONS, comparison_prompt
 BAKE = Prompt(user("How do I bake bread?"))
 JUDGE = comparison_prompt(BAKE.messages, ("First, mix the flour.", "No."), "Which helps?")
 LOCAL = ModelSettings(path="playground", dtype="float32")
-VLLM = LOCAL.model_copy(update={"engine": "vllm", "options": {"max_num_seqs": 64}})
+VLLM = LOCAL.model_copy(
+    update={"engine": "vllm", "options": {"max_num_seqs": 64, "max_num_batched_tokens": 600}}
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,13 @@ def test_a_seed_says_the_same_whoever_else_is_in_the_batch(ask):
     crowd = ask(*(request(seed) for seed in range(16)))
     assert crowd[7].text == alone
     assert len({said.text for said in crowd}) > 4
+
+
+def test_more_prompts_than_a_step_takes_are_none_of_them_split(ask):
+    """On a CPU the engine would not survive it; a step takes 600 tokens here."""
+    prompts = [Prompt(user(f"{n} loaves? " * 40)) for n in range(12)]
+    said = ask(*(GenerateRequest(prompt, seed=7, max_tokens=4) for prompt in prompts))
+    assert all(1 <= len(each.token_ids) <= 4 for each in said)
 
 
 def test_stop_texts_end_an_answer_and_are_cut_off(ask, local):

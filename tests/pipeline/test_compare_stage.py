@@ -58,25 +58,39 @@ def mostly(request):
     return [-20.0, -20.0] if number_of(request) == 4 else sure(request)
 
 
+class Opened(ScriptedEngine):
+    """A scripted engine that tells when it is opened and closed."""
+
+    def __init__(self, name, events, *script):
+        super().__init__(*script)
+        self.name, self.events = name, events
+
+    def open(self):
+        self.events.append(f"open {self.name}")
+        return self
+
+    async def close(self):
+        self.events.append(f"close {self.name}")
+
+
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """Run the stage on engines by model name; returns its metrics and the engines."""
     write_rows(tmp_path / "prompts/rows.jsonl", PROMPTS)
     write_rows(tmp_path / "prompts/comparisons.jsonl", [])
 
-    def run(judge=mostly, *, fallback=None, **compare):
+    def run(judge=mostly, *, feedback="judge", fallback=None, **compare):
         engines = {
-            "helpful": ScriptedEngine(answer),
-            "judge": ScriptedEngine(answer, judge),
-            "other": ScriptedEngine(answer, fallback),
+            name: Opened(name, run.events, answer, score)
+            for name, score in (("helpful", judge), ("judge", judge), ("other", fallback))
         }
         monkeypatch.setattr(
-            "cai.engines.opening.open_engine", lambda settings: engines[settings.path]
+            "cai.engines.opening.open_engine", lambda settings: engines[settings.path].open()
         )
         monkeypatch.setattr(
             "cai.engines.opening.fingerprint_engine", lambda settings: settings.path
         )
-        models = {"helpful": {"path": "helpful"}, "feedback": {"path": "judge"}}
+        models = {"helpful": {"path": "helpful"}, "feedback": {"path": feedback}}
         if fallback:
             models["fallback"] = {"path": "other"}
         settings = PipelineSettings.model_validate(
@@ -92,7 +106,7 @@ def stage(tmp_path, monkeypatch):
         context = Context(settings, tmp_path, tmp_path, CONSTITUTION, progress)
         return STAGE.run(context), engines
 
-    run.folder = tmp_path / "compare"
+    run.folder, run.events = tmp_path / "compare", []
     return run
 
 
@@ -170,10 +184,24 @@ def wrong(request):
     return sure(request)[::-1]
 
 
-def test_bad_labels_stop_the_run_before_anything_is_made(stage, known):
+def test_every_engine_is_opened_once_and_closed_when_it_is_needed_no_longer(stage, known):
+    stage(fallback=sure, gate={"comparisons": known})
+    once = [
+        f"{what} {name}" for name in ("helpful", "judge", "other") for what in ("open", "close")
+    ]
+    assert stage.events == once
+
+
+def test_a_model_in_two_roles_is_one_engine(stage, known):
+    stage(sure, feedback="helpful", gate={"comparisons": known})
+    assert stage.events == ["open helpful", "close helpful"]
+
+
+def test_bad_labels_stop_the_run_before_anything_is_labelled(stage, known):
     with pytest.raises(CaiError, match=r"accuracy is 0\.000 \(wanted: at least 0\.7\).*`warn`"):
         stage(wrong, gate={"comparisons": known})
-    assert not (stage.folder / "pairs.jsonl").exists()
+    assert not (stage.folder / "judgements.jsonl").exists()
+    assert stage.events[-1] == "close judge"
     quality = json.loads((stage.folder / "quality.json").read_text())
     assert quality["accuracy"]["value"] == 0.0
     assert quality["missed"] == ["accuracy is 0.000 (wanted: at least 0.7)"]

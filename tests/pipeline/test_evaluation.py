@@ -85,7 +85,7 @@ def prompts(count=4):
     ]
 
 
-def run(models, folder, **changes):
+def run(models, folder, /, **changes):
     settings = changes.pop("settings", {})
     evaluation = Evaluation(
         **{
@@ -201,7 +201,8 @@ def test_the_alignment_tax_is_flagged(models, tmp_path):
     assert any(flag.startswith("tuned: benign texts") for flag in found["measures"]["flags"])
 
 
-def test_questions_are_asked_of_every_model(models, tmp_path):
+@pytest.fixture
+def questions(tmp_path):
     row = {
         "prompt": "Human: Hi?\n\nOptions:\n (A) yes\n (B) no, it is not\n\nThe answer is:",
         "corrects": [" (B)"],
@@ -209,7 +210,32 @@ def test_questions_are_asked_of_every_model(models, tmp_path):
     }
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    questions = read_set("hhh", str(path)).questions
+    return read_set("hhh", str(path)).questions
+
+
+def test_a_model_is_opened_once_for_answers_texts_and_questions(models, tmp_path, questions):
+    texts = [Text(user("Q?"), "two words", "t")]
+    out = tmp_path / "out"
+    named = {name: ModelSettings(path=name) for name in ("base", "tuned")}
+    both = {**named, "again": named["base"]}  # two names of one model
+    _, found = run(models, out, models=both, texts=texts, questions=questions)
+    assert sorted(models.events[:4]) == ["close base", "close tuned", "open base", "open tuned"]
+    assert len(models.events) == 4
+    measures = found["measures"]
+    assert set(measures["choices"]["hhh"]["models"]) == set(both)
+    assert {name for name, tax in measures["alignment_tax"].items() if tax["perplexity"]} == set(
+        both
+    )
+    # The next time there is nothing to ask but texts, which are not kept; questions are.
+    models.events.clear()
+    _, again = run(models, out, models=both, texts=texts, questions=questions)
+    assert len(models.events) == 4
+    assert again == found
+    lines = (out / "choices.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+
+
+def test_questions_are_asked_of_every_model(models, tmp_path, questions):
     _, found = run(models, tmp_path / "out", asked=(), questions=questions)
     of_set = found["measures"]["choices"]["hhh"]
     assert {m: v["accuracy"]["value"] for m, v in of_set["models"].items()} == {

@@ -54,7 +54,9 @@ def test_critiqued_and_direct_revisions_stand_side_by_side(run: Path):
     assert "revised directly, without critiques" in alone.text
     ungraded, _ = write_comparison((run, pipeline()), (run, direct))
     shown = ungraded.read_text(encoding="utf-8")
-    assert "<span>revision 2</span>" not in shown  # No grader's words; the preference scores are there.
+    assert (
+        "<span>revision 2</span>" not in shown
+    )  # No grader's words; the preference scores are there.
     assert shown.count("Preference score by number of revisions: ") == 2
 
 

@@ -95,9 +95,8 @@ def write_run(folder, number=160, *, constitution=CONSTITUTION, **compare):
     pairs[0].state = "tie"
     judgements = [
         asyncio.run(make(judge, item, settings=chosen.compare, **common))
-        for row in pairs
         for item in judgement_items(
-            row,
+            pairs,
             constitution=constitution,
             settings=chosen.compare,
             model_fingerprint="scripted",

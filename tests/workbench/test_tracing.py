@@ -71,7 +71,7 @@ def test_a_judgement_shows_both_orders_and_the_raw_numbers(run):
     origin = trace(run, CONSTITUTION, row.key)
     (pair,) = (pair for pair in run.pairs if pair.key == row.pair)
     items = judgement_items(
-        pair,
+        [pair],
         constitution=CONSTITUTION,
         settings=run.compare,
         model_fingerprint="scripted",

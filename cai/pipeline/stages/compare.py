@@ -12,7 +12,6 @@ from typing import Any
 from cai import compare
 from cai.compare import Form
 from cai.conversation import Message
-from cai.engines import Usage
 from cai.errors import CaiError
 from cai.label_quality import (
     gold_comparisons,
@@ -21,6 +20,7 @@ from cai.label_quality import (
     measure_quality,
     misses,
 )
+from cai.pipeline.engines import Engines
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage, data_metrics, make_rows
 from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
@@ -62,17 +62,20 @@ def _inputs(context: Context) -> dict[str, str]:
 def _run(context: Context) -> dict[str, Any]:
     started = time.monotonic()
     _check_principles(context)
-    quality, gate_usage = _gate(context)
-    pairs, pair_usage = _make_pairs(context)
-    judgements, judge_usage = _judged(context, pairs.rows, "judgements")
-    fallback, fallback_usage = _asked_again(context, pairs.rows, judgements.rows)
+    with Engines(context) as engines:
+        pairs = _make_pairs(context, engines)
+        engines.keep(context.feedback, context.settings.models.fallback)
+        quality = _gate(context, engines)
+        judgements = _judged(context, engines, pairs.rows, "judgements")
+        engines.keep(context.settings.models.fallback)
+        fallback = _asked_again(context, engines, pairs.rows, judgements.rows)
     labels = _label(context, pairs, [judgements, fallback])
     human_path = context.stage_dir("prompts") / "comparisons.jsonl"
     human = read_rows(human_path, ComparisonRow)
     _write_training_data(context, [*labels.rows, *human])
     return data_metrics(
         labels,
-        gate_usage + pair_usage + judge_usage + fallback_usage,
+        engines.usage,
         started,
         pairs_made=len(pairs.rows) - len(pairs.reused),
         judgements=len(judgements.rows),
@@ -99,7 +102,7 @@ def _check_principles(context: Context) -> None:
         )
 
 
-def _gate(context: Context) -> tuple[dict[str, Any], Usage]:
+def _gate(context: Context, engines: Engines) -> dict[str, Any]:
     """Measure the feedback model on known comparisons; returns what metrics say of it.
 
     Raises:
@@ -109,9 +112,9 @@ def _gate(context: Context) -> tuple[dict[str, Any], Usage]:
     path = context.stage_dir("compare") / "quality.json"
     if gate is None:
         path.unlink(missing_ok=True)
-        return {}, Usage()
+        return {}
     gold = gold_comparisons(gate.comparisons, seed=context.settings.seed, base_dir=context.base_dir)
-    judged, usage = _judged(context, map(gold_pair, gold), "quality")
+    judged = _judged(context, engines, map(gold_pair, gold), "quality")
     quality = measure_quality(
         gold,
         judged.rows,
@@ -131,10 +134,10 @@ def _gate(context: Context) -> tuple[dict[str, Any], Usage]:
         )
     if missed:
         context.progress.say(said)
-    return {"label_accuracy": quality.accuracy.value, "gate_missed": missed}, usage
+    return {"label_accuracy": quality.accuracy.value, "gate_missed": missed}
 
 
-def _make_pairs(context: Context) -> tuple[RowsResult[PairRow], Usage]:
+def _make_pairs(context: Context, engines: Engines) -> RowsResult[PairRow]:
     settings, seed = _settings(context), context.settings.seed
     policy, helpful = context.sl_cai, context.helpful
     items = [
@@ -150,19 +153,20 @@ def _make_pairs(context: Context) -> tuple[RowsResult[PairRow], Usage]:
         if prompt.split == "train" and prompt.kind == "red_team"
         for sample in range(settings.pairs_per_prompt)
     ]
+    make = partial(
+        compare.respond,
+        settings=settings,
+        policy=engines[policy],
+        helpful=engines[helpful],
+        names=("sl-cai" if context.settings.sft else "helpful-only", "helpful-only"),
+        seed=seed,
+    )
     return make_rows(
         context,
+        engines,
         items,
-        lambda engines: partial(
-            compare.respond,
-            settings=settings,
-            policy=engines[policy],
-            helpful=engines[helpful],
-            names=("sl-cai" if context.settings.sft else "helpful-only", "helpful-only"),
-            seed=seed,
-        ),
+        make,
         store=RowStore(context.stage_dir("compare"), PairRow, "pairs"),
-        models={policy, helpful},
         concurrency=settings.concurrency,
         title="compare: pairs",
     )
@@ -170,16 +174,18 @@ def _make_pairs(context: Context) -> tuple[RowsResult[PairRow], Usage]:
 
 def _judged(
     context: Context,
+    engines: Engines,
     pairs: Iterable[PairRow],
     name: str,
     *,
     model: ModelSettings | None = None,
     only: Iterable[JudgementRow] | None = None,
-) -> tuple[RowsResult[JudgementRow], Usage]:
+) -> RowsResult[JudgementRow]:
     """Ask about pairs.
 
     Args:
         context: The run.
+        engines: Of the stage.
         pairs: The pairs.
         name: The file of the rows, and what the progress is called.
         model: Who is asked; the feedback model if left out.
@@ -190,32 +196,29 @@ def _judged(
         _settings(context),
         context.settings.seed,
     )
-    items = [
-        item
-        for pair in pairs
-        for item in compare.judgement_items(
-            pair,
-            constitution=context.constitution,
-            settings=settings,
-            model_fingerprint=context.fingerprint(judge_model),
-            seed=seed,
-        )
-    ]
+    items = compare.judgement_items(
+        pairs,
+        constitution=context.constitution,
+        settings=settings,
+        model_fingerprint=context.fingerprint(judge_model),
+        seed=seed,
+    )
     if only is not None:
         items = compare.instead_of(items, only)
-    result, usage = make_rows(
+    make = partial(
+        compare.judge,
+        constitution=context.constitution,
+        settings=settings,
+        engine=engines[judge_model],
+        model=judge_model.path,
+        seed=seed,
+    )
+    result = make_rows(
         context,
+        engines,
         items,
-        lambda engines: partial(
-            compare.judge,
-            constitution=context.constitution,
-            settings=settings,
-            engine=engines[judge_model],
-            model=judge_model.path,
-            seed=seed,
-        ),
+        make,
         store=RowStore(context.stage_dir("compare"), JudgementRow, name),
-        models=[judge_model],
         concurrency=settings.concurrency,
         title=f"compare: {name}",
     )
@@ -225,18 +228,21 @@ def _judged(
             f"{judge_model.path} answered none of {len(failed)} questions; the first error: "
             f"{failed[0].error}. Mend the model or its engine, then run again."
         )
-    return result, usage
+    return result
 
 
 def _asked_again(
-    context: Context, pairs: Iterable[PairRow], judgements: Iterable[JudgementRow]
-) -> tuple[RowsResult[JudgementRow], Usage]:
+    context: Context,
+    engines: Engines,
+    pairs: Iterable[PairRow],
+    judgements: Iterable[JudgementRow],
+) -> RowsResult[JudgementRow]:
     """Ask the fallback model, if there is one, where the feedback model gave no usable verdict."""
     fallback, policy = context.settings.models.fallback, _settings(context).labels
     unusable = [row for row in judgements if fallback and not compare.is_usable(row, policy)]
     without = {row.pair for row in unusable}
     pairs = [pair for pair in pairs if pair.key in without]
-    return _judged(context, pairs, "fallback", model=fallback, only=unusable)
+    return _judged(context, engines, pairs, "fallback", model=fallback, only=unusable)
 
 
 def _label(

@@ -10,6 +10,7 @@ from typing import Any
 from cai import revise
 from cai.conversation import Message
 from cai.errors import CaiError
+from cai.pipeline.engines import Engines
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage, data_metrics, make_rows
 from cai.records import PromptRow, RevisionRow, content_hash
@@ -49,25 +50,27 @@ def _run(context: Context) -> dict[str, Any]:
         model_fingerprint=context.fingerprint(context.helpful),
         seed=seed,
     )
-    result, usage = make_rows(
-        context,
-        items,
-        lambda engines: partial(
+    with Engines(context) as engines:
+        make = partial(
             revise.critique_and_revise,
             constitution=context.constitution,
             settings=settings,
             engine=engines[context.helpful],
             model=context.helpful.path,
             seed=seed,
-        ),
-        store=RowStore(context.stage_dir("revise"), RevisionRow),
-        models=[context.helpful],
-        concurrency=settings.concurrency,
-        title="revise",
-    )
+        )
+        result = make_rows(
+            context,
+            engines,
+            items,
+            make,
+            store=RowStore(context.stage_dir("revise"), RevisionRow),
+            concurrency=settings.concurrency,
+            title="revise",
+        )
     _check_chains(result.rows)
     _write_training_data(context, result.rows)
-    return data_metrics(result, usage, started)
+    return data_metrics(result, engines.usage, started)
 
 
 def _check_chains(rows: Iterable[RevisionRow]) -> None:
