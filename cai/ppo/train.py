@@ -32,7 +32,7 @@ from cai.ppo.loading import (
     shape,
     shared_context,
 )
-from cai.ppo.memory import check_memory, free_memory
+from cai.ppo.memory import check_memory, free_memory, total_memory, vllm_share
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
@@ -240,8 +240,16 @@ class PPO:
         if judge is not None and settings.lora_rank:
             adapter = preference_adapter(self._policy, judge)
         where, longest = device(self._policy), longest_prompt + settings.max_new_tokens
+        policy, vllm = shape(self._policy), None
+        if settings.rollouts == "vllm":
+            vllm = vllm_share(
+                policy,
+                self._policy.options if isinstance(self._policy, ModelSettings) else {},
+                precision=precision(self._policy),
+                total=total_memory(where),
+            )
         check_memory(
-            shape(self._policy),
+            policy,
             None if judge is None else shape(judge),
             settings,
             available=free_memory(where) // (1 if where.type == "cuda" else processes.count),
@@ -251,6 +259,7 @@ class PPO:
             batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
             shared=adapter is not None,
             parts=processes.count if processes.sharded else 1,
+            vllm=vllm,
         )
 
     def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
