@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -128,6 +128,7 @@ def estimate(
     micro_batch_size: int,
     shared: bool = False,
     parts: int = 1,
+    independent: Sequence[Shape] = (),
     vllm: VLLMShare | None = None,
 ) -> dict[str, int]:
     """Return the bytes each role needs.
@@ -143,6 +144,7 @@ def estimate(
         shared: The preference model is an adapter on the policy's weights.
         parts: Processes that part trained models and the reference among them; each samples with a
             whole copy of the policy.
+        independent: The preference models that only the guard asks.
         vllm: What it takes where the settings let it sample.
     """
     bits = _bytes_of(precision)
@@ -167,6 +169,7 @@ def estimate(
         }
     if settings.critic == "value_head":
         roles["critic"] = state * policy.hidden
+    roles["independent scorer"] = sum(bits * judge.backbone for judge in independent)
     tokens = micro_batch_size * longest
     kept = 1 + _HIDDEN_STATES / policy.layers if settings.gradient_checkpointing else _HIDDEN_STATES
     logits = 3 * 4 * min(_LOGITS, tokens * policy.vocabulary)

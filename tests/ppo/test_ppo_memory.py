@@ -124,6 +124,8 @@ def test_every_setting_that_saves_memory_lowers_the_estimate() -> None:
     assert roles_of(SETTINGS, batch_tokens=99)["sampling"] < roles_of(SETTINGS)["sampling"]
     lora = SETTINGS.model_copy(update={"lora_rank": 16})
     assert needed(roles_of(lora, shared=True)) < needed(roles_of(lora))
+    more = roles_of(SETTINGS, independent=[SEVEN_BILLION])
+    assert needed(more) - whole == 2 * SEVEN_BILLION.backbone
     parted = roles_of(SETTINGS, parts=4)
     assert parted["policy"] == roles_of(SETTINGS)["policy"] // 4
     # What four processes part, and a copy of 7e9 weights in 16 bits.
