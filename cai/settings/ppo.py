@@ -31,7 +31,7 @@ class GuardSettings(Settings, frozen=True):
     independent: str | None = None
     """Folder of a preference model that PPO does not follow: its score of the same answers is
     watched, and the best policy is the one that it likes best."""
-    independent_fall: PositiveFloat = 0.3
+    independent_fall: PositiveFloat = 0.2
     """Alarm when that score is lower by more than it was at its best (1 is its deviation)."""
 
 
