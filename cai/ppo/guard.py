@@ -51,6 +51,7 @@ class Guard:
         independent: Scores what the policy is not trained on.
         start: Metrics before the first step.
         highest: The highest independent score so far.
+        deviation: The standard deviation of independent scores at the start.
         best: Held-out reward of the best check without an alarm.
         best_step: The steps done at that check.
         roll_backs: How often the run went back to it.
@@ -63,6 +64,7 @@ class Guard:
     independent: Reward | None = None
     start: dict[str, float] = field(default_factory=dict[str, float])
     highest: float = float("-inf")
+    deviation: float = 1.0
     best: float = float("-inf")
     best_step: int = 0
     roll_backs: int = 0
@@ -110,6 +112,8 @@ class Guard:
                     "it, or leave it out."
                 )
             scores["guard/independent"] = scores_B.mean().item()
+            if not self.start:
+                self.deviation = scores_B.std(correction=0).item()
         trusted = scores.get("guard/independent", scores["guard/score"])
         metrics = {
             **scores,
@@ -123,7 +127,9 @@ class Guard:
             self.start = metrics
         if self.independent is not None:
             self.highest = max(self.highest, trusted)
-        alarms = alarms_of(self.start, metrics, self.rules, highest=self.highest)
+        alarms = alarms_of(
+            self.start, metrics, self.rules, highest=self.highest, deviation=self.deviation
+        )
         return Check(metrics | {"guard/alarms": len(alarms)}, tuple(alarms), tuple(texts))
 
     def is_best(self, check: Check, done: int) -> bool:
@@ -135,7 +141,7 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later checks depend on."""
-        names = ("start", "highest", "best", "best_step", "roll_backs")
+        names = ("start", "highest", "deviation", "best", "best_step", "roll_backs")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -173,6 +179,7 @@ def alarms_of(
     rules: GuardSettings,
     *,
     highest: float = float("-inf"),
+    deviation: float = 1.0,
 ) -> list[str]:
     """Say what has gone wrong since the start, each in words with both numbers.
 
@@ -181,6 +188,7 @@ def alarms_of(
         now: Metrics of a check.
         rules: When to raise an alarm.
         highest: The independent score at its best.
+        deviation: The standard deviation of independent scores.
     """
     alarms: list[str] = []
     for name, said, most in (
@@ -198,7 +206,7 @@ def alarms_of(
     if now["guard/kl"] > rules.max_kl:
         alarms.append(f"KL is {now['guard/kl']:.1f} nats, above {rules.max_kl:g}")
     independent = now.get("guard/independent", highest)
-    if highest - independent > rules.independent_fall:
+    if highest - independent > rules.independent_fall * deviation:
         alarms.append(
             f"the independent score fell from {highest:.2f} to {independent:.2f}, while the one "
             f"trained on went from {start['guard/score']:.2f} to {now['guard/score']:.2f}"

@@ -249,12 +249,13 @@ class PPO:
         both = (self.scorers, self._independent)
         return [judge for scorers in both for judge in preference_models(scorers).values()]
 
-    def _tokens(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
+    def _tokens(self, prompts: Sequence[PromptLike], named: str = "prompt") -> list[TokenPrompt]:
         return tokenize_prompts(
             prompts,
             self._chat,
             context=self._context,
             max_new_tokens=self.settings.max_new_tokens,
+            named=named,
         )
 
     def _check_memory(self, longest_prompt: int, processes: Processes) -> None:
@@ -310,7 +311,7 @@ class PPO:
                     "(`held_out=`)."
                 )
             return None
-        fitting = self._tokens(held_out)
+        fitting = self._tokens(held_out, "held-out prompt")
         kinds = {prompt.kind for prompt in fitting}
         some = [[p for p in fitting if p.kind == kind][: rules.prompts] for kind in kinds]
         chosen = [prompt for of_kind in some for prompt in of_kind]

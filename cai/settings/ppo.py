@@ -32,7 +32,8 @@ class GuardSettings(Settings, frozen=True):
     """Folder of a preference model that PPO does not follow: its score of the same answers is
     watched, and the best policy is the one that it likes best."""
     independent_fall: PositiveFloat = 0.2
-    """Alarm when that score is lower by more than it was at its best (1 is its deviation)."""
+    """Alarm when that score is lower than at its best by more, in standard deviations of its scores
+    at the start."""
 
 
 class PPOSettings(Settings, frozen=True):

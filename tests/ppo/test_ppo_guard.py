@@ -180,7 +180,7 @@ START = {
     "guard/length": 30.0,
     "guard/kl": 0.0,
     "guard/score": 0.0,
-    "guard/independent": 0.2,
+    "guard/independent": 0.4,
 }
 
 
@@ -204,6 +204,9 @@ def test_every_rule_raises_its_alarm_at_its_setting(
     assert alarms_of(START, {**START, f"guard/{name}": quiet}, rules, highest=0.5) == []
     (alarm,) = alarms_of(START, {**START, f"guard/{name}": loud}, rules, highest=0.5)
     assert words in alarm
+    if name == "independent":
+        again = {**START, "guard/independent": loud}
+        assert alarms_of(START, again, rules, highest=0.5, deviation=2.0) == []
     loose = rules.model_copy(update={rule: 1000.0})
     assert alarms_of(START, {**START, f"guard/{name}": loud}, loose, highest=0.5) == []
 
@@ -239,7 +242,7 @@ def test_a_best_check_raises_no_alarm_and_has_the_highest_reward() -> None:
 
 def share_of_words(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
     """A second opinion: different letters, which "a a a a a a" has few of."""
-    return [len(set(text)) / 10 for text in responses]
+    return [100 * len(set(text)) for text in responses]
 
 
 def test_an_independent_score_is_watched_and_chooses_the_best(
@@ -261,7 +264,7 @@ def test_an_independent_score_is_watched_and_chooses_the_best(
     board.Reload()
     seen = {event.step: event.value for event in board.Scalars("guard/independent")}
     *before, last = seen.values()
-    assert max(before) - last > rules.independent_fall
+    assert max(before) > last
     assert metrics["kept_step"] == max(list(seen)[:-1], key=lambda step: seen[step])
     first, *_, end = board.Scalars("guard/score")
     assert end.value > first.value
