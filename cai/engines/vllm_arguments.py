@@ -31,9 +31,9 @@ def import_vllm() -> Any:  # noqa: ANN401 (a module)
     """
     if find_spec("vllm") is None:
         raise CaiError(
-            f"`engine: vllm` and `ppo.rollouts: vllm` need vLLM: {INSTALL} (on a machine without a "
+            f"`vllm` as `engine` or `ppo.rollouts` needs vLLM: {INSTALL} (on a machine without a "
             f"GPU, `{INSTALL_ON_A_CPU}` in a checkout of cai makes an environment with the CPU "
-            "build). Or leave them out to run the model with transformers."
+            "build). Or leave the setting out to run the model with transformers."
         )
     for name, value in {
         "VLLM_NO_USAGE_STATS": "1",
