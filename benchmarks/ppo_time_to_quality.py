@@ -2,10 +2,11 @@
 
     python -m benchmarks.ppo_time_to_quality --run RUN --json ppo_time_to_quality.json
 
-RUN is a quickstart that has finished its `preference` stage (without `--run` one is made). Both
+RUN is a quickstart that has finished its `preference` stage (without `--run` one is made). With
+`--folder` what was trained is kept and not trained again, and `--most 1` trains one more. Both
 sides start from its SL-CAI with its preference model, the same prompts, batch, minibatches, new
 tokens, KL penalty and discounting, in float32 on one thread, in turn. Ours takes the quickstart's
-learning rates and epochs; TRL's trainer each point of a small grid, and its best one counts.
+learning rates, epochs and steps; TRL's trainer each point of a small grid, and its best one counts.
 Policies are saved every other step; afterwards each answers held-out prompts, and the ground truth
 says after which step harmful was at most 0.05 with benign helpful at least 0.90. Seconds are those
 of the processor, in training alone: neither loading nor saving nor evaluating counts.
@@ -40,7 +41,6 @@ from cai.store import read_rows
 HARMFUL, HELPFUL = 0.05, 0.90
 ANSWERS = 300
 """Answers a side that decide whether a policy is good enough."""
-STEPS = 20
 GRID = [(rate, epochs) for epochs in (2, 4) for rate in (1.2e-4, 2.4e-4)]
 """TRL's learning rate and epochs."""
 LABEL = "seconds to quality: TRL 1.12's best of the grid over cai, playground policy"
@@ -51,8 +51,10 @@ SHOWN = {"step": ".0f", "seconds": ".0f", "harmful": ".2f", "helpful": ".2f"}
 
 def write_workload(source: Path, settings: PPOSettings, folder: Path, seed: int) -> Workload:
     """Write what both sides train: links to a run's models, and prompts as they are drawn."""
-    (folder / "policy").symlink_to(source / "sft" / "model")
-    (folder / "preference").symlink_to(source / "preference" / "model")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, stage in (("policy", "sft"), ("preference", "preference")):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(source / stage / "model")
     rows = read_rows(source / "prompts" / "rows.jsonl", PromptRow)
     prompts = tokenize_prompts(
         [row for row in rows if row.split == "train"],
@@ -66,7 +68,7 @@ def write_workload(source: Path, settings: PPOSettings, folder: Path, seed: int)
         red_team_fraction=settings.red_team_fraction,
         seed=seed,
     )
-    drawn = [list(prompt.ids) for step in range(STEPS) for prompt in pool.draw(step)]
+    drawn = [list(prompt.ids) for step in range(settings.steps) for prompt in pool.draw(step)]
     (folder / "prompts.json").write_text(json.dumps(drawn))
     return Workload(
         "playground",
@@ -74,7 +76,7 @@ def write_workload(source: Path, settings: PPOSettings, folder: Path, seed: int)
         epochs=settings.epochs,
         minibatches=settings.minibatches,
         max_new_tokens=settings.max_new_tokens,
-        steps=STEPS - 1,
+        steps=settings.steps - 1,
         learning_rate=settings.learning_rate,
         critic_learning_rate=settings.critic_learning_rate,
         final_learning_rate=settings.final_learning_rate,
@@ -166,6 +168,31 @@ def curves_table(runs: dict[str, dict[str, Any]]) -> str:
     return markdown_table(("training", "seconds to quality", *SHOWN), rows)
 
 
+def points(workload: Workload) -> dict[str, tuple[str, Workload]]:
+    """Return the side and the workload of each training, by name; ours comes first."""
+    trainings = {"cai": ("cai", workload)}
+    for rate, epochs in GRID:
+        name = f"TRL, learning rate {rate:g}, {epochs} epochs"
+        trainings[name] = ("TRL", replace(workload, learning_rate=rate, epochs=epochs))
+    return trainings
+
+
+def seconds_sooner(runs: dict[str, dict[str, Any]]) -> float:
+    """Return the seconds of TRL's best point over ours.
+
+    If no point of the grid was good enough, the seconds of the shortest of them are a lower bound.
+
+    Raises:
+        SystemExit: Ours never was good enough.
+    """
+    ours = runs["cai"]["seconds"]
+    if ours is None:
+        raise SystemExit("Ours never was good enough: nothing to compare.")
+    grid = [training for name, training in runs.items() if name != "cai"]
+    reached = [training["seconds"] for training in grid if training["seconds"]]
+    return min(reached or [training["curve"][-1]["seconds"] for training in grid]) / ours
+
+
 def main() -> int:
     """Train both sides in turn, judge their policies, print and save."""
     parser = argparse.ArgumentParser(
@@ -173,42 +200,39 @@ def main() -> int:
     )
     parser.add_argument("--run", type=Path, help="a quickstart with its preference stage finished")
     parser.add_argument("--repetitions", type=int, default=1, help="seeds")
+    parser.add_argument("--folder", type=Path, help="keep trainings here, and use what is there")
+    parser.add_argument("--most", type=int, help="stop after so many trainings")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     sides.trl_python()
-    ratios: list[float] = []
     found: list[dict[str, Any]] = []
+    trained = 0
     with tempfile.TemporaryDirectory() as temporary:
-        source: Path = (options.run or Path(temporary) / "run").absolute()
+        kept: Path = (options.folder or Path(temporary)).absolute()
+        source: Path = (options.run or kept / "run").absolute()
         if not options.run:
             run_quickstart(source, ("seed=5",))
         settings = read_resolved(source).ppo or PPOSettings()
         for seed in range(options.repetitions):
-            folder = Path(temporary) / f"{seed}"
-            folder.mkdir()
+            folder = kept / f"{seed}"
             workload = write_workload(source, settings, folder, seed)
             judge = Judge(source, folder, settings.max_new_tokens)
-            runs = {"cai": judged(judge, train("cai", workload, folder), folder)}
-            print(f"seed {seed}, cai: {runs['cai']['seconds']}", flush=True)
-            for rate, epochs in GRID:
-                name = f"TRL, learning rate {rate:g}, {epochs} epochs"
-                theirs = replace(workload, learning_rate=rate, epochs=epochs)
-                runs[name] = judged(judge, train("TRL", theirs, folder), folder)
-                print(f"seed {seed}, {name}: {runs[name]['seconds']}", flush=True)
+            runs: dict[str, dict[str, Any]] = {}
+            for name, (side, point) in points(workload).items():
+                file = folder / f"{name}.json"
+                if not file.exists():
+                    if trained == options.most:
+                        return 0
+                    outcome = judged(judge, train(side, point, folder), folder)
+                    file.write_text(json.dumps(outcome))
+                    trained += 1
+                    print(f"seed {seed}, {name}: {outcome['seconds']}", flush=True)
+                runs[name] = json.loads(file.read_text())
             print(curves_table(runs), flush=True)
-            ours = runs["cai"]["seconds"]
-            if ours is None:
-                print("Ours never was good enough: nothing to compare.")
-                return 1
-            grid = [training for name, training in runs.items() if name != "cai"]
-            reached = [training["seconds"] for training in grid if training["seconds"]]
-            # If none got there, the shortest of them is a lower bound.
-            best = min(reached or [training["curve"][-1]["seconds"] for training in grid])
-            ratios.append(best / ours)
             found.append(runs)
     return conclude(
         "ppo_time_to_quality",
-        {LABEL: ratios},
+        {LABEL: [seconds_sooner(runs) for runs in found]},
         WANTED,
         options.json,
         trainings=found,

@@ -33,9 +33,7 @@ def run_quickstart(
         `seconds` (wall clock), `peak_memory_gib`, `stages` (of each stage that ran now: `seconds`,
         `rows`, `rows_reused`), and `evaluation`, as in report.json.
     """
-    command = [sys.executable, "-m", "cai", "run", "quickstart", "--out", str(folder)]
-    for change in changes:
-        command += ["--set", change]
+    command = _command(folder, changes)
     began, started = time.time(), time.monotonic()
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     process = subprocess.Popen(command, env=environment)
@@ -53,6 +51,13 @@ def run_quickstart(
         },
         "evaluation": evaluation(folder),
     }
+
+
+def _command(folder: Path, changes: Sequence[str]) -> list[str]:
+    command = [sys.executable, "-m", "cai", "run", "quickstart", "--out", str(folder)]
+    for change in changes:
+        command += ["--set", change]
+    return command
 
 
 def evaluation(folder: Path) -> dict[str, Any]:
@@ -97,37 +102,52 @@ class Experiment:
         default_factory=list[tuple[str, tuple[str, ...]]]
     )
 
-    def baseline(self) -> Path:
-        """Run the quickstart as it is; returns the run's folder."""
+    def baseline(self, *changes: str) -> Path:
+        """Run the quickstart, as it is or with changed settings; returns the run's folder."""
         if "baseline" not in self.runs:
-            self._run("baseline", ())
+            self._run("baseline", changes)
         return self._folder("baseline")
 
+    def preference_model(self, seed: int) -> Path:
+        """Run the quickstart with another seed as far as its preference model; returns that."""
+        folder = self._folder(f"preference model of seed {seed}")
+        settings = [f"seed={seed}", "compare.gate=null", *self.changes, "ppo=null", "evaluate=null"]
+        subprocess.run(_command(folder, settings), check=True)
+        return folder / "preference" / "model"
+
     def variant(
-        self, name: str, *changes: str, principles: Sequence[Principle] | None = None
+        self,
+        name: str,
+        *changes: str,
+        principles: Sequence[Principle] | None = None,
+        like: str = "baseline",
     ) -> Path:
-        """Plan a run with changed settings or principles; returns the folder that it will have."""
-        folder = self.prepare(name)
+        """Plan a run with changed settings or principles; returns the folder that it will have.
+
+        It starts from a copy of the run `like`, which must have ended.
+        """
+        folder = self.prepare(name, like)
         if principles is not None:
             path = write_constitution(folder.with_suffix(".yaml"), principles)
             changes = (*changes, f"constitution={path}")
         self._waiting.append((name, changes))
         return folder
 
-    def prepare(self, name: str) -> Path:
-        """Copy the baseline's run for a variant; returns the copy, whose files may be edited."""
+    def prepare(self, name: str, like: str = "baseline") -> Path:
+        """Copy a run for a variant; returns the copy, whose files may be edited."""
         folder = self._folder(name)
         if not folder.exists():
-            shutil.copytree(self.baseline(), folder)
+            shutil.copytree(self.baseline() if like == "baseline" else self._folder(like), folder)
         return folder
 
     def run_variants(self) -> None:
-        """Run everything that was planned."""
+        """Run everything that was planned and has not run yet."""
+        # In the order they were planned, whichever ends first.
+        order = [*self.runs, *(name for name, _ in self._waiting)]
         with ThreadPoolExecutor(self.jobs) as pool:
             list(pool.map(lambda planned: self._run(*planned), self._waiting))
-        # In the order they were planned, whichever ended first.
-        order = ["baseline", *(name for name, _ in self._waiting)]
         self.runs = {name: self.runs[name] for name in order}
+        self._waiting.clear()
 
     def result(self, **more: object) -> dict[str, Any]:
         """Return everything for the JSON file."""

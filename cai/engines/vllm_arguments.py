@@ -29,9 +29,9 @@ def import_vllm() -> Any:  # noqa: ANN401 (a module)
     """
     if find_spec("vllm") is None:
         raise CaiError(
-            f"`engine: vllm` needs vLLM: {INSTALL} (on a machine without a GPU, "
-            f"`{INSTALL_ON_A_CPU}` in a checkout of cai makes an environment with the CPU build). "
-            "Or leave out `engine:` to run the model with transformers."
+            f"`vllm` as `engine` or `ppo.rollouts` needs vLLM: {INSTALL} (on a machine without a "
+            f"GPU, `{INSTALL_ON_A_CPU}` in a checkout of cai makes an environment with the CPU "
+            "build). Or leave the setting out to run the model with transformers."
         )
     for name, value in {
         "VLLM_NO_USAGE_STATS": "1",

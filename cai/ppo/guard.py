@@ -1,7 +1,10 @@
 """The guard against Goodhart: what else changes, on prompts that are not trained on.
 
 A preference model is a proxy. While its score rises, a policy may learn to evade, to refuse what is
-harmless, to say one thing to everybody, or to drift far from where it started.
+harmless, to say one thing to everybody, or to drift far from where it started. A second opinion
+that is not trained on sees more of this than any rule about words: the policy that is best by the
+score it was trained on is, sooner or later, the one that has learnt to please it (Gao et al. 2023,
+arXiv 2210.10760).
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cai.errors import CaiError
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
-from cai.ppo.rollout import collect_rollout
+from cai.ppo.rollout import collect_rollout, score_episodes
 from cai.records import Kind, derive_seed
 from cai.refusals import stance
 from cai.settings import GuardSettings, PPOSettings
@@ -44,7 +48,10 @@ class Guard:
     Attributes:
         prompts: Held out.
         settings: Of the run; its `guard` has the rules.
+        independent: Scores what the policy is not trained on.
         start: Metrics before the first step.
+        highest: The highest independent score so far.
+        deviation: The standard deviation of independent scores at the start.
         best: Held-out reward of the best check without an alarm.
         best_step: The steps done at that check.
         roll_backs: How often the run went back to it.
@@ -54,7 +61,10 @@ class Guard:
     settings: PPOSettings
     rules: GuardSettings
     seed: int
+    independent: Reward | None = None
     start: dict[str, float] = field(default_factory=dict[str, float])
+    highest: float = float("-inf")
+    deviation: float = 1.0
     best: float = float("-inf")
     best_step: int = 0
     roll_backs: int = 0
@@ -86,18 +96,40 @@ class Guard:
         lengths = rollout.episodes.response_lengths_B.tolist()
         texts = [learner.chat.text(row[:n]) for row, n in zip(ids, lengths, strict=True)]
         kl = (rollout.logprobs_BT - rollout.ref_logprobs_BT).sum(dim=1).mean().item()
-        score = rollout.scores_B.mean().item()
+        scores = {"guard/score": rollout.scores_B.mean().item()}
+        if self.independent is not None:
+            scores_B, _ = score_episodes(
+                self.independent,
+                self.prompts,
+                rollout.episodes,
+                rollout.ended_B,
+                self.settings,
+                processes=learner.processes,
+            )
+            if not scores_B.isfinite().all():
+                raise CaiError(
+                    "The independent scorer of PPO's guard gave a score that is not a number. Mend "
+                    "it, or leave it out."
+                )
+            scores["guard/independent"] = scores_B.mean().item()
+            if not self.start:
+                self.deviation = scores_B.std(correction=0).item()
+        trusted = scores.get("guard/independent", scores["guard/score"])
         metrics = {
-            "guard/score": score,
+            **scores,
             "guard/kl": kl,
-            "guard/reward": score - self.settings.kl_coef * kl,
+            "guard/reward": trusted - self.settings.kl_coef * kl,
             "guard/length": sum(lengths) / len(lengths),
             "guard/ended": rollout.ended_B.float().mean().item(),
             **text_measures(texts, [prompt.kind for prompt in self.prompts]),
         }
         if not self.start:
             self.start = metrics
-        alarms = alarms_of(self.start, metrics, self.rules)
+        if self.independent is not None:
+            self.highest = max(self.highest, trusted)
+        alarms = alarms_of(
+            self.start, metrics, self.rules, highest=self.highest, deviation=self.deviation
+        )
         return Check(metrics | {"guard/alarms": len(alarms)}, tuple(alarms), tuple(texts))
 
     def is_best(self, check: Check, done: int) -> bool:
@@ -109,7 +141,7 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later checks depend on."""
-        names = ("start", "best", "best_step", "roll_backs")
+        names = ("start", "highest", "deviation", "best", "best_step", "roll_backs")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -142,9 +174,22 @@ def text_measures(texts: Sequence[str], kinds: Sequence[Kind | None]) -> dict[st
 
 
 def alarms_of(
-    start: Mapping[str, float], now: Mapping[str, float], rules: GuardSettings
+    start: Mapping[str, float],
+    now: Mapping[str, float],
+    rules: GuardSettings,
+    *,
+    highest: float = float("-inf"),
+    deviation: float = 1.0,
 ) -> list[str]:
-    """Say what has gone wrong since the start, each in words with both numbers."""
+    """Say what has gone wrong since the start, each in words with both numbers.
+
+    Args:
+        start: Metrics before the first step.
+        now: Metrics of a check.
+        rules: When to raise an alarm.
+        highest: The independent score at its best.
+        deviation: The standard deviation of independent scores.
+    """
     alarms: list[str] = []
     for name, said, most in (
         ("evasive", "evasive answers", rules.evasive_rise),
@@ -160,4 +205,10 @@ def alarms_of(
         alarms.append(f"the mean length went from {before:.0f} to {after:.0f} tokens")
     if now["guard/kl"] > rules.max_kl:
         alarms.append(f"KL is {now['guard/kl']:.1f} nats, above {rules.max_kl:g}")
+    independent = now.get("guard/independent", highest)
+    if highest - independent > rules.independent_fall * deviation:
+        alarms.append(
+            f"the independent score fell from {highest:.2f} to {independent:.2f}, while the one "
+            f"trained on went from {start['guard/score']:.2f} to {now['guard/score']:.2f}"
+        )
     return alarms

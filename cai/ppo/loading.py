@@ -137,6 +137,14 @@ def open_models(
     return learner, Reward(reward, chat)
 
 
+def loaded(scorers: Mapping[str, tuple[Any, float]]) -> dict[str, tuple[Any, float]]:
+    """Return scorers with the preference models among them loaded, each on its own."""
+    return {
+        name: (PreferenceModel.load(it) if isinstance(it, str | Path) else it, weight)
+        for name, (it, weight) in scorers.items()
+    }
+
+
 def preference_adapter(policy: PolicyLike, judge: Judge) -> AdapterWeights | None:
     """Return the preference model's LoRA if it was trained on the policy's very weights."""
     if not isinstance(policy, ModelSettings) or isinstance(judge, PreferenceModel):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from cai.engines.vllm_sampler import MEMORY
 from cai.errors import CaiError
 from cai.settings import PPOSettings
 
@@ -71,6 +73,50 @@ class Shape:
         )
 
 
+@dataclass(frozen=True)
+class VLLMShare:
+    """The memory of a vLLM beside the trainer.
+
+    Attributes:
+        whole: Bytes that it takes: its copy of the weights, its work, its cache.
+        sleeps: It gives them back between rollouts.
+    """
+
+    whole: int
+    sleeps: bool
+
+
+def vllm_share(
+    policy: Shape, options: Mapping[str, Any], *, precision: torch.dtype, total: int | None
+) -> VLLMShare:
+    """Return what vLLM takes beside the trainer.
+
+    Args:
+        policy: The policy's shape.
+        options: vLLM's, of the policy's settings.
+        precision: Of its weights.
+        total: Bytes of the GPU's memory, of which vLLM takes a share; None on a CPU, where it takes
+            its weights and `VLLM_CPU_KVCACHE_SPACE`.
+
+    Raises:
+        CaiError: The share of a GPU cannot hold the weights.
+    """
+    weights = _bytes_of(precision) * policy.weights
+    if total is None:
+        cache = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1)
+        return VLLMShare(weights + int(cache * 2**30), sleeps=False)
+    share = float(options.get("gpu_memory_utilization", MEMORY))
+    workers = int(options.get("tensor_parallel_size", 1))
+    if weights / workers >= share * total:
+        raise CaiError(
+            f"vLLM's share of the GPU's memory ({share:g} of {_gigabytes(total)}) cannot hold the "
+            f"policy's weights ({_gigabytes(weights // workers)}) and a cache. Raise "
+            "`options: {gpu_memory_utilization: ...}` of the policy's model, or set "
+            "`ppo.rollouts: transformers`."
+        )
+    return VLLMShare(int(share * total), sleeps=bool(options.get("enable_sleep_mode", True)))
+
+
 def estimate(
     policy: Shape,
     preference: Shape | None,
@@ -82,6 +128,8 @@ def estimate(
     micro_batch_size: int,
     shared: bool = False,
     parts: int = 1,
+    independent: Sequence[Shape] = (),
+    vllm: VLLMShare | None = None,
 ) -> dict[str, int]:
     """Return the bytes each role needs.
 
@@ -96,8 +144,10 @@ def estimate(
         shared: The preference model is an adapter on the policy's weights.
         parts: Processes that part trained models and the reference among them; each samples with a
             whole copy of the policy.
+        independent: The preference models that only the guard asks.
+        vllm: What it takes where the settings let it sample.
     """
-    bits = 2 if precision == torch.bfloat16 else 4
+    bits = _bytes_of(precision)
     critic = preference or policy
     # Weight, gradient and two moments.
     state = 4 * FULL
@@ -119,11 +169,17 @@ def estimate(
         }
     if settings.critic == "value_head":
         roles["critic"] = state * policy.hidden
+    roles["independent scorer"] = sum(bits * judge.backbone for judge in independent)
     tokens = micro_batch_size * longest
     kept = 1 + _HIDDEN_STATES / policy.layers if settings.gradient_checkpointing else _HIDDEN_STATES
     logits = 3 * 4 * min(_LOGITS, tokens * policy.vocabulary)
     roles["update"] = int(bits * kept * tokens * policy.layers * policy.hidden) + logits
-    roles["sampling"] = bits * batch_tokens * policy.layers * policy.cache
+    if settings.rollouts != "vllm" or vllm is None:
+        roles["sampling"] = bits * batch_tokens * policy.layers * policy.cache
+    elif vllm.sleeps:
+        roles["sampling"] = vllm.whole
+    else:
+        roles |= {"vLLM": vllm.whole, "sampling": 0}
     return roles
 
 
@@ -131,6 +187,11 @@ def needed(roles: Mapping[str, int]) -> int:
     """Return the bytes at the widest point: sampling and update do not meet."""
     lasting = sum(n for role, n in roles.items() if role not in ("update", "sampling"))
     return lasting + max(roles["update"], roles["sampling"])
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Return the bytes of a GPU, free or not; None on a CPU."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
 
 
 def free_memory(device: torch.device) -> int:
@@ -175,12 +236,15 @@ _CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ppo.gradient_checkpointing: true", {"gradient_checkpointing": True}),
     ("ppo.critic: value_head", {"critic": "value_head"}),
     ("ppo.lora_rank: 16", {"lora_rank": 16}),
+    ("ppo.rollouts: transformers", {"rollouts": "transformers"}),
 )
 
 
 def _remedy(settings: PPOSettings, roles_of: Any, limit: int) -> str:  # noqa: ANN401
     """Name the first change that fits, alone or else with those before it."""
-    useful = [(n, c) for n, c in _CHANGES if not (n.startswith("ppo.lora") and settings.lora_rank)]
+    # LoRA of any rank is LoRA; what a setting is already changes nothing.
+    has = {"lora_rank": bool(settings.lora_rank), "rollouts": settings.rollouts != "vllm"}
+    useful = [(n, c) for n, c in _CHANGES if not any(has.get(key) for key in c)]
     together: dict[str, Any] = {}
     names: list[str] = []
     tried: list[tuple[list[str], dict[str, Any]]] = [([name], c) for name, c in useful]
@@ -192,6 +256,10 @@ def _remedy(settings: PPOSettings, roles_of: Any, limit: int) -> str:  # noqa: A
         if amount <= limit:
             return f"Set `{'` and `'.join(names)}`: about {_gigabytes(amount)}."
     return "No setting makes it fit: lower `max_batch_tokens` of the model, or take a smaller one."
+
+
+def _bytes_of(precision: torch.dtype) -> int:
+    return 2 if precision == torch.bfloat16 else 4
 
 
 def _numbers(model: nn.Module) -> int:

@@ -113,7 +113,12 @@ def _messages(prompt: Any) -> Conversation:  # noqa: ANN401 (whatever a caller g
 
 
 def tokenize_prompts(
-    rows: Sequence[PromptLike], chat: PromptFormat, *, context: int, max_new_tokens: int
+    rows: Sequence[PromptLike],
+    chat: PromptFormat,
+    *,
+    context: int,
+    max_new_tokens: int,
+    named: str = "prompt",
 ) -> list[TokenPrompt]:
     """Return the prompts that leave room for a response; longer ones are left out, never cut.
 
@@ -122,22 +127,28 @@ def tokenize_prompts(
         chat: How the policy reads them.
         context: Tokens that both policy and preference model can read.
         max_new_tokens: Room that a response needs.
+        named: What a message calls one of them.
 
     Raises:
         CaiError: There are no prompts, or none that leaves room.
     """
     if not rows:
         raise CaiError(
-            "PPO has no prompts to sample from. Add sources under `prompts:`, or lower "
-            "`prompts.held_out`, which keeps prompts for evaluation."
+            "PPO has no prompts to sample from. Give `train` some; in a pipeline add sources under "
+            "`prompts:`, or lower `prompts.held_out`, which keeps prompts for evaluation."
+        )
+    if isinstance(rows, str):
+        raise CaiError(
+            "The prompts of PPO are one text, and would be read letter by letter. Give a list of "
+            "texts or of conversations."
         )
     prompts = [tokenize_prompt(row, chat) for row in rows]
     fitting = [p for p in prompts if len(p.ids) + max_new_tokens <= context]
     if not fitting:
         shortest = min(len(p.ids) for p in prompts)
         raise CaiError(
-            f"No prompt of the {len(prompts)} leaves room for a response: the models read "
-            f"{context} tokens, the shortest prompt has {shortest} and `ppo.max_new_tokens` is "
+            f"No {named} of the {len(prompts)} leaves room for a response: the models read "
+            f"{context} tokens, the shortest of them has {shortest} and `ppo.max_new_tokens` is "
             f"{max_new_tokens}. Lower `ppo.max_new_tokens` or use shorter prompts."
         )
     return fitting

@@ -57,11 +57,11 @@ class RepetitionPenalty:
         return [-repeated_share(ngrams(text, self.n)) for text in responses]
 
 
-def named_scorers(reward: RewardLike, settings: PPOSettings) -> dict[str, tuple[Any, float]]:
-    """Return scorers and weights by name, the penalties that the settings ask for included.
+def named_scorers(reward: RewardLike) -> dict[str, tuple[Any, float]]:
+    """Return scorers and weights by name.
 
     Raises:
-        CaiError: A name is taken twice, or something is not a scorer.
+        CaiError: There are none, or something is not a scorer.
     """
     named = reward if isinstance(reward, Mapping) else {_name(reward): reward}
     if not named:
@@ -75,6 +75,18 @@ def named_scorers(reward: RewardLike, settings: PPOSettings) -> dict[str, tuple[
                 "preference model, a PreferenceModel, or a function of (prompts, responses)."
             )
         scorers[name] = (scorer, float(weight))
+    return scorers
+
+
+def with_penalties(
+    scorers: Mapping[str, tuple[Any, float]], settings: PPOSettings
+) -> dict[str, tuple[Any, float]]:
+    """Return scorers with the penalties that the settings ask for.
+
+    Raises:
+        CaiError: A name is taken twice.
+    """
+    scorers = dict(scorers)
     for name, scorer, weight in (
         ("length", LengthPenalty(settings.length_free), settings.length_penalty),
         ("repetition", RepetitionPenalty(), settings.repetition_penalty),

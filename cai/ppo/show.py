@@ -37,6 +37,7 @@ def progress_line(
         if step > begun:
             left = f", {(now - start) / (step - begun) * (steps - step):.0f} s left"
         said = ", ".join(f"{name} {metrics[key]:.2f}" for key, name in SHOWN.items())
-        console.print(f"step {step:.0f}/{steps}: {said}{left}", markup=False, highlight=False)
+        line = f"step {step:.0f}/{steps}: {said}{left}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return on_step

@@ -24,6 +24,7 @@ from cai.ppo.loading import (
     device,
     identity,
     judge_format,
+    loaded,
     max_batch_tokens,
     open_models,
     policy_format,
@@ -32,11 +33,18 @@ from cai.ppo.loading import (
     shape,
     shared_context,
 )
-from cai.ppo.memory import check_memory, free_memory
+from cai.ppo.memory import check_memory, free_memory, total_memory, vllm_share
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
-from cai.ppo.rewards import RewardLike, named_scorers, preference_models
+from cai.ppo.rewards import (
+    Judge,
+    Reward,
+    RewardLike,
+    named_scorers,
+    preference_models,
+    with_penalties,
+)
 from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
 from cai.ppo.vllm_rollouts import VLLMRollouts
 from cai.records import content_hash
@@ -98,7 +106,7 @@ class PPO:
         """
         self.settings = settings or PPOSettings()
         check_settings(self.settings)
-        self.scorers = named_scorers(reward, self.settings)
+        self.scorers = with_penalties(named_scorers(reward), self.settings)
         self.seed = seed
         self.learner: Learner | None = None
         self._policy = as_policy(policy)
@@ -112,6 +120,7 @@ class PPO:
         folder: str | Path,
         *,
         held_out: Sequence[PromptLike] = (),
+        independent: RewardLike | None = None,
         pretraining: Sequence[str] = (),
         log_dir: Path | None = None,
         on_step: OnStep | None = None,
@@ -130,6 +139,8 @@ class PPO:
                 `steps.jsonl`, and while it runs `checkpoints/`.
             held_out: Prompts for the guard (`settings.guard`); at most `guard.prompts` of each kind
                 are used, those too long left out. Without any there is no guard.
+            independent: What the guard asks beside the reward, in any of its forms; None for the
+                preference model of `guard.independent`, if that is set.
             pretraining: Texts for PPO-ptx, which `ptx_coef` weighs.
             log_dir: For TensorBoard; `folder/logs` if None.
             on_step: Called after each step with its line of `steps.jsonl`.
@@ -147,6 +158,7 @@ class PPO:
         folder = Path(folder)
         processes = Processes.here()
         check_shares(self.settings, processes)
+        self._independent = self._second_opinion(independent)
         fitting = self._checked(prompts)
         pool = PromptPool(
             fitting,
@@ -167,6 +179,8 @@ class PPO:
             seed=self.seed,
         )
         self.learner = learner
+        if guard is not None and self._independent:
+            guard.independent = Reward(loaded(self._independent), self._chat)
         with ExitStack() as stack:
             if self.settings.rollouts == "vllm":
                 like = self._policy if isinstance(self._policy, ModelSettings) else None
@@ -218,18 +232,30 @@ class PPO:
         if self.settings.rollouts == "vllm":
             import_vllm()
         self._chat = policy_format(self._policy, self._tokenizer)
-        judges = list(preference_models(self.scorers).values())
+        judges = self._judges()
         for judge in judges:
             check_same_tokens(self._chat, judge_format(judge), judge)
         self._context = shared_context([self._policy, *judges])
         return self._tokens(prompts)
 
-    def _tokens(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
+    def _second_opinion(self, given: RewardLike | None) -> dict[str, tuple[Any, float]]:
+        """Return the independent scorers by name; none if nobody asked for any."""
+        rules = self.settings.guard
+        said = given if given is not None or rules is None else rules.independent
+        return {} if said is None else named_scorers(said)
+
+    def _judges(self) -> list[Judge]:
+        """Return all preference models that will be asked, those of the reward first."""
+        both = (self.scorers, self._independent)
+        return [judge for scorers in both for judge in preference_models(scorers).values()]
+
+    def _tokens(self, prompts: Sequence[PromptLike], named: str = "prompt") -> list[TokenPrompt]:
         return tokenize_prompts(
             prompts,
             self._chat,
             context=self._context,
             max_new_tokens=self.settings.max_new_tokens,
+            named=named,
         )
 
     def _check_memory(self, longest_prompt: int, processes: Processes) -> None:
@@ -240,8 +266,16 @@ class PPO:
         if judge is not None and settings.lora_rank:
             adapter = preference_adapter(self._policy, judge)
         where, longest = device(self._policy), longest_prompt + settings.max_new_tokens
+        policy, vllm = shape(self._policy), None
+        if settings.rollouts == "vllm":
+            vllm = vllm_share(
+                policy,
+                self._policy.options if isinstance(self._policy, ModelSettings) else {},
+                precision=precision(self._policy),
+                total=total_memory(where),
+            )
         check_memory(
-            shape(self._policy),
+            policy,
             None if judge is None else shape(judge),
             settings,
             available=free_memory(where) // (1 if where.type == "cuda" else processes.count),
@@ -251,6 +285,8 @@ class PPO:
             batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
             shared=adapter is not None,
             parts=processes.count if processes.sharded else 1,
+            independent=[shape(it) for it in preference_models(self._independent).values()],
+            vllm=vllm,
         )
 
     def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
@@ -268,13 +304,14 @@ class PPO:
         rules = self.settings.guard
         needs = self.settings.keep == "best" or (rules is not None and rules.action != "warn")
         if rules is None or not held_out:
-            if needs:
+            if needs or self._independent:
                 raise CaiError(
-                    "`ppo.keep: best` and `ppo.guard.action` other than `warn` go by held-out "
-                    "prompts. Set `ppo.guard: {}` and give some (`held_out=`)."
+                    "`ppo.keep: best`, `ppo.guard.action` other than `warn` and an independent "
+                    "scorer go by held-out prompts. Set `ppo.guard: {}` and give some "
+                    "(`held_out=`)."
                 )
             return None
-        fitting = self._tokens(held_out)
+        fitting = self._tokens(held_out, "held-out prompt")
         kinds = {prompt.kind for prompt in fitting}
         some = [[p for p in fitting if p.kind == kind][: rules.prompts] for kind in kinds]
         chosen = [prompt for of_kind in some for prompt in of_kind]
@@ -291,8 +328,8 @@ class PPO:
         return content_hash(
             self.settings.model_dump(exclude=set(RESUMABLE)),
             identity(self._policy),
-            [identity(judge) for judge in preference_models(self.scorers).values()],
-            [(name, weight) for name, (_, weight) in self.scorers.items()],
+            [identity(judge) for judge in self._judges()],
+            [(name, w) for name, (_, w) in [*self.scorers.items(), *self._independent.items()]],
             [(prompt.kind, prompt.ids) for prompt in prompts],
             list(pretraining),
             [prompt.ids for prompt in held_out],
@@ -303,7 +340,12 @@ class PPO:
 def _guarded(
     guard: Guard, records: Sequence[Mapping[str, float]], settings: PPOSettings
 ) -> dict[str, float]:
-    best = settings.keep == "best" or stopped(records, settings)
+    back = settings.guard is not None and settings.guard.action == "roll_back"
+    best = (
+        settings.keep == "best"
+        or stopped(records, settings)
+        or (back and records[-1]["guard/alarms"] > 0)
+    )
     return {
         "alarms": sum(record.get("guard/alarms", 0) > 0 for record in records),
         "kept_step": guard.best_step if best else len(records),

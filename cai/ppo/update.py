@@ -235,7 +235,7 @@ def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int
         loss, norm = metrics[f"loss/{kind}_avg"], metrics[f"{group}/grad_norm"]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise CaiError(
-                f"PPO diverged at step {step + 1} of {settings.steps}: the {kind} loss is {loss} "
-                f"and the norm of its gradient {norm}. Lower `ppo.{setting}` (now {value:g}) and "
-                "run again."
+                f"PPO diverged at step {step + 1} of {settings.steps}: the {kind} loss is "
+                f"{loss:.3g} and the norm of its gradient {norm:.3g}. The weights are as they were "
+                f"before it. Lower `ppo.{setting}` (now {value:g}) and run again."
             )

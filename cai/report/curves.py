@@ -26,6 +26,7 @@ CURVES: dict[str, dict[str, str]] = {
 
 GUARD = {
     "guard/score": "Preference score",
+    "guard/independent": "Independent score",
     "guard/kl": "KL from SL-CAI, nats per response",
     "guard/length": "Length, tokens",
     "guard/ended": "Ended in time",

@@ -28,6 +28,12 @@ class GuardSettings(Settings, frozen=True):
     """Alarm when answers have become so many times as long, or as short."""
     max_kl: PositiveFloat = 100.0
     """Alarm when the KL from SL-CAI is more, in nats per response."""
+    independent: str | None = None
+    """Folder of a preference model that PPO does not follow: its score of the same answers is
+    watched, and the best policy is the one that it likes best."""
+    independent_fall: PositiveFloat = 0.2
+    """Alarm when that score is lower than at its best by more, in standard deviations of its scores
+    at the start."""
 
 
 class PPOSettings(Settings, frozen=True):
@@ -119,7 +125,8 @@ class PPOSettings(Settings, frozen=True):
     guard: GuardSettings | None = GuardSettings()
     """What is watched on held-out prompts."""
     keep: Literal["last", "best"] = "last"
-    """`best`: by score - β·KL on the guard's prompts, among its checks without an alarm."""
+    """`best`: by score - β·KL on the guard's prompts, among its checks without an alarm. The score
+    is the independent one if there is one."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> PPOSettings:
@@ -131,6 +138,11 @@ class PPOSettings(Settings, frozen=True):
                 f"`ppo.batch_size` {self.batch_size} does not divide into `ppo.minibatches` "
                 f"{self.minibatches} equal parts{each}. Make it a multiple of "
                 f"{self.minibatches * processes}."
+            )
+        if self.guard and self.guard.action == "roll_back" and not self.kl_coef:
+            raise ValueError(
+                "`ppo.guard.action: roll_back` raises `ppo.kl_coef` by factors, which never leave "
+                "0. Start from a small positive `kl_coef`, such as 0.01, or let the guard `stop`."
             )
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError(

@@ -179,6 +179,8 @@ START = {
     "guard/repeated_ngrams": 0.1,
     "guard/length": 30.0,
     "guard/kl": 0.0,
+    "guard/score": 0.0,
+    "guard/independent": 0.4,
 }
 
 
@@ -192,17 +194,21 @@ START = {
         ("length", 90.0, 91.0, "length_factor", "from 30 to 91 tokens"),
         ("length", 10.0, 9.0, "length_factor", "from 30 to 9 tokens"),
         ("kl", 100.0, 101.0, "max_kl", "KL is 101.0 nats"),
+        ("independent", 0.31, 0.29, "independent_fall", "independent score fell from 0.50 to 0.29"),
     ],
 )
 def test_every_rule_raises_its_alarm_at_its_setting(
     name: str, quiet: float, loud: float, rule: str, words: str
 ) -> None:
     rules = GuardSettings()
-    assert alarms_of(START, {**START, f"guard/{name}": quiet}, rules) == []
-    (alarm,) = alarms_of(START, {**START, f"guard/{name}": loud}, rules)
+    assert alarms_of(START, {**START, f"guard/{name}": quiet}, rules, highest=0.5) == []
+    (alarm,) = alarms_of(START, {**START, f"guard/{name}": loud}, rules, highest=0.5)
     assert words in alarm
+    if name == "independent":
+        again = {**START, "guard/independent": loud}
+        assert alarms_of(START, again, rules, highest=0.5, deviation=2.0) == []
     loose = rules.model_copy(update={rule: 1000.0})
-    assert alarms_of(START, {**START, f"guard/{name}": loud}, loose) == []
+    assert alarms_of(START, {**START, f"guard/{name}": loud}, loose, highest=0.5) == []
 
 
 def test_a_policy_is_kept_by_a_guard_it_has(tmp_path: Path, tiny: Tiny) -> None:
@@ -232,6 +238,62 @@ def test_a_best_check_raises_no_alarm_and_has_the_highest_reward() -> None:
     again = Guard([], SETTINGS, QUIET, 0)
     again.load_state_dict(guard.state_dict())
     assert again == guard
+
+
+def share_of_words(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """A second opinion: different letters, which "a a a a a a" has few of."""
+    return [100 * len(set(text)) for text in responses]
+
+
+def test_an_independent_score_is_watched_and_chooses_the_best(
+    tmp_path: Path, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With every rule about words and KL out of the way."""
+    rules = QUIET.model_copy(update={"repeated_rise": 1.0, "action": "stop"})
+    ppo = PPO(tiny("llama"), share_of_a, SETTINGS.model_copy(update={"guard": rules}))
+    metrics = ppo.train(
+        ["Bake bread.", "Plant seeds.", "Name a word."],
+        tmp_path,
+        held_out=HELD_OUT,
+        independent={"letters": share_of_words},
+    )
+    assert metrics["alarms"] == 1
+    assert metrics["steps"] < 12
+    assert "the independent score fell from" in caplog.text
+    board = EventAccumulator(str(tmp_path / "logs"))
+    board.Reload()
+    seen = {event.step: event.value for event in board.Scalars("guard/independent")}
+    *before, last = seen.values()
+    assert max(before) > last
+    assert metrics["kept_step"] == max(list(seen)[:-1], key=lambda step: seen[step])
+    first, *_, end = board.Scalars("guard/score")
+    assert end.value > first.value
+
+
+def test_an_independent_preference_model_must_read_the_same_tokens_and_be_one(
+    tmp_path: Path, tiny: Tiny, tiny_preference: Callable[[str], Path]
+) -> None:
+    folder = str(tiny_preference("qwen3"))
+    rules = QUIET.model_copy(update={"independent": folder})
+    ppo = PPO(tiny("llama"), share_of_a, SETTINGS.model_copy(update={"guard": rules}))
+    with pytest.raises(CaiError, match="cannot be used together"):
+        ppo.train(["Bake."], tmp_path, held_out=HELD_OUT)
+    ppo = PPO(tiny("llama"), share_of_a, SETTINGS)
+    with pytest.raises(CaiError, match="independent scorer go by held-out"):
+        ppo.train(["Bake."], tmp_path, independent=share_of_words)
+    with pytest.raises(CaiError, match="is not a number"):
+        ppo.train(
+            ["Bake."],
+            tmp_path,
+            held_out=HELD_OUT,
+            independent=lambda prompts, responses: [math.nan for _ in responses],
+        )
+
+
+def test_rolling_back_needs_a_beta_to_double(tiny: Tiny) -> None:
+    back = QUIET.model_copy(update={"action": "roll_back"})
+    with pytest.raises(CaiError, match="never leave 0"):
+        PPO(tiny("llama"), share_of_a, SETTINGS.model_copy(update={"guard": back}))
 
 
 def test_the_pipeline_keeps_whole_tasks_from_training_for_the_guard(

@@ -17,7 +17,7 @@ from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
 from cai.ppo import PPO
 from cai.ppo.learner import Learner
-from cai.ppo.memory import Shape, check_memory, estimate, needed
+from cai.ppo.memory import Shape, VLLMShare, check_memory, estimate, needed, vllm_share
 from cai.ppo.update import update
 from cai.settings import ModelSettings, PPOSettings
 
@@ -124,10 +124,65 @@ def test_every_setting_that_saves_memory_lowers_the_estimate() -> None:
     assert roles_of(SETTINGS, batch_tokens=99)["sampling"] < roles_of(SETTINGS)["sampling"]
     lora = SETTINGS.model_copy(update={"lora_rank": 16})
     assert needed(roles_of(lora, shared=True)) < needed(roles_of(lora))
+    more = roles_of(SETTINGS, independent=[SEVEN_BILLION])
+    assert needed(more) - whole == 2 * SEVEN_BILLION.backbone
     parted = roles_of(SETTINGS, parts=4)
     assert parted["policy"] == roles_of(SETTINGS)["policy"] // 4
     # What four processes part, and a copy of 7e9 weights in 16 bits.
     assert needed(roles_of(SETTINGS)) - needed(parted) == 3 * (112 + 28 + 110.4) * 10**9 // 4 - 14e9
+
+
+ON_VLLM = SETTINGS.model_copy(update={"rollouts": "vllm", "lora_rank": 16})
+
+
+def test_a_vllm_beside_the_trainer_is_counted() -> None:
+    """On a GPU its share of the whole, in place of our own sampling and in turn with the update."""
+
+    def share(**options: Any) -> VLLMShare:
+        return vllm_share(
+            SEVEN_BILLION, options, precision=torch.bfloat16, total=options.pop("total", 80 * 10**9)
+        )
+
+    assert share() == VLLMShare(24 * 10**9, sleeps=True)
+    half = {"gpu_memory_utilization": 0.5, "enable_sleep_mode": False}
+    assert share(**half) == VLLMShare(40 * 10**9, sleeps=False)
+    with pytest.raises(CaiError, match=r"0\.1 of 80\.0 GB\) cannot hold.*weights \(14\.0 GB\)"):
+        share(gpu_memory_utilization=0.1)
+    assert share(gpu_memory_utilization=0.1, tensor_parallel_size=2).whole == 8 * 10**9
+
+    asleep = roles_of(ON_VLLM, vllm=share())
+    assert asleep["sampling"] == 24 * 10**9
+    lasting = sum(n for role, n in asleep.items() if role not in ("update", "sampling"))
+    assert needed(asleep) == lasting + max(24 * 10**9, asleep["update"])
+    awake = roles_of(ON_VLLM, vllm=share(**half))
+    assert needed(awake) == lasting + 40 * 10**9 + awake["update"]
+
+
+def test_vllm_on_a_cpu_takes_weights_and_the_cache_that_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def whole() -> VLLMShare:
+        return vllm_share(SEVEN_BILLION, {}, precision=torch.float32, total=None)
+
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    assert whole() == VLLMShare(28 * 10**9 + 2**30, sleeps=False)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    assert whole() == VLLMShare(28 * 10**9 + 4 * 2**30, sleeps=False)
+
+
+def test_where_vllm_does_not_fit_sampling_without_it_is_the_remedy() -> None:
+    with pytest.raises(CaiError, match=r"vLLM 40\.0 GB.*Set `ppo.rollouts: transformers`"):
+        check_memory(
+            SEVEN_BILLION,
+            SEVEN_BILLION,
+            ON_VLLM.model_copy(update={"gradient_checkpointing": True}),
+            available=60 * 10**9,
+            micro_batch_size=1,
+            precision=torch.bfloat16,
+            longest=512,
+            batch_tokens=16384,
+            vllm=VLLMShare(40 * 10**9, sleeps=False),
+        )
 
 
 def test_memory_is_checked_before_anything_is_loaded(

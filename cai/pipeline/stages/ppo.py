@@ -28,14 +28,23 @@ def _pretraining(context: Context) -> Path | None:
     return context.base_dir / data if data else None
 
 
+def _independent(context: Context) -> ModelSettings | None:
+    guard = _settings(context).guard
+    if guard is None or guard.independent is None:
+        return None
+    return ModelSettings(path=str(context.base_dir / guard.independent))
+
+
 def _inputs(context: Context) -> dict[str, str]:
     """Hash what the stage reads from outside the run folder."""
-    model = {} if context.settings.sft else {"helpful model": context.fingerprint(context.helpful)}
+    read = {} if context.settings.sft else {"helpful model": context.fingerprint(context.helpful)}
+    if independent := _independent(context):
+        read["independent preference model"] = context.fingerprint(independent)
     texts = _pretraining(context)
     if texts is None or not texts.is_file():
-        return model
+        return read
     with texts.open("rb") as file:
-        return model | {"pretraining texts": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
+        return read | {"pretraining texts": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
 
 
 class PPOJob(BaseModel, frozen=True):
@@ -44,6 +53,7 @@ class PPOJob(BaseModel, frozen=True):
     Attributes:
         policy: SL-CAI.
         preference_model: Its folder.
+        independent: The one that only the guard asks.
         settings: Of the stage.
         seed: The run's.
         prompts: The rows of the `prompts` stage.
@@ -54,6 +64,7 @@ class PPOJob(BaseModel, frozen=True):
 
     policy: ModelSettings
     preference_model: Path
+    independent: Path | None
     settings: PPOSettings
     seed: int
     prompts: Path
@@ -77,6 +88,7 @@ def train(job: PPOJob, on_step: Callable[[Mapping[str, float]], None]) -> dict[s
             [prompt for prompt in prompts if prompt.key not in kept],
             job.folder,
             held_out=held_out,
+            independent=job.independent,
             pretraining=read_texts(job.pretraining) if job.pretraining else (),
             log_dir=job.log_dir,
             on_step=on_step,
@@ -85,10 +97,11 @@ def train(job: PPOJob, on_step: Callable[[Mapping[str, float]], None]) -> dict[s
 
 
 def _run(context: Context) -> dict[str, Any]:
-    settings = _settings(context)
+    settings, independent = _settings(context), _independent(context)
     job = PPOJob(
         policy=context.sl_cai,
         preference_model=context.stage_dir("preference") / "model",
+        independent=Path(independent.path) if independent else None,
         settings=settings,
         seed=context.settings.seed,
         prompts=context.stage_dir("prompts") / "rows.jsonl",
