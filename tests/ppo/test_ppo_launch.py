@@ -43,6 +43,7 @@ def job(
             seed=1,
             prompts=prompts,
             pretraining=None,
+            independent=None,
             folder=tmp_path / "ppo",
             log_dir=tmp_path / "logs",
         )
