@@ -2,6 +2,7 @@
 #   make quickstart   install, run the whole method on the playground, print the table and report
 #   make test         install, run all tests
 #   make test-vllm    build .venv-vllm with vLLM for CPUs, run the tests that need it
+#   make test-deepspeed  add .venv-deepspeed with DeepSpeed, run the tests that need it
 #   make test-browser install Chromium and what drives it, look at the report's and cai view's page
 # Another package index:  make quickstart PIP_ARGS="--index-url URL"
 
@@ -12,7 +13,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet $(PIP_ARGS) --cons
 SECONDS_NOW := date +%s
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev quickstart test test-unit test-gpu test-vllm chromium test-browser lint format types clean
+.PHONY: help install install-dev quickstart test test-unit test-gpu test-vllm test-deepspeed chromium test-browser lint format types clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -76,6 +77,20 @@ test-browser: chromium
 test-vllm: .venv-vllm/installed
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/on_vllm
 
+# Beside the packages of .venv, not among them: fine-tuning would load it wherever it is.
+.venv-deepspeed/installed: .venv/installed-dev
+	@echo "Installing DeepSpeed beside .venv into .venv-deepspeed …"
+	$(BIN)/python -m venv .venv-deepspeed
+	@site='import sysconfig; print("%s" % sysconfig.get_path("purelib"))'; \
+		echo "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" \
+		> "$$(.venv-deepspeed/bin/python -c "$$site")/beside.pth"
+	@start=$$($(SECONDS_NOW)); .venv-deepspeed/bin/pip --disable-pip-version-check install --quiet $(PIP_ARGS) \
+		--constraint constraints.txt deepspeed \
+		&& touch $@ && echo "Installed in $$(( $$($(SECONDS_NOW)) - start )) s."
+
+test-deepspeed: .venv-deepspeed/installed
+	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed tests/ppo
+
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu
 
@@ -91,4 +106,4 @@ types: .venv/installed-dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv .venv-vllm runs .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-vllm .venv-deepspeed runs .pytest_cache .ruff_cache .hypothesis .coverage

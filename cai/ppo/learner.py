@@ -16,16 +16,13 @@ from cai.ppo.adapters import Adapted
 from cai.ppo.control import Control
 from cai.ppo.forward import Critic, check_output_head, recompute_layers
 from cai.ppo.math import linear_decay
+from cai.ppo.optimizers import Optimizer, optimizer_for
 from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat
 from cai.ppo.sampling import Sampler, sample_here
-from cai.ppo.sharding import parted_like, shard, whole
+from cai.ppo.sharding import shard, whole
 from cai.preference_model import AdapterWeights
 from cai.settings import PPOSettings
-
-ADAM_BETAS = (0.9, 0.95)
-ADAM_EPSILON = 1e-8
-
 
 Role = Literal["policy", "reference", "critic", "preference"]
 
@@ -44,11 +41,9 @@ class Learner:
     policy: PreTrainedModel
     reference: PreTrainedModel
     critic: Critic
-    policy_parameters: list[nn.Parameter]
-    """What the policy's optimizer trains; with `critic: value_head`, the critic's backbone too."""
-    critic_parameters: list[nn.Parameter]
-    policy_optimizer: torch.optim.AdamW
-    critic_optimizer: torch.optim.AdamW
+    policy_optimizer: Optimizer
+    """With `critic: value_head` it trains the critic's backbone too."""
+    critic_optimizer: Optimizer
     control: Control
     chat: PromptFormat
     dtype: torch.dtype
@@ -124,10 +119,8 @@ class Learner:
             policy=policy,
             reference=reference,
             critic=critic,
-            policy_parameters=trained[0],
-            critic_parameters=trained[1],
-            policy_optimizer=_adamw(trained[0], settings.learning_rate),
-            critic_optimizer=_adamw(trained[1], settings.critic_learning_rate),
+            policy_optimizer=optimizer_for(trained[0], settings.learning_rate, processes),
+            critic_optimizer=optimizer_for(trained[1], settings.critic_learning_rate, processes),
             control=Control.start(settings),
             chat=chat,
             dtype=dtype,
@@ -164,12 +157,8 @@ class Learner:
     def set_learning_rates(self, settings: PPOSettings, step: int) -> float:
         """Set both learning rates for a step (from 0) and return their share of the first."""
         share = linear_decay(step, settings.steps, settings.final_learning_rate)
-        for optimizer, initial in (
-            (self.policy_optimizer, settings.learning_rate),
-            (self.critic_optimizer, settings.critic_learning_rate),
-        ):
-            for group in optimizer.param_groups:
-                group["lr"] = initial * share
+        self.policy_optimizer.set_learning_rate(share * settings.learning_rate)
+        self.critic_optimizer.set_learning_rate(share * settings.critic_learning_rate)
         return share
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,42 +167,18 @@ class Learner:
         All processes must ask for it; what is sharded comes gathered, to the main process alone.
         """
         state: dict[str, Any] = {"control": self.control.state_dict()}
-        for name, weights, optimizer in self._trained():
-            moments = {
-                number: {key: self._gathered(x) for key, x in moment.items()}
-                for number, moment in optimizer.state_dict()["state"].items()
-            }
-            state[name] = [self._gathered(weight.detach()) for weight in weights]
-            state[f"{name}_moments"] = moments
+        for name, optimizer in self._optimizers():
+            state[name], state[f"{name}_moments"] = optimizer.weights(), optimizer.moments()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, be it of more or fewer processes."""
         self.control.load_state_dict(state["control"])
-        for name, weights, optimizer in self._trained():
-            moments = {
-                number: {
-                    key: x if x.dim() == 0 else parted_like(x, weights[number])
-                    for key, x in moment.items()
-                }
-                for number, moment in state[f"{name}_moments"].items()
-            }
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-            with torch.no_grad():
-                for weight, saved in zip(weights, state[name], strict=True):
-                    weight.copy_(parted_like(saved, weight))
+        for name, optimizer in self._optimizers():
+            optimizer.load(state[name], state[f"{name}_moments"])
 
-    def _trained(self) -> tuple[tuple[str, list[nn.Parameter], torch.optim.AdamW], ...]:
-        return (
-            ("policy", self.policy_parameters, self.policy_optimizer),
-            ("critic", self.critic_parameters, self.critic_optimizer),
-        )
-
-    def _gathered(self, tensor: Tensor) -> Tensor:
-        if not self.processes.sharded:
-            return tensor
-        tensor = whole(tensor)
-        return tensor.cpu() if self.processes.is_main else tensor.new_empty(0)
+    def _optimizers(self) -> tuple[tuple[str, Optimizer], ...]:
+        return ("policy", self.policy_optimizer), ("critic", self.critic_optimizer)
 
 
 def _adapted(
@@ -265,14 +230,3 @@ def _trained_parameters(
     shared = {id(weight) for weight in policy_parameters}
     backbone = [w for w in of("critic", critic.backbone) if id(w) not in shared]
     return policy_parameters, [*backbone, *critic.value_head.parameters()]
-
-
-def _adamw(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        parameters,
-        lr=learning_rate,
-        betas=ADAM_BETAS,
-        eps=ADAM_EPSILON,
-        weight_decay=0.0,
-        fused=True,
-    )

@@ -126,6 +126,7 @@ def estimate(
     longest: int,
     batch_tokens: int,
     micro_batch_size: int,
+    zero_parts: int = 1,
     shared: bool = False,
     parts: int = 1,
     independent: Sequence[Shape] = (),
@@ -141,6 +142,8 @@ def estimate(
         longest: Tokens of the longest prompt and a response.
         batch_tokens: Tokens in flight while sampling.
         micro_batch_size: Episodes per forward pass.
+        zero_parts: Processes that part the optimizers among them by DeepSpeed's ZeRO, which keeps
+            a copy of the weights there.
         shared: The preference model is an adapter on the policy's weights.
         parts: Processes that part trained models and the reference among them; each samples with a
             whole copy of the policy.
@@ -149,8 +152,8 @@ def estimate(
     """
     bits = _bytes_of(precision)
     critic = preference or policy
-    # Weight, gradient and two moments.
-    state = 4 * FULL
+    # Weight, gradient and two moments. ZeRO 2 parts gradients too, but holds them in buckets.
+    state = 4 * FULL if zero_parts == 1 else 2 * FULL + 3 * FULL // zero_parts
     judge = 0 if preference is None else bits * preference.backbone
     if settings.lora_rank:
         roles = {

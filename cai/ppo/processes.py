@@ -18,8 +18,6 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from cai.errors import CaiError
-
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
@@ -35,34 +33,27 @@ class Processes:
         count: How many there are.
         sharded: Each keeps a part of the weights that are trained, by FSDP2.
         reshard: Under FSDP2, weights are parted again between forward and backward pass.
+        deepspeed: Each keeps a part of the optimizers, by DeepSpeed's ZeRO.
     """
 
     rank: int = 0
     count: int = 1
     sharded: bool = False
     reshard: bool = True
+    deepspeed: bool = False
 
     @classmethod
     def here(cls) -> Processes:
-        """Join the processes that this one was launched with, if it was.
-
-        Raises:
-            CaiError: They were launched for DeepSpeed.
-        """
+        """Join the processes that this one was launched with, if it was."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        if _is_set("ACCELERATE_USE_DEEPSPEED"):
-            raise CaiError(
-                "PPO does not run on DeepSpeed's engine. FSDP2 parts weights, gradients and "
-                "optimizers in the same way: launch with `fsdp2` (as ZeRO-3) or `fsdp2_no_reshard` "
-                "(as ZeRO-2), see pipelines/accelerate/."
-            )
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         return cls(
             state.process_index,
             state.num_processes,
             sharded=_is_set("ACCELERATE_USE_FSDP"),
             reshard=_is_set("FSDP_RESHARD_AFTER_FORWARD", default="true"),
+            deepspeed=_is_set("ACCELERATE_USE_DEEPSPEED"),
         )
 
     @property

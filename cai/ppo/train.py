@@ -283,6 +283,7 @@ class PPO:
             precision=precision(self._policy),
             longest=longest,
             batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
+            zero_parts=processes.count if processes.deepspeed else 1,
             shared=adapter is not None,
             parts=processes.count if processes.sharded else 1,
             independent=[shape(it) for it in preference_models(self._independent).values()],

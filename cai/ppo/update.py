@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, Rollout, length_sorted
@@ -26,7 +26,6 @@ from cai.ppo.math import (
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import permutation
 from cai.ppo.rollout import policy_logprobs
-from cai.ppo.sharding import whole
 from cai.settings import PPOSettings
 
 
@@ -132,7 +131,7 @@ def policy_gradients(
             result = penalised_policy_loss(
                 *arguments, penalty_coef=learner.control.penalty_coef, token_count=token_count
             )
-        result.loss.backward()
+        learner.policy_optimizer.backward(result.loss)
         entropy = entropies_BT.sum() / token_count
         total += torch.stack([*result, entropy]).detach()
     names = ("loss/policy_avg", "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg")
@@ -153,7 +152,7 @@ def pretraining_gradients(
         with learner.autocast():
             logprobs_BT, _ = response_logprobs(learner.policy, episodes, temperature=1.0)
         loss = -logprobs_BT.sum() / token_count
-        (settings.ptx_coef * loss).backward()
+        learner.policy_optimizer.backward(settings.ptx_coef * loss)
         total += loss.detach()
     return {"loss/ptx_avg": total}
 
@@ -184,7 +183,7 @@ def value_gradients(
             clip_range=settings.value_clip_range or math.inf,
             token_count=token_count,
         )
-        (weight * result.loss).backward()
+        learner.critic_optimizer.backward(weight * result.loss)
         total += torch.stack([*result]).detach()
     return dict(zip(("loss/value_avg", "val/clipfrac_avg"), total, strict=True))
 
@@ -211,19 +210,17 @@ def _micro_batches(
 def _sum_and_clip(
     learner: Learner, sums: Mapping[str, Tensor], settings: PPOSettings
 ) -> dict[str, float]:
-    """Sum gradients and metrics over the processes, and scale gradients to `max_grad_norm`.
+    """Sum gradients and metrics over the processes, and clip the gradients.
 
     Returns:
-        The metrics and, of policy and critic, the norms of the gradients before they were scaled.
+        The metrics and, of policy and critic, the norms of the gradients before they were clipped.
     """
-    learner.processes.sum_gradients([*learner.policy_parameters, *learner.critic_parameters])
     total = learner.processes.sum(torch.stack([*sums.values()]))
-    norms: list[Tensor] = []
-    for parameters in (learner.policy_parameters, learner.critic_parameters):
-        norms.append(whole(nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)))
+    optimizers = (learner.policy_optimizer, learner.critic_optimizer)
+    norms = torch.stack([optimizer.clip(settings.max_grad_norm) for optimizer in optimizers])
     names = (*sums, "policy/grad_norm", "val/grad_norm")
     # The one place of an optimizer step where the host waits for the device.
-    return dict(zip(names, torch.cat([total, torch.stack(norms)]).tolist(), strict=True))
+    return dict(zip(names, torch.cat([total, norms]).tolist(), strict=True))
 
 
 def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int) -> None:

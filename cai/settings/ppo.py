@@ -118,8 +118,8 @@ class PPOSettings(Settings, frozen=True):
     snapshot_steps: Positive | None = None
     """Every so many steps the policy is kept for good in `ppo/snapshots`, for the evaluation."""
     launch: str | None = None
-    """Spread over several processes: `ddp`, `fsdp2`, `fsdp2_no_reshard`, or a file of your own as
-    `accelerate config` writes it; null: this process alone."""
+    """Spread over several processes: `ddp`, `fsdp2`, `fsdp2_no_reshard`, `deepspeed`, or a file of
+    your own as `accelerate config` writes it; null: this process alone."""
     processes: Positive | None = None
     """Processes of `launch`; null: what its file says, or else one for each GPU."""
     guard: GuardSettings | None = GuardSettings()

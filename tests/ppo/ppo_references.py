@@ -107,7 +107,7 @@ def gradients_of_update(learner: Learner, rollout: Rollout, settings: PPOSetting
     """What one update adds to the weights under plain gradient descent, negated: its gradients."""
     for part in ("policy", "critic"):
         parameters = getattr(learner, part).parameters()
-        setattr(learner, f"{part}_optimizer", torch.optim.SGD(parameters, lr=1.0))
+        getattr(learner, f"{part}_optimizer").inner = torch.optim.SGD(parameters, lr=1.0)
     models = (learner.policy, learner.critic)
     before = [[p.clone() for p in model.parameters()] for model in models]
     update(learner, rollout, settings, seed=0, step=0)

@@ -154,7 +154,7 @@ def test_facts_04_and_16_hold_under_bfloat16_autocast(
         learner.critic.zero_grad()
         policy_gradients(learner, rollout, targets, ALL_SIX, settings)
         value_gradients(learner, rollout, targets, ALL_SIX, settings)
-        weights = [*learner.policy_parameters, *learner.critic_parameters]
+        weights = [*learner.policy_optimizer.parameters, *learner.critic_optimizer.parameters]
         flat.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
         assert flat[-1].dtype == torch.float32
     assert torch.cosine_similarity(flat[0], flat[1], dim=0) > 0.98

@@ -156,9 +156,9 @@ def test_fact_25_learning_rates_end_where_they_say(learner_of: LearnerOf) -> Non
     settings = SETTINGS.model_copy(update={"critic_learning_rate": 5e-3})
     learner = learner_of("llama", settings)
     learner.set_learning_rates(settings, 3)
-    assert learner.policy_optimizer.param_groups[0]["lr"] == pytest.approx(2e-4)
-    assert learner.critic_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3)
-    assert learner.policy_optimizer.param_groups[0]["eps"] == 1e-8
+    assert learner.policy_optimizer.inner.param_groups[0]["lr"] == pytest.approx(2e-4)
+    assert learner.critic_optimizer.inner.param_groups[0]["lr"] == pytest.approx(1e-3)
+    assert learner.policy_optimizer.inner.param_groups[0]["eps"] == 1e-8
 
 
 def test_fact_26_the_same_seed_gives_the_same_weights_to_the_bit(
@@ -274,8 +274,8 @@ def test_an_update_is_that_of_the_naive_reference(
             )
     rollout = rollout_of(learner, token_prompts("llama"))
     rate = 0.2
-    learner.policy_optimizer = torch.optim.SGD(learner.policy.parameters(), lr=rate)
-    learner.critic_optimizer = torch.optim.SGD(learner.critic.parameters(), lr=rate)
+    learner.policy_optimizer.inner = torch.optim.SGD(learner.policy.parameters(), lr=rate)
+    learner.critic_optimizer.inner = torch.optim.SGD(learner.critic.parameters(), lr=rate)
     naive = copy.deepcopy(learner)
     naive.policy.double()
     naive.critic.double()

@@ -44,7 +44,7 @@ def test_the_estimate_counts_weights_gradients_and_moments_to_the_byte(
         tensors = {p.data_ptr(): p for model in models for p in model.parameters()}
         tensors |= {p.grad.data_ptr(): p.grad for p in tensors.values() if p.grad is not None}
         for optimizer in (learner.policy_optimizer, learner.critic_optimizer):
-            for state in optimizer.state.values():
+            for state in optimizer.inner.state.values():
                 tensors |= {state[k].data_ptr(): state[k] for k in ("exp_avg", "exp_avg_sq")}
         got = sum(4 * tensor.numel() for tensor in tensors.values())
         head = 16 * (shape.hidden + 1)
@@ -126,6 +126,8 @@ def test_every_setting_that_saves_memory_lowers_the_estimate() -> None:
     assert needed(roles_of(lora, shared=True)) < needed(roles_of(lora))
     more = roles_of(SETTINGS, independent=[SEVEN_BILLION])
     assert needed(more) - whole == 2 * SEVEN_BILLION.backbone
+    # Weights and gradients, and a quarter of both moments and of another copy of the weights.
+    assert roles_of(SETTINGS, zero_parts=4)["policy"] == (8 + 12 // 4) * 7 * 10**9
     parted = roles_of(SETTINGS, parts=4)
     assert parted["policy"] == roles_of(SETTINGS)["policy"] // 4
     # What four processes part, and a copy of 7e9 weights in 16 bits.

@@ -217,7 +217,7 @@ def test_a_value_head_adds_the_values_gradient_to_the_policys_backbone(
     chat = load_chat_format(tiny("llama"))
     shared = Learner.start(load_causal_lm(tiny("llama"), device="cpu"), None, chat, settings)
     assert shared.critic.backbone is shared.policy.base_model
-    assert len(shared.critic_parameters) == 2
+    assert len(shared.critic_optimizer.parameters) == 2
     torch.nn.init.normal_(shared.critic.value_head.weight, std=0.1)
     rollout = rollout_of(shared, token_prompts("llama"))
     apart = copy.deepcopy(shared)
@@ -261,7 +261,7 @@ def test_gradient_checkpointing_changes_memory_and_not_gradients(
         kept.append(sum(sizes))
         policy_gradients(learner, rollout, ones, ALL_SIX, changed)
         value_gradients(learner, rollout, ones, ALL_SIX, changed)
-        weights = [*learner.policy_parameters, *learner.critic_parameters]
+        weights = [*learner.policy_optimizer.parameters, *learner.critic_optimizer.parameters]
         gradients.append([w.grad for w in weights if w.grad is not None])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert kept[1] < 0.5 * kept[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from cai.errors import CaiError
 from cai.ppo import PPO
 from cai.ppo.batch import length_sorted
 from cai.ppo.check import check_shares
-from cai.ppo.processes import Processes
+from cai.ppo.optimizers import Optimizer, optimizer_for
+from cai.ppo.processes import ALONE, Processes
 from cai.records import PromptRow
 from cai.settings import GuardSettings, ModelSettings
 
@@ -39,6 +41,8 @@ SETTINGS = SHORT.model_copy(
 )
 FSDP2 = {"ACCELERATE_USE_FSDP": "true"}
 NO_RESHARD = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
+ZERO_1, ZERO_2 = ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in "12")
 
 Run = Callable[..., None]
 
@@ -72,6 +76,10 @@ def kill_after_two(metrics: Mapping[str, float]) -> None:
 
 def together(function: Callable[[], None], **variables: str) -> list[str]:
     """Call a function in two processes that know each other; return how each one failed."""
+    if variables.items() >= DEEPSPEED.items():
+        loaded = pytest.importorskip("deepspeed")  # once, before the fork
+        # Its own way of summing up on one machine would be compiled first, for minutes.
+        loaded.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -130,7 +138,15 @@ def one_process(once: Path, run: Run) -> Path:
     return once
 
 
-@pytest.mark.parametrize("variables", [{}, NO_RESHARD], ids=["ddp", "fsdp2_no_reshard"])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({}, id="ddp"),
+        pytest.param(NO_RESHARD, id="fsdp2_no_reshard"),
+        pytest.param(ZERO_1, id="zero_1", marks=pytest.mark.deepspeed),
+        pytest.param(ZERO_2, id="zero_2", marks=pytest.mark.deepspeed),
+    ],
+)
 def test_fact_25_two_processes_make_the_run_of_one(
     variables: dict[str, str], tmp_path: Path, run: Run, one_process: Path
 ) -> None:
@@ -138,19 +154,26 @@ def test_fact_25_two_processes_make_the_run_of_one(
     assert_same_run(tmp_path, one_process)
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param(FSDP2, id="fsdp2"),
+        pytest.param(ZERO_2, id="zero_2", marks=pytest.mark.deepspeed),
+    ],
+)
 def test_a_killed_run_goes_on_with_more_or_fewer_processes(
-    tmp_path: Path, run: Run, one_process: Path
+    variables: dict[str, str], tmp_path: Path, run: Run, one_process: Path
 ) -> None:
-    """Two processes by FSDP2, then one; and the other way round."""
+    """Two processes, then one; and the other way round."""
     fewer, more = tmp_path / "fewer", tmp_path / "more"
-    ends = together(lambda: run(fewer, kill_after_two), **FSDP2)
+    ends = together(lambda: run(fewer, kill_after_two), **variables)
     assert any("KilledError" in end for end in ends)
     assert all(ends)
     run(fewer)
     assert_same_run(fewer, one_process)
     with pytest.raises(KilledError):
         run(more, kill_after_two)
-    assert together(lambda: run(more), **FSDP2) == ["", ""]
+    assert together(lambda: run(more), **variables) == ["", ""]
     assert_same_run(more, one_process)
 
 
@@ -182,10 +205,65 @@ def test_what_processes_cannot_share_is_refused() -> None:
         with pytest.raises(CaiError, match="launch with `ddp`"):
             check_shares(SETTINGS.model_copy(update=changed), sharded)
         check_shares(SETTINGS.model_copy(update=changed), two)
+    check_shares(SETTINGS.model_copy(update={"lora_rank": 4}), Processes(0, 2, deepspeed=True))
+    with pytest.raises(CaiError, match="DeepSpeed needs a policy and a critic of their own"):
+        check_shares(
+            SETTINGS.model_copy(update={"critic": "value_head"}), Processes(0, 2, deepspeed=True)
+        )
 
 
-def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(CaiError, match=r"fsdp2` \(as ZeRO-3\)"):
-        Processes.here()
+@pytest.mark.deepspeed
+def test_deepspeed_trains_adapters(tmp_path: Path, run: Run) -> None:
+    alone, parted = tmp_path / "alone", tmp_path / "parted"
+    run(alone, lora_rank=4)
+    assert together(lambda: run(parted, lora_rank=4), **ZERO_2) == ["", ""]
+    assert_same_run(parted, alone)
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("variables", [ZERO_1, ZERO_2], ids=["zero_1", "zero_2"])
+def test_zero_takes_adamws_steps_from_any_state(variables: dict[str, str]) -> None:
+    """From the start, from a state of AdamW's, and from the start again; never by an infinity."""
+
+    def steps(optimizer: Optimizer, scales: Sequence[float], mine: slice) -> list[float]:
+        weight, bias = optimizer.parameters
+        norms: list[float] = []
+        for scale in scales:
+            optimizer.zero_grad()
+            for row in torch.arange(12.0).reshape(4, 3)[mine]:
+                optimizer.backward(scale * ((weight @ row + bias) ** 2).sum())
+            norms.append(optimizer.clip(0.5).item())
+            optimizer.step()
+        return norms
+
+    def new(processes: Processes) -> Optimizer:
+        weights = torch.linspace(-1, 1, 6).reshape(2, 3), torch.ones(2)
+        return optimizer_for([torch.nn.Parameter(w.clone()) for w in weights], 0.1, processes)
+
+    def check() -> None:
+        processes = Processes.here()
+        assert processes.deepspeed
+        alone, parted = new(ALONE), new(processes)
+        assert parted.moments() == {}
+        start = [w.clone() for w in alone.weights()]
+        mine = slice(processes.rank, None, 2)
+
+        def same(*scales: float) -> None:
+            expected = steps(alone, scales, slice(None))
+            assert steps(parted, scales, mine) == pytest.approx(expected)
+            torch.testing.assert_close(parted.weights(), alone.weights())
+
+        same(1e-4, 1.0, 0.1)
+        (moments,) = [m for m in processes.gather([parted.moments()]) if m]
+        torch.testing.assert_close(moments, alone.moments())
+        assert not math.isfinite(*steps(parted, [math.inf], mine))
+        torch.testing.assert_close(parted.weights(), alone.weights())
+        fresh = new(processes)
+        fresh.load([w.clone() for w in alone.weights()], alone.moments())
+        parted = fresh
+        same(0.3, 2.0)
+        for optimizer in (alone, parted):
+            optimizer.load(start, {})
+        same(1.0, 0.2)
+
+    assert together(check, **variables) == ["", ""]

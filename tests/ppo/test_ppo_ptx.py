@@ -59,7 +59,7 @@ def test_ptx_joins_the_policy_step_of_an_update(
     reward_part = gradients_of_update(copy.deepcopy(learner), rollout, settings)[0]
     pretraining_gradients(learner, texts.draw(0, 6, learner.device), settings)
     text_part = [p.grad.clone() for p in learner.policy.parameters()]
-    learner.policy_optimizer = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
+    learner.policy_optimizer.inner = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
     metrics = update(learner, rollout, settings, seed=0, step=0, pretraining=texts)
     assert metrics["loss/ptx_avg"] > 0
     both = [
