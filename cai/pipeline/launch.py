@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,30 @@ from cai.pipeline.load import shipped_folder
 
 MODULE = "cai.pipeline.launched"
 LOG = "launch.log"
+KINDS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
+"""Of Accelerate's `distributed_type`: those under which PPO shares its work."""
 
 _FAILURE = re.compile(r"rank\s*: (\d+).*\n\s*exitcode\s*: (-?\d+)")
 _TERMINATED = -signal.SIGTERM
 """How the launcher ends the others once one process has failed."""
 
 
+@dataclass(frozen=True)
+class Launcher:
+    """How several processes are started.
+
+    Attributes:
+        file: Accelerate's configuration.
+        processes: How many to start.
+    """
+
+    file: Path
+    processes: int
+
+
 def launch(
     job: Path,
-    launcher: str,
-    processes: int | None,
+    launcher: Launcher,
     *,
     on_step: Callable[[Mapping[str, float]], None],
     warn: Callable[[str], None],
@@ -36,19 +51,17 @@ def launch(
 
     Args:
         job: The job; its folder gets `launch.log`, all that the processes say besides.
-        launcher: `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's.
-        processes: How many; None for what the file says, or one for each GPU.
+        launcher: How.
         on_step: Gets the metrics of each step.
         warn: Gets warnings.
 
     Raises:
-        CaiError: There are no such processes to start, a process raised one, or one died.
+        CaiError: The processes could not be started, one raised it, or one died.
     """
-    config = config_file(launcher)
-    count = processes or _count(config)
     log, said = job.with_name(LOG), dict[str, Any]()
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--num_processes", str(count), "--main_process_port", "0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(launcher.file)]
+    command += ["--num_processes", str(launcher.processes), "--main_process_port", "0"]
     command += ["--module", MODULE, str(job)]
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -69,39 +82,88 @@ def launch(
     if "error" in said:
         raise CaiError(said["error"])
     if status or "result" not in said:
-        raise CaiError(_obituary(log, count))
+        raise CaiError(_obituary(log, launcher.processes))
     return said["result"]
 
 
-def config_file(launcher: str) -> Path:
-    """Return the Accelerate configuration of that name, or the file itself.
+def find_launcher(name: str, processes: int | None, base_dir: Path) -> Launcher:
+    """Find out how to start processes, and whether that can work, without starting any.
+
+    Args:
+        name: `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's.
+        processes: How many; None for what the file says, or one for each GPU.
+        base_dir: Where files are looked for, besides the working directory.
 
     Raises:
-        CaiError: There is none.
+        CaiError: There is no such file, it is not a configuration, or it asks for what PPO does
+            not do.
     """
-    folder = shipped_folder() / "accelerate"
-    named = folder / f"{launcher}.yaml"
-    path = named if named.is_file() else Path(launcher)
-    if not path.is_file():
-        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise CaiError(
-            f"`ppo.launch: {launcher}` is neither a file nor one of {names}. Make a file with "
-            "`accelerate config --config_file FILE`."
-        )
-    return path
-
-
-def _count(config: Path) -> int:
     import torch
 
-    said = yaml.safe_load(config.read_text(encoding="utf-8")).get("num_processes")
-    count = said or torch.cuda.device_count()
-    if count < 2:
+    from cai.ppo.processes import check_launcher
+    from cai.ppo.zero import check_installed
+
+    file = _config_file(name, base_dir)
+    config = _read(file)
+    if config.distributed_type not in KINDS:
         raise CaiError(
-            f"`ppo.launch` needs two processes or more, and this machine has {count} GPUs. Set "
-            "`ppo.processes`, or leave `ppo.launch` out."
+            f"{file}: PPO does not share its work by `distributed_type: {config.distributed_type}`."
+            f" It can by {', '.join(KINDS)} (on a CPU, too)."
         )
-    return count
+    if config.num_machines > 1:
+        raise CaiError(
+            f"{file}: `num_machines` is {config.num_machines}, and `cai run` starts processes on "
+            "this machine alone. For several, start a script that calls `cai.ppo.PPO` on each of "
+            "them by `accelerate launch` (docs/ppo.md)."
+        )
+    check_launcher(_variables(config))
+    if config.distributed_type == "DEEPSPEED":
+        check_installed()
+    said = config.num_processes if config.num_processes > 0 else None
+    count = processes or said or torch.cuda.device_count()
+    if count < 2:
+        there = "" if processes or said else f": this machine has {count} GPUs"
+        raise CaiError(
+            f"`ppo.launch` needs two processes or more, not {count}{there}. Raise `ppo.processes`, "
+            "or leave `ppo.launch` out."
+        )
+    return Launcher(file, count)
+
+
+def _config_file(name: str, base_dir: Path) -> Path:
+    folder = shipped_folder() / "accelerate"
+    for path in (folder / f"{name}.yaml", Path(name), base_dir / name):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise CaiError(
+        f"`ppo.launch: {name}` is neither a file nor one of {names}. Make a file with "
+        "`accelerate config --config_file FILE`."
+    )
+
+
+def _read(file: Path) -> Any:  # noqa: ANN401 (Accelerate's ClusterConfig)
+    """Read a configuration as the launcher will, which says what is wrong in many ways."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        return load_config_from_file(str(file))
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as problem:
+        raise CaiError(
+            f"{file} is not a configuration of Accelerate's ({' '.join(str(problem).split())}). "
+            "Make one with `accelerate config --config_file FILE`."
+        ) from problem
+
+
+def _variables(config: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return what the processes will find in their environment, as far as PPO asks."""
+    sharded = config.distributed_type == "FSDP"
+    precision = "no" if config.mixed_precision is None else config.mixed_precision
+    said = {"ACCELERATE_USE_FSDP": sharded, "ACCELERATE_MIXED_PRECISION": precision}
+    if sharded:
+        prefixed = {f"fsdp_{key.removeprefix('fsdp_')}": x for key, x in config.fsdp_config.items()}
+        said |= {"FSDP_VERSION": 1} | {key.upper(): x for key, x in prefixed.items()}
+    return {name: str(x).lower() for name, x in said.items()}
 
 
 def _message(line: str) -> tuple[str | None, Any]:
@@ -116,17 +178,19 @@ def _message(line: str) -> tuple[str | None, Any]:
 
 def _obituary(log: Path, count: int) -> str:
     """Say which process died of what, going by the launcher's own report."""
-    failures = [(int(r), int(code)) for r, code in _FAILURE.findall(log.read_text("utf-8"))]
+    said = log.read_text(encoding="utf-8", errors="replace").strip()
+    failures = [(int(r), int(code)) for r, code in _FAILURE.findall(said)]
+    if not failures:
+        last = said.split("\n")[-1] or "the launcher did not say why"
+        return f"PPO's {count} processes could not be started: {last} (all of it is in {log})."
     # One that was killed is the cause of the others' broken connections.
     failures.sort(key=lambda failure: (failure[1] >= 0, failure[1] == _TERMINATED))
-    what = "the launcher failed"
-    if failures:
-        rank, code = failures[0]
-        what = f"process {rank} failed with exit status {code}"
-        if code < 0:
-            name = signal.Signals(-code).name
-            memory = ", as for want of memory" if -code == signal.SIGKILL else ""
-            what = f"process {rank} was killed ({name}{memory})"
+    rank, code = failures[0]
+    what = f"process {rank} failed with exit status {code}"
+    if code < 0:
+        name = signal.Signals(-code).name
+        memory = ", as for want of memory" if -code == signal.SIGKILL else ""
+        what = f"process {rank} was killed ({name}{memory})"
     return (
         f"PPO on {count} processes ended early: {what}. The others were ended, and the newest "
         f"checkpoint is kept: run again to go on from it. All that they said is in {log}."

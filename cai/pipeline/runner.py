@@ -101,6 +101,8 @@ def run_pipeline(context: Context, only: str | None = None) -> list[str]:
     with _locked(context):
         if only is not None:
             _check_only(only, context)
+        for stage in _to_run(context, only):
+            stage.check(context)
         _write_pipeline(context)
         for stage in stages_of(context.settings):
             if only not in (None, stage.name):
@@ -112,6 +114,12 @@ def run_pipeline(context: Context, only: str | None = None) -> list[str]:
             else:
                 context.progress.say(f"{stage.name}: up to date")
     return ran
+
+
+def _to_run(context: Context, only: str | None) -> list[Stage]:
+    stale = {verdict.stage for verdict in plan(context) if verdict.reasons}
+    asked = [s for s in stages_of(context.settings) if only in (None, s.name)]
+    return [stage for stage in asked if stage.name in stale]
 
 
 def _check_only(only: str, context: Context) -> None:

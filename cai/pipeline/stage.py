@@ -121,6 +121,7 @@ class Stage:
         inputs: Hashes of what it reads from outside the run folder.
         run: Makes the files; returns the metrics of this execution.
         outputs: Files and folders that make up its result.
+        check: Raises a CaiError for what can be known to go wrong before any stage has run.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Stage:
     inputs: Callable[[Context], dict[str, str]]
     run: Callable[[Context], dict[str, Any]]
     outputs: tuple[str, ...]
+    check: Callable[[Context], None] = lambda _: None
 
 
 def make_rows(

@@ -7,7 +7,7 @@ backward passes. What one of them computes for its rows is summed up over all, w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -17,6 +17,8 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
+
+from cai.errors import CaiError
 
 T = TypeVar("T")
 
@@ -44,9 +46,14 @@ class Processes:
 
     @classmethod
     def here(cls) -> Processes:
-        """Join the processes that this one was launched with, if it was."""
+        """Join the processes that this one was launched with, if it was.
+
+        Raises:
+            CaiError: Their launcher asks for what PPO does not do.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        check_launcher(os.environ)
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         return cls(
             state.process_index,
@@ -114,6 +121,37 @@ class Processes:
 
 
 ALONE = Processes()
+
+
+def check_launcher(variables: Mapping[str, str]) -> None:
+    """Raise a CaiError if a launcher asks for what PPO would leave undone.
+
+    Args:
+        variables: What Accelerate puts into the environment of the processes it starts.
+    """
+    precision = variables.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no":
+        raise CaiError(
+            f"The launcher's configuration has `mixed_precision: {precision}`, which PPO does not "
+            "go by: what is trained is float32, and passes compute in the `dtype` of the policy's "
+            'model. Set `mixed_precision: "no"` there.'
+        )
+    if variables.get("ACCELERATE_USE_MEGATRON_LM") == "true":
+        raise CaiError(
+            "PPO does not run on Megatron-LM. Launch with `fsdp2`, `deepspeed` or `ddp`."
+        )
+    if variables.get("ACCELERATE_USE_FSDP") == "true":
+        if variables.get("FSDP_VERSION", "2") != "2":
+            raise CaiError(
+                "The launcher's configuration is for FSDP 1, and PPO parts models by FSDP 2. Set "
+                "`fsdp_version: 2` there, as in pipelines/accelerate/fsdp2.yaml."
+            )
+        if variables.get("FSDP_OFFLOAD_PARAMS") == "true":
+            raise CaiError(
+                "The launcher's configuration has `fsdp_offload_params: true`, and PPO keeps "
+                "weights where it computes. Set it to false; `ppo.lora_rank` with `ddp` saves "
+                "more memory."
+            )
 
 
 def _is_set(name: str, default: str = "false") -> bool:

@@ -90,6 +90,20 @@ def test_prompt_files(world, tmp_path, name, content, message):
     assert not list((tmp_path / "run").glob("*/*.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["ppo.launch=nowhere"], "neither a file nor one of ddp"),
+        (["ppo.ptx_data=nowhere.txt", "ppo.ptx_coef=0.1"], "nowhere.txt"),
+    ],
+)
+def test_what_ppo_lacks_is_said_before_any_stage(world, tmp_path, changes, message):
+    _, pipeline, inputs = world
+    changes = [word for change in changes for word in ("--set", change)]
+    assert message in fails("run", pipeline, *inputs, *changes, "--out", tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*/*"))
+
+
 def broken_model(folder, tmp_path, break_it):
     model = tmp_path / "model"
     shutil.copytree(folder / "model", model)

@@ -14,7 +14,7 @@ from ppo_references import SHORT
 
 from cai.errors import CaiError
 from cai.pipeline import launched
-from cai.pipeline.launch import LOG, config_file, launch
+from cai.pipeline.launch import LOG, Launcher, find_launcher, launch
 from cai.pipeline.stages.ppo import PPOJob
 from cai.records import PromptRow
 from cai.settings import ModelSettings
@@ -64,8 +64,9 @@ def test_a_killed_process_ends_the_run_with_its_name(job: Write, tmp_path: Path)
                 if process.environ().get("RANK") == "1":
                     process.kill()
 
+    launcher = find_launcher("ddp", 2, tmp_path)
     with pytest.raises(CaiError, match=r"on 2 processes .*: process 1 was killed \(SIGKILL, as"):
-        launch(job(steps=10_000), "ddp", 2, on_step=kill_the_second, warn=heard.append)
+        launch(job(steps=10_000), launcher, on_step=kill_the_second, warn=heard.append)
     assert heard[:2] == [1, 2]
     assert "exitcode" in (tmp_path / LOG).read_text()
     assert list((tmp_path / "ppo" / "checkpoints").glob("step-*"))
@@ -88,12 +89,55 @@ def test_a_process_says_its_steps_and_its_result_or_why_it_fails(
     assert "Lower `ppo.max_new_tokens`" in error["error"]
 
 
-def test_a_launcher_is_a_shipped_name_or_a_file(tmp_path: Path, job: Write) -> None:
-    assert config_file("ddp").name == "ddp.yaml"
+def test_a_launcher_is_a_shipped_name_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert find_launcher("ddp", 2, tmp_path).file.name == "ddp.yaml"
+    for name in ("fsdp2", "fsdp2_no_reshard"):
+        assert find_launcher(name, 4, tmp_path).processes == 4
     own = tmp_path / "own.yaml"
-    own.write_text("num_processes: 1")
-    assert config_file(str(own)) == own
-    with pytest.raises(CaiError, match=r"neither a file nor one of ddp, fsdp2, fsdp2_no_reshard"):
-        config_file("zero3")
-    with pytest.raises(CaiError, match=r"Set `ppo\.processes`"):
-        launch(job(), str(own), None, on_step=dict, warn=print)
+    own.write_text("distributed_type: MULTI_GPU\nnum_processes: 3")
+    assert find_launcher("own.yaml", None, tmp_path) == Launcher(own, 3)
+    assert find_launcher(str(own), 2, Path("elsewhere")) == Launcher(own, 2)
+    with pytest.raises(CaiError, match="neither a file nor one of ddp, deepspeed, fsdp2, fsdp2_no"):
+        find_launcher("zero3", 2, tmp_path)
+    with pytest.raises(CaiError, match=r"not 0: this machine has 0 GPUs\. Raise `ppo\.processes`"):
+        find_launcher("ddp", None, tmp_path)
+    with pytest.raises(CaiError, match=r"two processes or more, not 1\."):
+        find_launcher("ddp", 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a list", "own.yaml is not a configuration of Accelerate's"),
+        ("a: [b", "is not a configuration"),
+        ("\0", "is not a configuration"),
+        ("distributed_type: MULTI_GPU\nnum_procs: 2", r"unknown keys \(\['num_procs'\]\)"),
+        ("distributed_type: SOME", "'SOME' is not a valid DistributedType"),
+        ("num_processes: 2", "A `distributed_type` must be specified"),
+        ("distributed_type: 'NO'", "It can by MULTI_GPU, FSDP, DEEPSPEED"),
+        ("distributed_type: MULTI_GPU\nnum_machines: 2", "on this machine alone"),
+        ("distributed_type: MULTI_GPU\nmixed_precision: fp16", "has `mixed_precision: fp16`"),
+        ("distributed_type: FSDP\nfsdp_config: {}", "Set `fsdp_version: 2`"),
+        (
+            "distributed_type: FSDP\nfsdp_config: {fsdp_version: 2, offload_params: true}",
+            "`fsdp_offload_params: true`",
+        ),
+        ("distributed_type: DEEPSPEED", r"pip install 'cai\[deepspeed\]'"),
+    ],
+)
+def test_a_launcher_that_would_not_do_what_it_says_is_refused(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cai.ppo.zero.is_deepspeed_available", lambda: False)
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(CaiError, match=said):
+        find_launcher("own.yaml", 2, tmp_path)
+
+
+def test_a_launcher_that_fails_is_quoted(tmp_path: Path, job: Write) -> None:
+    """Written while Accelerate was asked, gone when it starts."""
+    with pytest.raises(CaiError, match=r"2 processes could not be started: .*does not exist"):
+        launch(job(), Launcher(tmp_path / "gone.yaml", 2), on_step=dict, warn=print)

@@ -212,6 +212,24 @@ def test_what_processes_cannot_share_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "has `mixed_precision: bf16`"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron"),
+        ({**FSDP2, "FSDP_VERSION": "1"}, "FSDP 1"),
+        ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+    ],
+)
+def test_what_a_launcher_asks_in_vain_is_refused(
+    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (variables | {"WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CaiError, match=said):
+        Processes.here()
+
+
 @pytest.mark.deepspeed
 def test_deepspeed_trains_adapters(tmp_path: Path, run: Run) -> None:
     alone, parted = tmp_path / "alone", tmp_path / "parted"

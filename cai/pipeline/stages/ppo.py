@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cai.pipeline.launch import launch
+from cai.pipeline.launch import find_launcher, launch
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage
 from cai.records import PromptRow, content_hash
@@ -119,7 +119,19 @@ def _run(context: Context) -> dict[str, Any]:
         file = job.folder / "job.json"
         file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
         say = context.progress.say
-        return launch(file, settings.launch, settings.processes, on_step=on_step, warn=say)
+        launcher = find_launcher(settings.launch, settings.processes, context.base_dir)
+        return launch(file, launcher, on_step=on_step, warn=say)
+
+
+def _check(context: Context) -> None:
+    """Refuse a launcher that would not do, and pretraining texts that cannot be read."""
+    from cai.ppo.pretraining import read_texts
+
+    settings = _settings(context)
+    if settings.launch is not None:
+        find_launcher(settings.launch, settings.processes, context.base_dir)
+    if texts := _pretraining(context):
+        read_texts(texts)
 
 
 def watched(prompts: Sequence[PromptRow], count: int) -> list[PromptRow]:
@@ -149,4 +161,5 @@ STAGE = Stage(
     inputs=_inputs,
     run=_run,
     outputs=("model", "steps.jsonl", "snapshots"),
+    check=_check,
 )
