@@ -63,8 +63,11 @@ def launch(
     command += ["--config_file", str(launcher.file)]
     command += ["--num_processes", str(launcher.processes), "--main_process_port", "0"]
     command += ["--module", MODULE, str(job)]
-    with log.open("w", encoding="utf-8") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    pipe = subprocess.PIPE
+    with (
+        log.open("w", encoding="utf-8") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process,
+    ):
         try:
             for line in process.stdout or ():
                 kind, value = _message(line)
@@ -74,16 +77,15 @@ def launch(
                     warn(value)
                 elif kind:
                     said.setdefault(kind, value)
-            status = process.wait()
+            process.wait()
         finally:
             if process.poll() is None:
                 process.terminate()
-                process.wait()
-    if "error" in said:
-        raise CaiError(said["error"])
-    if status or "result" not in said:
-        raise CaiError(_obituary(log, launcher.processes))
-    return said["result"]
+    if "result" in said:
+        return said["result"]
+    raise CaiError(
+        said["error"] if "error" in said else _obituary(log, launcher.processes, process.returncode)
+    )
 
 
 def find_launcher(name: str, processes: int | None, base_dir: Path) -> Launcher:
@@ -176,13 +178,13 @@ def _message(line: str) -> tuple[str | None, Any]:
     return kind, value
 
 
-def _obituary(log: Path, count: int) -> str:
+def _obituary(log: Path, count: int, status: int) -> str:
     """Say which process died of what, going by the launcher's own report."""
     said = log.read_text(encoding="utf-8", errors="replace").strip()
     failures = [(int(r), int(code)) for r, code in _FAILURE.findall(said)]
     if not failures:
-        last = said.split("\n")[-1] or "the launcher did not say why"
-        return f"PPO's {count} processes could not be started: {last} (all of it is in {log})."
+        last = said.split("\n")[-1] or f"the launcher ended with exit status {status}"
+        return f"PPO's {count} processes did not do their work: {last} (all of it is in {log})."
     # One that was killed is the cause of the others' broken connections.
     failures.sort(key=lambda failure: (failure[1] >= 0, failure[1] == _TERMINATED))
     rank, code = failures[0]

@@ -1,7 +1,8 @@
 """What each launched process does: `python -m cai.pipeline.launched JOB`.
 
 It speaks to the process that launched it (`cai.pipeline.launch`) in JSON lines of one pair each:
-`step` and `warning` as they come, and `result` or `error` at the end.
+`step` and `warning` as they come, and `result` or `error` at the end. When that one is gone, so is
+the other end of this one's standard input, and this one ends too: a new run may be in the folder.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,17 @@ def _say(kind: str, value: Any) -> None:  # noqa: ANN401 (whatever JSON can hold
     os.write(sys.stdout.fileno(), (json.dumps({kind: value}) + "\n").encode())
 
 
+def _end_with_launcher() -> None:
+    """Wait until nobody holds the other end of standard input any more."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 def main() -> int:
     """Train; the first process speaks, except that each may say why it fails."""
+    if "RANK" in os.environ:
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
     main_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(handlers=[_Warnings() if main_process else logging.NullHandler()])
     job = PPOJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -89,6 +91,15 @@ def test_a_process_says_its_steps_and_its_result_or_why_it_fails(
     assert "Lower `ppo.max_new_tokens`" in error["error"]
 
 
+def test_a_process_ends_with_the_one_that_launched_it(job: Write, tmp_path: Path) -> None:
+    """Whose end of standard input is closed here from the start."""
+    command = [sys.executable, "-m", launched.__name__, str(job(steps=10_000))]
+    environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "1"}
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, check=False)
+    assert ended.returncode == 1
+    assert not (tmp_path / "ppo" / "checkpoints").exists()
+
+
 def test_a_launcher_is_a_shipped_name_or_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,5 +150,5 @@ def test_a_launcher_that_would_not_do_what_it_says_is_refused(
 
 def test_a_launcher_that_fails_is_quoted(tmp_path: Path, job: Write) -> None:
     """Written while Accelerate was asked, gone when it starts."""
-    with pytest.raises(CaiError, match=r"2 processes could not be started: .*does not exist"):
+    with pytest.raises(CaiError, match=r"2 processes did not do their work: .*does not exist"):
         launch(job(), Launcher(tmp_path / "gone.yaml", 2), on_step=dict, warn=print)
