@@ -155,8 +155,8 @@ class PPO:
             CaiError: The settings, models or prompts cannot be used, or the training diverged.
         """
         start = time.monotonic()
-        folder = Path(folder)
         processes = Processes.here()
+        folder = processes.from_main(lambda: Path(folder))
         check_shares(self.settings, processes)
         self._independent = self._second_opinion(independent)
         fitting = self._checked(prompts)

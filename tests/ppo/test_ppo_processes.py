@@ -77,7 +77,8 @@ def kill_after_two(metrics: Mapping[str, float]) -> None:
 def together(function: Callable[[], None], **variables: str) -> list[str]:
     """Call a function in two processes that know each other; return how each one failed."""
     if variables.items() >= DEEPSPEED.items():
-        loaded = pytest.importorskip("deepspeed")  # once, before the fork
+        why = "DeepSpeed is not installed (make test-deepspeed)"
+        loaded = pytest.importorskip("deepspeed", reason=why)  # once, before the fork
         # Its own way of summing up on one machine would be compiled first, for minutes.
         loaded.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     with socket.socket() as free:
@@ -150,8 +151,10 @@ def one_process(once: Path, run: Run) -> Path:
 def test_fact_25_two_processes_make_the_run_of_one(
     variables: dict[str, str], tmp_path: Path, run: Run, one_process: Path
 ) -> None:
-    assert together(lambda: run(tmp_path), **variables) == ["", ""]
-    assert_same_run(tmp_path, one_process)
+    # Each is given a folder of its own, as by `mkdtemp`: that of the first one counts.
+    assert together(lambda: run(tmp_path / os.environ["RANK"]), **variables) == ["", ""]
+    assert_same_run(tmp_path / "0", one_process)
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -233,8 +236,8 @@ def test_what_a_launcher_asks_in_vain_is_refused(
 @pytest.mark.deepspeed
 def test_deepspeed_trains_adapters(tmp_path: Path, run: Run) -> None:
     alone, parted = tmp_path / "alone", tmp_path / "parted"
-    run(alone, lora_rank=4)
     assert together(lambda: run(parted, lora_rank=4), **ZERO_2) == ["", ""]
+    run(alone, lora_rank=4)
     assert_same_run(parted, alone)
 
 

@@ -51,7 +51,7 @@ def test_tensorboard_has_the_names_people_know_and_a_few_conversations(
 ) -> None:
     settings = SETTINGS.model_copy(update={"steps": 3, "checkpoint_steps": 2})
     lines = io.StringIO()
-    line = progress_line(3, Console(file=lines, width=200))
+    line = progress_line(3, Console(file=lines, width=40))
     reward = LENGTH.scorers["test"][0]
     PPO(tiny("llama"), reward, settings).train(["How?", "Why?"], tmp_path, on_step=line)
     board = EventAccumulator(str(tmp_path / "logs"))
