@@ -111,12 +111,13 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
             and any(label is not None for label in given.refused)
         },
     }
+    problems = {(row.model, row.state): row.error for row in reversed(result.rows) if row.error}
     path = evaluation.folder / "evaluation.json"
     write_json(path, facts)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    show(console, facts)
+    show(console, facts, problems)
     console.print(f"Written: {path}")
 
 

@@ -15,8 +15,14 @@ from cai.report.wording import interval, percent, visible
 Found = Mapping[str, Any]
 
 
-def show(console: Console, facts: Found) -> None:
-    """Print what was found: rates, and as far as there are any, all other measures."""
+def show(console: Console, facts: Found, problems: Mapping[tuple[str, str], str]) -> None:
+    """Print what was found: rates, and as far as there are any, all other measures.
+
+    Args:
+        console: Where to.
+        facts: As `evaluation.json` has them.
+        problems: Why there is no verdict, in one case of each model and state.
+    """
     measures: Found = facts["measures"]
     console.print()
     if any(summary["states"] for summary in facts["evaluation"].values()):
@@ -33,10 +39,11 @@ def show(console: Console, facts: Found) -> None:
         if table is not None and table.row_count:
             console.print(table)
     for model, summary in facts["evaluation"].items():
-        lost = {state: n for state, n in summary["states"].items() if state != "ok"}
-        if lost:
-            said = ", ".join(f"{n} {state}" for state, n in lost.items())
-            console.print(f"{visible(model)}: no verdict on some answers ({said})")
+        for state, count in summary["states"].items():
+            if state != "ok":
+                why = problems.get((model, state), "")
+                said = f"{model}: no verdict on {count} answers ({state}){why and ': '}{why:.300}"
+                console.print(visible(said))
     for flag in measures["flags"]:
         console.print(f"Note: {visible(flag)}")
 

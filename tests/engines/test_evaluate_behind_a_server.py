@@ -108,7 +108,7 @@ def test_a_server_that_lists_nothing_of_use_gives_states(answers, tmp_path):
             *("--out", tmp_path / "out"),
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "plain: no verdict on some answers (4 unparsed)" in done.stdout
+    assert "plain: no verdict on 4 answers (unparsed): the judge's server: none" in done.stdout
     assert {row["state"] for row in rows(tmp_path / "out/rows.jsonl")} == {"unparsed"}
 
 
