@@ -127,7 +127,11 @@ def _checkpoints(found: Iterable[Found]) -> Table:
 def _table(title: str, columns: Iterable[str], rows: Iterable[list[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(
+            column,
+            justify="right" if number else "left",
+            overflow="ellipsis" if number else "fold",  # no two names may look alike
+        )
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     return table
