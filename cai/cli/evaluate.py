@@ -17,6 +17,7 @@ from cai.cli.console import plain_console
 from cai.cli.evaluate_tables import show
 from cai.cli.options import YAML, model_settings, spelling
 from cai.constitution import load_constitution
+from cai.engines import Usage
 from cai.errors import CaiError
 from cai.evaluate.asking import Text
 from cai.evaluate.recorded import Recorded, agreement, read_answers
@@ -97,7 +98,7 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
         evaluation = _of_models(wanted, named)
     evaluation = _with_sets(wanted, evaluation)
     _check_used(wanted.given, evaluation)
-    result, found, _ = evaluate(evaluation, fingerprints, progress)
+    result, found, usage = evaluate(evaluation, fingerprints, progress)
     facts = {
         "schema": 1,
         "models": {name: spelling(model) for name, model in evaluation.models.items()}
@@ -119,7 +120,17 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     show(console, facts, problems)
+    if usage.tokens_in:
+        console.print(_asked(usage))
     console.print(f"Written: {path}")
+
+
+def _asked(usage: Usage) -> str:
+    cost = f", cost {usage.cost:.2f}" if usage.cost else ""
+    return (
+        f"Asked: {usage.engine_calls:,} calls answered, {usage.tokens_in:,} tokens in "
+        f"({usage.tokens_cached:,} of them cached), {usage.tokens_out:,} out{cost}."
+    )
 
 
 def _check_used(given: frozenset[str], evaluation: Evaluation) -> None:
