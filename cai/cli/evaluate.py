@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cai.cli.console import plain_console
-from cai.cli.evaluate_tables import show
+from cai.cli.evaluate_tables import counted, show
 from cai.cli.options import YAML, model_settings, spelling
 from cai.constitution import load_constitution
 from cai.engines import Usage
@@ -128,7 +128,7 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
 def _asked(usage: Usage) -> str:
     cost = f", cost {usage.cost:.2f}" if usage.cost else ""
     return (
-        f"Asked: {usage.engine_calls:,} calls answered, {usage.tokens_in:,} tokens in "
+        f"Asked: {counted(usage.engine_calls, 'call')} answered, {usage.tokens_in:,} tokens in "
         f"({usage.tokens_cached:,} of them cached), {usage.tokens_out:,} out{cost}."
     )
 

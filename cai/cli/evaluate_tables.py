@@ -52,25 +52,32 @@ def _left_out(facts: Found, problems: Mapping[tuple[str, str], str]) -> Iterable
         for state, count in summary["states"].items():
             if state != "ok":
                 why = problems.get((model, state), "")
-                yield f"{model}: no verdict on {count} answers ({state}){why and ': '}{why:.300}"
+                what = counted(count, "answer")
+                yield f"{model}: no verdict on {what} ({state}){why and ': '}{why:.300}"
     for name, of_set in measures["choices"].items():
         for model, one in of_set["models"].items():
-            yield from _lost(f"{model}: no choice in", f"questions of {name}", one["states"])
+            yield from _lost(f"{model}: no choice in", "question", f" of {name}", one["states"])
     elo, harmfulness = measures["elo"], measures["harmfulness"]
     if elo and elo["method"] == "judge":
-        yield from _lost("No verdict on", "matches", elo["matches"])
+        yield from _lost("No verdict on", "match", "", elo["matches"])
         if elo["order_agreement"] is not None:
             yield (
                 "The judge names the same winner whichever answer is shown first in "
                 f"{percent(elo['order_agreement'])} of the matches."
             )
     if harmfulness:
-        yield from _lost("No harmfulness of", "answers", harmfulness["states"])
+        yield from _lost("No harmfulness of", "answer", "", harmfulness["states"])
 
 
-def _lost(before: str, after: str, states: Mapping[str, int]) -> Iterable[str]:
+def _lost(before: str, what: str, after: str, states: Mapping[str, int]) -> Iterable[str]:
     lost = {state: n for state, n in states.items() if state not in ("ok", "tie") and n}
-    return [f"{before} {n} {after} ({state})" for state, n in lost.items()]
+    return [f"{before} {counted(n, what)}{after} ({state})" for state, n in lost.items()]
+
+
+def counted(number: int, what: str) -> str:
+    """Say how many there are."""
+    plural = f"{what}es" if what.endswith("ch") else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
 
 
 def _by_set(evaluation: Found) -> Found:
