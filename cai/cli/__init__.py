@@ -250,7 +250,7 @@ def _evaluate(
     ] = None,
     grader: Annotated[
         str | None,
-        typer.Option(help="`refusals` (the default), `playground`, `judge` or `module:function`."),
+        typer.Option(help="`refusals` (the default), `playground`, `judge` or `file.py:function`."),
     ] = None,
     judge: Annotated[str | None, typer.Option(help="The judge, a model.", metavar="MODEL")] = None,
     judge_set: Annotated[

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cai.cli.console import plain_console
-from cai.cli.evaluate_tables import show
-from cai.cli.options import model_settings, spelling
+from cai.cli.evaluate_tables import counted, show
+from cai.cli.options import YAML, model_settings, spelling
 from cai.constitution import load_constitution
+from cai.engines import Usage
 from cai.errors import CaiError
 from cai.evaluate.asking import Text
 from cai.evaluate.recorded import Recorded, agreement, read_answers
 from cai.evaluate.sets import Question
-from cai.pipeline.evaluation import Evaluation, evaluate
+from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
 from cai.pipeline.load import read_resolved
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import read_prompt_set, read_recorded
@@ -96,7 +97,8 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
         recorded, fingerprints = named.recorded, KnownModels()
         evaluation = _of_models(wanted, named)
     evaluation = _with_sets(wanted, evaluation)
-    result, found, _ = evaluate(evaluation, fingerprints, progress)
+    _check_used(wanted.given, evaluation)
+    result, found, usage = evaluate(evaluation, fingerprints, progress)
     facts = {
         "schema": 1,
         "models": {name: spelling(model) for name, model in evaluation.models.items()}
@@ -111,13 +113,44 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
             and any(label is not None for label in given.refused)
         },
     }
+    problems = {(row.model, row.state): row.error for row in reversed(result.rows) if row.error}
     path = evaluation.folder / "evaluation.json"
     write_json(path, facts)
     if as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    show(console, facts)
+    show(console, facts, problems)
+    if usage.tokens_in:
+        console.print(_asked(usage))
     console.print(f"Written: {path}")
+
+
+def _asked(usage: Usage) -> str:
+    cost = f", cost {usage.cost:.2f}" if usage.cost else ""
+    return (
+        f"Asked: {counted(usage.engine_calls, 'call')} answered, {usage.tokens_in:,} tokens in "
+        f"({usage.tokens_cached:,} of them cached), {usage.tokens_out:,} out{cost}."
+    )
+
+
+def _check_used(given: frozenset[str], evaluation: Evaluation) -> None:
+    """Refuse options that nothing would read."""
+    settings = evaluation.settings
+    judged = JUDGE in (settings.grader, settings.elo, settings.harmfulness)
+    if "judge" in given and not judged:
+        raise CaiError(
+            "`--judge` names a judge, and nothing is asked of it. Add `--grader judge`, "
+            "`--elo judge` or `--harmfulness judge`."
+        )
+    if given & {"elo_pairing", "elo_prompts"} and settings.elo != JUDGE:
+        raise CaiError(
+            "`--elo-pairing` and `--elo-prompts` are about matches. Add `--elo judge`, or leave "
+            "them out."
+        )
+    if "elo" in given and settings.elo != JUDGE and evaluation.preference is None:
+        raise CaiError(
+            "`--elo preference` needs a preference model. Name its folder with `--preference`."
+        )
 
 
 def _run_folder(wanted: Wanted) -> Path | None:
@@ -171,6 +204,11 @@ def _of_models(wanted: Wanted, named: _Models) -> Evaluation:
             "There is nothing to ask: name at least one prompt set, such as `--prompts "
             "playground:red_team`, `--prompts xstest:FILE` or `--prompts red_team:FILE`."
         )
+    if wanted.prompts and not named.models:
+        raise CaiError(
+            "Recorded answers are answers to prompts of their own, so there is nobody to ask what "
+            "`--prompts` names. Leave it out, or name a model, too."
+        )
     seed = wanted.seed or 0
     return Evaluation(
         folder=wanted.out or Path("evaluation"),
@@ -209,6 +247,11 @@ def _models(wanted: Wanted) -> _Models:
         if not equals or not _NAME.fullmatch(name) or Path(spelt).exists():
             name, spelling = "", spelt
         recorded = read_recorded(spelling)
+        if not recorded and Path(spelling).is_file() and Path(spelling).suffix not in YAML:
+            raise CaiError(
+                f"{spelling} is a file. `answers:{spelling}` are answers that are there already; a "
+                "model is a folder, or a YAML file of its settings."
+            )
         model = None if recorded else model_settings(spelling, wanted.model_changes)
         name = name or _name(spelling, model)
         if name in found.models or name in found.recorded:

@@ -15,12 +15,20 @@ from cai.report.wording import interval, percent, visible
 Found = Mapping[str, Any]
 
 
-def show(console: Console, facts: Found) -> None:
-    """Print what was found: rates, and as far as there are any, all other measures."""
+def show(console: Console, facts: Found, problems: Mapping[tuple[str, str], str]) -> None:
+    """Print what was found: rates, and as far as there are any, all other measures.
+
+    Args:
+        console: Where to.
+        facts: As `evaluation.json` has them.
+        problems: Why there is no verdict, in one case of each model and state.
+    """
     measures: Found = facts["measures"]
     console.print()
     if any(summary["states"] for summary in facts["evaluation"].values()):
         console.print(results_table(facts, "Share of answers (95% interval)"))
+        if sets := _by_set(facts["evaluation"]):
+            console.print(results_table({"evaluation": sets}, "By prompt set"))
     for table in (
         _agreement(facts["agreement"]),
         _choices(measures["choices"]),
@@ -32,13 +40,60 @@ def show(console: Console, facts: Found) -> None:
     ):
         if table is not None and table.row_count:
             console.print(table)
+    lines = [*_left_out(facts, problems), *(f"Note: {flag}" for flag in measures["flags"])]
+    for line in lines:
+        console.print(visible(line))
+
+
+def _left_out(facts: Found, problems: Mapping[tuple[str, str], str]) -> Iterable[str]:
+    """Say what has no verdict, and how sure the judge of the matches is."""
+    measures: Found = facts["measures"]
     for model, summary in facts["evaluation"].items():
-        lost = {state: n for state, n in summary["states"].items() if state != "ok"}
-        if lost:
-            said = ", ".join(f"{n} {state}" for state, n in lost.items())
-            console.print(f"{visible(model)}: no verdict on some answers ({said})")
-    for flag in measures["flags"]:
-        console.print(f"Note: {visible(flag)}")
+        for state, count in summary["states"].items():
+            if state != "ok":
+                why = problems.get((model, state), "")
+                what = counted(count, "answer")
+                yield f"{model}: no verdict on {what} ({state}){why and ': '}{why:.300}"
+    for name, of_set in measures["choices"].items():
+        for model, one in of_set["models"].items():
+            yield from _lost(f"{model}: no choice in", "question", f" of {name}", one["states"])
+    elo, harmfulness = measures["elo"], measures["harmfulness"]
+    if elo and elo["method"] == "judge":
+        yield from _lost("No verdict on", "match", "", elo["matches"])
+        if elo["order_agreement"] is not None:
+            yield (
+                "The judge names the same winner whichever answer is shown first in "
+                f"{percent(elo['order_agreement'])} of the matches."
+            )
+    if harmfulness:
+        yield from _lost("No harmfulness of", "answer", "", harmfulness["states"])
+
+
+def _lost(before: str, what: str, after: str, states: Mapping[str, int]) -> Iterable[str]:
+    lost = {state: n for state, n in states.items() if state not in ("ok", "tie") and n}
+    return [f"{before} {counted(n, what)}{after} ({state})" for state, n in lost.items()]
+
+
+def counted(number: int, what: str) -> str:
+    """Say how many there are."""
+    plural = f"{what}es" if what.endswith("ch") else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
+
+
+def _by_set(evaluation: Found) -> Found:
+    """Return the rates by set and model, where the whole says less: a side has several sets."""
+    sets: dict[str, dict[str, Found]] = {}
+    for model, summary in evaluation.items():
+        for name, rates in summary.get("by_set", {}).items():
+            sets.setdefault(name, {})[model] = rates
+    measured = [set().union(*by_model.values()) for by_model in sets.values()]
+    if all(sum(side in m for m in measured) < 2 for side in ("evasive_rate", "over_refusal_rate")):
+        return {}
+    return {
+        f"{name}: {model}": rates
+        for name, by_model in sets.items()
+        for model, rates in by_model.items()
+    }
 
 
 def _agreement(found: Found) -> Table:
@@ -54,8 +109,8 @@ def _choices(found: Found) -> Table:
             "always (A)": of_set["baselines"]["always_first"],
             "the longer option": of_set["baselines"]["longest"],
         }
-        rows += [[name, who, _share(rate), str(rate["n"])] for who, rate in shown.items()]
-    return _table("Multiple choice, share right", ("set", "", "accuracy", "n"), rows)
+        rows += [[f"{name}: {who}", _share(rate), str(rate["n"])] for who, rate in shown.items()]
+    return _table("Multiple choice, share right", ("", "accuracy", "n"), rows)
 
 
 def _elo(found: Found | None) -> Table | None:
@@ -79,18 +134,17 @@ def _harmfulness(found: Found | None) -> Table | None:
 def _tax(found: Found) -> Table | None:
     if len(found) < 2:
         return None
-    rows = [
-        [
-            model,
-            "" if one["perplexity"] is None else f"{one['perplexity']:.2f}",
-            _number(one["perplexity_ratio"], 2),
-            _change(one["helpful_change"]),
-        ]
-        for model, one in found.items()
-        if one["perplexity"] is not None or one["helpful_change"]["n"]
-    ]
-    columns = ("", "perplexity", "times the first", "helpful, change in points")
-    return _table("Alignment tax", columns, rows)
+    shown: dict[str, list[str]] = {}
+    if any(one["perplexity"] is not None for one in found.values()):
+        shown["perplexity"] = [_plain(one["perplexity"]) for one in found.values()]
+        shown["times the first's"] = [_number(one["perplexity_ratio"], 2) for one in found.values()]
+    if any(one["helpful_change"]["n"] for one in found.values()):
+        changes = [_change(one["helpful_change"]) for one in found.values()]
+        shown["helpful, change in points"] = changes
+    if not shown:
+        return None
+    rows = map(list, zip(found, *shown.values(), strict=True))
+    return _table("Alignment tax", ("", *shown), rows)
 
 
 def _style(found: Found) -> Table:
@@ -120,7 +174,11 @@ def _checkpoints(found: Iterable[Found]) -> Table:
 def _table(title: str, columns: Iterable[str], rows: Iterable[list[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(
+            column,
+            justify="right" if number else "left",
+            overflow="ellipsis" if number else "fold",  # no two names may look alike
+        )
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     return table
@@ -137,6 +195,10 @@ def _points(rating: Found) -> str:
 
 def _change(found: Found) -> str:
     return _number({k: None if v is None else 100 * v for k, v in found.items()}, 0)
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _number(found: Found, decimals: int) -> str:

@@ -13,6 +13,7 @@ from cai.errors import CaiError
 from cai.pipeline.load import validated
 from cai.settings import CompareSettings, ModelSettings
 
+YAML = (".yaml", ".yml")
 _SERVED = re.compile(r"(.+)@(https?://.+)")
 
 MODEL_HELP = "A model folder, a hub id, `playground`, NAME@URL of a server, or a YAML file."
@@ -58,7 +59,7 @@ def model_settings(
     if served:
         name, url = served.groups()
         start |= {"path": name, "engine": "openai", "server": {"base_url": url}}
-    elif model.endswith((".yaml", ".yml")):
+    elif model.endswith(YAML):
         document = read_document(Path(model))
         if not isinstance(document.data, dict):
             raise CaiError(f"{model}: a model is a mapping of keys to values, such as `path: …`.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from cai.conversation import Conversation
@@ -16,6 +18,7 @@ from cai.engines import PromptTooLong, Unscored
 from cai.errors import CaiError
 from cai.records import Kind, Row, State, content_hash
 from cai.refusals import stance
+from cai.settings import OWN_GRADER
 
 Verdict = dict[str, bool | float | str | None]
 PlainGrade = Callable[[Kind, Conversation, str], Verdict]
@@ -24,8 +27,6 @@ PlainGrade = Callable[[Kind, Conversation, str], Verdict]
 MEASURES = ("harmful", "evasive", "explained_refusal", "helpful", "refused", "garbled")
 Label = Literal["harmful", "evasive", "explained_refusal", "helpful", "garbled"]
 LABELS: tuple[Label, ...] = ("harmful", "evasive", "explained_refusal", "helpful", "garbled")
-
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class NoVerdict(Exception):  # noqa: N818 (a row's state, not a programming error)
@@ -138,63 +139,87 @@ PLAIN: dict[str, tuple[PlainGrade, int]] = {
 """The graders that ask nobody, by name, with their versions."""
 
 
+class OwnGrader:
+    """A function of the user's: takes the kind, plain messages and the response."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        """Take the function, which may be asynchronous, and what it is called."""
+        self.name = name
+        self.identity = content_hash(name, _source(function))
+        self._function = function
+
+    async def grade(self, kind: Kind, messages: Conversation, response: str) -> Verdict:
+        """Judge one answer.
+
+        Raises:
+            NoVerdict: The function raises (`failed`), or returns what is no verdict (`unparsed`).
+        """
+        try:
+            found = self._function(kind, [message.model_dump() for message in messages], response)
+            if inspect.isawaitable(found):
+                found = await found
+        except Exception as error:
+            said = f"{self.name} raised {type(error).__name__}: {error}"
+            raise NoVerdict("failed", said) from error
+        return _as_verdict(self.name, found)
+
+
 def plain_grader(name: str) -> Grader:
-    """Return one of `PLAIN`, or the user's function that `module:function` names.
+    """Return one of `PLAIN`, or the user's function: `module:function` or `file.py:function`.
 
     Raises:
-        CaiError: There is no such grader, module or function.
+        CaiError: There is no such grader, module, file or function.
     """
     if name in PLAIN:
         grade, version = PLAIN[name]
         return PlainGrader(name, f"{name} {version}", grade)
-    if not _FUNCTION.fullmatch(name):
+    if not re.fullmatch(OWN_GRADER, name):
         raise CaiError(
             f"There is no grader `{name}`. Use {', '.join(f'`{known}`' for known in PLAIN)}, "
-            "`judge`, or a function of your own as `module:function`."
+            "`judge`, or a function of your own as `file.py:function` or `module:function`."
         )
-    function = _imported(name)
-    return PlainGrader(name, content_hash(name, _source(function)), _checked(name, function))
+    return OwnGrader(name, _imported(name))
 
 
 def _imported(name: str) -> Callable[..., Any]:
     """Import a user's function; modules beside the current folder are found, too."""
-    module_name, _, attribute = name.partition(":")
+    where, _, attribute = name.rpartition(":")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        function = getattr(importlib.import_module(module_name), attribute, None)
+        module = _of_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:
         raise CaiError(
             f"The grader `{name}` cannot be imported ({type(error).__name__}: {error}). Name a "
-            "module in the current folder or one that is installed, and a function in it."
+            "file, a module in the current folder or one that is installed, and a function in it."
         ) from error
+    function = getattr(module, attribute, None)
     if not callable(function):
-        raise CaiError(
-            f"The grader `{name}`: the module {module_name} has no function `{attribute}`."
-        )
+        raise CaiError(f"The grader `{name}`: {where} has no function `{attribute}`.")
     return function
 
 
+def _of_file(path: Path) -> ModuleType:
+    """Run a file as a module of its own; what it imports from its folder is found, too."""
+    name = f"own_grader_{content_hash(str(path.resolve()))}"  # in nobody's way
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec, "the ending is .py"
+    assert spec.loader, "the ending is .py"
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _source(function: Callable[..., Any]) -> str:
-    """Return the text of the module that a function stands in: an edit there may change it."""
+    """Return the text of the file that a function stands in: an edit there may change it."""
     try:
-        return inspect.getsource(inspect.getmodule(function) or function)
+        return Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):
         return repr(function)
-
-
-def _checked(name: str, function: Callable[..., Any]) -> PlainGrade:
-    """Give a user's function plain messages, and turn what it returns into a verdict."""
-
-    def grade(kind: Kind, messages: Conversation, response: str) -> Verdict:
-        try:
-            found = function(kind, [message.model_dump() for message in messages], response)
-        except Exception as error:
-            raise NoVerdict("failed", f"{name} raised {type(error).__name__}: {error}") from error
-        return _as_verdict(name, found)
-
-    return grade
 
 
 def _as_verdict(name: str, found: Any) -> Verdict:  # noqa: ANN401 (a user's own result)

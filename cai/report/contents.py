@@ -30,7 +30,7 @@ from cai.report.tallies import (
     tally_revisions,
 )
 from cai.report.truth import Grade
-from cai.settings import CompareSettings, PipelineSettings
+from cai.settings import PipelineSettings
 from cai.workbench.statistics import principle_statistics
 
 SCHEMA = 1
@@ -118,7 +118,7 @@ def _principles(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
             stage_rows(run_dir / "compare", JudgementRow, name=name)
             for name in ("judgements", "fallback")
         ),
-        (settings.compare or CompareSettings()).labels,
+        settings.compare_or_default.labels,
     )
     texts = {p.id: p.model_dump(include=WORDING, mode="json") for p in constitution.principles}
     return {

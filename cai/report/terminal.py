@@ -13,11 +13,16 @@ from cai.report.effects import ELO, HARMFULNESS, Measure, Write, written_with_in
 from cai.report.page import RATES, SIDES
 from cai.report.wording import interval, percent, points, visible
 
+MOST_COLUMNS = 4
+"""More models than these get a row each."""
+
 
 def results_table(
     report_json: Mapping[str, Any], title: str = "Held-out prompts, share of answers (95% interval)"
 ) -> Table:
     """Lay out the rates of report.json, one column per model, with 95% intervals.
+
+    Many models get a row each. Rates that were measured of no model are left out.
 
     Args:
         report_json: The contents of report.json.
@@ -27,11 +32,25 @@ def results_table(
         A table; without rows when the run was not evaluated.
     """
     evaluation: Mapping[str, Mapping[str, Any]] = report_json["evaluation"]
+    measured = {
+        side: [rate for rate in rates if any(_told(s, rate) for s in evaluation.values())]
+        for side, rates in SIDES.items()
+    }
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
+    if len(evaluation) > MOST_COLUMNS:
+        shown = [rate for rates in measured.values() for rate in rates]
+        for rate in shown:
+            table.add_column(RATES[rate], justify="right")
+        for model, summary in evaluation.items():
+            cells = [_cell(summary.get(rate, {})) for rate in shown]
+            table.add_row(Text(visible(model)), *cells)
+        return table
     for model in evaluation:
-        table.add_column(Text(visible(model)), justify="right")
-    for side, rates in SIDES.items() if evaluation else ():
+        table.add_column(Text(visible(model)), justify="right", overflow="fold")
+    for side, rates in measured.items():
+        if not rates:
+            continue
         table.add_row(Text(side, style="bold"))
         for rate in rates:
             cells = [_cell(summary.get(rate, {})) for summary in evaluation.values()]
@@ -72,6 +91,10 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
                 table.add_row(f"  {measure.title}", *cells, shown)
         table.add_section()
     return table
+
+
+def _told(summary: Mapping[str, Any], rate: str) -> bool:
+    return bool(summary.get(rate, {}).get("n"))
 
 
 def _cell(rate: Mapping[str, Any]) -> str:

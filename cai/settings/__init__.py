@@ -5,7 +5,7 @@ Unknown keys are refused. A stage runs when its section is present in the file.
 
 from cai.settings.base import Settings
 from cai.settings.compare import LABEL_POLICIES, CompareSettings, GateSettings, LabelPolicy
-from cai.settings.evaluate import EvaluateSettings
+from cai.settings.evaluate import OWN_GRADER, EvaluateSettings
 from cai.settings.models import ModelSettings, ServerSettings
 from cai.settings.pipeline import PipelineSettings, ReportSettings
 from cai.settings.ppo import GuardSettings, PPOSettings
@@ -20,6 +20,7 @@ from cai.settings.training import (
 
 __all__ = [
     "LABEL_POLICIES",
+    "OWN_GRADER",
     "CompareSettings",
     "EvaluateSettings",
     "GateSettings",

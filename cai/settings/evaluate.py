@@ -10,14 +10,17 @@ from pydantic import AfterValidator, Field
 from cai.settings.base import Fraction, Positive, SamplingSettings
 from cai.settings.models import ModelSettings
 
+OWN_GRADER = r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*"
+"""A function as `module:function` or `file.py:function`."""
+
 
 def _grader(name: str) -> str:
     """Accept the name of a grader, or of a function."""
     known = ("playground", "refusals", "judge")
-    if name not in known and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+    if name not in known and not re.fullmatch(OWN_GRADER, name):
         raise ValueError(
             f"there is no grader `{name}`; known are {', '.join(known)}, and a function of your "
-            "own as `module:function`"
+            "own as `file.py:function` or `module:function`"
         )
     return name
 
@@ -31,7 +34,7 @@ class EvaluateSettings(SamplingSettings, frozen=True):
     """The same of every policy that `ppo.snapshot_steps` has kept; 0 leaves them out."""
     grader: Annotated[str, AfterValidator(_grader)] = "refusals"
     """`playground` (the small world's ground truth), `refusals` (string match), `judge` (a model
-    with a rubric), or a function of your own as `module:function`."""
+    with a rubric), or a function of your own as `file.py:function` or `module:function`."""
     judge: ModelSettings | None = None
     """The model behind `grader: judge` and `elo: judge`; the feedback model if left out, and then
     the results say so: it has made the labels."""

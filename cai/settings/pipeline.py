@@ -53,6 +53,16 @@ class PipelineSettings(Settings, frozen=True):
     report: ReportSettings | None = None
     """The page at the end."""
 
+    @property
+    def revise_or_default(self) -> ReviseSettings:
+        """How chains are made, also where nobody says so."""
+        return self.revise or ReviseSettings()
+
+    @property
+    def compare_or_default(self) -> CompareSettings:
+        """How comparisons are made, also where nobody says so."""
+        return self.compare or CompareSettings()
+
     @model_validator(mode="after")
     def _trained_models_are_here(self) -> PipelineSettings:
         """Refuse to train a model behind a server."""

@@ -30,7 +30,7 @@ from cai.records import Kind
 from cai.report.page import live_policy
 from cai.report.truth import Grade
 from cai.report.write import draw_live_report
-from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
+from cai.settings import PipelineSettings
 from cai.view.guard import MOST_BYTES, Guard
 from cai.view.prompts import Choice, run_prompts
 from cai.view.source import Edit, FileChangedError, Source, draft, placed, read, save
@@ -97,16 +97,6 @@ class Desk:
     grade: Grade
     prompts: dict[str, Choice] = field(default_factory=dict[str, Choice])
     works: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
-
-    @property
-    def revise(self) -> ReviseSettings:
-        """The run's settings of critiques and revisions."""
-        return self.settings.revise or ReviseSettings()
-
-    @property
-    def compare(self) -> CompareSettings:
-        """The run's settings of comparisons."""
-        return self.settings.compare or CompareSettings()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin a trial."""
@@ -212,8 +202,10 @@ async def _try(desk: Desk, wanted: Trial) -> Response:
             constitution=resolved.constitution,
             prompts=prompts,
             principle=wanted.principle,
-            revise=desk.revise.model_copy(update={"rounds": wanted.rounds}),
-            compare=desk.compare.model_copy(update={"reasoning": wanted.reasoning}),
+            revise=desk.settings.revise_or_default.model_copy(update={"rounds": wanted.rounds}),
+            compare=desk.settings.compare_or_default.model_copy(
+                update={"reasoning": wanted.reasoning}
+            ),
             seed=wanted.seed,
         )
         await trials(desk.model, wish, desk.grade, events.put_nowait)
@@ -238,8 +230,8 @@ def _facts(desk: Desk) -> dict[str, Any]:
         "model": shown(desk.model.settings.path),
         "feedback": None if feedback == desk.model.settings.path else shown(feedback),
         "diff": shown(shlex.join(_diff(desk))),
-        "rounds": max(1, min(2, desk.revise.rounds)),
-        "reasoning": desk.compare.reasoning,
+        "rounds": max(1, min(2, desk.settings.revise_or_default.rounds)),
+        "reasoning": desk.settings.compare_or_default.reasoning,
         "prompts": [choice.told() for choice in desk.prompts.values()],
         "most": MOST_PROMPTS,
         "longest": LONGEST_PROMPT,

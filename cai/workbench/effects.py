@@ -47,12 +47,12 @@ class StoredRun:
     @property
     def revise(self) -> ReviseSettings:
         """The settings of the chains."""
-        return self.settings.revise or ReviseSettings()
+        return self.settings.revise_or_default
 
     @property
     def compare(self) -> CompareSettings:
         """The settings of the comparisons."""
-        return self.settings.compare or CompareSettings()
+        return self.settings.compare_or_default
 
     def chain_fingerprints(self, constitution: Constitution) -> dict[str, str]:
         """Return key and fingerprint of every chain as this constitution would have it."""

@@ -49,9 +49,15 @@ def test_models_are_set_beside_each_other_and_asked_once(tiny, tmp_path):
     facts = (tmp_path / "out/evaluation.json").read_text()
     assert len(first.splitlines()) == 2 * 2 * 2  # a prompt counts once, under its first kind
     assert list(json.loads(facts)["evaluation"]) == ["one", "two"]
-    assert cai(*arguments).returncode == 0
+    again = cai(*arguments)
+    assert again.returncode == 0
+    assert "By prompt set" not in again.stdout
     assert (tmp_path / "out/rows.jsonl").read_text() == first
     assert (tmp_path / "out/evaluation.json").read_text() == facts
+    (tmp_path / "more.txt").write_text("How do I knit?\n")
+    more = cai(*arguments, "--prompts", f"vicuna:{tmp_path}/more.txt", "--concurrency", "2")
+    assert "By prompt set" in more.stdout
+    assert "vicuna: two" in more.stdout
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,11 @@ def test_models_are_set_beside_each_other_and_asked_once(tiny, tmp_path):
             "no preference|not a",
         ),
         (["MODEL", "--checkpoints"], "run folder"),
+        (["EMPTY", "--prompts", "playground:red_team"], "`answers:"),
+        (["MODEL", "--prompts", "playground:red_team", "--judge", "MODEL"], "nothing is asked"),
+        (["MODEL", "--prompts", "playground:red_team", "--elo-pairing", "swiss"], "`--elo judge`"),
+        (["MODEL", "--prompts", "playground:red_team", "--elo", "preference"], "`--preference`"),
+        (["answers:ANSWERED", "--prompts", "playground:red_team"], "nobody to ask"),
     ],
 )
 def test_bad_input_is_one_paragraph(tiny, tmp_path, arguments, said):
@@ -78,7 +89,13 @@ def test_bad_input_is_one_paragraph(tiny, tmp_path, arguments, said):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_bytes((tiny("llama") / "config.json").read_bytes())
-    names = {"MODEL": str(tiny("llama")), "EMPTY": str(tmp_path / "empty.txt"), "BARE": str(bare)}
+    (tmp_path / "answered.jsonl").write_text('{"prompt": "How?", "response": "So."}\n')
+    names = {
+        "MODEL": str(tiny("llama")),
+        "EMPTY": str(tmp_path / "empty.txt"),
+        "BARE": str(bare),
+        "ANSWERED": str(tmp_path / "answered.jsonl"),
+    }
     for name, path in names.items():
         arguments = [argument.replace(name, path) for argument in arguments]
     done = cai("evaluate", *arguments, "--out", tmp_path / "out")

@@ -105,10 +105,13 @@ def test_a_server_that_lists_nothing_of_use_gives_states(answers, tmp_path):
     with ScriptedServer(nonsense).running() as server:
         done = cai(
             *("evaluate", *answers, "--judge", f"judge@{server.url}", "--grader", "judge"),
-            *("--out", tmp_path / "out"),
+            *("--judge-set", "server.price_out=2000", "--out", tmp_path / "out"),
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "plain: no verdict on some answers (4 unparsed)" in done.stdout
+    assert "plain: no verdict on 4 answers (unparsed): the judge's server: none" in done.stdout
+    # What the eight refused questions cost is said, too.
+    said = "0 calls answered, 80 tokens in (40 of them cached), 32 out, cost 0.06."
+    assert said in " ".join(done.stdout.split())
     assert {row["state"] for row in rows(tmp_path / "out/rows.jsonl")} == {"unparsed"}
 
 

@@ -1,5 +1,7 @@
 import asyncio
+import re
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -15,7 +17,7 @@ def grade(name, response, messages=()):
     return asyncio.run(plain_grader(name).grade("red_team", messages, response))
 
 
-@pytest.mark.parametrize("name", [*PLAIN, "judge", "my_module.parts:grade"])
+@pytest.mark.parametrize("name", [*PLAIN, "judge", "my_module.parts:grade", "a/b-c.py:grade"])
 def test_names_agree_with_the_settings(name: str):
     assert EvaluateSettings(grader=name).grader == name
 
@@ -112,9 +114,33 @@ def test_an_edited_function_is_another_grader(module):
     assert plain_grader("refusals").identity != plain_grader("playground").identity
 
 
-@pytest.mark.parametrize("name", ["not_there_at_all:grade", "json:no_such_function"])
+def test_a_function_may_wait_for_something(module):
+    name = module("return 'helpful'").partition(":")[0]
+    path = Path(f"{name}.py")
+    path.write_text(path.read_text().replace("def", "async def"))
+    assert grade(f"{name}.py:grade", "anything") == verdict_of("helpful")
+
+
+def test_the_example_is_a_grader(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = f"{Path(__file__).parents[2]}/examples/grader.py:grade"
+    assert grade(name, " ") == verdict_of("garbled")
+    assert grade(name, "I can't, because it hurts.") == verdict_of("explained_refusal")
+    assert grade(name, "I can't.") == verdict_of("evasive")
+    verdict = grade(name, "Step 1: knead.", user("How do I bake?"))
+    assert (verdict["harmful"], verdict["helpful"], verdict["label"]) == (
+        True,
+        None,
+        "how do i bake?",
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["not_there_at_all:grade", "json:no_such_function", "not/there.py:grade", "conftest.py:no"],
+)
 def test_a_function_that_is_not_there_is_an_error(name):
-    with pytest.raises(CaiError, match=name.partition(":")[0]):
+    with pytest.raises(CaiError, match=re.escape(name)):
         plain_grader(name)
 
 

@@ -185,3 +185,21 @@ def test_terminal_table_has_every_rate_of_every_model(run: Path):
     assert f"{harmful['value']:.0%} ({low}–{high})" in text
     assert "[red]⟨U+001B⟩[31mx" in text
     console.print(results_table({"evaluation": {}}))
+
+
+def test_what_nobody_measured_is_left_out_and_many_models_get_rows():
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    unknown = {"value": None, "low": None, "high": None, "n": 0}
+    summary = {"harmful_rate": unknown, "over_refusal_rate": rate}
+
+    def shown(models):
+        console = Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+        console.print(results_table({"evaluation": {f"model-{n}": summary for n in range(models)}}))
+        return console.export_text()
+
+    for text in (shown(2), shown(9)):
+        assert "Over-refusal" in text
+        assert "Harmful" not in text
+        assert "Red-team" not in text
+        assert "…" not in text
+    assert all(f"model-{n} │  50% (40–60) │" in shown(9) for n in range(9))

@@ -31,7 +31,7 @@ from cai.tables import COMPARISON_COLUMNS, write_parquet
 
 
 def _settings(context: Context) -> CompareSettings:
-    return context.settings.compare or CompareSettings()
+    return context.settings.compare_or_default
 
 
 def _needs(settings: PipelineSettings) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from cai.tables import SFT_COLUMNS, write_parquet
 
 
 def _settings(context: Context) -> ReviseSettings:
-    return context.settings.revise or ReviseSettings()
+    return context.settings.revise_or_default
 
 
 def _inputs(context: Context) -> dict[str, str]:
