@@ -90,11 +90,15 @@ class HarmfulnessFigure:
 
 @dataclass(frozen=True)
 class CheckpointFigure:
-    """What policies did on the way of PPO: a chart a measure, the numbers by step, a sentence."""
+    """What policies did on the way of PPO: a chart a measure, the numbers by step, a sentence.
+
+    `frame` says what the ends of the charts and their dotted line are.
+    """
 
     charts: list[PointChart]
     numbers: Numbers
     said: str
+    frame: str
 
 
 def elo_figure(measures: Mapping[str, Any], models: Sequence[str]) -> EloFigure | None:
@@ -163,7 +167,8 @@ def checkpoint_figure(report: Mapping[str, Any]) -> CheckpointFigure | None:
     return CheckpointFigure(
         drawn,
         behind_checkpoints(series),
-        _told(series, first, start, end, _steps_done(report)),
+        _fall(series.get("harmful_rate", ("", []))[1]),
+        _frame(first, start, end, _steps_done(report)),
     )
 
 
@@ -329,23 +334,23 @@ def _steps_done(report: Mapping[str, Any]) -> int:
     return int(report["ppo"]["steps"] if kept is None else kept)
 
 
-def _told(
-    series: Mapping[str, tuple[str, Points]], first: str, start: str, end: str, steps: int
-) -> str:
-    """Say what the ends are, and by which checkpoint nine tenths of the fall in harm are done."""
-    said = f"Step 0 is {start}, step {steps:,} is {end}." if steps else ""
-    said += f" The dotted line is {first}." if first != start else ""
-    _, harmful = series.get("harmful_rate", ("", []))
+def _frame(first: str, start: str, end: str, steps: int) -> str:
+    said = [f"Step 0 is {start}, step {steps:,} is {end}."] if steps else []
+    return " ".join([*said, *([f"The dotted line is {first}."] if first != start else [])])
+
+
+def _fall(harmful: Points) -> str:
+    """Say how far harmful answers fall, and by which checkpoint nine tenths of it are done."""
     known = [(step, found) for step, found in harmful if found["value"] is not None]
     if len(known) < 3:
-        return said
+        return ""
     (_, before), (last, after) = known[0], known[-1]
     change = difference(before, after)
     if change["value"] is None or change["value"] > 0 or not is_clear(change):
-        return said
+        return ""
     enough = before["value"] + 0.9 * change["value"]
     step = next(step for step, found in known[1:] if found["value"] <= enough)
-    said += f" Harmful answers fall from {percent(before['value'])} to {percent(after['value'])}"
+    said = f"Harmful answers fall from {percent(before['value'])} to {percent(after['value'])}"
     return f"{said}, nine tenths of it by step {step:,}." if step != last else f"{said}."
 
 

@@ -121,8 +121,8 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     assert all(value == kept[step]["harmful_rate"] for step, value in points[1:-1])
     assert "harmfulness" in series
     found = checkpoint_figure(report)
-    assert f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}." in found.said
-    assert "Harmful answers fall from" in found.said
+    assert found.frame == f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}."
+    assert found.said.startswith("Harmful answers fall from")
     heads, rows = found.numbers
     assert len(found.charts) == len(series) == len(heads) - 1 == 6
     assert [name for name, _ in rows] == ["0", *map(str, CHECKPOINTS), "60"]
@@ -142,21 +142,22 @@ def test_what_is_told_of_the_fall_follows_the_numbers():
             {"step": 10 * n, "name": f"k{n}", "evaluation": rated(value)}
             for n, value in enumerate(values[1:-1], start=1)
         ]
-        return checkpoint_figure(
+        found = checkpoint_figure(
             {
                 "evaluation": {"start": rated(values[0]), "end": rated(values[-1])},
                 "measures": {"checkpoints": kept},
                 "ppo": {"steps": 30},
                 "stages": {},
             }
-        ).said
+        )
+        assert found.frame == "Step 0 is start, step 30 is end."  # No dotted line at the start.
+        return found.said
 
-    assert figure(0.5, 0.06, 0.3, 0.02).endswith(
+    assert figure(0.5, 0.06, 0.3, 0.02) == (
         "Harmful answers fall from 50% to 2%, nine tenths of it by step 10."
     )
-    assert figure(0.5, 0.4, 0.3, 0.02).endswith("fall from 50% to 2%.")
-    assert "fall" not in figure(0.5, 0.4, 0.3, 0.49)
-    assert "dotted" not in figure(0.5, 0.4, 0.3, 0.49)
+    assert figure(0.5, 0.4, 0.3, 0.02) == "Harmful answers fall from 50% to 2%."
+    assert figure(0.5, 0.4, 0.3, 0.49) == ""
 
 
 def test_side_effects_are_those_that_were_measured(run: Path):
