@@ -111,7 +111,7 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         curve_numbers=numbers.behind_curves(report["ppo"]),
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
-        guard={name: (title, name in SHARES) for name, title in GUARD.items()},
+        guard=_guard(report["ppo"]),
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
         label_numbers=numbers.behind_labels(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
@@ -296,6 +296,16 @@ def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
         charts.line_chart(title, series, ppo["steps"]) for title, series in drawn(ppo).items()
     ]
     return [chart for chart in charts_of if chart]
+
+
+def _guard(ppo: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Return, for whatever the guard measured, what it is called and whether it is a share."""
+    checks: Sequence[Mapping[str, Any]] = ppo.get("guard", [])
+    return {
+        name: (title, name in SHARES)
+        for name, title in GUARD.items()
+        if any(check.get(name) is not None for check in checks)
+    }
 
 
 def _ran_on(stages: Mapping[str, Any]) -> dict[str, str]:
