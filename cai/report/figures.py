@@ -360,7 +360,9 @@ def missing(report: Mapping[str, Any]) -> list[str]:
     settings = report["provenance"]["settings"]
     asked = {
         "Elo (a stage `preference`, or `evaluate.elo: judge`)": measures.get("elo"),
-        "absolute harmfulness (`evaluate.harmfulness`)": measures.get("harmfulness"),
+        "absolute harmfulness (a section `harmfulness`, or `evaluate.harmfulness`)": measures.get(
+            "harmfulness"
+        ),
         "checkpoints (`ppo.snapshot_steps`)": measures.get("checkpoints")
         or not settings.get("ppo"),
     }

@@ -198,7 +198,7 @@ def test_what_an_evaluation_lacks_is_named_with_its_setting(run: Path):
         {**measures, "elo": None, "harmfulness": None, "checkpoints": []},
     )
     page, _ = report_on(run, pipeline(ppo={}))
-    for setting in ("evaluate.elo", "evaluate.harmfulness", "ppo.snapshot_steps"):
+    for setting in ("evaluate.elo", "section `harmfulness`", "ppo.snapshot_steps"):
         assert setting in page.text
     assert "harmless Elo" not in page.text
     (run / "evaluate" / "measures.json").unlink()  # an older run

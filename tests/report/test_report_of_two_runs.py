@@ -97,6 +97,10 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
         write_json(folder / "evaluate" / "measures.json", found)
     judged = write_comparison((run, pipeline()), (other, pipeline()))[1]["evaluation"]["rl-cai"]
     assert judged["elo/harmless"]["difference"]["value"] == 0
+    (run / "harmfulness").mkdir()
+    write_json(run / "harmfulness" / "manifest.json", manifest)
+    raters = write_comparison((run, pipeline()), (other, pipeline()))[1]["evaluation"]["rl-cai"]
+    assert raters["harmfulness"]["difference"] is None
     (run / "evaluate" / "measures.json").unlink()
     lone = write_comparison((run, pipeline()), (other, pipeline()))[1]
     assert lone["evaluation"]["rl-cai"]["harmfulness"]["before"] == {}
