@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cai.report.checkpoints import checkpoint_series
 from cai.report.contents import collect
 from cai.report.differences import difference
 from cai.report.effects import MEASURES, measured
-from cai.report.figures import checkpoint_series
 from cai.report.page import RATES, render_comparison
 from cai.report.truth import grading
 from cai.settings import PipelineSettings

@@ -15,16 +15,11 @@ from markupsafe import Markup
 
 from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
+from cai.report.checkpoints import checkpoint_figure, compared_checkpoints
 from cai.report.curves import GUARD, SHARES, drawn
 from cai.report.differences import is_clear
 from cai.report.effects import MEASURES, SIDE_NAMES, side_effects, written_with_interval
-from cai.report.figures import (
-    checkpoint_figure,
-    compared_checkpoints,
-    elo_figure,
-    harmfulness_figure,
-    missing,
-)
+from cai.report.figures import elo_figure, harmfulness_figure, missing
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
     LABEL_ORDER,

@@ -8,15 +8,9 @@ import pytest
 from parsed_page import report_on
 from synthetic_run import CHECKPOINTS, MODELS, pipeline
 
+from cai.report.checkpoints import checkpoint_figure, checkpoint_series, compared_checkpoints
 from cai.report.effects import side_effects
-from cai.report.figures import (
-    LABEL_HEIGHT,
-    checkpoint_figure,
-    checkpoint_series,
-    elo_figure,
-    harmfulness_figure,
-    missing,
-)
+from cai.report.figures import LABEL_HEIGHT, elo_figure, harmfulness_figure, missing
 from cai.store import write_json
 
 BASE, FIRST, TUNED = MODELS
@@ -158,6 +152,24 @@ def test_what_is_told_of_the_fall_follows_the_numbers():
     )
     assert figure(0.5, 0.4, 0.3, 0.02) == "Harmful answers fall from 50% to 2%."
     assert figure(0.5, 0.4, 0.3, 0.49) == ""
+
+
+def test_a_run_keeps_its_colour_where_the_other_lacks_a_measure():
+    points = [(0, known(0.5)), (10, known(0.1))]
+    charts = compared_checkpoints(
+        {
+            "runs": [{"name": "before"}, {"name": "after"}],
+            "checkpoints": [
+                {"harmful_rate": ("Harmful answers", points)},
+                {
+                    "harmful_rate": ("Harmful answers", points),
+                    "helpful_rate": ("Helpful answers", points),
+                },
+            ],
+        }
+    )
+    told = [[(series.place, series.name) for series in chart.series] for chart in charts]
+    assert told == [[(0, "before"), (1, "after")], [(1, "after")]]
 
 
 def test_side_effects_are_those_that_were_measured(run: Path):
