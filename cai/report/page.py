@@ -222,6 +222,8 @@ def _environment() -> Environment:
         setting=setting,
         dots=charts.dots,
         behind_stacks=numbers.behind_stacks,
+        behind_elo=numbers.behind_elo,
+        behind_checkpoints=numbers.behind_checkpoints,
         whole=whole,
         hundredths=hundredths,
         metric=metric,
