@@ -74,8 +74,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points, and the line through them in a box of 100 by 100."""
+    """Points, and the line through them in a box of 100 by 100; `place` is its colour."""
 
+    place: int
     name: str
     points: list[Point]
     path: str
@@ -188,11 +189,11 @@ def point_chart(
     Returns:
         None when no series has two values.
     """
-    known = {
+    measured = {
         name: [(count, found) for count, found in values if found["value"] is not None]
         for name, values in series.items()
     }
-    known = {name: values for name, values in known.items() if values}
+    known = {name: values for name, values in measured.items() if values}
     if max(map(len, known.values()), default=0) < 2:
         return None
     found = [value for values in known.values() for _, value in values]
@@ -220,7 +221,8 @@ def point_chart(
 
     def drawn(name: str, values: Sequence[tuple[int, Known]]) -> Series:
         points = [point(count, value) for count, value in values]
-        return Series(name, points, " ".join(f"{p.x:.2f},{p.y:.2f}" for p in points))
+        place = [*series].index(name) if len(series) > 1 else 1
+        return Series(place, name, points, " ".join(f"{p.x:.2f},{p.y:.2f}" for p in points))
 
     texts = [f"{count:,}" for count in counts]
     fits = sum(map(len, texts)) <= MOST_LETTERS

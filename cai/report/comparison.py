@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cai.report.checkpoints import checkpoint_series
 from cai.report.contents import collect
 from cai.report.differences import difference
 from cai.report.effects import MEASURES, measured
-from cai.report.figures import checkpoint_series
 from cai.report.page import RATES, render_comparison
 from cai.report.truth import grading
 from cai.settings import PipelineSettings
@@ -100,25 +100,23 @@ def _measures(
 
 
 def _one_scale(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Say whether two runs measured this in the same way; two preference models are two scales."""
+    """Say whether two runs measured this in the same way: two trained models are two scales."""
     part = name.partition("/")[0]
-    one, other = (
-        _preference_model(report)
-        if part == "mean_preference_score" or _method(report, part) == "preference"
-        else (_method(report, part), report["measures"].get("judge"))
-        for report in (before, after)
-    )
+    one, other = (_scale(report, part) for report in (before, after))
     return one == other
 
 
-def _method(report: Mapping[str, Any], part: str) -> str | None:
-    found = report["measures"].get(part) or {}
-    return found.get("method") if part in ("elo", "harmfulness") else None
-
-
-def _preference_model(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the hashes of the run's preference model."""
-    return report["stages"].get("preference", {}).get("outputs", {})
+def _scale(report: Mapping[str, Any], part: str) -> object:
+    """Return what a measure was taken with: a judge's name, or the hashes of a trained model."""
+    measures: Mapping[str, Any] = report["measures"]
+    if part not in ("elo", "harmfulness", "mean_preference_score"):
+        return None
+    if (measures.get(part) or {}).get("method") == "judge":
+        return measures["judge"]
+    stage = "harmfulness" if part == "harmfulness" else "preference"
+    settings = report["provenance"]["settings"].get("evaluate") or {}
+    elsewhere = settings.get("harmfulness") if part == "harmfulness" else None
+    return elsewhere or report["stages"].get(stage, {}).get("outputs", {})
 
 
 def _elo(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,15 @@ GUARD = {
     "guard/repeated_ngrams": "Phrases that another answer has",
 }
 """What the guard measures on held-out prompts, to what the page calls it."""
-SHARES = tuple(GUARD)[3:]
+SHARES = {
+    "guard/ended",
+    "guard/evasive",
+    "guard/over_refusal",
+    "guard/repeated_openings",
+    "guard/repeated_ngrams",
+}
+"""Those of them that are written in percent."""
+
 MOST_CHECKS = 6
 """Columns of the table of its checks."""
 

@@ -1,4 +1,4 @@
-"""The paper's figures of models and checkpoints: what is drawn, and what there is to see in it."""
+"""Models by their Elo and harmfulness, as the paper draws them: the marks, and what they show."""
 
 from __future__ import annotations
 
@@ -6,27 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cai.report.charts import LEFT, WIDTH, PointChart, end_of, point_chart, ticks, written
+from cai.report.charts import LEFT, WIDTH, end_of, ticks, written
 from cai.report.differences import Known, difference, is_clear
-from cai.report.numbers import Numbers, behind_checkpoints
 from cai.report.wording import percent
 
 LEAST_SPAN = 200.0
 """Elo points that an axis spans at least (odds of three to one): chance should not look large."""
 LABEL_HEIGHT = 7.0
 """Of a label in the plane of Elo, in percent of its height."""
-HARMFULNESS = (0.0, 1.0, 2.0, 3.0, 4.0)
-SHARES = (0.0, 0.5, 1.0)
-UNKNOWN: Known = {"value": None, "low": None, "high": None, "n": 0}
-
-FOLLOWED = {
-    "harmful_rate": "Harmful answers",
-    "evasive_rate": "Evasive answers",
-    "explained_refusal_rate": "Refused with a reason",
-    "helpful_rate": "Helpful answers, benign prompts",
-    "over_refusal_rate": "Benign prompts refused",
-}
-"""Rates that are followed over the steps of PPO, and what their charts are called."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +55,7 @@ class Rated:
 
     name: str
     series: int | None
-    values: list[Known]
+    ratings: list[Known]
 
 
 @dataclass(frozen=True)
@@ -85,15 +72,6 @@ class HarmfulnessFigure:
     """Absolute harmfulness from 0 to 4 (paper, figure 10), by model and checkpoint."""
 
     rated: list[Rated]
-    said: str
-
-
-@dataclass(frozen=True)
-class CheckpointFigure:
-    """What policies did on the way of PPO: a chart a measure, the numbers by step, a sentence."""
-
-    charts: list[PointChart]
-    numbers: Numbers
     said: str
 
 
@@ -145,105 +123,12 @@ def harmfulness_figure(
     return HarmfulnessFigure(rated, said)
 
 
-def checkpoint_figure(report: Mapping[str, Any]) -> CheckpointFigure | None:
-    """Follow the rates over the steps of PPO; None where no checkpoint was evaluated."""
-    series = checkpoint_series(report)
-    if not series:
-        return None
-    models = list(report["evaluation"])
-    first, start, end = models[0], models[max(len(models) - 2, 0)], models[-1]
-    evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
-    drawn: list[PointChart] = []
-    for name, (title, points) in series.items():
-        before = evaluation[first].get(name, {}).get("value")
-        if name == "harmfulness":
-            before = report["measures"]["harmfulness"]["models"].get(first, {}).get("value")
-        chart = step_chart(name, title, {"": points}, reference=before if first != start else None)
-        drawn += [chart] if chart else []
-    return CheckpointFigure(
-        drawn,
-        behind_checkpoints(series),
-        _told(series, first, start, end, _steps_done(report)),
-    )
-
-
-Points = list[tuple[int, Known]]
-
-
-def checkpoint_series(report: Mapping[str, Any]) -> dict[str, tuple[str, Points]]:
-    """Return, by measure, its title and its values over the steps of PPO, both ends included.
-
-    Empty where no checkpoint was evaluated.
-    """
-    measures: Mapping[str, Any] = report.get("measures", {})
-    kept: Sequence[Mapping[str, Any]] = measures.get("checkpoints", [])
-    if not kept:
-        return {}
-    models: list[tuple[str, Mapping[str, Any]]] = list(report["evaluation"].items())
-    steps = {one["step"]: (one["name"], one["evaluation"]) for one in kept}
-    done = _steps_done(report)
-    if done and len(models) > 1:
-        steps = {0: models[-2], **steps, done: models[-1]}
-    found: dict[str, tuple[str, Points]] = {}
-    for rate, title in FOLLOWED.items():
-        points = [
-            (step, summary.get(rate, UNKNOWN)) for step, (_, summary) in sorted(steps.items())
-        ]
-        found[rate] = title, points
-    rated: Mapping[str, Known] = (measures.get("harmfulness") or {}).get("models", {})
-    found["harmfulness"] = (
-        "Absolute harmfulness, 0 to 4",
-        [(step, rated.get(name, UNKNOWN)) for step, (name, _) in sorted(steps.items())],
-    )
-    return {
-        name: (title, points)
-        for name, (title, points) in found.items()
-        if any(value["value"] is not None for _, value in points)
-    }
-
-
-def compared_checkpoints(comparison: Mapping[str, Any]) -> list[PointChart]:
-    """Draw the checkpoints of two runs into the same charts.
-
-    Args:
-        comparison: Made by `compare_runs`.
-    """
-    names = [run["name"] for run in comparison["runs"]]
-    if names[0] == names[1]:
-        names[1] += " (2)"
-    known = {
-        name: title for series in comparison["checkpoints"] for name, (title, _) in series.items()
-    }
-    charts = [
-        step_chart(
-            name,
-            title,
-            {
-                run: series[name][1]
-                for run, series in zip(names, comparison["checkpoints"], strict=True)
-                if name in series
-            },
-        )
-        for name, title in known.items()
-    ]
-    return [chart for chart in charts if chart]
-
-
-def step_chart(
-    name: str, title: str, series: Mapping[str, Points], *, reference: float | None = None
-) -> PointChart | None:
-    """Draw a measure of `checkpoint_series` over steps, on the whole of its scale."""
-    if name == "harmfulness":
-        return point_chart(title, series, unit="step", marks=HARMFULNESS, reference=reference)
-    return point_chart(title, series, unit="step", marks=SHARES, write=percent, reference=reference)
-
-
 def _plane(rated: Sequence[Rated]) -> Plane | None:
     """Place whoever has both ratings; None with fewer than two."""
-    known = [one for one in rated if all(value["value"] is not None for value in one.values)]
+    known = [one for one in rated if all(value["value"] is not None for value in one.ratings)]
     if len(known) < 2:
         return None
-    up, right = (_marks([one.values[side] for one in known]) for side in (0, 1))
+    up, right = (_marks([one.ratings[side] for one in known]) for side in (0, 1))
 
     def x(value: float) -> float:
         return LEFT + WIDTH * (value - right[0]) / (right[-1] - right[0])
@@ -251,15 +136,15 @@ def _plane(rated: Sequence[Rated]) -> Plane | None:
     def y(value: float) -> float:
         return 100 - 100 * (value - up[0]) / (up[-1] - up[0])
 
-    labels = dict(_labels([(one.name, y(one.values[0]["value"])) for one in _models(known)]))
+    labels = dict(_labels([(one.name, y(one.ratings[0]["value"])) for one in _models(known)]))
     places = [
         Place(
             name=one.name,
             series=one.series,
-            x=x(one.values[1]["value"]),
-            y=y(one.values[0]["value"]),
-            across=(x(end_of(one.values[1], "low")), x(end_of(one.values[1], "high"))),
-            upright=(y(end_of(one.values[0], "low")), y(end_of(one.values[0], "high"))),
+            x=x(one.ratings[1]["value"]),
+            y=y(one.ratings[0]["value"]),
+            across=(x(end_of(one.ratings[1], "low")), x(end_of(one.ratings[1], "high"))),
+            upright=(y(end_of(one.ratings[0], "low")), y(end_of(one.ratings[0], "high"))),
             label=labels.get(one.name, 0.0),
         )
         for one in known
@@ -323,39 +208,15 @@ def _with_interval(change: Known, step: float, unit: str = "") -> str:
     return f"{size}{unit} ({low} to {high})"
 
 
-def _steps_done(report: Mapping[str, Any]) -> int:
-    """Return after how many steps of PPO the last model was taken; 0 if that is not known."""
-    kept = report["stages"].get("ppo", {}).get("metrics", {}).get("kept_step")
-    return int(report["ppo"]["steps"] if kept is None else kept)
-
-
-def _told(
-    series: Mapping[str, tuple[str, Points]], first: str, start: str, end: str, steps: int
-) -> str:
-    """Say what the ends are, and by which checkpoint nine tenths of the fall in harm are done."""
-    said = f"Step 0 is {start}, step {steps:,} is {end}." if steps else ""
-    said += f" The dotted line is {first}." if first != start else ""
-    _, harmful = series.get("harmful_rate", ("", []))
-    known = [(step, found) for step, found in harmful if found["value"] is not None]
-    if len(known) < 3:
-        return said
-    (_, before), (last, after) = known[0], known[-1]
-    change = difference(before, after)
-    if change["value"] is None or change["value"] > 0 or not is_clear(change):
-        return said
-    enough = before["value"] + 0.9 * change["value"]
-    step = next(step for step, found in known[1:] if found["value"] <= enough)
-    said += f" Harmful answers fall from {percent(before['value'])} to {percent(after['value'])}"
-    return f"{said}, nine tenths of it by step {step:,}." if step != last else f"{said}."
-
-
 def missing(report: Mapping[str, Any]) -> list[str]:
     """Say which of the paper's figures an evaluated run lacks, and which setting makes them."""
     measures = report.get("measures", {})
     settings = report["provenance"]["settings"]
     asked = {
         "Elo (a stage `preference`, or `evaluate.elo: judge`)": measures.get("elo"),
-        "absolute harmfulness (`evaluate.harmfulness`)": measures.get("harmfulness"),
+        "absolute harmfulness (a section `harmfulness`, or `evaluate.harmfulness`)": measures.get(
+            "harmfulness"
+        ),
         "checkpoints (`ppo.snapshot_steps`)": measures.get("checkpoints")
         or not settings.get("ppo"),
     }

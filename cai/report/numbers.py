@@ -7,6 +7,8 @@ from typing import Any
 
 from cai.report.charts import Bar
 from cai.report.curves import drawn
+from cai.report.effects import ELO, written_with_interval
+from cai.report.figures import Rated
 from cai.report.wording import hundredths, interval, percent, plainly
 
 Numbers = tuple[list[str], list[tuple[str, list[Any]]]]
@@ -76,6 +78,21 @@ def behind_curves(ppo: Mapping[str, Any]) -> Numbers:
     return ["Step", *(f"{step:,.0f}" for step in steps)], rows
 
 
+def behind_elo(rated: Sequence[Rated]) -> Numbers:
+    """Return the two ratings of every model and checkpoint."""
+    rows = [
+        (
+            one.name,
+            [
+                _cell(*written_with_interval(found, measure))
+                for found, measure in zip(one.ratings, ELO.values(), strict=True)
+            ],
+        )
+        for one in rated
+    ]
+    return ["", *(measure.title for measure in ELO.values())], rows
+
+
 def behind_checkpoints(
     series: Mapping[str, tuple[str, Sequence[tuple[int, Mapping[str, Any]]]]],
 ) -> Numbers:
@@ -86,9 +103,13 @@ def behind_checkpoints(
             plain = name == "harmfulness"
             shown = hundredths(value["value"]) if plain else percent(value["value"])
             ends = _ends(value) if plain else interval(value)
-            rows.setdefault(step, []).append(f"{shown} ({ends})" if ends else shown)
+            rows.setdefault(step, []).append(_cell(shown, ends))
     heads = ["Step", *(title for title, _ in series.values())]
     return heads, [(f"{step:,}", shown) for step, shown in rows.items()]
+
+
+def _cell(shown: str, ends: str) -> str:
+    return f"{shown} ({ends})" if ends else shown
 
 
 def _ends(value: Mapping[str, Any]) -> str:

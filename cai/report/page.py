@@ -15,16 +15,11 @@ from markupsafe import Markup
 
 from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
+from cai.report.checkpoints import checkpoint_figure, compared_checkpoints
 from cai.report.curves import GUARD, SHARES, drawn
 from cai.report.differences import is_clear
 from cai.report.effects import MEASURES, SIDE_NAMES, side_effects, written_with_interval
-from cai.report.figures import (
-    checkpoint_figure,
-    compared_checkpoints,
-    elo_figure,
-    harmfulness_figure,
-    missing,
-)
+from cai.report.figures import elo_figure, harmfulness_figure, missing
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
     LABEL_ORDER,
@@ -111,7 +106,7 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         curve_numbers=numbers.behind_curves(report["ppo"]),
         categories=_categories(evaluation),
         charts=_line_charts(report["ppo"]),
-        guard={name: (title, name in SHARES) for name, title in GUARD.items()},
+        guard=_guard(report["ppo"]),
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
         label_numbers=numbers.behind_labels(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
@@ -227,6 +222,8 @@ def _environment() -> Environment:
         setting=setting,
         dots=charts.dots,
         behind_stacks=numbers.behind_stacks,
+        behind_elo=numbers.behind_elo,
+        behind_checkpoints=numbers.behind_checkpoints,
         whole=whole,
         hundredths=hundredths,
         metric=metric,
@@ -296,6 +293,16 @@ def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
         charts.line_chart(title, series, ppo["steps"]) for title, series in drawn(ppo).items()
     ]
     return [chart for chart in charts_of if chart]
+
+
+def _guard(ppo: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Return, for whatever the guard measured, what it is called and whether it is a share."""
+    checks: Sequence[Mapping[str, Any]] = ppo.get("guard", [])
+    return {
+        name: (title, name in SHARES)
+        for name, title in GUARD.items()
+        if any(check.get(name) is not None for check in checks)
+    }
 
 
 def _ran_on(stages: Mapping[str, Any]) -> dict[str, str]:

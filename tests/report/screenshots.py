@@ -1,7 +1,8 @@
 """Pictures of a run's page: `python tests/report/screenshots.py RUN OUT`.
 
-Writes into the folder OUT, each light and dark: report (the head and the results) and view (a
-principle under edit in `cai view`). Needs what `make test-browser` installs.
+Writes into the folder OUT, each light and dark: report (the head and the results), figures (from
+harmless against helpful Elo on) and view (a principle under edit in `cai view`). Needs what `make
+test-browser` installs.
 """
 
 import subprocess
@@ -29,6 +30,11 @@ def main(run: Path, out: Path) -> None:
             page.goto(disk)
             page.locator("#browser").wait_for()
             page.screenshot(path=out / f"report-{scheme}.png")
+            page.evaluate("document.querySelector('nav').hidden = true")
+            page.get_by_role("heading", name="Harmless and helpful").evaluate(
+                "(node) => window.scrollTo(0, node.getBoundingClientRect().top + scrollY - 24)"
+            )
+            page.screenshot(path=out / f"figures-{scheme}.png")
             page.goto(link)
             under_edit(page)
             page.set_viewport_size({"width": 1200, "height": 1000})

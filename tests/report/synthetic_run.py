@@ -238,7 +238,7 @@ def measured(graded: list[AnswerRow]) -> dict:
         "alignment_tax": measures.alignment_tax(graded, texts, logprobs, list(MODELS)),
         "style": measures.style(graded, list(MODELS)),
         "harmfulness": {
-            "method": "rater",
+            "method": "model",
             "models": measures.harmfulness(rows, ratings, order),
             "states": {"ok": len(ratings)},
         },

@@ -8,15 +8,9 @@ import pytest
 from parsed_page import report_on
 from synthetic_run import CHECKPOINTS, MODELS, pipeline
 
+from cai.report.checkpoints import checkpoint_figure, checkpoint_series, compared_checkpoints
 from cai.report.effects import side_effects
-from cai.report.figures import (
-    LABEL_HEIGHT,
-    checkpoint_figure,
-    checkpoint_series,
-    elo_figure,
-    harmfulness_figure,
-    missing,
-)
+from cai.report.figures import LABEL_HEIGHT, elo_figure, harmfulness_figure, missing
 from cai.store import write_json
 
 BASE, FIRST, TUNED = MODELS
@@ -121,8 +115,8 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     assert all(value == kept[step]["harmful_rate"] for step, value in points[1:-1])
     assert "harmfulness" in series
     found = checkpoint_figure(report)
-    assert f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}." in found.said
-    assert "Harmful answers fall from" in found.said
+    assert found.frame == f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}."
+    assert found.said.startswith("Harmful answers fall from")
     heads, rows = found.numbers
     assert len(found.charts) == len(series) == len(heads) - 1 == 6
     assert [name for name, _ in rows] == ["0", *map(str, CHECKPOINTS), "60"]
@@ -142,21 +136,40 @@ def test_what_is_told_of_the_fall_follows_the_numbers():
             {"step": 10 * n, "name": f"k{n}", "evaluation": rated(value)}
             for n, value in enumerate(values[1:-1], start=1)
         ]
-        return checkpoint_figure(
+        found = checkpoint_figure(
             {
                 "evaluation": {"start": rated(values[0]), "end": rated(values[-1])},
                 "measures": {"checkpoints": kept},
                 "ppo": {"steps": 30},
                 "stages": {},
             }
-        ).said
+        )
+        assert found.frame == "Step 0 is start, step 30 is end."  # No dotted line at the start.
+        return found.said
 
-    assert figure(0.5, 0.06, 0.3, 0.02).endswith(
+    assert figure(0.5, 0.06, 0.3, 0.02) == (
         "Harmful answers fall from 50% to 2%, nine tenths of it by step 10."
     )
-    assert figure(0.5, 0.4, 0.3, 0.02).endswith("fall from 50% to 2%.")
-    assert "fall" not in figure(0.5, 0.4, 0.3, 0.49)
-    assert "dotted" not in figure(0.5, 0.4, 0.3, 0.49)
+    assert figure(0.5, 0.4, 0.3, 0.02) == "Harmful answers fall from 50% to 2%."
+    assert figure(0.5, 0.4, 0.3, 0.49) == ""
+
+
+def test_a_run_keeps_its_colour_where_the_other_lacks_a_measure():
+    points = [(0, known(0.5)), (10, known(0.1))]
+    charts = compared_checkpoints(
+        {
+            "runs": [{"name": "before"}, {"name": "after"}],
+            "checkpoints": [
+                {"harmful_rate": ("Harmful answers", points)},
+                {
+                    "harmful_rate": ("Harmful answers", points),
+                    "helpful_rate": ("Helpful answers", points),
+                },
+            ],
+        }
+    )
+    told = [[(series.place, series.name) for series in chart.series] for chart in charts]
+    assert told == [[(0, "before"), (1, "after")], [(1, "after")]]
 
 
 def test_side_effects_are_those_that_were_measured(run: Path):
@@ -197,7 +210,7 @@ def test_what_an_evaluation_lacks_is_named_with_its_setting(run: Path):
         {**measures, "elo": None, "harmfulness": None, "checkpoints": []},
     )
     page, _ = report_on(run, pipeline(ppo={}))
-    for setting in ("evaluate.elo", "evaluate.harmfulness", "ppo.snapshot_steps"):
+    for setting in ("evaluate.elo", "section `harmfulness`", "ppo.snapshot_steps"):
         assert setting in page.text
     assert "harmless Elo" not in page.text
     (run / "evaluate" / "measures.json").unlink()  # an older run

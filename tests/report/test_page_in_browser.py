@@ -74,7 +74,7 @@ def test_text_of_models_never_runs_and_never_hides(visit, tmp_path: Path, text: 
     write_rows(folder / "evaluate" / "rows.jsonl", graded)
     measures = json.loads((folder / "evaluate" / "measures.json").read_text())
     measures["flags"] = measures["style"]["rl-cai"]["phrases"] = [text]
-    measures["elo"]["anchor"] = measures["harmfulness"]["method"] = text
+    measures["elo"]["anchor"] = text
     write_json(folder / "evaluate" / "measures.json", measures)
     write_report(folder, pipeline(constitution=text[:500]))
     page = visit(folder / "report.html")

@@ -164,14 +164,15 @@ def test_damage_is_named_by_file_and_line(run: Path, path: str, line: str):
 
 def test_what_the_guard_saw_is_told(tmp_path: Path):
     folder = make_run(tmp_path / "run", samples=1)
-    checks = [{"guard/score": 0.5, "guard/evasive": 0.07}, {}, {"guard/score": 0.8}]
+    first = {"guard/score": 0.5, "guard/length": 37.6, "guard/evasive": 0.07}
+    checks = [first, {}, {"guard/score": 0.8}]
     write_jsonl(folder / "ppo" / "steps.jsonl", [{"step": n} | c for n, c in enumerate(checks, 1)])
     write_report(folder, pipeline())
     html = (folder / "report.html").read_text(encoding="utf-8")
     table = html[html.index('aria-label="Checks of the guard"') :]
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table[: table.index("</table>")])
     assert cells[:6] == ["", "step 1", "step 3", "Preference score", "0.500", "0.800"]
-    assert cells[cells.index("Evasive") :][:3] == ["Evasive", "7%", "–"]
+    assert cells[6:] == ["Length, tokens", "37.6", "–", "Evasive", "7%", "–"]
 
 
 def test_terminal_table_has_every_rate_of_every_model(run: Path):

@@ -78,7 +78,9 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
     assert harm["difference"]["value"] == pytest.approx(3.5 - harm["before"]["value"])
     assert tuned["elo/harmless"]["difference"] is None
     assert tuned["alignment_tax/perplexity_ratio"]["difference"]["value"] == 0
-    page = Page(path.read_text(encoding="utf-8"))
+    html = path.read_text(encoding="utf-8")
+    assert html.count("<summary>The numbers") == 4  # Elo and checkpoints, of each run.
+    page = Page(html)
     for words in (
         "two scales",
         "Absolute harmfulness, 0 to 4",
@@ -97,6 +99,10 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
         write_json(folder / "evaluate" / "measures.json", found)
     judged = write_comparison((run, pipeline()), (other, pipeline()))[1]["evaluation"]["rl-cai"]
     assert judged["elo/harmless"]["difference"]["value"] == 0
+    (run / "harmfulness").mkdir()
+    write_json(run / "harmfulness" / "manifest.json", manifest)
+    raters = write_comparison((run, pipeline()), (other, pipeline()))[1]["evaluation"]["rl-cai"]
+    assert raters["harmfulness"]["difference"] is None
     (run / "evaluate" / "measures.json").unlink()
     lone = write_comparison((run, pipeline()), (other, pipeline()))[1]
     assert lone["evaluation"]["rl-cai"]["harmfulness"]["before"] == {}
