@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,10 @@ def transformers_asking(settings: ModelSettings) -> Asking:
     return ask
 
 
-def vllm_asking(settings: ModelSettings, *, prefixes: bool) -> Asking:
-    """Return what asks one vLLM, with its prefix cache or without."""
+def vllm(settings: ModelSettings, *, prefixes: bool) -> Engine:
+    """Start vLLM, with its prefix cache or without."""
     options = {"enable_prefix_caching": prefixes}
-    engine = open_engine(settings.model_copy(update={"engine": "vllm", "options": options}))
-    return lambda asked: probabilities(engine, asked)
+    return open_engine(settings.model_copy(update={"engine": "vllm", "options": options}))
 
 
 def main() -> int:
@@ -112,8 +112,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         settings = ModelSettings(path=str(random_llama(Path(folder))), dtype="float32")
         chat = load_chat_format(settings)
-        if chosen.engine == "vllm":
-            sharing, alone = (vllm_asking(settings, prefixes=some) for some in (True, False))
+        started = [vllm(settings, prefixes=p) for p in (True, False) if chosen.engine == "vllm"]
+        if started:
+            sharing, alone = (partial(probabilities, engine) for engine in started)
         else:
             sharing = alone = transformers_asking(settings)
 
@@ -131,6 +132,8 @@ def main() -> int:
             return seconds
 
         our, their = alternate(chosen.rounds, ours, theirs)
+        for engine in started:
+            runner.run(engine.close())
     label = LABEL.format(engine=chosen.engine)
     status = conclude(
         "ensemble_labels",
@@ -138,6 +141,7 @@ def main() -> int:
         {label: WANTED},
         chosen.json,
         pairs=chosen.pairs,
+        probabilities=f"{min(together):.3f} to {max(together):.3f}",
         largest_difference_of_probability=max(differences),
     )
     return status if max(differences) <= ALIKE else 1
