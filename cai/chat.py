@@ -59,7 +59,7 @@ class Tokenizer(Protocol):
         """Count the tokens, added ones included."""
         ...
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:  # noqa: ANN401
+    def __call__(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> Any:  # noqa: ANN401
         """Tokenise."""
         ...
 
