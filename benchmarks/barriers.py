@@ -2,17 +2,19 @@
 
     python -m benchmarks.barriers --json barriers.json
 
-Both ask the same local engine the same questions. Round by round, each question of all chains is
-asked as one list, and the next list waits for the whole of it; row-wise, each chain asks its next
-question as soon as it has its answer. Mixed: every answer has its own length, 8 to 64 tokens.
-Fixed: 36 each. All chains fit into one batch. The model is the playground's.
+Both ask the same local engine the same questions, and have the same number of chains under way.
+Round by round, each question of a list of chains is asked at once, and the next waits for all of
+its answers; the next list begins after the last answer of the one before. Row-wise, each chain asks
+its next question as soon as it has its answer, and the next chain begins when one has ended. Mixed:
+every answer has its own length, 8 to 64 tokens. Fixed: 36 each. With one list alone, no chain takes
+the place of one that has ended. The model is the playground's.
 """
 
 import asyncio
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import torch
@@ -30,6 +32,7 @@ ROUNDS = 4
 WORDS = ("tell", "me", "how", "to", "bake", "bread", "now")
 MAX_BATCH_TOKENS = 16384
 MIXED = "tokens/s, playground model, mixed lengths"
+ONE_LIST = "tokens/s, playground model, mixed lengths, one list alone"
 FIXED = "tokens/s, playground model, fixed lengths"
 WANTED = {MIXED: 1.2}
 CRITIQUE = "Say what is harmful in the answer."
@@ -68,27 +71,33 @@ class Chain:
         return (await self._engine.generate(request)).text
 
 
-async def row_wise(chains: list[Chain]) -> None:
+async def row_wise(chains: Sequence[Chain], at_once: int) -> None:
     """Let every chain proceed on its own."""
+    queue = iter(chains)
 
-    async def proceed(chain: Chain) -> None:
-        for step in chain.steps():
-            await step()
+    async def worker() -> None:
+        for chain in queue:
+            for step in chain.steps():
+                await step()
 
-    await asyncio.gather(*map(proceed, chains))
+    await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
-async def round_by_round(chains: list[Chain]) -> None:
-    """Take one step of all chains at a time."""
-    for turn in zip(*(chain.steps() for chain in chains), strict=True):
-        await asyncio.gather(*(step() for step in turn))
+async def round_by_round(chains: Sequence[Chain], at_once: int) -> None:
+    """Take one step of all chains of a list at a time."""
+    for first in range(0, len(chains), at_once):
+        steps = (chain.steps() for chain in chains[first : first + at_once])
+        for turn in zip(*steps, strict=True):
+            await asyncio.gather(*(step() for step in turn))
 
 
 def seconds(
-    run: Callable[[list[Chain]], Awaitable[None]],
+    run: Callable[[Sequence[Chain], int], Awaitable[None]],
+    *,
     model: torch.nn.Module,
     chat: ChatFormat,
-    count: int,
+    at_once: int,
+    lists: int,
     mixed: bool,
 ) -> float:
     """Return how long the chains take."""
@@ -96,7 +105,7 @@ def seconds(
 
     async def measured() -> float:
         started = time.perf_counter()
-        await run([Chain(engine, number, mixed) for number in range(count)])
+        await run([Chain(engine, number, mixed) for number in range(lists * at_once)], at_once)
         taken = time.perf_counter() - started
         await engine.close()
         return taken
@@ -107,20 +116,29 @@ def seconds(
 def main() -> int:
     """Measure, print and save."""
     parser = options(__doc__ or "", rounds=3)
-    parser.add_argument("--chains", type=int, default=24)
+    parser.add_argument("--at-once", type=int, default=24, help="chains under way")
+    parser.add_argument("--lists", type=int, default=3)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     settings = ModelSettings(path="playground", dtype="float32")
     model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
     chat.stop_ids = frozenset()  # nothing but its length ends an answer
     ratios: dict[str, list[float]] = {}
-    for label, mixed in ((MIXED, True), (FIXED, False)):
-        measure = partial(seconds, model=model, chat=chat, count=chosen.chains, mixed=mixed)
+    at_once: int = chosen.at_once
+    for label, lists, mixed in (
+        (MIXED, chosen.lists, True),
+        (ONE_LIST, 1, True),
+        (FIXED, chosen.lists, False),
+    ):
+        measure = partial(
+            seconds, model=model, chat=chat, at_once=at_once, lists=lists, mixed=mixed
+        )
         ours, theirs = alternate(
             chosen.rounds, partial(measure, row_wise), partial(measure, round_by_round)
         )
         ratios[label] = [their / our for our, their in zip(ours, theirs, strict=True)]
-    return conclude("barriers", ratios, WANTED, chosen.json, chains=chosen.chains)
+    size = {"at_once": at_once, "lists": chosen.lists}
+    return conclude("barriers", ratios, WANTED, chosen.json, **size)
 
 
 if __name__ == "__main__":

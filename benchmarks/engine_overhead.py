@@ -1,32 +1,34 @@
 """Critique-revision chains through cai, against the bare engine fed the same prompts at once.
 
     python -m benchmarks.engine_overhead --json engine_overhead.json
+    .venv-vllm/bin/python -m benchmarks.engine_overhead --engine vllm
 
-cai runs `revise` with 4 rounds: rows, prompts, scheduler and rows on disk included, and every
-prompt waits for the answer before it. The bare engine then gets all these prompts in one list, with
-the same seeds, and says the same texts. Both have more rows than fit into `max_batch_tokens`. A
-ratio of 1 means that cai costs nothing. The model is a Llama of 26 million random parameters; the
-playground's figure is reported beside it. Where vLLM is installed (`.venv-vllm/bin/python -m
-benchmarks.engine_overhead`), the same is measured on it; each side starts an engine of its own.
+cai runs `revise` with 4 rounds: rows, templates, tokenizer, scheduler and rows on disk included,
+and every prompt waits for the answer before it. The bare engine then gets the token ids of all
+these prompts in one list, with the same seeds: `DecodeLoop.run`, or vLLM's own `LLM.generate`. The
+local engine has more rows than fit into its batch, and every round has prompts of its own. A ratio
+of 1 means that cai costs nothing. The model is a Llama of 26 million random parameters; that of the
+playground is reported beside it.
 """
 
 import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from benchmarks.ratios import alternate, conclude, options, random_llama
 from cai.constitution import load_constitution
-from cai.engines import Engine, GenerateRequest, Usage
+from cai.engines import Engine, GenerateRequest
+from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.engines.opening import open_engine
 from cai.engines.transformers import TransformersEngine
-from cai.models import load_causal_lm, load_chat_format
+from cai.models import load_causal_lm, load_chat_format, model_folder
 from cai.playground.sources import playground_prompts
 from cai.records import PromptRow, RevisionRow
 from cai.revise import critique_and_revise, revise_item
@@ -39,23 +41,20 @@ MAX_BATCH_TOKENS = 4096
 LABEL = "tokens/s through cai over bare engine, {engine}, {model} model"
 WANTED = 0.95
 LARGE = "26M-parameter"
-SETTINGS = ReviseSettings(rounds=4, max_new_tokens=48)
+SETTINGS = ReviseSettings(rounds=4, max_new_tokens=32)
 
 
-def timed(
-    body: Callable[[Engine], Awaitable[None]], start: Callable[[], Engine]
-) -> tuple[float, Usage]:
-    """Return how long a body takes with an engine of its own, and what the engine did."""
+@dataclass(frozen=True)
+class Sides:
+    """What is compared on one model.
 
-    async def run() -> tuple[float, Usage]:
-        engine = start()
-        started = time.perf_counter()
-        await body(engine)
-        seconds = time.perf_counter() - started
-        await engine.close()
-        return seconds, engine.usage
+    Attributes:
+        start: Starts the engine that cai asks.
+        bare: Answers all requests without cai; returns how many tokens it sampled.
+    """
 
-    return asyncio.run(run())
+    start: Callable[[], Engine]
+    bare: Callable[[Sequence[GenerateRequest]], int]
 
 
 async def through_cai(
@@ -85,64 +84,98 @@ async def through_cai(
     asked[:] = [request for request in requests if isinstance(request, GenerateRequest)]
 
 
-async def bare(engine: Engine, asked: Sequence[GenerateRequest]) -> None:
-    """Ask everything at once."""
-    await asyncio.gather(*map(engine.generate, asked))
-
-
-def starters(path: str) -> dict[str, Callable[[], Engine]]:
-    """Return what starts each engine on a model: vLLM as well where it is installed."""
-    settings = ModelSettings(path=path, dtype="float32")
+def transformers_sides(settings: ModelSettings) -> Sides:
+    """Return the local engine and its loop."""
     model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
 
-    def local() -> Engine:
-        return TransformersEngine(model, chat, fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS)
+    def bare(asked: Sequence[GenerateRequest]) -> int:
+        loop = DecodeLoop(
+            model,
+            stop_ids=chat.stop_ids,
+            pad_id=chat.pad_id,
+            max_batch_tokens=MAX_BATCH_TOKENS,
+            prefix_tokens=MAX_BATCH_TOKENS // 2,
+        )
+        requests = [
+            TokenRequest(tuple(chat.prompt_ids(request.prompt)), request.seed, request.max_tokens)
+            for request in asked
+        ]
+        return sum(len(said.token_ids) for said in loop.run(requests))
 
-    if find_spec("vllm") is None:
-        return {"transformers": local}
-    on_vllm = settings.model_copy(update={"engine": "vllm"})
-    return {"transformers": local, "vLLM": lambda: open_engine(on_vllm)}
-
-
-def measure(
-    start: Callable[[], Engine], prompts: Sequence[PromptRow], rounds: int
-) -> tuple[list[float], str]:
-    """Return the ratios for one engine and model, and what was asked and said."""
-    asked: list[GenerateRequest] = []
-    done: dict[str, Usage] = {}
-
-    def side(name: str, body: Callable[[Engine], Awaitable[None]]) -> float:
-        seconds, done[name] = timed(body, start)
-        return seconds
-
-    ours, theirs = alternate(
-        rounds,
-        lambda: side("cai", lambda engine: through_cai(engine, prompts, asked)),
-        lambda: side("bare", lambda engine: bare(engine, asked)),
+    start = partial(
+        TransformersEngine, model, chat, fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS
     )
-    if done["cai"].tokens_out != done["bare"].tokens_out:
-        raise SystemExit("the bare engine said other texts")
-    return [their / our for our, their in zip(ours, theirs, strict=True)], str(done)
+    return Sides(start, bare)
+
+
+def vllm_sides(settings: ModelSettings) -> Sides:
+    """Return cai's engine on vLLM, and vLLM's own."""
+    from cai.engines.vllm_arguments import engine_arguments, import_vllm
+
+    vllm, chat = import_vllm(), load_chat_format(settings)
+    llm = vllm.LLM(**engine_arguments(settings, model_folder(settings)))
+
+    def bare(asked: Sequence[GenerateRequest]) -> int:
+        prompts = [{"prompt_token_ids": chat.prompt_ids(request.prompt)} for request in asked]
+        parameters = [
+            vllm.SamplingParams(
+                max_tokens=request.max_tokens,
+                seed=request.seed % 2**63,
+                stop_token_ids=sorted(chat.stop_ids),
+                logprobs=0,
+                detokenize=False,
+            )
+            for request in asked
+        ]
+        said = llm.generate(prompts, parameters, use_tqdm=False)
+        return sum(len(output.outputs[0].token_ids) for output in said)
+
+    return Sides(partial(open_engine, settings), bare)
+
+
+SIDES = {"transformers": transformers_sides, "vllm": vllm_sides}
+
+
+def measure(sides: Sides, prompts: Sequence[PromptRow], chains: int) -> list[float]:
+    """Return the ratios of tokens per second; the first `chains` prompts do not count."""
+    portions = iter([prompts[n : n + chains] for n in range(0, len(prompts), chains)])
+    asked: list[GenerateRequest] = []
+
+    async def ours() -> float:
+        before, started = engine.usage.tokens_out, time.perf_counter()
+        await through_cai(engine, next(portions), asked)
+        return (engine.usage.tokens_out - before) / (time.perf_counter() - started)
+
+    def theirs() -> float:
+        started = time.perf_counter()
+        sampled = sides.bare(asked)
+        return sampled / (time.perf_counter() - started)
+
+    with asyncio.Runner() as runner:
+        engine = sides.start()
+        rounds = len(prompts) // chains - 1
+        speeds = alternate(rounds, lambda: runner.run(ours()), theirs)
+        runner.run(engine.close())
+    return [our / their for our, their in zip(*speeds, strict=True)]
 
 
 def main() -> int:
     """Measure, print and save."""
     parser = options(__doc__ or "", rounds=3)
-    parser.add_argument("--chains", type=int, default=64)
+    parser.add_argument("--engine", choices=SIDES, default="transformers")
+    parser.add_argument("--chains", type=int, default=32)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    prompts = playground_prompts("red_team", seed=0, limit=chosen.chains)
+    prompts = playground_prompts("red_team", seed=0, limit=chosen.chains * (chosen.rounds + 1))
     ratios: dict[str, list[float]] = {}
-    usage: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for model, path in ((LARGE, str(random_llama(Path(folder)))), ("playground", "playground")):
-            for engine, start in starters(path).items():
-                label = LABEL.format(engine=engine, model=model)
-                ratios[label], usage[label] = measure(start, prompts, chosen.rounds)
+            label = LABEL.format(engine=chosen.engine, model=model)
+            settings = ModelSettings(path=path, dtype="float32", engine=chosen.engine)
+            sides = SIDES[chosen.engine](settings)
+            ratios[label] = measure(sides, prompts, chosen.chains)
     wanted = {label: WANTED for label in ratios if LARGE in label}
-    return conclude(
-        "engine_overhead", ratios, wanted, chosen.json, chains=len(prompts), tokens=usage
-    )
+    return conclude("engine_overhead", ratios, wanted, chosen.json, chains=chosen.chains)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Tokenizer(Protocol):
         """Count the tokens, added ones included."""
         ...
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Any:  # noqa: ANN401
+    def __call__(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> Any:  # noqa: ANN401
         """Tokenise."""
         ...
 
@@ -275,7 +275,8 @@ class ChatFormat:
         return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Too long a prompt is a state of its row, so the library need not warn of it.
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _ids_within(self, text: str) -> list[int]:
         """Tokenise text that follows other text.

@@ -10,6 +10,7 @@ on disk, and how many requests the server had to answer twice. distilabel gets a
 own in `.peers/distilabel`.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -152,15 +153,20 @@ def killed(
     """
     out.mkdir()
     before = answered(url)
-    process = start(command, out / "log")
-    while answered(url) - before < CALLS * count // 2:
-        if process.poll() is not None:
-            raise SystemExit(f"{(out / 'log').read_text()[-3000:]}\nended before it was killed")
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    rows = left()
     limit = max(60.0, 5 * usual)
+    process = start(command, out / "log")
+    deadline = time.monotonic() + limit
+    try:
+        while answered(url) - before < CALLS * count // 2:
+            if process.poll() is not None or time.monotonic() > deadline:
+                said = (out / "log").read_text()[-3000:]
+                raise SystemExit(f"{said}\nended or stood still before it was killed")
+            time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    rows = left()
     if math.isinf(timed(command, out / "log", limit)):
         said = f"did not end in {limit:.0f} s, with {answered(url) - before} answers"
         return {"finished rows on disk after the kill": rows, "started again, it": said}

@@ -17,6 +17,11 @@ class InFlight:
         self._count = 0
         self._since: float | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether any request is under way."""
+        return self._count > 0
+
     def __enter__(self) -> None:
         self._change(1)
 

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 BROKEN = 3
 """So many unusable answers to one request (no JSON, no choices) are one too many."""
+FIRST_RETRIES = 2
+"""Before anything is done, a server that is down is better said soon than waited for."""
 _NO_LOGPROBS = (
     "The server gives no log-probabilities. Set `server.scores` to `samples`, or leave it out."
 )
@@ -77,6 +79,7 @@ def report_of(settings: ModelSettings) -> ModelReport:
             or it does not know the model.
     """
     openai, server = import_openai(), server_of(settings)
+    server = server.model_copy(update={"retries": min(server.retries, FIRST_RETRIES)})
     try:
         with openai.OpenAI(**_client_settings(server)) as client:
             listed = list(client.models.list())
@@ -84,7 +87,7 @@ def report_of(settings: ModelSettings) -> ModelReport:
     except openai.NotFoundError:
         return ModelReport()  # some servers do not list their models
     except (openai.OpenAIError, json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise explained(error, settings) from error
+        raise explained(error, settings.model_copy(update={"server": server})) from error
     if settings.path not in known:
         raise _unknown(settings, sorted(known))
     model = known[settings.path]

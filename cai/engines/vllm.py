@@ -124,6 +124,8 @@ class VLLMEngine:
         """Stop vLLM's processes; requests in flight raise a CaiError."""
         engine, self._engine = self._engine, None
         if engine is not None:
+            if engine.output_handler is not None and not self._in_flight.busy:
+                engine.output_handler.cancel()  # it would tell of the processes' end as a failure
             await asyncio.to_thread(engine.shutdown)
 
     def _check(self, length: int, new: int) -> None:

@@ -21,21 +21,26 @@ OUR_OWN = frozenset({"model", "tokenizer", "dtype", "enable_lora", "logprobs_mod
 """Engine arguments that come from other settings, or that the engine relies on."""
 
 
-def import_vllm() -> Any:  # noqa: ANN401 (a module)
-    """Return vLLM, set up for offline use; what the environment says already is left alone.
-
-    Raises:
-        CaiError: It is not installed, or is not usable.
-    """
+def check_vllm() -> None:
+    """Raise a CaiError with the command that installs vLLM, unless it is installed."""
     if find_spec("vllm") is None:
         raise CaiError(
             f"`vllm` as `engine` or `ppo.rollouts` needs vLLM: {INSTALL} (on a machine without a "
             f"GPU, `{INSTALL_ON_A_CPU}` in a checkout of cai makes an environment with the CPU "
             "build). Or leave the setting out to run the model with transformers."
         )
+
+
+def import_vllm() -> Any:  # noqa: ANN401 (a module)
+    """Return vLLM, set up for offline use; what the environment says already is left alone.
+
+    Raises:
+        CaiError: It is not installed, or is not usable.
+    """
+    check_vllm()
     for name, value in {
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; vLLM would take far more
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound to cores that others use, it stands still
     }.items():

@@ -93,16 +93,16 @@ def run_pipeline(context: Context, only: str | None = None) -> list[str]:
         The names of the stages that ran.
 
     Raises:
-        CaiError: `only` is not a stage of this pipeline or its inputs are stale; or whatever the
-            stages raise. Finished rows and checkpoints are kept.
+        CaiError: `only` is not a stage of this pipeline or its inputs are stale; a stage that would
+            run lacks a model, a key, a server or an engine; or whatever the stages raise. Finished
+            rows and checkpoints are kept.
     """
     check_needs(context.settings)
     ran: list[str] = []
     with _locked(context):
         if only is not None:
             _check_only(only, context)
-        for stage in _to_run(context, only):
-            stage.check(context)
+        _check_ahead(context, only)
         _write_pipeline(context)
         for stage in stages_of(context.settings):
             if only not in (None, stage.name):
@@ -114,12 +114,6 @@ def run_pipeline(context: Context, only: str | None = None) -> list[str]:
             else:
                 context.progress.say(f"{stage.name}: up to date")
     return ran
-
-
-def _to_run(context: Context, only: str | None) -> list[Stage]:
-    stale = {verdict.stage for verdict in plan(context) if verdict.reasons}
-    asked = [s for s in stages_of(context.settings) if only in (None, s.name)]
-    return [stage for stage in asked if stage.name in stale]
 
 
 def _check_only(only: str, context: Context) -> None:
@@ -134,6 +128,39 @@ def _check_only(only: str, context: Context) -> None:
                 f"({verdicts[need].reasons[0]}). Run it first (`--only {need}`), or run the whole "
                 "pipeline without `--only`."
             )
+
+
+def _check_ahead(context: Context, only: str | None) -> None:
+    """Say what a stage will lack from outside the run before any stage works for hours."""
+    verdicts = {verdict.stage: verdict for verdict in plan(context)}
+    will_run = [
+        stage
+        for stage in stages_of(context.settings)
+        if verdicts[stage.name].reasons and only in (None, stage.name)
+    ]
+    for stage in will_run:
+        stage.inputs(context)  # finds model folders, keys, servers and their models
+        stage.check(context)
+    if _uses_vllm(context.settings, {stage.name for stage in will_run}):
+        from cai.engines.vllm_arguments import check_vllm
+
+        check_vllm()
+
+
+def _uses_vllm(settings: PipelineSettings, stages: set[str]) -> bool:
+    if "ppo" in stages and settings.ppo and settings.ppo.rollouts == "vllm":
+        return True
+    models, judge = settings.models, settings.evaluate and settings.evaluate.judge
+    asked = {
+        "revise": [models.helpful],
+        "compare": [models.helpful, models.base, models.feedback, models.fallback],
+        "evaluate": [models.helpful, models.base, judge],
+    }
+    return any(
+        model is not None and model.engine == "vllm"
+        for stage in stages
+        for model in asked.get(stage, [])
+    )
 
 
 def _run_stage(stage: Stage, context: Context, reasons: list[str]) -> None:

@@ -69,7 +69,9 @@ class ModelSettings(Settings, frozen=True):
     def _settings_of_the_engine(self) -> ModelSettings:
         """Refuse settings that the engine would not read."""
         if (self.server is not None) != (self.engine == "openai"):
-            raise ValueError("`engine: openai` and a `server:` section go together")
+            raise ValueError(
+                "`engine: openai` and a `server:` section (`server: {base_url: URL}`) go together"
+            )
         if self.adapter is not None and self.engine != "vllm":
             raise ValueError("`adapter` needs `engine: vllm`; merge it into the model otherwise")
         if self.options and self.engine == "transformers":

@@ -81,9 +81,10 @@ def _check_chains(rows: Iterable[RevisionRow]) -> None:
     """
     chains = [row for row in rows if row.kind == "red_team"]
     if chains and all(row.state != "ok" for row in chains):
+        said = (chains[0].error or "").rstrip(".")
         raise CaiError(
-            f"None of the {len(chains)} critique chains came to its end; the first is "
-            f"`{chains[0].state}` ({chains[0].error}) Where the constitution's worked examples "
+            f"No critique chain of {len(chains)} came to its end; the first is "
+            f"`{chains[0].state}` ({said}). Where the constitution's worked examples "
             "(`few_shot.critique`) are too long for the model, take another constitution or a "
             "model with a longer context. What was said is in revise/rows.jsonl."
         )
