@@ -21,6 +21,7 @@ from cai.ppo.learner import Learner
 from cai.ppo.loading import (
     PolicyLike,
     as_policy,
+    check_kind,
     device,
     identity,
     judge_format,
@@ -232,6 +233,7 @@ class PPO:
         if self.settings.rollouts == "vllm":
             import_vllm()
         self._chat = policy_format(self._policy, self._tokenizer)
+        check_kind(self._policy)
         judges = self._judges()
         for judge in judges:
             check_same_tokens(self._chat, judge_format(judge), judge)
