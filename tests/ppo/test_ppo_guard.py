@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ppo_references import SHORT, steps_of
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cai.constitution import load_constitution
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
-from cai.pipeline.stages.ppo import watched
+from cai.pipeline.progress import Progress
+from cai.pipeline.stage import Context
+from cai.pipeline.stages.ppo import STAGE, PPOJob, watched
 from cai.ppo import PPO
 from cai.ppo.guard import MOST_ROLL_BACKS, Guard, alarms_of, text_measures
 from cai.records import PromptRow
-from cai.settings import GuardSettings, ModelSettings
+from cai.settings import GuardSettings, ModelSettings, PipelineSettings
 
 Tiny = Callable[[str], ModelSettings]
 Run = Callable[..., tuple[dict[str, float], list[str]]]
@@ -288,6 +293,35 @@ def test_an_independent_preference_model_must_read_the_same_tokens_and_be_one(
             held_out=HELD_OUT,
             independent=lambda prompts, responses: [math.nan for _ in responses],
         )
+
+
+def test_a_pipeline_reads_its_independent_model_beside_its_file(
+    tmp_path: Path, tiny_preference: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_preference("llama"), tmp_path / "beside" / "judge")
+    settings = PipelineSettings.model_validate(
+        {
+            "name": "test",
+            "constitution": "playground",
+            "models": {"helpful": {"path": "playground"}},
+            "prompts": {"red_team": "r.jsonl", "helpful": "h.jsonl"},
+            "ppo": {"guard": {"independent": "judge"}},
+        }
+    )
+    progress = Progress(Console(quiet=True))
+    constitution = load_constitution("playground")
+    context = Context(settings, tmp_path / "run", tmp_path / "beside", constitution, progress)
+    jobs: list[PPOJob] = []
+    monkeypatch.setattr(
+        "cai.pipeline.stages.ppo.train", lambda job, on_step: jobs.append(job) or {}
+    )
+    STAGE.run(context)
+    assert jobs[0].independent == tmp_path / "beside" / "judge"
+    before = STAGE.inputs(context)["independent preference model"]
+    config = tmp_path / "beside" / "judge" / "config.json"
+    config.write_text(config.read_text().replace("0.25", "0.75"))
+    context.forget_fingerprints()
+    assert STAGE.inputs(context)["independent preference model"] != before
 
 
 def test_rolling_back_needs_a_beta_to_double(tiny: Tiny) -> None:
