@@ -96,6 +96,10 @@ def test_a_collapse_is_noticed_and_the_better_policy_is_kept(
     assert stopped["kept_step"] < stopped["steps"]
     assert stopped["alarms"] == 1
     assert "stops with the policy of step" in said[-1]
+    # Rolled back at its very last step, a run ends with the policy that it went back to.
+    back = QUIET.model_copy(update={"action": "roll_back"})
+    rolled, _ = run(tmp_path / "back", guard=back, kl_coef=1e-9, steps=stopped["steps"])
+    assert rolled["kept_step"] == stopped["kept_step"]
     best, _ = run(tmp_path / "best", keep="best")
     assert best["steps"] == 12
     assert best["kept_step"] == stopped["kept_step"]
