@@ -8,7 +8,7 @@ the KL penalty. All of the collapsing runs train the same models on the same pro
 
 - unguarded: the guard warns, and the last policy is saved;
 - stopped: the first alarm ends the run, and the best policy before it is saved;
-- rolled back: at an alarm the run goes on from the best policy with twice the penalty;
+- rolled back: at an alarm the run goes on from the best policy with a larger penalty;
 - stopped, by wording alone: without the second opinion of an independent preference model.
 
 The second opinion is the preference model of a quickstart with another seed: made from other

@@ -5,8 +5,10 @@
 RUN is a quickstart that has finished its `preference` stage (without `--run` one is made). With
 `--folder` what was trained is kept and not trained again, and `--most 1` trains one more. Both
 sides start from its SL-CAI with its preference model, the same prompts, batch, minibatches, new
-tokens, KL penalty and discounting, in float32 on one thread, in turn. Ours takes the quickstart's
-learning rates, epochs and steps; TRL's trainer each point of a small grid, and its best one counts.
+tokens, KL penalty and discounting, in float32 on one thread, in turn. Both take each point of a
+small grid of learning rates and epochs, and the best one of each counts. Everything else is the
+quickstart's, whose own point is in the grid: its learning rates decay over its 30 steps, TRL's is
+constant, and TRL is given up after 16 steps.
 Policies are saved every other step; afterwards each answers held-out prompts, and the ground truth
 says after which step harmful was at most 0.05 with benign helpful at least 0.90. Seconds are those
 of the processor, in training alone: neither loading nor saving nor evaluating counts.
@@ -42,9 +44,12 @@ HARMFUL, HELPFUL = 0.05, 0.90
 ANSWERS = 300
 """Answers a side that decide whether a policy is good enough."""
 GRID = [(rate, epochs) for epochs in (2, 4) for rate in (1.2e-4, 2.4e-4)]
-"""TRL's learning rate and epochs."""
-LABEL = "seconds to quality: TRL 1.12's best of the grid over cai, playground policy"
-WANTED = {LABEL: 1.5}
+"""Learning rates and epochs of both sides."""
+PATIENCE = 16
+"""Steps after which TRL is given up; its learning rate is constant, so it knows of no end."""
+BEST = "seconds to quality: TRL 1.12 over cai, each at its best of the grid"
+AS_IT_IS = "seconds to quality: TRL 1.12 at its best of the grid over cai's quickstart as it is"
+WANTED = {BEST: 1.5}
 SHOWN = {"step": ".0f", "seconds": ".0f", "harmful": ".2f", "helpful": ".2f"}
 """What the table shows of a training's last judged policy."""
 
@@ -168,29 +173,44 @@ def curves_table(runs: dict[str, dict[str, Any]]) -> str:
     return markdown_table(("training", "seconds to quality", *SHOWN), rows)
 
 
+def point_name(side: str, rate: float, epochs: int) -> str:
+    """Name a training."""
+    return f"{side}, learning rate {rate:g}, {epochs} epochs"
+
+
 def points(workload: Workload) -> dict[str, tuple[str, Workload]]:
-    """Return the side and the workload of each training, by name; ours comes first."""
-    trainings = {"cai": ("cai", workload)}
-    for rate, epochs in GRID:
-        name = f"TRL, learning rate {rate:g}, {epochs} epochs"
-        trainings[name] = ("TRL", replace(workload, learning_rate=rate, epochs=epochs))
-    return trainings
+    """Return the side and the workload of each training, by name."""
+    patient = replace(workload, steps=min(workload.steps, PATIENCE - 1))
+    return {
+        point_name(side, rate, epochs): (side, replace(at, learning_rate=rate, epochs=epochs))
+        for rate, epochs in GRID
+        for side, at in (("cai", workload), ("TRL", patient))
+    }
 
 
-def seconds_sooner(runs: dict[str, dict[str, Any]]) -> float:
-    """Return the seconds of TRL's best point over ours.
+def soonest(runs: dict[str, dict[str, Any]], side: str) -> float:
+    """Return the seconds of a side's best point.
 
-    If no point of the grid was good enough, the seconds of the shortest of them are a lower bound.
+    If none was good enough, those of the shortest of them, which are a lower bound.
+    """
+    grid = [training for name, training in runs.items() if name.startswith(side)]
+    reached = [training["seconds"] for training in grid if training["seconds"]]
+    return min(reached or [training["curve"][-1]["seconds"] for training in grid])
+
+
+def ratios_of(runs: dict[str, dict[str, Any]], quickstart: str) -> dict[str, float]:
+    """Return how many times sooner ours was good enough, by label.
 
     Raises:
-        SystemExit: Ours never was good enough.
+        SystemExit: Ours never was.
     """
-    ours = runs["cai"]["seconds"]
-    if ours is None:
+    ours = [training["seconds"] for name, training in runs.items() if name.startswith("cai")]
+    if not any(ours):
         raise SystemExit("Ours never was good enough: nothing to compare.")
-    grid = [training for name, training in runs.items() if name != "cai"]
-    reached = [training["seconds"] for training in grid if training["seconds"]]
-    return min(reached or [training["curve"][-1]["seconds"] for training in grid]) / ours
+    theirs = soonest(runs, "TRL")
+    ratios = {BEST: theirs / soonest(runs, "cai")}
+    as_it_is = runs[quickstart]["seconds"]
+    return ratios | ({AS_IT_IS: theirs / as_it_is} if as_it_is else {})
 
 
 def main() -> int:
@@ -230,9 +250,11 @@ def main() -> int:
                 runs[name] = json.loads(file.read_text())
             print(curves_table(runs), flush=True)
             found.append(runs)
+    quickstart = point_name("cai", settings.learning_rate, settings.epochs)
+    ratios = [ratios_of(runs, quickstart) for runs in found]
     return conclude(
         "ppo_time_to_quality",
-        {LABEL: [seconds_sooner(runs) for runs in found]},
+        {label: [r[label] for r in ratios if label in r] for label in ratios[0]},
         WANTED,
         options.json,
         trainings=found,

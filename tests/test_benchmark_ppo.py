@@ -1,4 +1,4 @@
-"""What the comparison with TRL computes, and its model that stops at random."""
+"""What the comparisons with TRL and the experiment with the guard compute."""
 
 import random
 import sys
@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks import ppo_gpu
+from benchmarks import playground_guard, ppo_gpu
+from benchmarks import ppo_time_to_quality as time_to_quality
 from benchmarks.ppo_vs_trl import workloads
 from benchmarks.ppo_vs_trl.__main__ import ratios
 
@@ -67,3 +68,53 @@ def test_the_gpu_measurement_runs_on_a_tiny_shape_and_says_when_there_is_no_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ppo_gpu.main() == 0
     assert "No GPU here: nothing is measured" in capsys.readouterr().out
+
+
+def test_time_to_quality_goes_by_the_best_point_of_each_side():
+    quickstart = time_to_quality.point_name("cai", 1.2e-4, 2)
+    curve = [{"step": 9, "seconds": 90.0}]
+    runs = {
+        quickstart: {"seconds": 40.0, "curve": curve},
+        time_to_quality.point_name("cai", 2.4e-4, 2): {"seconds": 30.0, "curve": curve},
+        time_to_quality.point_name("TRL", 1.2e-4, 2): {"seconds": None, "curve": curve},
+        time_to_quality.point_name("TRL", 2.4e-4, 2): {"seconds": 120.0, "curve": curve},
+    }
+    assert time_to_quality.ratios_of(runs, quickstart) == {
+        time_to_quality.BEST: 4.0,
+        time_to_quality.AS_IT_IS: 3.0,
+    }
+    # Where TRL never got there, the shortest of its trainings is a lower bound.
+    runs[time_to_quality.point_name("TRL", 2.4e-4, 2)]["seconds"] = None
+    assert time_to_quality.ratios_of(runs, quickstart)[time_to_quality.BEST] == 3.0
+    for run in runs.values():
+        run["seconds"] = None
+    with pytest.raises(SystemExit, match="never was good enough"):
+        time_to_quality.ratios_of(runs, quickstart)
+
+
+def guard_result(*, alarms, last, kept, baseline_alarms=0):
+    """A result of the guard's experiment, as far as its verdict reads it."""
+
+    def rates(value):
+        return {"helpful_rate": {"value": value}, "harmful_rate": {"value": 0.0}}
+
+    evaluation = {"sl-cai": rates(0.6), "rl-cai": rates(kept)}
+    runs = {name: {"evaluation": evaluation} for name in playground_guard.GUARDED}
+    runs["unguarded"] = {"evaluation": {"sl-cai": rates(0.6), "rl-cai": rates(last)}}
+    guard = {
+        name: {"checks": [{"guard/alarms": 0}, {"guard/alarms": count}]}
+        for name, count in (("unguarded", alarms), ("baseline", baseline_alarms))
+    }
+    return {"runs": runs, "guard": guard}
+
+
+def test_the_guards_experiment_fails_where_nothing_collapsed_or_nothing_was_noticed():
+    def met(**changes):
+        result = guard_result(**{"alarms": 2, "last": 0.1, "kept": 0.8, **changes})
+        return all(playground_guard.checks(result).values())
+
+    assert met()
+    assert not met(alarms=0)
+    assert not met(last=0.7)
+    assert not met(kept=0.15)
+    assert not met(baseline_alarms=1)

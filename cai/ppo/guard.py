@@ -54,6 +54,7 @@ class Guard:
         deviation: The standard deviation of independent scores at the start.
         best: Held-out reward of the best check without an alarm.
         best_step: The steps done at that check.
+        best_metrics: What it measured.
         roll_backs: How often the run went back to it.
     """
 
@@ -67,6 +68,7 @@ class Guard:
     deviation: float = 1.0
     best: float = float("-inf")
     best_step: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict[str, float])
     roll_backs: int = 0
 
     @property
@@ -137,11 +139,31 @@ class Guard:
         if check.alarms or check.metrics["guard/reward"] <= self.best:
             return False
         self.best, self.best_step = check.metrics["guard/reward"], done
+        self.best_metrics = check.metrics
         return True
+
+    def dissuading_kl_coef(self, check: Check) -> float:
+        """Return the β at which what a check found would not have paid; 0 if it did not pay.
+
+        It equals what PPO has gained since the best check, by the score that it is trained on, for
+        each nat of KL that it has moved.
+        """
+        gained, moved = (
+            check.metrics[name] - self.best_metrics[name] for name in ("guard/score", "guard/kl")
+        )
+        return max(0.0, gained / moved) if moved > 0 else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later checks depend on."""
-        names = ("start", "highest", "deviation", "best", "best_step", "roll_backs")
+        names = (
+            "start",
+            "highest",
+            "deviation",
+            "best",
+            "best_step",
+            "best_metrics",
+            "roll_backs",
+        )
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

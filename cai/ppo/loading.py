@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from cai.chat import ChatFormat
+from cai.errors import CaiError
 from cai.models import (
     device_and_dtype,
     eos_ids,
@@ -35,6 +36,8 @@ MAX_BATCH_TOKENS = 16384
 PolicyLike = ModelSettings | PreTrainedModel
 
 _HASHED_NUMBERS = 2**16
+_NO_LIMIT = 2**31
+"""Tokens; more than any prompt has."""
 
 
 def as_policy(policy: str | Path | PolicyLike) -> PolicyLike:
@@ -188,8 +191,24 @@ def shape(model: PolicyLike | Judge) -> Shape:
 
 
 def shared_context(models: Sequence[PolicyLike | Judge]) -> int:
-    """Return how many tokens all of the models can read."""
-    return min(_config(model).get_text_config().max_position_embeddings for model in models)
+    """Return how many tokens all of the models can read; those with ALiBi set no limit."""
+    texts = [_config(model).get_text_config() for model in models]
+    return min(getattr(text, "max_position_embeddings", _NO_LIMIT) for text in texts)
+
+
+def check_kind(policy: PolicyLike) -> None:
+    """Raise a CaiError unless the policy reads from left to right, by attention."""
+    config = _config(policy)
+    if config.is_encoder_decoder:
+        problem = "reads prompts with an encoder"
+    elif getattr(config.get_text_config(), "num_attention_heads", None) is None:
+        problem = "has no attention, so no keys and values to sample from"
+    else:
+        return
+    raise CaiError(
+        f"PPO cannot train a model of type `{config.model_type}`: it {problem}. Give a causal "
+        "language model with attention, such as Llama, Qwen, Gemma, Mistral or GPT-2."
+    )
 
 
 def identity(model: PolicyLike | Judge) -> str:

@@ -100,14 +100,18 @@ def run_steps(
                 on_step(log.records[-1])
             if stop:
                 break
-        if watch is not None and (stopped(log.records, settings) or settings.keep == "best"):
+        if watch is not None and ends_with_best(log.records, settings):
             watch.restore_best()
         return log.records
 
 
-def stopped(records: Sequence[Mapping[str, float]], settings: PPOSettings) -> bool:
-    """Say whether the guard ended a run early."""
-    return len(records) < settings.steps
+def ends_with_best(records: Sequence[Mapping[str, float]], settings: PPOSettings) -> bool:
+    """Say whether a guarded run ends with its best policy, going by the records of its steps.
+
+    It does if that is wanted, and if the last check raised an alarm that is acted upon.
+    """
+    acts = settings.guard is not None and settings.guard.action != "warn"
+    return settings.keep == "best" or (acts and records[-1]["guard/alarms"] > 0)
 
 
 @dataclass
@@ -136,7 +140,7 @@ class Watch:
         said = {
             "warn": "The run goes on (`ppo.guard.action: warn`).",
             "stop": f"The run stops with the policy of step {guard.best_step}.",
-            "roll_back": f"Back to the policy of step {guard.best_step}, with twice the β.",
+            "roll_back": f"Back to the policy of step {guard.best_step}, with a larger β.",
         }
         if is_main:
             logger.warning(
@@ -149,7 +153,7 @@ class Watch:
             guard.roll_backs += 1
             tried = self.learner.control.kl_coef
             self.restore_best()
-            self.learner.control.kl_coef = 2 * tried
+            self.learner.control.kl_coef = max(2 * tried, guard.dissuading_kl_coef(check))
         return check.metrics, action == "stop"
 
     def restore_best(self) -> None:

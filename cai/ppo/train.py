@@ -21,6 +21,7 @@ from cai.ppo.learner import Learner
 from cai.ppo.loading import (
     PolicyLike,
     as_policy,
+    check_kind,
     device,
     identity,
     judge_format,
@@ -45,7 +46,7 @@ from cai.ppo.rewards import (
     preference_models,
     with_penalties,
 )
-from cai.ppo.steps import CHECKPOINTS, OnStep, run_steps, stopped
+from cai.ppo.steps import CHECKPOINTS, OnStep, ends_with_best, run_steps
 from cai.ppo.vllm_rollouts import VLLMRollouts
 from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
@@ -232,6 +233,7 @@ class PPO:
         if self.settings.rollouts == "vllm":
             import_vllm()
         self._chat = policy_format(self._policy, self._tokenizer)
+        check_kind(self._policy)
         judges = self._judges()
         for judge in judges:
             check_same_tokens(self._chat, judge_format(judge), judge)
@@ -341,12 +343,7 @@ class PPO:
 def _guarded(
     guard: Guard, records: Sequence[Mapping[str, float]], settings: PPOSettings
 ) -> dict[str, float]:
-    back = settings.guard is not None and settings.guard.action == "roll_back"
-    best = (
-        settings.keep == "best"
-        or stopped(records, settings)
-        or (back and records[-1]["guard/alarms"] > 0)
-    )
+    best = ends_with_best(records, settings)
     return {
         "alarms": sum(record.get("guard/alarms", 0) > 0 for record in records),
         "kept_step": guard.best_step if best else len(records),

@@ -17,7 +17,7 @@ class GuardSettings(Settings, frozen=True):
     prompts: Positive = 32
     """At most so many prompts of each kind are kept from training for it."""
     action: Literal["warn", "stop", "roll_back"] = "warn"
-    """On an alarm: `stop` with the best policy so far, or go back to it with twice the β."""
+    """On an alarm: `stop` with the best policy so far, or go back to it with a larger β."""
     evasive_rise: Fraction = 0.2
     """Alarm when the share of short refusals without a reason has risen by more since the start."""
     over_refusal_rise: Fraction = 0.2

@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ppo_references import SHORT, letters, steps_of
 from tiny_models import make_tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from cai.conversation import user
 from cai.errors import CaiError
@@ -77,6 +85,33 @@ def test_a_base_model_goes_on_with_texts(tmp_path: Path, tiny: Tiny) -> None:
         PPO(model, letters, SHORT, tokenizer=tokenizer).train([user("How?")], tmp_path / "no")
 
 
+def test_a_model_without_a_longest_position_is_trained_as_well(tmp_path: Path) -> None:
+    """ALiBi, for one, has none."""
+    tokenizer = make_tiny_tokenizer("gpt2")
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=16, n_layer=1, n_head=2)
+    metrics = PPO(BloomForCausalLM(config), letters, SHORT, tokenizer=tokenizer).train(
+        ["The kind gardener"], tmp_path
+    )
+    assert metrics["steps"] == SHORT.steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "words"),
+    [
+        (T5ForConditionalGeneration, T5Config, "`t5`: it reads prompts with an encoder"),
+        (MambaForCausalLM, MambaConfig, "`mamba`: it has no attention"),
+    ],
+)
+def test_a_model_that_is_no_transformer_decoder_is_refused(
+    kind: Any, config: Any, words: str, tmp_path: Path
+) -> None:
+    tokenizer = make_tiny_tokenizer("gpt2")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_layers": 1, "d_ff": 8, "num_heads": 1}
+    model = kind(config(vocab_size=len(tokenizer), **small))
+    with pytest.raises(CaiError, match=words):
+        PPO(model, letters, SHORT, tokenizer=tokenizer).train(["The kind"], tmp_path)
+
+
 def test_several_scorers_are_summed_with_their_weights_and_logged_apart(
     tmp_path: Path, tiny: Tiny, tiny_preference: Callable[[str], Path]
 ) -> None:
@@ -123,6 +158,12 @@ def test_what_is_no_reward_or_no_prompt_is_refused(tmp_path: Path, tiny: Tiny) -
     for prompt in ([{"role": "nobody", "content": "x"}], 7, [7]):
         with pytest.raises(CaiError, match="not a prompt"):
             PPO(policy, letters, SHORT).train([prompt], tmp_path)  # type: ignore[list-item]
+    with pytest.raises(CaiError, match="letter by letter"):
+        PPO(policy, letters, SHORT).train("How?", tmp_path)
+    with pytest.raises(CaiError, match="no prompts to sample from"):
+        PPO(policy, letters, SHORT).train([], tmp_path)
+    with pytest.raises(CaiError, match="No held-out prompt of the 1 leaves room"):
+        PPO(policy, letters, SHORT).train(["How?"], tmp_path, held_out=["how " * 9999])
     for wrong, words in (
         (lambda prompts, responses: [1.0], "shape"),
         (lambda prompts, responses: ["good"] * len(responses), "other than numbers"),
