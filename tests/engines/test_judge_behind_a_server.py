@@ -71,11 +71,12 @@ def test_labels_come_from_the_server_and_the_key_stays_out_of_the_run(tmp_path, 
     assert len(manifest["inputs"]["feedback model"]) == 16
 
 
-def test_a_model_behind_a_server_cannot_be_trained(tmp_path):
+@pytest.mark.parametrize("stage", ["preference: {}", "harmfulness: {ratings: {path: a.jsonl}}"])
+def test_a_model_behind_a_server_cannot_be_trained(tmp_path, stage):
     file = tmp_path / "trained.yaml"
     served = "{path: judge, engine: openai, server: {}}"
     pipeline = PIPELINE.replace("URL", "http://x/v1").replace("{path: playground}", served)
-    file.write_text(pipeline + "preference: {}\n")
+    file.write_text(pipeline + f"{stage}\n")
     refused = cai("run", file, "--out", tmp_path / "run")
     assert refused.returncode == 1
     assert "a model behind a server cannot be trained" in refused.stderr
