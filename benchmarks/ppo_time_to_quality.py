@@ -184,7 +184,7 @@ def points(workload: Workload) -> dict[str, tuple[str, Workload]]:
     return {
         point_name(side, rate, epochs): (side, replace(at, learning_rate=rate, epochs=epochs))
         for rate, epochs in GRID
-        for side, at in (("cai", workload), ("TRL", patient))
+        for side, at in (("TRL", patient), ("cai", workload))
     }
 
 
