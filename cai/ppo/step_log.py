@@ -99,7 +99,8 @@ class StepLog:
         partial.write_text("".join(lines[:done]), encoding="utf-8")
         partial.replace(path)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(log_dir=str(log_dir), purge_step=done + 1)
+        # A run from the start takes back what an earlier one has shown of step 0, too.
+        self._board = SummaryWriter(log_dir=str(log_dir), purge_step=done and done + 1)
 
     def __enter__(self) -> Self:
         return self

@@ -182,7 +182,8 @@ def test_checks_come_when_they_are_due_and_leave_the_training_as_it_is(
 ) -> None:
     silent = QUIET.model_copy(update={"every": 3, "repeated_rise": 1.0})
     settings = {"guard": silent, "steps": 4, "normalise_rewards": True}
-    run(tmp_path / "guarded", **settings)
+    for _ in range(2):  # from the start, both times: the second takes the first one's place
+        run(tmp_path / "guarded", **settings)
     run(tmp_path / "alone", **{**settings, "guard": None})
     guarded, alone = steps_of(tmp_path / "guarded"), steps_of(tmp_path / "alone")
     assert ["guard/score" in record for record in guarded] == [False, False, True, True]
