@@ -34,10 +34,12 @@ class Launcher:
     Attributes:
         file: Accelerate's configuration.
         processes: How many to start.
+        kind: Accelerate's `distributed_type`.
     """
 
     file: Path
     processes: int
+    kind: str = "MULTI_GPU"
 
 
 def launch(
@@ -107,7 +109,8 @@ def find_launcher(name: str, processes: int | None, base_dir: Path) -> Launcher:
 
     file = _config_file(name, base_dir)
     config = _read(file)
-    if config.distributed_type not in KINDS:
+    kind = next((kind for kind in KINDS if kind == config.distributed_type), None)
+    if kind is None:
         raise CaiError(
             f"{file}: PPO does not share its work by `distributed_type: {config.distributed_type}`."
             f" It can by {', '.join(KINDS)} (on a CPU, too)."
@@ -119,7 +122,7 @@ def find_launcher(name: str, processes: int | None, base_dir: Path) -> Launcher:
             "them by `accelerate launch` (docs/ppo.md)."
         )
     check_launcher(_variables(config))
-    if config.distributed_type == "DEEPSPEED":
+    if kind == "DEEPSPEED":
         check_installed()
     said = config.num_processes if config.num_processes > 0 else None
     count = processes or said or torch.cuda.device_count()
@@ -129,7 +132,7 @@ def find_launcher(name: str, processes: int | None, base_dir: Path) -> Launcher:
             f"`ppo.launch` needs two processes or more, not {count}{there}. Raise `ppo.processes`, "
             "or leave `ppo.launch` out."
         )
-    return Launcher(file, count)
+    return Launcher(file, count, kind)
 
 
 def _config_file(name: str, base_dir: Path) -> Path:

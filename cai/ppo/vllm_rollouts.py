@@ -2,7 +2,7 @@
 
 It samples much faster than the trainer can. Its weights are a copy, and its arithmetic is its own:
 so the log-probabilities that PPO learns from are always the trainer's, and those that vLLM gave
-show whether the copy is true (fact 23 of docs/ppo.md).
+show whether the copy is true (fact 23, tests/on_vllm/).
 """
 
 from __future__ import annotations

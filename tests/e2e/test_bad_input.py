@@ -94,6 +94,7 @@ def test_prompt_files(world, tmp_path, name, content, message):
     ("changes", "message"),
     [
         (["ppo.launch=nowhere"], "neither a file nor one of ddp"),
+        (["ppo.launch=fsdp2", "ppo.processes=2", "ppo.lora_rank=4"], "launch with `ddp`"),
         (["ppo.ptx_data=nowhere.txt", "ppo.ptx_coef=0.1"], "nowhere.txt"),
     ],
 )

@@ -125,12 +125,19 @@ def _run(context: Context) -> dict[str, Any]:
 
 def _check(context: Context) -> None:
     """Refuse a launcher that would not do, and pretraining texts that cannot be read."""
-    from cai.ppo.pretraining import read_texts
-
     settings = _settings(context)
     if settings.launch is not None:
-        find_launcher(settings.launch, settings.processes, context.base_dir)
+        from cai.ppo.check import check_shares
+        from cai.ppo.processes import Processes
+
+        found = find_launcher(settings.launch, settings.processes, context.base_dir)
+        sharded, deepspeed = found.kind == "FSDP", found.kind == "DEEPSPEED"
+        check_shares(
+            settings, Processes(count=found.processes, sharded=sharded, deepspeed=deepspeed)
+        )
     if texts := _pretraining(context):
+        from cai.ppo.pretraining import read_texts
+
         read_texts(texts)
 
 
