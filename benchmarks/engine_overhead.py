@@ -1,14 +1,14 @@
 """Critique-revision chains through cai, against the bare engine fed the same prompts at once.
 
     python -m benchmarks.engine_overhead --json engine_overhead.json
-    .venv-vllm/bin/python -m benchmarks.engine_overhead --engine vllm
+    .venv-vllm/bin/python -m benchmarks.engine_overhead --engine vllm --chains 32
 
 cai runs `revise` with 4 rounds: rows, templates, tokenizer, scheduler and rows on disk included,
 and every prompt waits for the answer before it. The bare engine then gets the token ids of all
-these prompts in one list, with the same seeds: `DecodeLoop.run`, or vLLM's own `LLM.generate`. The
-local engine has more rows than fit into its batch, and every round has prompts of its own. A ratio
-of 1 means that cai costs nothing. The model is a Llama of 26 million random parameters; that of the
-playground is reported beside it.
+these prompts in one list, with the same seeds: `DecodeLoop.run`, or vLLM's own `LLM.generate`. Both
+have their default sizes: 64 chains are under way at once, and the bare engine takes more rows than
+that together. Every round has prompts of its own. A ratio of 1 means that cai costs nothing. The
+model is a Llama of 26 million random parameters; that of the playground is reported beside it.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from cai.settings import ModelSettings, ReviseSettings
 from cai.store import RowStore
 from cai.workbench.witness import Exchange, Witness
 
-MAX_BATCH_TOKENS = 4096
+MAX_BATCH_TOKENS = 16384
 LABEL = "tokens/s through cai over bare engine, {engine}, {model} model"
 WANTED = 0.95
 LARGE = "26M-parameter"
@@ -163,7 +163,7 @@ def main() -> int:
     """Measure, print and save."""
     parser = options(__doc__ or "", rounds=3)
     parser.add_argument("--engine", choices=SIDES, default="transformers")
-    parser.add_argument("--chains", type=int, default=32)
+    parser.add_argument("--chains", type=int, default=64)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     prompts = playground_prompts("red_team", seed=0, limit=chosen.chains * (chosen.rounds + 1))

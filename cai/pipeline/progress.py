@@ -108,18 +108,22 @@ class Progress:
 
     @contextmanager
     def _lines(self, what: str, total: int) -> Generator[Callable[[str], None]]:
-        started = last = time.monotonic()
+        last = time.monotonic()
+        first: float | None = None
         done = 0
 
         def advance(remark: str) -> None:
-            nonlocal done, last
+            nonlocal done, first, last
             done += 1
             now = time.monotonic()
+            first = now if first is None else first  # before it, the model was loaded
             if now - last >= PLAIN_SECONDS:
                 last = now
-                rate = done / (now - started)
-                left = (total - done) / rate
-                self.say(f"  {what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left {remark}")
+                speed = ""
+                if now > first:
+                    rate = (done - 1) / (now - first)
+                    speed = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left"
+                self.say(f"  {what}: {done}/{total}{speed} {remark}")
 
         yield advance
 

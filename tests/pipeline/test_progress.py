@@ -45,7 +45,7 @@ def test_training_shows_what_a_person_watches(monkeypatch):
             on_step({"step": 4, "steps": 4, "objective/scores": 0.75, "objective/kl": 1.5})
 
     lines = shown(False, use).splitlines()
-    assert lines[0].startswith("  ppo: 1/2, ")
+    assert lines[0].startswith("  ppo: 1/2 ")
     assert lines[1].endswith("score 0.75, KL 1.50")
 
 
@@ -62,6 +62,20 @@ def test_rows_show_how_fast_tokens_go_in_and_out(monkeypatch):
             advance()
 
     assert shown(False, use).splitlines()[0].endswith(" 300 tokens/s")
+
+
+def test_loading_the_model_says_nothing_of_the_time_that_is_left(monkeypatch):
+    clock = iter([0.0, 600.0, 602.0, 604.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 1.0)
+
+    def use(reporter):
+        with reporter.task("revise", 5) as advance:
+            for _ in range(3):
+                advance("")
+
+    said = [line.strip() for line in shown(False, use).splitlines()]
+    assert said == ["revise: 1/5", "revise: 2/5, 0.5/s, 6 s left", "revise: 3/5, 0.5/s, 4 s left"]
 
 
 def test_nothing_to_do_shows_nothing():
