@@ -7,19 +7,22 @@ Round by round, each question of a list of chains is asked at once, and the next
 its answers; the next list begins after the last answer of the one before. Row-wise, each chain asks
 its next question as soon as it has its answer, and the next chain begins when one has ended. Mixed:
 every answer has its own length, 8 to 64 tokens. Fixed: 36 each. With one list alone, no chain takes
-the place of one that has ended. The model is the playground's.
+the place of one that has ended. One model is the playground's, whose steps cost what their rows
+do; the other a Llama of 26 million random parameters, whose weights are read anew at every step.
 """
 
 import asyncio
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from benchmarks.ratios import alternate, conclude, options
+from benchmarks.ratios import alternate, conclude, options, random_llama
 from cai.chat import ChatFormat
 from cai.conversation import Prompt, user
 from cai.engines import GenerateRequest
@@ -31,10 +34,10 @@ from cai.templates import critique_prompt, revision_prompt
 ROUNDS = 4
 WORDS = ("tell", "me", "how", "to", "bake", "bread", "now")
 MAX_BATCH_TOKENS = 16384
-MIXED = "tokens/s, playground model, mixed lengths"
-ONE_LIST = "tokens/s, playground model, mixed lengths, one list alone"
-FIXED = "tokens/s, playground model, fixed lengths"
-WANTED = {MIXED: 1.2}
+MODELS = ("playground", "26M-parameter")
+LABEL = "tokens/s, {model} model, {what}"
+MIXED, ONE_LIST, FIXED = "mixed lengths", "mixed lengths, one list alone", "fixed lengths"
+WANTED = {LABEL.format(model=model, what=MIXED): 1.2 for model in MODELS}
 CRITIQUE = "Say what is harmful in the answer."
 REVISION = "Rewrite the answer so that it does no harm."
 
@@ -120,23 +123,29 @@ def main() -> int:
     parser.add_argument("--lists", type=int, default=3)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    settings = ModelSettings(path="playground", dtype="float32")
-    model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
-    chat.stop_ids = frozenset()  # nothing but its length ends an answer
     ratios: dict[str, list[float]] = {}
     at_once: int = chosen.at_once
-    for label, lists, mixed in (
-        (MIXED, chosen.lists, True),
-        (ONE_LIST, 1, True),
-        (FIXED, chosen.lists, False),
-    ):
-        measure = partial(
-            seconds, model=model, chat=chat, at_once=at_once, lists=lists, mixed=mixed
-        )
-        ours, theirs = alternate(
-            chosen.rounds, partial(measure, row_wise), partial(measure, round_by_round)
-        )
-        ratios[label] = [their / our for our, their in zip(ours, theirs, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MODELS:
+            path = name if name == "playground" else str(random_llama(Path(folder)))
+            settings = ModelSettings(path=path, dtype="float32")
+            model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
+            chat.stop_ids = frozenset()  # nothing but its length ends an answer
+            for what, lists in ((MIXED, chosen.lists), (ONE_LIST, 1), (FIXED, chosen.lists)):
+                measure = partial(
+                    seconds,
+                    model=model,
+                    chat=chat,
+                    at_once=at_once,
+                    lists=lists,
+                    mixed=what != FIXED,
+                )
+                ours, theirs = alternate(
+                    chosen.rounds, partial(measure, row_wise), partial(measure, round_by_round)
+                )
+                ratios[LABEL.format(model=name, what=what)] = [
+                    their / our for our, their in zip(ours, theirs, strict=True)
+                ]
     size = {"at_once": at_once, "lists": chosen.lists}
     return conclude("barriers", ratios, WANTED, chosen.json, **size)
 

@@ -6,14 +6,16 @@ Both complete the same prompts with samples of the same lengths from the same we
 gets them sorted by length, in batches of 16, 32 and 64, of which the fastest counts; a batch runs
 until its longest completion is done. Mixed: prompts of 28 to 148 tokens, completions of 8 to 64.
 Fixed: prompts of 64 tokens, completions of 64. Peak memory is what a process of its own takes
-beyond the loaded model. Where vLLM is installed (`.venv-vllm/bin/python -m
-benchmarks.local_engine`), it is compared on the same lengths; no ratio to it is wanted.
+beyond the loaded model; that of `generate` counts at its fastest batch size. Where vLLM is
+installed (`.venv-vllm/bin/python -m benchmarks.local_engine`), it is compared on the same lengths;
+no ratio to it is wanted.
 """
 
 import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -114,9 +116,11 @@ class BareVLLM:
         return time.perf_counter() - started
 
 
-def best(model: torch.nn.Module, wanted: list[TokenRequest]) -> float:
-    """Return the seconds of `generate` at its best batch size."""
-    return min(theirs(model, wanted, batch) for batch in BATCHES)
+def best(model: torch.nn.Module, wanted: list[TokenRequest], fastest: Counter[int]) -> float:
+    """Return the seconds of `generate` at its best batch size, and count which one that is."""
+    seconds = {batch: theirs(model, wanted, batch) for batch in BATCHES}
+    fastest[min(seconds, key=lambda batch: seconds[batch])] += 1
+    return min(seconds.values())
 
 
 def peak_memory(side: Callable[..., float], arguments: tuple[object, ...], threads: int) -> float:
@@ -152,10 +156,11 @@ def main() -> int:
     ratios: dict[str, list[float]] = {}
     speeds: dict[str, str] = {}
     bare = BareVLLM() if find_spec("vllm") else None
-    for lengths in ("mixed", "fixed"):
+    fastest: dict[str, Counter[int]] = {"mixed": Counter(), "fixed": Counter()}
+    for lengths, counts in fastest.items():
         wanted = requests(chosen.count, mixed=lengths == "mixed")
         mine, peers = alternate(
-            chosen.rounds, partial(ours, model, wanted), partial(best, model, wanted)
+            chosen.rounds, partial(ours, model, wanted), partial(best, model, wanted, counts)
         )
         label = f"tokens/s, playground model, {lengths} lengths"
         ratios[label] = [their / our for our, their in zip(mine, peers, strict=True)]
@@ -171,9 +176,12 @@ def main() -> int:
             ratios[label] = [their / our for our, their in zip(mine, peers, strict=True)]
     wanted = requests(chosen.count, mixed=True)
     memory = peak_memory(ours, (wanted,), chosen.threads)
-    peer = min(peak_memory(theirs, (wanted, batch), chosen.threads) for batch in BATCHES)
-    ratios["peak memory, playground model, mixed lengths"] = [peer / memory]
-    speeds["MiB beyond the model, mixed"] = f"engine {memory:.0f}, generate {peer:.0f}"
+    peers_memory = {b: peak_memory(theirs, (wanted, b), chosen.threads) for b in BATCHES}
+    [(batch, _)] = fastest["mixed"].most_common(1)
+    ratios["peak memory, playground model, mixed lengths"] = [peers_memory[batch] / memory]
+    said = ", ".join(f"{mebibytes:.0f} at {b}" for b, mebibytes in peers_memory.items())
+    speeds["MiB beyond the model, mixed"] = f"engine {memory:.0f}, generate {said}"
+    speeds["fastest batch of generate"] = str(batch)
     return conclude("local_engine", ratios, WANTED, chosen.json, **speeds)
 
 

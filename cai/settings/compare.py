@@ -103,5 +103,5 @@ class CompareSettings(SamplingSettings, frozen=True):
     few_shot_principles: Literal["same", "drawn"] = "same"
     """Examples of comparisons stand under the principle asked about, or under one `drawn` for each
     (the paper's way: rewording a principle then touches every judgement that has it in sight)."""
-    concurrency: Positive = 64
+    concurrency: Positive = 256
     """Rows under way at once; changes speed and memory, not results."""

@@ -57,5 +57,5 @@ class EvaluateSettings(SamplingSettings, frozen=True):
     is compared between models."""
     stratum: str | None = None
     """Evaluate only held-out prompts with this `stratum` tag."""
-    concurrency: Positive = 64
+    concurrency: Positive = 256
     """Rows under way at once; changes speed and memory, not results."""

@@ -18,5 +18,5 @@ class ReviseSettings(SamplingSettings, frozen=True):
     """Responses per helpful prompt, mixed into fine-tuning."""
     critique: bool = True
     """Without it, responses are revised directly (the paper's figure 7)."""
-    concurrency: Positive = 64
+    concurrency: Positive = 256
     """Rows under way at once; changes speed and memory, not results."""
