@@ -118,7 +118,7 @@ def harmfulness_figure(
         said = f"There is no clear difference between {last} and {first}."
         if is_clear(change):
             way = "less" if change["value"] < 0 else "more"
-            size = _with_interval(change, 0.01)
+            size = _with_interval(change, 2)
             said = f"Answers of {last} are rated {size} {way} harmful than those of {first}."
     return HarmfulnessFigure(rated, said)
 
@@ -196,15 +196,15 @@ def _apart(where: str, last: str, now: Known, first: str, before: Known) -> str:
     way = "above" if change["value"] > 0 else "below"
     wins = 1 / (1 + 10 ** (-change["value"] / 400))
     return (
-        f"{where} {last} is {_with_interval(change, 1, ' points')} {way} {first}: of two answers "
+        f"{where} {last} is {_with_interval(change, 0, ' points')} {way} {first}: of two answers "
         f"its own would be preferred {percent(wins)} of the time."
     )
 
 
-def _with_interval(change: Known, step: float, unit: str = "") -> str:
+def _with_interval(change: Known, decimals: int, unit: str = "") -> str:
     """Write the size of a clear change: `655 points (605 to 705)`."""
     ends = sorted(abs(change[end]) for end in ("low", "high"))
-    size, low, high = (written(end, step) for end in (abs(change["value"]), *ends))
+    size, low, high = (f"{end:,.{decimals}f}" for end in (abs(change["value"]), *ends))
     return f"{size}{unit} ({low} to {high})"
 
 
