@@ -96,7 +96,7 @@ def test_names_of_models_that_lie_together_do_not():
 def test_harmfulness_is_told_with_its_difference():
     models = {"base": known(3.0, 2.8, 3.2), "tuned": known(0.5, 0.4, 0.6)}
     found = harmfulness_figure({"harmfulness": {"models": models}}, ["base", "tuned"])
-    assert found.said.startswith("Answers of tuned are rated 2.5 (2.28 to 2.72) less harmful")
+    assert found.said.startswith("Answers of tuned are rated 2.50 (2.28 to 2.72) less harmful")
     same = {"base": models["base"], "tuned": known(2.9, 2.7, 3.1)}
     found = harmfulness_figure({"harmfulness": {"models": same}}, ["base", "tuned"])
     assert found.said == "There is no clear difference between tuned and base."
