@@ -102,7 +102,7 @@ def conclude(
         ratios: By label, what was measured; larger is better for us.
         wanted: By label, the least median. Labels without one are shown for comparison only.
         json_file: Where to write the result.
-        more: Further facts for the JSON.
+        more: Further facts for the JSON; single numbers and texts are printed, too.
     """
     summary = {
         label: {
@@ -120,9 +120,10 @@ def conclude(
     for label, row in summary.items():
         least = f"{wanted[label]:.2f}" if label in wanted else ""
         table.add_row(label, *(f"{row[k]:.2f}" for k in ("min", "median", "max")), least)
+    where = {**machine(), "threads": torch.get_num_threads()}
     result = {
         "name": name,
-        "machine": {**machine(), "threads": torch.get_num_threads()},
+        "machine": where,
         "ratios": summary,
         "wanted": wanted,
         "met": met,
@@ -131,8 +132,10 @@ def conclude(
     console = Console(width=120)
     console.print(table)
     for fact, value in more.items():
-        console.print(f"{fact}: {value}", markup=False)
-    console.print(f"machine: {result['machine']}", markup=False)
+        if isinstance(value, str | int | float):
+            console.print(f"{fact}: {value}", markup=False)
+    versions = ", ".join(f"{what} {which}" for what, which in where.items())
+    console.print(f"machine: {versions}", markup=False)
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     return 0 if met else 1
