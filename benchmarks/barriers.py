@@ -1,6 +1,7 @@
 """Critique-revision chains that proceed on their own, against the same ones round by round.
 
     python -m benchmarks.barriers --json barriers.json
+    python -m benchmarks.barriers --model 26M-parameter --lists 2
 
 Both ask the same local engine the same questions, and have the same number of chains under way.
 Round by round, each question of a list of chains is asked at once, and the next waits for all of
@@ -37,7 +38,7 @@ MAX_BATCH_TOKENS = 16384
 MODELS = ("playground", "26M-parameter")
 LABEL = "tokens/s, {model} model, {what}"
 MIXED, ONE_LIST, FIXED = "mixed lengths", "mixed lengths, one list alone", "fixed lengths"
-WANTED = {LABEL.format(model=model, what=MIXED): 1.2 for model in MODELS}
+WANTED = 1.2
 CRITIQUE = "Say what is harmful in the answer."
 REVISION = "Rewrite the answer so that it does no harm."
 
@@ -121,33 +122,30 @@ def main() -> int:
     parser = options(__doc__ or "", rounds=3)
     parser.add_argument("--at-once", type=int, default=24, help="chains under way")
     parser.add_argument("--lists", type=int, default=3)
+    parser.add_argument("--model", choices=MODELS, default="playground")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     ratios: dict[str, list[float]] = {}
     at_once: int = chosen.at_once
+    name: str = chosen.model
     with tempfile.TemporaryDirectory() as folder:
-        for name in MODELS:
-            path = name if name == "playground" else str(random_llama(Path(folder)))
-            settings = ModelSettings(path=path, dtype="float32")
-            model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
-            chat.stop_ids = frozenset()  # nothing but its length ends an answer
-            for what, lists in ((MIXED, chosen.lists), (ONE_LIST, 1), (FIXED, chosen.lists)):
-                measure = partial(
-                    seconds,
-                    model=model,
-                    chat=chat,
-                    at_once=at_once,
-                    lists=lists,
-                    mixed=what != FIXED,
-                )
-                ours, theirs = alternate(
-                    chosen.rounds, partial(measure, row_wise), partial(measure, round_by_round)
-                )
-                ratios[LABEL.format(model=name, what=what)] = [
-                    their / our for our, their in zip(ours, theirs, strict=True)
-                ]
+        path = name if name == "playground" else str(random_llama(Path(folder)))
+        settings = ModelSettings(path=path, dtype="float32")
+        model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
+    chat.stop_ids = frozenset()  # nothing but its length ends an answer
+    for what, lists in ((MIXED, chosen.lists), (ONE_LIST, 1), (FIXED, chosen.lists)):
+        measure = partial(
+            seconds, model=model, chat=chat, at_once=at_once, lists=lists, mixed=what != FIXED
+        )
+        ours, theirs = alternate(
+            chosen.rounds, partial(measure, row_wise), partial(measure, round_by_round)
+        )
+        ratios[LABEL.format(model=name, what=what)] = [
+            their / our for our, their in zip(ours, theirs, strict=True)
+        ]
     size = {"at_once": at_once, "lists": chosen.lists}
-    return conclude("barriers", ratios, WANTED, chosen.json, **size)
+    wanted = {LABEL.format(model=name, what=MIXED): WANTED}
+    return conclude("barriers", ratios, wanted, chosen.json, **size)
 
 
 if __name__ == "__main__":
