@@ -123,7 +123,9 @@ class TransformersEngine:
             return
         self._closed = True
         self._flush()
-        await asyncio.to_thread(self._worker.stop)
+        # Before anything is awaited: the worker takes up nothing of what has been flushed.
+        self._worker.inbox.put(None)
+        await asyncio.to_thread(self._worker.join)
 
     @property
     def _loop(self) -> DecodeLoop:
@@ -182,9 +184,8 @@ class _Worker:
         self._thread = threading.Thread(target=self._work, name="cai-engine", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread, failing what is in flight, and let go of the model."""
-        self.inbox.put(None)
+    def join(self) -> None:
+        """Wait for the thread, which ends at a None and fails what is in flight; free the model."""
         self._thread.join()
         del self.loop, self._model
         gc.collect()
