@@ -67,6 +67,17 @@ def fingerprint_engine(settings: ModelSettings) -> str:
     return fingerprint_model(settings)  # which names options and adapter, too
 
 
+def check_engines(*models: ModelSettings | None) -> None:
+    """Raise a CaiError with the command that installs it, if an engine is not installed.
+
+    Nothing is opened. (A server's package is found missing by `fingerprint_engine`.)
+    """
+    if any(model is not None and model.engine == "vllm" for model in models):
+        from cai.engines.vllm_arguments import check_vllm
+
+        check_vllm()
+
+
 def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None:  # noqa: ANN401
     embeddings = model.get_input_embeddings().num_embeddings
     if vocabulary > embeddings:

@@ -141,26 +141,6 @@ def _check_ahead(context: Context, only: str | None) -> None:
     for stage in will_run:
         stage.inputs(context)  # finds model folders, keys, servers and their models
         stage.check(context)
-    if _uses_vllm(context.settings, {stage.name for stage in will_run}):
-        from cai.engines.vllm_arguments import check_vllm
-
-        check_vllm()
-
-
-def _uses_vllm(settings: PipelineSettings, stages: set[str]) -> bool:
-    if "ppo" in stages and settings.ppo and settings.ppo.rollouts == "vllm":
-        return True
-    models, judge = settings.models, settings.evaluate and settings.evaluate.judge
-    asked = {
-        "revise": [models.helpful],
-        "compare": [models.helpful, models.base, models.feedback, models.fallback],
-        "evaluate": [models.helpful, models.base, judge],
-    }
-    return any(
-        model is not None and model.engine == "vllm"
-        for stage in stages
-        for model in asked.get(stage, [])
-    )
 
 
 def _run_stage(stage: Stage, context: Context, reasons: list[str]) -> None:

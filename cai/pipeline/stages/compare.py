@@ -12,6 +12,7 @@ from typing import Any
 from cai import compare
 from cai.compare import Form
 from cai.conversation import Message
+from cai.engines.opening import check_engines
 from cai.errors import CaiError
 from cai.label_quality import (
     gold_comparisons,
@@ -61,7 +62,6 @@ def _inputs(context: Context) -> dict[str, str]:
 
 def _run(context: Context) -> dict[str, Any]:
     started = time.monotonic()
-    _check_principles(context)
     with Engines(context) as engines:
         pairs = _make_pairs(context, engines)
         engines.keep(context.feedback, context.settings.models.fallback)
@@ -87,7 +87,10 @@ def _run(context: Context) -> dict[str, Any]:
     )
 
 
-def _check_principles(context: Context) -> None:
+def _check(context: Context) -> None:
+    """Refuse a constitution that has not the principles asked for, and engines not installed."""
+    models = context.settings.models
+    check_engines(context.sl_cai, context.helpful, context.feedback, models.fallback)
     form, wanted = _form(context), _settings(context).principles
     name, there = context.constitution.name, len(form.principles(context.constitution))
     if not there:
@@ -295,4 +298,5 @@ STAGE = Stage(
     inputs=_inputs,
     run=_run,
     outputs=("pairs.jsonl", "judgements.jsonl", "fallback.jsonl", "rows.jsonl", "train.parquet"),
+    check=_check,
 )

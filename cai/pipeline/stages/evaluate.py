@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai.engines.opening import check_engines
 from cai.evaluate.answer import evaluation_items
 from cai.evaluate.asking import Text
 from cai.evaluate.summarise import summarise_revisions
@@ -162,6 +163,11 @@ def _inputs(context: Context) -> dict[str, str]:
     return found
 
 
+def _check(context: Context) -> None:
+    judge = context.settings.evaluate and context.settings.evaluate.judge
+    check_engines(*_models(context).values(), judge)
+
+
 STAGE = Stage(
     name="evaluate",
     version=VERSION,
@@ -173,4 +179,5 @@ STAGE = Stage(
     inputs=_inputs,
     run=_run,
     outputs=("rows.jsonl", "checkpoints.jsonl", "summary.json", "measures.json", "revisions.json"),
+    check=_check,
 )

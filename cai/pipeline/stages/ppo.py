@@ -124,8 +124,12 @@ def _run(context: Context) -> dict[str, Any]:
 
 
 def _check(context: Context) -> None:
-    """Refuse a launcher that would not do, and pretraining texts that cannot be read."""
+    """Refuse a launcher or an engine that would not do, and texts that cannot be read."""
     settings = _settings(context)
+    if settings.rollouts == "vllm":
+        from cai.engines.vllm_arguments import check_vllm
+
+        check_vllm()
     if settings.launch is not None:
         from cai.ppo.check import check_shares
         from cai.ppo.processes import Processes

@@ -9,6 +9,7 @@ from typing import Any
 
 from cai import revise
 from cai.conversation import Message
+from cai.engines.opening import check_engines
 from cai.errors import CaiError
 from cai.pipeline.engines import Engines
 from cai.pipeline.manifest import significant
@@ -38,11 +39,6 @@ def _inputs(context: Context) -> dict[str, str]:
 def _run(context: Context) -> dict[str, Any]:
     started = time.monotonic()
     settings, seed = _settings(context), context.settings.seed
-    if settings.rounds and not context.constitution.supervised:
-        raise CaiError(
-            f"The constitution {context.constitution.name} has no principle with `critique` and "
-            "`revision`, which the revise stage draws from. Add one, or set `revise.rounds` to 0."
-        )
     items = revise.revise_items(
         read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow),
         constitution=context.constitution,
@@ -71,6 +67,16 @@ def _run(context: Context) -> dict[str, Any]:
     _check_chains(result.rows)
     _write_training_data(context, result.rows)
     return data_metrics(result, engines.usage, started)
+
+
+def _check(context: Context) -> None:
+    """Refuse a constitution to draw nothing from, and an engine that is not installed."""
+    check_engines(context.helpful)
+    if _settings(context).rounds and not context.constitution.supervised:
+        raise CaiError(
+            f"The constitution {context.constitution.name} has no principle with `critique` and "
+            "`revision`, which the revise stage draws from. Add one, or set `revise.rounds` to 0."
+        )
 
 
 def _check_chains(rows: Iterable[RevisionRow]) -> None:
@@ -129,4 +135,5 @@ STAGE = Stage(
     inputs=_inputs,
     run=_run,
     outputs=("rows.jsonl", "train.parquet"),
+    check=_check,
 )
