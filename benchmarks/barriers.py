@@ -1,7 +1,7 @@
 """Critique-revision chains that proceed on their own, against the same ones round by round.
 
     python -m benchmarks.barriers --json barriers.json
-    python -m benchmarks.barriers --model 26M-parameter --lists 2
+    python -m benchmarks.barriers --model 26M-parameter --lists 3
 
 Both ask the same local engine the same questions, and have the same number of chains under way.
 Round by round, each question of a list of chains is asked at once, and the next waits for all of
@@ -121,7 +121,7 @@ def main() -> int:
     """Measure, print and save."""
     parser = options(__doc__ or "", rounds=3)
     parser.add_argument("--at-once", type=int, default=24, help="chains under way")
-    parser.add_argument("--lists", type=int, default=3)
+    parser.add_argument("--lists", type=int, default=6)
     parser.add_argument("--model", choices=MODELS, default="playground")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)

@@ -92,7 +92,6 @@ def transformers_sides(settings: ModelSettings) -> Sides:
         loop = DecodeLoop(
             model,
             stop_ids=chat.stop_ids,
-            pad_id=chat.pad_id,
             max_batch_tokens=MAX_BATCH_TOKENS,
             prefix_tokens=MAX_BATCH_TOKENS // 2,
         )

@@ -1,6 +1,7 @@
 """The local engine against `model.generate` at its best batch size.
 
     python -m benchmarks.local_engine --json local_engine.json
+    python -m benchmarks.local_engine --max-batch-tokens 16384
 
 Both complete the same prompts with samples of the same lengths from the same weights. `generate`
 gets them sorted by length, in batches of 16, 32 and 64, of which the fastest counts; a batch runs
@@ -31,7 +32,6 @@ from cai.models import PLAYGROUND, load_causal_lm
 from cai.settings import ModelSettings
 
 BATCHES = (16, 32, 64)
-MAX_BATCH_TOKENS = 16384
 PAD_ID = 1
 WANTED = {
     "tokens/s, playground model, mixed lengths": 1.5,
@@ -51,9 +51,9 @@ def requests(count: int, *, mixed: bool) -> list[TokenRequest]:
     return made
 
 
-def ours(model: torch.nn.Module, wanted: list[TokenRequest]) -> float:
+def ours(model: torch.nn.Module, wanted: list[TokenRequest], max_batch_tokens: int) -> float:
     """Return the seconds that the local engine takes; nothing but its length ends a completion."""
-    loop = DecodeLoop(model, stop_ids=(), pad_id=PAD_ID, max_batch_tokens=MAX_BATCH_TOKENS)
+    loop = DecodeLoop(model, stop_ids=(), max_batch_tokens=max_batch_tokens)
     started = time.perf_counter()
     completions = loop.run(wanted)
     seconds = time.perf_counter() - started
@@ -150,7 +150,9 @@ def main() -> int:
     """Measure, print and save."""
     parser = options(__doc__ or "", rounds=5)
     parser.add_argument("--count", type=int, default=256, help="completions")
+    parser.add_argument("--max-batch-tokens", type=int, default=8192, help="of the local engine")
     chosen = parser.parse_args()
+    most: int = chosen.max_batch_tokens
     torch.set_num_threads(chosen.threads)
     model = load_causal_lm(ModelSettings(path="playground"), device="cpu")
     ratios: dict[str, list[float]] = {}
@@ -160,7 +162,7 @@ def main() -> int:
     for lengths, counts in fastest.items():
         wanted = requests(chosen.count, mixed=lengths == "mixed")
         mine, peers = alternate(
-            chosen.rounds, partial(ours, model, wanted), partial(best, model, wanted, counts)
+            chosen.rounds, partial(ours, model, wanted, most), partial(best, model, wanted, counts)
         )
         label = f"tokens/s, playground model, {lengths} lengths"
         ratios[label] = [their / our for our, their in zip(mine, peers, strict=True)]
@@ -170,18 +172,19 @@ def main() -> int:
         )
         if bare is not None:
             mine, peers = alternate(
-                chosen.rounds, partial(ours, model, wanted), partial(bare.seconds, wanted)
+                chosen.rounds, partial(ours, model, wanted, most), partial(bare.seconds, wanted)
             )
             label = f"tokens/s over vLLM, playground model, {lengths} lengths"
             ratios[label] = [their / our for our, their in zip(mine, peers, strict=True)]
     wanted = requests(chosen.count, mixed=True)
-    memory = peak_memory(ours, (wanted,), chosen.threads)
+    memory = peak_memory(ours, (wanted, most), chosen.threads)
     peers_memory = {b: peak_memory(theirs, (wanted, b), chosen.threads) for b in BATCHES}
     [(batch, _)] = fastest["mixed"].most_common(1)
     ratios["peak memory, playground model, mixed lengths"] = [peers_memory[batch] / memory]
     said = ", ".join(f"{mebibytes:.0f} at {b}" for b, mebibytes in peers_memory.items())
     speeds["MiB beyond the model, mixed"] = f"engine {memory:.0f}, generate {said}"
     speeds["fastest batch of generate"] = str(batch)
+    speeds["max_batch_tokens"] = str(most)
     return conclude("local_engine", ratios, WANTED, chosen.json, **speeds)
 
 

@@ -130,7 +130,6 @@ class Judge:
         loop = DecodeLoop(
             self.model,
             stop_ids=self.chat.stop_ids,
-            pad_id=self.chat.pad_id,
             max_batch_tokens=32768,
         )
         verdicts: dict[Kind, list[dict[str, Any]]] = {"red_team": [], "helpful": []}

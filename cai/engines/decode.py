@@ -1,32 +1,38 @@
 """Generation at token level: the synchronous core of the local engine, also PPO's rollouts.
 
-A batch of rows decodes together. Rows leave it when they have finished, and waiting rows join it as
-soon as there are enough of them, so mixed lengths do not leave it idle.
+A batch of rows decodes together. Rows leave it when they have finished, and the prompts of waiting
+rows run beside the newest tokens of the others, so mixed lengths do not leave it idle.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from cai.engines import PromptTooLong
-from cai.engines.cache import RowCache, Stored
+from cai.engines.attention import PAGE, Decoding
 from cai.engines.draws import as_seeds, inverse_cdf, uniforms
-from cai.engines.prefill import prefill
-from cai.engines.prefixes import Prefixes
+from cai.engines.forward import Piece, check_attention, prompt_tokens, run_tokens
+from cai.engines.pages import PagedCache, pages_for
+from cai.engines.prefixes import Prefixes, Stored, begin_prompts
 from cai.errors import CaiError
-
-ENOUGH = 1 / 8
-"""Waiting rows join, and questions are answered, when they are this share of the batch."""
 
 FEW = 16
 """With fewer rows than this, a step costs nearly as much as with twice as many."""
+
+_STAY = 2
+"""Steps for which a finished row stays: what goes on from it, when that is known, saves a copy."""
+
+_GAPS = 1 / 8
+"""With more free pages than this between those in use, they are put together."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,9 @@ class _Row:
         return len(self.request.prompt_ids) + len(self.token_ids)
 
     @property
-    def remaining(self) -> int:
-        return self.request.max_tokens - len(self.token_ids)
+    def reserved(self) -> int:
+        """The tokens of all pages that it may come to need."""
+        return PAGE * pages_for(len(self.request.prompt_ids) + self.request.max_tokens)
 
     def append(self, token: int, logprob: float, stop_ids: Collection[int]) -> None:
         self.token_ids.append(token)
@@ -92,7 +99,7 @@ class _Row:
         ends = self.request.ends
         if token in stop_ids or (ends is not None and ends(self.token_ids)):
             self.finish = "stop"
-        elif not self.remaining:
+        elif len(self.token_ids) == self.request.max_tokens:
             self.finish = "length"
 
     def completion(self) -> TokenCompletion:
@@ -130,41 +137,43 @@ class _Sampler:
 
 
 class _Batch:
-    """B rows that decode together; the cache has L columns, one for each token but the newest."""
+    """B rows that decode together, all with their newest token not yet run."""
 
     def __init__(self, device: torch.device) -> None:
         self.rows: list[_Row] = []
-        self.cache = RowCache()
+        self.cache = PagedCache()
         self._device = device
+        self._decoding: Decoding | None = None
 
-    def arrange(self) -> None:
-        """Prepare for the next steps, after rows have joined or left."""
-        self.sampler = _Sampler(self.rows, self._device)
-        columns = self.cache.columns
-        unused = [columns - (row.length - 1) for row in self.rows]
-        self.starts = torch.tensor(unused, device=self._device)[:, None]
-        newest = [row.token_ids[-1] for row in self.rows]
-        self.newest = torch.tensor(newest, device=self._device)[:, None]
+    def decoding(self) -> Decoding | None:
+        """Return where the newest tokens go; those rows whose pages are full get one more."""
+        full = [row for row in self.rows if row.length > PAGE * len(row.stored.pages)]
+        for row, page in zip(full, self.cache.take(len(full)), strict=True):
+            row.stored.pages.append(page)
+        if not self.rows:
+            self._decoding = None
+        elif full or self._decoding is None:
+            self._decoding = Decoding(
+                [row.stored.pages for row in self.rows],
+                [row.length for row in self.rows],
+                self._device,
+            )
+        else:
+            self._decoding.advance()
+        return self._decoding
 
-    def locate(self) -> None:
-        """Make the whereabouts of the rows' states true again."""
-        for place, row in enumerate(self.rows):
-            row.stored.cache, row.stored.place = self.cache, place
-            row.stored.length = row.length - 1
+    def let_go(self, pages: Sequence[int], others: Sequence[_Row]) -> None:
+        """Give pages back; if those of the rows, and of others, have many gaps, close these."""
+        self.cache.free(pages)
+        if self.cache.top - self.cache.used > _GAPS * self.cache.used:
+            moved = self.cache.compact()
+            for row in (*self.rows, *others):
+                row.stored.pages[:] = [moved.get(page, page) for page in row.stored.pages]
+            self._decoding = None
 
-    def join(self, rows: Sequence[_Row], cache: RowCache, places: Sequence[int]) -> None:
-        """Add rows that have their newest token; the others are in these places of a cache."""
-        if rows:
-            self.cache.join(cache, places, max(row.length for row in rows) - 1)
-            self.rows += rows
-            self.locate()
-
-    def leave(self) -> None:
-        """Let go of the rows that have finished."""
-        finished = [place for place, row in enumerate(self.rows) if row.finish is not None]
-        columns = max((row.length - 1 for row in self.rows if row.finish is None), default=0)
-        order = self.cache.leave(finished, columns)
-        self.rows = [self.rows[place] for place in order]
+    def become(self, rows: list[_Row]) -> None:
+        """Decode these rows from now on."""
+        self.rows, self._decoding = rows, None
 
 
 class DecodeLoop:
@@ -182,7 +191,6 @@ class DecodeLoop:
         model: Any,  # noqa: ANN401 (any transformers causal language model)
         *,
         stop_ids: Collection[int],
-        pad_id: int,
         max_batch_tokens: int,
         prefix_tokens: int = 0,
     ) -> None:
@@ -191,21 +199,22 @@ class DecodeLoop:
         Args:
             model: A transformers causal language model with attention in every layer.
             stop_ids: Each of these tokens ends a completion.
-            pad_id: Any valid token: what it is makes no difference.
-            max_batch_tokens: Rows are admitted while their number times the prompt and
-                `max_tokens` of the longest stays within; a row alone always is.
+            max_batch_tokens: Rows are admitted while the pages for all prompts and `max_tokens`
+                hold no more; a row alone always is.
             prefix_tokens: Finished rows of so many tokens are kept beside them, for requests that
                 begin as they do. Only for weights that do not change.
+
+        Raises:
+            CaiError: The model's attention cannot be replaced.
         """
+        check_attention(model)
         self._model = model
         self._stop_ids = frozenset(stop_ids)
-        self._pad_id = pad_id
         self._max_batch_tokens = max_batch_tokens
         config = model.config.get_text_config(decoder=True)
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.prefixes = Prefixes(prefix_tokens)
-        self._waiting: list[_Row] = []
-        self._batch = _Batch(model.device)
+        self.clear()
 
     def run(self, requests: Sequence[TokenRequest]) -> list[TokenCompletion]:
         """Complete all requests, in their order; the model is in eval mode meanwhile.
@@ -242,8 +251,8 @@ class DecodeLoop:
     def starved(self) -> bool:
         """Whether there are fewer than `FEW` requests, and twice as many would fit."""
         rows = [*self._batch.rows, *self._waiting[:FEW]]
-        longest = max((row.length + row.remaining for row in rows), default=0)
-        return len(rows) < FEW and 2 * len(rows) * longest <= self._max_batch_tokens
+        reserved = sum(row.reserved for row in rows)
+        return len(rows) < FEW and 2 * reserved <= self._max_batch_tokens
 
     def check(self, request: TokenRequest) -> None:
         """Raise what `submit` would raise."""
@@ -272,87 +281,91 @@ class DecodeLoop:
 
     def clear(self) -> None:
         """Forget all requests."""
-        self._waiting.clear()
+        self._waiting: list[_Row] = []
+        self._left = deque[list[_Row]]([] for _ in range(_STAY))
         self.prefixes.clear()
         self._batch = _Batch(self._model.device)
+        self._sampler: _Sampler | None = None
+        self._newest: torch.Tensor | None = None
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Any, TokenCompletion]]:
-        """Sample the next token of every row; return the tags and completions of finished rows."""
-        finished = self._decode() if self._batch.rows else []
+        """Sample the next token of every row; return the tags and completions of finished rows.
+
+        The prompts of rows that join run in the same forward pass as the newest tokens of others.
+        """
+        batch, joining = self._batch, self._admit()
+        self._let_go([row for row, _ in joining])
+        rows = [*batch.rows, *(row for row, _ in joining)]
+        if not rows:
+            self._leave([])
+            return []
+        if self._sampler is None or joining:
+            self._sampler = _Sampler(rows, self._model.device)
+        logits = run_tokens(
+            self._model,
+            batch.cache,
+            [piece for _, piece in joining],
+            rows=batch.decoding(),
+            newest=self._newest,
+        )
+        self._newest = self._sample(rows, self._sampler, logits)
+        for row, _ in joining:
+            self.prefixes.add(row.stored)
+        finished = [row for row in rows if row.finish is not None]
         if finished:
-            self._batch.locate()
-            self._release(finished)
-            self._batch.leave()
-        joining = self._admissible()
-        if joining:
-            finished += self._admit(joining)
+            alive = torch.tensor([row.finish is None for row in rows], device=self._newest.device)
+            self._newest, self._sampler = self._newest[alive], None
+        self._leave(finished)
         if finished or joining:
-            self._batch.arrange()
-        if not self._batch.rows:
-            self._batch = _Batch(self._model.device)
+            batch.become([row for row in rows if row.finish is None])
         return [(row.tag, row.completion()) for row in finished]
 
-    def _decode(self) -> list[_Row]:
-        """Feed each row's newest token and sample its next one; return those that finished."""
-        batch = self._batch
-        columns = batch.cache.columns + 1
-        output = self._model(
-            input_ids=batch.newest,
-            attention_mask=torch.arange(columns, device=batch.starts.device) >= batch.starts,
-            position_ids=columns - 1 - batch.starts,
-            past_key_values=batch.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        tokens = self._sample(batch.rows, batch.sampler, output.logits[:, -1])
-        batch.newest = tokens[:, None]
-        return [row for row in batch.rows if row.finish is not None]
-
-    def _admissible(self) -> list[_Row]:
-        """Return the first waiting rows that fit, if they are enough to be worth a prefill."""
-        rows = self._batch.rows
-        count = len(rows)
-        length = max((row.length for row in rows), default=0)
-        remaining = max((row.remaining for row in rows), default=0)
-        admitted: list[_Row] = []
+    def _admit(self) -> list[tuple[_Row, Piece]]:
+        """Take the first waiting rows that fit, each with the tokens of its prompt to be run."""
+        reserved = sum(row.reserved for row in self._batch.rows)
+        fitting: list[_Row] = []
         for row in self._waiting:
-            count, length = count + 1, max(length, row.length)
-            remaining = max(remaining, row.remaining)
-            if count > 1 and count * (length + remaining) > self._max_batch_tokens:
+            if reserved + row.reserved > self._max_batch_tokens and (fitting or self._batch.rows):
                 break
-            admitted.append(row)
-        return admitted if len(admitted) >= ENOUGH * len(rows) else []
-
-    def _admit(self, rows: Sequence[_Row]) -> list[_Row]:
-        """Run the prompts of waiting rows and sample their first tokens; return the finished."""
-        del self._waiting[: len(rows)]
-        self._batch.locate()
-        groups = prefill(
-            self._model,
-            [row.request.prompt_ids for row in rows],
+            reserved += row.reserved
+            fitting.append(row)
+        if not fitting:
+            return []
+        left = sum(len(row.stored.pages) for row in chain.from_iterable(self._left))
+        self._batch.cache.reserve(pages_for(reserved) + left)
+        begun = begin_prompts(
+            [row.request.prompt_ids for row in fitting],
             self.prefixes,
-            pad_id=self._pad_id,
-            max_batch_tokens=self._max_batch_tokens,
+            self._batch.cache,
+            prompt_tokens(self._model),
         )
-        for group in groups:
-            joining = [rows[place] for place in group.places]
-            for row, stored, cached in zip(joining, group.stored, group.cached, strict=True):
-                row.stored, row.cached = stored, cached
-            self._sample(joining, _Sampler(joining, self._model.device), group.logits)
-            alive = [place for place, row in enumerate(joining) if row.finish is None]
-            self._batch.join([joining[place] for place in alive], group.cache, alive)
-        finished = [row for row in rows if row.finish is not None]
-        self._release(finished)
-        return finished
+        for some in begun:
+            row = fitting[some.place]
+            row.stored, row.cached = some.stored, some.piece.known
+        for place in sorted((some.place for some in begun), reverse=True):
+            del self._waiting[place]
+        return [(fitting[some.place], some.piece) for some in begun]
 
-    def _release(self, rows: Sequence[_Row]) -> None:
-        """Take rows out of the prefixes, which may keep copies of them."""
+    def _leave(self, rows: list[_Row]) -> None:
+        """Let finished rows stay for some steps, with all their states at hand."""
         for row in rows:
             self.prefixes.remove(row.stored)
             # The states of the last token have never been computed.
             row.stored.ids = (*row.request.prompt_ids, *row.token_ids[:-1])
-        self.prefixes.keep([row.stored for row in rows])
+            row.stored.left = True
+            self.prefixes.add(row.stored)
+        self._left.append(rows)
+
+    def _let_go(self, joining: Sequence[_Row]) -> None:
+        """Give the pages of rows that left some steps ago back; the prefixes may keep copies."""
+        gone = [row.stored for row in self._left.popleft()]
+        if gone:
+            for stored in gone:
+                self.prefixes.remove(stored)
+            self.prefixes.keep(gone)
+            staying = [*joining, *chain.from_iterable(self._left)]
+            self._batch.let_go([page for stored in gone for page in stored.pages], staying)
 
     def _sample(
         self, rows: Sequence[_Row], sampler: _Sampler, logits: torch.Tensor

@@ -85,11 +85,6 @@ def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None: 
             f"The tokenizer of {settings.path} has {vocabulary} tokens, but its model only knows "
             f"{embeddings}. Copy the tokenizer files that belong to the model into its folder."
         )
-    if getattr(model, "_is_stateful", False):
-        raise CaiError(
-            f"{settings.path} is a {model.config.model_type} model, which keeps a recurrent state. "
-            "Use a model with attention in every layer."
-        )
 
 
 _ENGINES: dict[str, Callable[[ModelSettings], Engine]] = {

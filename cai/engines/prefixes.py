@@ -8,11 +8,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from cai.engines.cache import RowCache, Stored
+from cai.engines.attention import PAGE
+from cai.engines.forward import Piece
+from cai.engines.pages import PagedCache, pages_for
 
 BLOCK = 16
 """Beginnings are looked up in steps of so many tokens; shorter ones are not worth a copy."""
+
+
+@dataclass(eq=False)
+class Stored:
+    """Tokens whose states are in a cache, where others may start from them.
+
+    Attributes:
+        ids: The tokens.
+        cache: Where their states are.
+        pages: In which pages; others may follow.
+        left: Whether it is about to give its pages back: who goes on from all that is in them may
+            have the pages themselves.
+    """
+
+    ids: tuple[int, ...]
+    cache: PagedCache
+    pages: list[int]
+    left: bool = False
 
 
 class Prefixes:
@@ -26,7 +47,8 @@ class Prefixes:
     def __init__(self, capacity: int) -> None:
         """Keep at most so many tokens; 0 keeps nothing."""
         self._capacity = capacity
-        self._kept: deque[tuple[Stored, int]] = deque()
+        self._cache = PagedCache()
+        self._kept: deque[Stored] = deque()
         self._size = 0
         self._ends: dict[int, Stored] = {}
 
@@ -54,27 +76,99 @@ class Prefixes:
                 del self._ends[block]
 
     def keep(self, sequences: Sequence[Stored]) -> None:
-        """Keep copies of sequences that are about to go."""
-        longest = max((len(stored.ids) for stored in sequences), default=0)
-        fitting = sequences[: self._capacity // longest] if longest else []
-        if not fitting:
-            return
-        copies = RowCache.of_beginnings([(stored, len(stored.ids)) for stored in fitting])
-        for place, stored in enumerate(fitting):
-            copy = Stored(stored.ids, copies, place, len(stored.ids))
+        """Keep copies of sequences of one cache that are about to go."""
+        fitting = [stored for stored in sequences if 0 < len(stored.ids) <= self._capacity]
+        self._cache.reserve(pages_for(self._capacity) if fitting else 0)
+        sources: list[int] = []
+        targets: list[int] = []
+        for stored in fitting:
+            pages = stored.pages[: pages_for(len(stored.ids))]
+            copy = Stored(stored.ids, self._cache, self._cache.take(len(pages)))
+            sources, targets = sources + pages, targets + copy.pages
             self.add(copy)
-            self._kept.append((copy, longest))
-            self._size += longest
+            self._kept.append(copy)
+            self._size += len(copy.ids)
+        if fitting:
+            self._cache.copy(fitting[0].cache, sources, targets)
         while self._size > self._capacity:
-            oldest, size = self._kept.popleft()
+            oldest = self._kept.popleft()
             self.remove(oldest)
-            self._size -= size
+            self._cache.free(oldest.pages)
+            self._size -= len(oldest.ids)
 
     def clear(self) -> None:
         """Forget everything."""
+        self._cache = PagedCache()
         self._kept.clear()
         self._ends.clear()
         self._size = 0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A prompt that is about to run.
+
+    Attributes:
+        place: Which one of those given.
+        piece: What is left of it to run; `piece.known` of its tokens were at hand.
+        stored: Where its states will be; to be listed in the prefixes when they are there.
+    """
+
+    place: int
+    piece: Piece
+    stored: Stored
+
+
+def begin_prompts(
+    prompts: Sequence[tuple[int, ...]],
+    prefixes: Prefixes,
+    cache: PagedCache,
+    most: int,
+    *,
+    shared: bool = False,
+) -> list[Begun]:
+    """Prepare the first prompts for one forward pass: their pages, and in them what is at hand.
+
+    A prompt that shares more with another one that will run than with what is at hand is passed
+    over: next time it can start from there.
+
+    Args:
+        prompts: None empty.
+        prefixes: Where to look for states.
+        cache: Where pages are taken.
+        most: Tokens to run; the first prompt may have more.
+        shared: Whether several may have a full page together; those that decode may not.
+    """
+    begun: list[Begun] = []
+    running: set[int] = set()
+    copies: dict[PagedCache, tuple[list[int], list[int]]] = {}
+    for place, ids in enumerate(prompts):
+        # The last token is always run, its logits are wanted.
+        source, known = prefixes.longest(ids[:-1])
+        if not running.isdisjoint(block_hashes(ids[:-1])[known // BLOCK :]):
+            continue
+        most -= len(ids) - known
+        if begun and most < 0:
+            break
+        running.update(block_hashes(ids))
+        taken = source.pages[: pages_for(known)] if source else []
+        same = source is not None and source.cache is cache
+        if source and same and source.left and taken == source.pages:
+            prefixes.remove(source)
+            pages, source.ids, source.pages = taken, (), []
+        else:
+            whole = taken[: known // PAGE] if same and shared else []
+            rest = taken[len(whole) :]
+            pages = [*whole, *cache.take(len(rest))]
+            if source:
+                sources, targets = copies.setdefault(source.cache, ([], []))
+                sources += rest
+                targets += pages[len(whole) :]
+        pages += cache.take(pages_for(len(ids)) - len(taken))
+        begun.append(Begun(place, Piece(ids[known:], known, pages), Stored(ids, cache, pages)))
+    for other, (sources, targets) in copies.items():
+        cache.copy(other, sources, targets)
+    return begun
 
 
 def block_hashes(ids: Sequence[int]) -> list[int]:

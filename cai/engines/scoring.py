@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from typing import Any
 
 import torch
 
-from cai.engines.cache import Stored
 from cai.engines.decode import nan_error
-from cai.engines.prefill import Prefilled, prefill
-from cai.engines.prefixes import Prefixes
+from cai.engines.forward import Piece, prompt_tokens, run_tokens
+from cai.engines.pages import PagedCache, pages_for
+from cai.engines.prefixes import Begun, Prefixes, Stored, begin_prompts
+
+_OPTION_TOKENS = 256
+"""Tokens of options in one forward pass: each has logits of its own."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,11 @@ class TokenScores:
     cached: int = field(compare=False)
 
 
+@torch.inference_mode()
 def score_options(
     model: Any,  # noqa: ANN401 (any transformers causal language model)
     questions: Sequence[TokenQuestion],
     *,
-    pad_id: int,
     max_batch_tokens: int,
     prefixes: Prefixes | None = None,
 ) -> list[TokenScores]:
@@ -62,9 +66,7 @@ def score_options(
     Args:
         model: In eval mode.
         questions: In any order; they are answered in it.
-        pad_id: Any valid token.
-        max_batch_tokens: Questions run together while options times the longest question stays
-            within; a question alone always runs.
+        max_batch_tokens: The states of prompts of about so many tokens are held at once.
         prefixes: Sequences to start from; prompts of which most was new are kept there.
 
     Returns:
@@ -76,24 +78,23 @@ def score_options(
     prefixes = prefixes or Prefixes(0)
     answers: dict[TokenQuestion, TokenScores] = {}
     for some in _slices(questions, max_batch_tokens):
-        listed: list[tuple[Stored, int]] = []
-        groups = prefill(
-            model,
-            [question.prompt_ids for question in some],
-            prefixes,
-            pad_id=pad_id,
-            max_batch_tokens=max_batch_tokens,
-            room=max(question.columns - len(question.prompt_ids) for question in some),
-        )
-        for group in groups:
-            listed += zip(group.stored, group.cached, strict=True)
-            asked = [some[place] for place in group.places]
-            scores = _score(model, asked, group, pad_id)
-            for question, logprobs, cached in zip(asked, scores, group.cached, strict=True):
-                answers[question] = TokenScores(logprobs, cached)
-        for stored, _ in listed:
-            prefixes.remove(stored)
-        prefixes.keep([stored for stored, cached in listed if cached < len(stored.ids) / 2])
+        cache, done, waiting = PagedCache(), list[Begun](), some
+        cache.reserve(sum(pages_for(len(question.prompt_ids)) for question in some))
+        while waiting:
+            prompts = [question.prompt_ids for question in waiting]
+            begun = begin_prompts(prompts, prefixes, cache, prompt_tokens(model), shared=True)
+            logits = run_tokens(model, cache, [each.piece for each in begun])
+            asked = [waiting[each.place] for each in begun]
+            scores = _score(model, cache, asked, begun, logits)
+            for question, each, logprobs in zip(asked, begun, scores, strict=True):
+                prefixes.add(each.stored)
+                answers[question] = TokenScores(logprobs, each.piece.known)
+            done += begun
+            waiting = [question for question in waiting if question not in answers]
+        for each in done:
+            prefixes.remove(each.stored)
+        new = (each for each in done if each.piece.known < len(each.stored.ids) / 2)
+        prefixes.keep([each.stored for each in new])
     return [answers[question] for question in questions]
 
 
@@ -106,66 +107,54 @@ def _slices(questions: Sequence[TokenQuestion], tokens: int) -> Iterator[list[To
         yield [question for question, _ in some]
 
 
-@torch.inference_mode()
 def _score(
     model: Any,  # noqa: ANN401
+    cache: PagedCache,
     questions: Sequence[TokenQuestion],
-    group: Prefilled,
-    pad_id: int,
+    begun: Sequence[Begun],
+    logits: torch.Tensor,
 ) -> list[tuple[float, ...]]:
-    """Score the questions of a group: first tokens from the prompts, the others teacher-forced."""
-    first = torch.log_softmax(group.logits.float(), -1)
-    every: list[torch.Tensor] = []
-    for number in range(max(len(question.options) for question in questions)):
-        # Questions with fewer options get one again, and no one looks at its score.
-        options = [
-            question.options[min(number, len(question.options) - 1)] for question in questions
-        ]
-        tokens = torch.tensor([[option[0]] for option in options], device=model.device)
-        scores = first.gather(1, tokens).squeeze(1)
-        if max(map(len, options)) > 1:
-            scores = scores + _rest(model, group, options, pad_id)
-        every.append(scores)
-    by_question = torch.stack(every, dim=1)
-    if by_question.isnan().any():
+    """Score the options of prompts that have run: `logits` have the first token of each."""
+    first = torch.log_softmax(logits.float(), -1)
+    options = [(row, option) for row, q in enumerate(questions) for option in q.options]
+    rows, tokens = torch.tensor([(row, ids[0]) for row, ids in options], device=first.device).T
+    scores = first[rows, tokens].tolist()
+    longer = [number for number, (_, ids) in enumerate(options) if len(ids) > 1]
+    for numbers in _chunks(longer, [len(ids) for _, ids in options]):
+        some = [(begun[options[number][0]].stored, options[number][1]) for number in numbers]
+        for number, rest in zip(numbers, _rest(model, cache, some), strict=True):
+            scores[number] += rest
+    if any(math.isnan(score) for score in scores):
         raise nan_error()
-    return [
-        tuple(scores[: len(question.options)])
-        for question, scores in zip(questions, by_question.tolist(), strict=True)
-    ]
+    each = iter(scores)
+    return [tuple(islice(each, len(question.options))) for question in questions]
+
+
+def _chunks(numbers: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    ends = accumulate(lengths[number] for number in numbers)
+    for _, some in groupby(zip(numbers, ends, strict=True), lambda pair: pair[1] // _OPTION_TOKENS):
+        yield [number for number, _ in some]
 
 
 def _rest(
     model: Any,  # noqa: ANN401
-    group: Prefilled,
-    options: Sequence[Sequence[int]],
-    pad_id: int,
-) -> torch.Tensor:
-    """Return the log-probability of each option after its first token, `(B,)`.
+    cache: PagedCache,
+    options: Sequence[tuple[Stored, tuple[int, ...]]],
+) -> list[float]:
+    """Return the log-probability of each option after its first token, teacher-forced.
 
-    The options' states are appended to those of the prompts, and dropped again.
+    Its states are not kept.
 
     Args:
         model: The model.
-        group: B prompts.
-        options: One for each, not all of a single token.
-        pad_id: Fills up shorter options on the right, where causal attention never looks.
+        cache: Where the states of the prompts are.
+        options: Of more than one token, each with the prompt that it may follow.
     """
-    length, longest, device = group.cache.columns, max(map(len, options)), model.device
-    starts = torch.tensor([[length - len(stored.ids)] for stored in group.stored], device=device)
-    padded = [[*option, *[pad_id] * (longest - len(option))] for option in options]
-    ids = torch.tensor(padded, device=device)
-    columns = torch.arange(length + longest - 1, device=device)
-    output = model(
-        input_ids=ids[:, :-1],
-        attention_mask=columns >= starts,
-        position_ids=columns[length:] - starts,
-        past_key_values=group.cache,
-        use_cache=True,
-    )
-    group.cache.drop(longest - 1)
-    logprobs = torch.log_softmax(output.logits.float(), -1)
-    each = logprobs.gather(2, ids[:, 1:, None]).squeeze(2)
-    counts = torch.tensor([[len(option) - 1] for option in options], device=device)
-    real = torch.arange(longest - 1, device=device) < counts
-    return each.where(real, 0.0).sum(1)
+    pieces = [
+        Piece(ids[:-1], len(stored.ids), stored.pages, stored=False) for stored, ids in options
+    ]
+    logits = run_tokens(model, cache, pieces, every=True)
+    targets = torch.tensor([token for _, ids in options for token in ids[1:]], device=logits.device)
+    logprobs = torch.log_softmax(logits.float(), -1).gather(1, targets[:, None]).squeeze(1)
+    parts = logprobs.split([len(piece.ids) for piece in pieces])
+    return torch.stack([part.sum() for part in parts]).tolist()

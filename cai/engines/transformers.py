@@ -10,7 +10,8 @@ import asyncio
 import gc
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -25,14 +26,18 @@ from cai.engines import (
     Scores,
     Usage,
 )
-from cai.engines.decode import ENOUGH, FEW, DecodeLoop, TokenCompletion, TokenRequest
+from cai.engines.decode import FEW, DecodeLoop, TokenCompletion, TokenRequest
 from cai.engines.options import check_options
 from cai.engines.scoring import TokenQuestion, TokenScores, score_options
 from cai.engines.stopping import StopTexts
 from cai.errors import CaiError
 
-_Question = tuple[TokenQuestion, Future[Any]]
-_Job = tuple[TokenRequest | TokenQuestion, Future[Any]]
+_ENOUGH = 1 / 8
+"""Questions are answered when they are this share of the rows that decode."""
+
+_Future = asyncio.Future[Any]
+_Question = tuple[TokenQuestion, _Future]
+_Job = tuple[TokenRequest | TokenQuestion, _Future]
 
 
 class TransformersEngine:
@@ -146,11 +151,11 @@ class TransformersEngine:
 
     async def _ask(self, request: TokenRequest | TokenQuestion) -> Any:  # noqa: ANN401
         """Hand a request to the worker and await its answer."""
-        future: Future[Any] = Future()
+        future: _Future = asyncio.get_running_loop().create_future()
         self._outbox.append((request, future))
         # All tasks that can run do so before the flush: the worker gets their requests at once.
-        asyncio.get_running_loop().call_soon(self._flush)
-        return await asyncio.wrap_future(future)
+        future.get_loop().call_soon(self._flush)
+        return await future
 
     def _flush(self) -> None:
         jobs, self._outbox = self._outbox, []
@@ -172,15 +177,13 @@ class _Worker:
         self.loop = DecodeLoop(
             model,
             stop_ids=chat.stop_ids,
-            pad_id=chat.pad_id,
             max_batch_tokens=max_batch_tokens,
             prefix_tokens=max_batch_tokens // 2,
         )
         self._usage = usage
         self._model = model
-        self._pad_id = chat.pad_id
         self._max_batch_tokens = max_batch_tokens
-        self._decoding: set[Future[Any]] = set()
+        self._decoding: set[_Future] = set()
         self._thread = threading.Thread(target=self._work, name="cai-engine", daemon=True)
         self._thread.start()
 
@@ -198,7 +201,7 @@ class _Worker:
         while self._receive(questions):
             started = time.perf_counter()
             starved = self.loop.starved and len(questions) < FEW
-            if len(questions) >= ENOUGH * self.loop.rows:
+            if len(questions) >= _ENOUGH * self.loop.rows:
                 self._score(questions)
                 questions.clear()
             self._decode()
@@ -216,7 +219,7 @@ class _Worker:
             if jobs is None:
                 return False
             for request, future in jobs:
-                if not future.set_running_or_notify_cancel():
+                if future.cancelled():
                     continue
                 if isinstance(request, TokenRequest):
                     self.loop.submit(request, future)
@@ -234,15 +237,13 @@ class _Worker:
             answers = score_options(
                 self._model,
                 questions,
-                pad_id=self._pad_id,
                 max_batch_tokens=self._max_batch_tokens,
                 prefixes=self.loop.prefixes,
             )
         except Exception as error:  # noqa: BLE001 (it is raised where the answer is awaited)
             self._fail(futures, error)
         else:
-            for future, answer in zip(futures, answers, strict=True):
-                future.set_result(answer)
+            _deliver(zip(futures, answers, strict=True))
 
     def _decode(self) -> None:
         if not self.loop.busy:
@@ -254,18 +255,36 @@ class _Worker:
             self._decoding.clear()
             self.loop.clear()
         else:
-            for future, completion in finished:
-                self._decoding.discard(future)
-                future.set_result(completion)
+            self._decoding.difference_update(future for future, _ in finished)
+            _deliver(finished)
 
-    def _fail(self, futures: Any, error: Exception) -> None:  # noqa: ANN401
+    def _fail(self, futures: Iterable[_Future], error: Exception) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             error = CaiError(
                 "The GPU's memory is exhausted. Set `max_batch_tokens` of this model below "
                 f"{self._max_batch_tokens}, where it is now."
             )
-        for future in futures:
-            future.set_exception(error)
+        _deliver((future, error) for future in futures)
+
+
+def _deliver(answers: Iterable[tuple[_Future, object]]) -> None:
+    """Hand answers to those who wait; an event loop is woken once for all that are its own."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, object]]] = {}
+    for future, answer in answers:
+        by_loop.setdefault(future.get_loop(), []).append((future, answer))
+    for loop, some in by_loop.items():
+        with suppress(RuntimeError):  # a loop that is closed: no one waits
+            loop.call_soon_threadsafe(_settle, some)
+
+
+def _settle(answers: Sequence[tuple[_Future, object]]) -> None:
+    for future, answer in answers:
+        if future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
 
 
 def _closed() -> CaiError:

@@ -72,7 +72,6 @@ class Speaker:
         self._loop = DecodeLoop(
             self.model,
             stop_ids=self.chat.stop_ids,
-            pad_id=self.chat.pad_id,
             max_batch_tokens=settings.max_batch_tokens,
         )
 

@@ -34,7 +34,6 @@ def sample_here(learner: Learner, requests: Sequence[TokenRequest]) -> Sequence[
     loop = DecodeLoop(
         learner.replica or learner.policy,
         stop_ids=learner.chat.stop_ids,
-        pad_id=learner.chat.pad_id,
         max_batch_tokens=learner.max_batch_tokens,
     )
     if not requests:

@@ -51,8 +51,8 @@ class ModelSettings(Settings, frozen=True):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is float32 on a CPU and bfloat16 on a GPU."""
     max_batch_tokens: Positive = 16384
-    """Prompt and new tokens that the local engine keeps in flight; half as many of finished rows
-    are kept for requests that begin alike. Lower it to save memory."""
+    """Tokens of all pages that the rows under way may come to need in the local engine; half as
+    many of finished rows are kept for requests that begin alike. Lower it to save memory."""
     server: ServerSettings | None = None
     """With `engine: openai`: where the server is."""
     adapter: str | None = None

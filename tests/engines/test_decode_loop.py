@@ -40,10 +40,8 @@ def random_requests(count, seed=0, temperatures=(1.0, 0.0, 0.6), longest=60):
     ]
 
 
-def loop(model, max_batch_tokens=2000, stop_ids=STOP_IDS, pad_id=PAD_ID, **more):
-    return DecodeLoop(
-        model, stop_ids=stop_ids, pad_id=pad_id, max_batch_tokens=max_batch_tokens, **more
-    )
+def loop(model, max_batch_tokens=2000, stop_ids=STOP_IDS, **more):
+    return DecodeLoop(model, stop_ids=stop_ids, max_batch_tokens=max_batch_tokens, **more)
 
 
 @torch.no_grad()
@@ -102,12 +100,6 @@ def test_requests_that_join_while_others_decode_are_the_same(model):
     assert_same(
         [got[i] for i in range(30)], [(c.token_ids, c.logprobs, c.finish) for c in expected]
     )
-
-
-def test_what_the_padding_is_makes_no_difference(model):
-    requests = random_requests(12, seed=4)
-    first, second = loop(model).run(requests), loop(model, pad_id=200).run(requests)
-    assert [c.token_ids for c in first] == [c.token_ids for c in second]
 
 
 def test_greedy_is_what_generate_does(model):

@@ -15,9 +15,7 @@ def model(request, tiny_settings):
 
 
 def score(model, questions, max_batch_tokens=1000, prefixes=None):
-    answers = score_options(
-        model, questions, pad_id=3, max_batch_tokens=max_batch_tokens, prefixes=prefixes
-    )
+    answers = score_options(model, questions, max_batch_tokens=max_batch_tokens, prefixes=prefixes)
     return [answer.logprobs for answer in answers]
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from test_decode_loop import assert_same, loop, naive
 from tiny_models import FAMILIES
 
-from cai.engines.cache import RowCache, Stored
 from cai.engines.decode import TokenRequest
-from cai.engines.prefixes import BLOCK, Prefixes
+from cai.engines.pages import PagedCache
+from cai.engines.prefixes import BLOCK, Prefixes, Stored
 from cai.engines.scoring import TokenQuestion, score_options
 from cai.models import load_causal_lm
 
@@ -33,6 +33,7 @@ class Counting(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.inner, self.config, self.device = model, model.config, model.device
+        self._supports_attention_backend = True
         self.tokens = self.calls = 0
 
     def forward(self, input_ids, **inputs):
@@ -102,6 +103,31 @@ def submitted(decode, asked):
     return [got[index] for index in range(len(asked))]
 
 
+@pytest.mark.parametrize("others", ["none", "a twin", "one that parts early"])
+def test_a_request_that_goes_on_at_once_starts_from_all_that_was_said(model, others):
+    rng = np.random.default_rng(3)
+    shared = ids(rng, 70)
+    first = TokenRequest(shared + ids(rng, 60), 1, max_tokens=9)
+    decode = loop(model, 100_000, stop_ids=())
+    decode.submit(first, 0)
+    said = {}
+    while decode.busy:
+        said.update(decode.step())
+    goes_on = TokenRequest((*first.prompt_ids, *said[0].token_ids, 9, 8), 2, max_tokens=20)
+    asked = {"none": [], "a twin": [dataclasses.replace(goes_on, seed=5)]}.get(others)
+    asked = [goes_on, *([TokenRequest(shared + ids(rng, 90), 3, 20)] if asked is None else asked)]
+    for index, request in enumerate(asked):
+        decode.submit(request, index)
+    while decode.busy:
+        said.update(decode.step())
+    assert said[0].cached == 130 + 8  # the states of the last sampled token were never needed
+    if len(asked) > 1:
+        assert said[1].cached == (140 if others == "a twin" else 70)
+    for index, request in enumerate(asked):
+        (alone,) = loop(model, stop_ids=()).run([request])
+        assert_same([said[index]], [(alone.token_ids, alone.logprobs, alone.finish)])
+
+
 @pytest.mark.parametrize("max_batch_tokens", [1, 500, 100_000])
 def test_questions_that_begin_alike_are_scored_as_alone(model, max_batch_tokens):
     options = ((40, 50), (40,), (60, 70, 80))
@@ -110,11 +136,9 @@ def test_questions_that_begin_alike_are_scored_as_alone(model, max_batch_tokens)
     ]
     prefixes = Prefixes(300)
     for _ in range(2):
-        got = score_options(
-            model, questions, pad_id=3, max_batch_tokens=max_batch_tokens, prefixes=prefixes
-        )
+        got = score_options(model, questions, max_batch_tokens=max_batch_tokens, prefixes=prefixes)
         for question, answer in zip(questions, got, strict=True):
-            (alone,) = score_options(model, [question], pad_id=3, max_batch_tokens=100_000)
+            (alone,) = score_options(model, [question], max_batch_tokens=100_000)
             np.testing.assert_allclose(answer.logprobs, alone.logprobs, atol=1e-4)
 
 
@@ -134,7 +158,7 @@ def test_an_ensemble_costs_one_shared_prefill_and_no_generation(llama):
     shared = ids(rng, 400)
     questions = [TokenQuestion(shared + ids(rng, 40), ((7,), (8,))) for _ in range(16)]
     counting = Counting(llama)
-    score_options(counting, questions, pad_id=3, max_batch_tokens=100_000)
+    score_options(counting, questions, max_batch_tokens=100_000)
     assert counting.tokens == 400 + 16 * 40
     assert counting.calls <= 3
 
@@ -142,7 +166,7 @@ def test_an_ensemble_costs_one_shared_prefill_and_no_generation(llama):
 def test_options_of_one_token_cost_one_forward_pass(llama):
     counting = Counting(llama)
     question = TokenQuestion((5, 6, 7), ((8,), (9,), (10,)))
-    score_options(counting, [question], pad_id=3, max_batch_tokens=1000)
+    score_options(counting, [question], max_batch_tokens=1000)
     assert (counting.calls, counting.tokens) == (1, 3)
 
 
@@ -155,9 +179,7 @@ def test_the_verdict_starts_where_the_chain_of_thought_ended(llama):
         said = decode.step()
     before = counting.tokens
     question = TokenQuestion((*prompt, *said[0][1].token_ids, 5, 6), ((7,), (8,)))
-    (answer,) = score_options(
-        counting, [question], pad_id=3, max_batch_tokens=1000, prefixes=decode.prefixes
-    )
+    (answer,) = score_options(counting, [question], max_batch_tokens=1000, prefixes=decode.prefixes)
     assert answer.cached == 100 + 29  # the states of the last sampled token were never needed
     assert counting.tokens - before == 3
 
@@ -175,7 +197,7 @@ sequences = st.lists(st.integers(0, 1), min_size=1, max_size=3 * BLOCK).map(tupl
 @given(known=st.lists(sequences, max_size=6), gone=st.sets(st.integers(0, 5)), asked=sequences)
 def test_the_longest_beginning_is_found(known, gone, asked):
     prefixes = Prefixes(0)
-    listed = [Stored(tokens, RowCache(), 0, len(tokens)) for tokens in known]
+    listed = [Stored(tokens, PagedCache(), []) for tokens in known]
     for stored in listed:
         prefixes.add(stored)
     for index in gone & set(range(len(listed))):
@@ -207,5 +229,6 @@ def test_what_is_kept_stays_within_its_capacity(llama):
         decode.submit(TokenRequest(prompt, 0, max_tokens=1), None)
         while decode.busy:
             decode.step()
+    decode.step(), decode.step()  # what has finished stays until others may have joined
     kept = [decode.prefixes.longest(prompt)[1] for prompt in prompts]
     assert kept == [0, 0, 0, 40, 40]

@@ -63,7 +63,7 @@ def test_the_prompt_is_the_chat_formats(tiny_settings):
     chat = load_chat_format(settings)
     prompt = Prompt(user("Which one?"), prefill="The answer is:")
     (expected,) = DecodeLoop(
-        load_causal_lm(settings), stop_ids=chat.stop_ids, pad_id=chat.pad_id, max_batch_tokens=999
+        load_causal_lm(settings), stop_ids=chat.stop_ids, max_batch_tokens=999
     ).run([TokenRequest(tuple(chat.prompt_ids(prompt)), seed=3, max_tokens=10)])
 
     async def body(engine):
@@ -161,6 +161,7 @@ class Faulty(torch.nn.Module):
         super().__init__()
         self.inner, self.before = model, before
         self.config, self.device = model.config, model.device
+        self._supports_attention_backend = True
 
     def forward(self, **inputs):
         self.before()

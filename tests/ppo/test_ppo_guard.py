@@ -35,10 +35,10 @@ QUIET = GuardSettings(
 )
 SETTINGS = SHORT.model_copy(
     update={
-        "steps": 12,
+        "steps": 16,
         "batch_size": 16,
         "max_new_tokens": 10,
-        "learning_rate": 2e-2,
+        "learning_rate": 4e-2,
         "final_learning_rate": 1.0,
         "kl_coef": 0.0,
         "guard": QUIET,
@@ -76,7 +76,6 @@ def different_answers(folder: Path, tiny: Tiny) -> int:
     loop = DecodeLoop(
         load_causal_lm(ModelSettings(path=str(folder / "model")), device="cpu"),
         stop_ids=chat.stop_ids,
-        pad_id=chat.pad_id,
         max_batch_tokens=9999,
     )
     requests = [TokenRequest((5, 60 + i, 7), seed=i, max_tokens=8) for i in range(30)]
@@ -87,7 +86,7 @@ def test_a_collapse_is_noticed_and_the_better_policy_is_kept(
     tmp_path: Path, tiny: Tiny, run: Run
 ) -> None:
     warned, said = run(tmp_path / "warn")
-    assert warned["steps"] == warned["kept_step"] == 12
+    assert warned["steps"] == warned["kept_step"] == SETTINGS.steps
     assert warned["alarms"] > 0
     assert any("open alike rose from" in text and "goes on" in text for text in said)
     last = steps_of(tmp_path / "warn")[-1]
@@ -97,7 +96,7 @@ def test_a_collapse_is_noticed_and_the_better_policy_is_kept(
 
     stop = QUIET.model_copy(update={"action": "stop"})
     stopped, said = run(tmp_path / "early", guard=stop)
-    assert stopped["steps"] < 12
+    assert stopped["steps"] < SETTINGS.steps
     assert stopped["kept_step"] < stopped["steps"]
     assert stopped["alarms"] == 1
     assert "stops with the policy of step" in said[-1]
@@ -111,7 +110,7 @@ def test_a_collapse_is_noticed_and_the_better_policy_is_kept(
         late.append(weights_of(tmp_path / action))
     assert late[0] == late[1]
     best, _ = run(tmp_path / "best", keep="best")
-    assert best["steps"] == 12
+    assert best["steps"] == SETTINGS.steps
     assert best["kept_step"] == stopped["kept_step"]
 
     collapsed = different_answers(tmp_path / "warn", tiny)
@@ -136,7 +135,7 @@ def test_rolling_back_raises_beta_to_what_the_alarm_was_worth(tmp_path: Path, ru
     worth = (score[first] - score[best]) / (kl[first] - kl[best])
     assert records[first - 1]["objective/kl_coef"] == 1e-6
     assert records[first]["objective/kl_coef"] == pytest.approx(worth, rel=1e-3)
-    assert metrics["steps"] == 12
+    assert metrics["steps"] == SETTINGS.steps
 
 
 def test_rolling_back_doubles_beta_at_least_and_ends_after_a_few_times(
@@ -304,7 +303,7 @@ def test_an_independent_score_is_watched_and_chooses_the_best(
         independent={"letters": share_of_words},
     )
     assert metrics["alarms"] == 1
-    assert metrics["steps"] < 12
+    assert metrics["steps"] < SETTINGS.steps
     assert "the independent score fell from" in caplog.text
     board = EventAccumulator(str(tmp_path / "logs"))
     board.Reload()

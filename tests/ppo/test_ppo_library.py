@@ -85,21 +85,12 @@ def test_a_base_model_goes_on_with_texts(tmp_path: Path, tiny: Tiny) -> None:
         PPO(model, letters, SHORT, tokenizer=tokenizer).train([user("How?")], tmp_path / "no")
 
 
-def test_a_model_without_a_longest_position_is_trained_as_well(tmp_path: Path) -> None:
-    """ALiBi, for one, has none."""
-    tokenizer = make_tiny_tokenizer("gpt2")
-    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=16, n_layer=1, n_head=2)
-    metrics = PPO(BloomForCausalLM(config), letters, SHORT, tokenizer=tokenizer).train(
-        ["The kind gardener"], tmp_path
-    )
-    assert metrics["steps"] == SHORT.steps
-
-
 @pytest.mark.parametrize(
     ("kind", "config", "words"),
     [
         (T5ForConditionalGeneration, T5Config, "`t5`: it reads prompts with an encoder"),
         (MambaForCausalLM, MambaConfig, "`mamba`: it has no attention"),
+        (BloomForCausalLM, BloomConfig, "`bloom`: it computes attention in its own way.*vllm"),
     ],
 )
 def test_a_model_that_is_no_transformer_decoder_is_refused(

@@ -1,0 +1,293 @@
+"""Attention of sequences that run side by side, over the pages that their states are in.
+
+Sequences with one new token, which decode, attend together: page by page, over all pages in use and
+in the memory they are in; then each page of a sequence gets its share of the weight, as in flash
+decoding (Dao et al., 2023). Others attend one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from cai.errors import CaiError
+
+PAGE = 64
+"""Tokens of a page. Twice as many, and a matrix product takes longer than two of these."""
+IMPLEMENTATION = "cai_pages"
+"""The name of `attend` among transformers' attention functions."""
+_HIDDEN = -1e30
+"""Added to scores of what is not attended to: they vanish, but their differences stay finite."""
+
+Store = tuple[torch.Tensor, torch.Tensor]
+"""A layer's keys and values, each `(pages, heads, PAGE, size)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class How:
+    """What a layer says about its attention.
+
+    Attributes:
+        scaling: Of the scores.
+        window: How many tokens each one sees, itself included; None for all.
+        sinks: Scores of nothing, which takes its share of the weight: `(heads,)`, or none.
+    """
+
+    scaling: float
+    window: int | None
+    sinks: torch.Tensor | None
+
+
+class Decoding:
+    """B sequences with one new token each."""
+
+    def __init__(
+        self, pages: Sequence[Sequence[int]], lengths: Sequence[int], device: torch.device
+    ) -> None:
+        """Lay out which page is whose.
+
+        Args:
+            pages: Of each sequence, those for its new token included.
+            lengths: Their tokens, the new one included.
+            device: Of the model.
+        """
+        counts = np.array([len(some) for some in pages])
+        numbers = np.fromiter(chain.from_iterable(pages), dtype=np.int64)
+        rows = np.repeat(np.arange(len(pages)), counts)
+        within = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+        top = int(numbers.max()) + 1
+        # Pages that are no one's count as the first sequence's, far behind its end.
+        owners, starts = np.zeros(top, dtype=np.int64), np.full(top, 1 << 40)
+        owners[numbers], starts[numbers] = rows, within * PAGE
+        # A sequence with fewer pages than another has any page in their places, with no weight.
+        table = np.zeros((len(pages), int(counts.max())), dtype=np.int64)
+        absent = np.full(table.shape, _HIDDEN, dtype=np.float32)
+        table[rows, within], absent[rows, within] = numbers, 0.0
+        self._lengths = torch.tensor(lengths, device=device)
+        self.pages, self._owners, self._starts, self._table, self._absent = (
+            torch.from_numpy(array).to(device)
+            for array in (numbers[np.cumsum(counts) - 1], owners, starts, table, absent)
+        )
+        self._hidden: dict[int | None, torch.Tensor] = {}
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """Where the new tokens are in their sequences, `(B,)`; `pages` says in which pages."""
+        return self._lengths - 1
+
+    def advance(self) -> None:
+        """Let each sequence have one more token, in the same pages."""
+        self._lengths = self._lengths + 1
+        self._hidden.clear()
+
+    def attend(self, query: torch.Tensor, store: Store, how: How) -> torch.Tensor:
+        """Return `(B, heads, size)`.
+
+        Args:
+            query: `(B, heads, size)`.
+            store: Where the states of all tokens are, the new ones included.
+            how: What the layer says.
+        """
+        count, kv_heads = len(self._owners), store[0].shape[1]
+        keys, values = (states[:count].flatten(0, 1) for states in store)
+        shape = (count * kv_heads, query.shape[1] // kv_heads, -1)
+        each = (query * how.scaling).to(keys.dtype).index_select(0, self._owners)
+        scores = _product(each.view(shape), keys.transpose(1, 2)).view(count, -1, PAGE)
+        scores += self._mask(how.window)
+        weights = torch.softmax(scores, dim=-1)
+        # The log of a page's sum: its largest weight is one over the sum above its largest score.
+        sums = scores.amax(-1) - weights.amax(-1).log()
+        sums = self._by_row(sums) + self._absent[..., None]
+        if how.sinks is not None:
+            sums = torch.cat([sums, how.sinks.expand(len(sums), 1, -1)], dim=1)
+        shares = torch.softmax(sums, dim=1)[:, : self._table.shape[1], :, None]
+        parts = torch.bmm(weights.view(shape).to(values.dtype), values)
+        return (shares * self._by_row(parts.view(count, -1, values.shape[2]))).sum(1)
+
+    def _mask(self, window: int | None) -> torch.Tensor:
+        """Return what is added to the scores, `(pages, 1, PAGE)`."""
+        if window not in self._hidden:
+            lengths = self._lengths[self._owners][:, None]
+            places = self._starts[:, None] + torch.arange(PAGE, device=lengths.device)
+            unseen = places >= lengths
+            if window is not None:
+                unseen |= places < lengths - window
+            hidden = torch.zeros(places.shape, device=lengths.device)
+            self._hidden[window] = hidden.masked_fill_(unseen, _HIDDEN)[:, None]
+        return self._hidden[window]
+
+    def _by_row(self, by_page: torch.Tensor) -> torch.Tensor:
+        """Return `(B, most pages, …)` of `(pages, …)`."""
+        taken = by_page.index_select(0, self._table.flatten())
+        return taken.view(*self._table.shape, *by_page.shape[1:])
+
+
+def _product(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return the batched product in float32, whatever the states are in."""
+    if queries.dtype == torch.float32:
+        return torch.bmm(queries, keys)
+    if queries.is_cuda:
+        return torch.bmm(queries, keys, out_dtype=torch.float32)
+    return torch.bmm(queries.float(), keys.float())
+
+
+class Appending:
+    """One sequence with any number of new tokens."""
+
+    def __init__(self, known: int, new: int, pages: Sequence[int], device: torch.device) -> None:
+        """Prepare.
+
+        Args:
+            known: The tokens that come before the new ones.
+            new: The new ones.
+            pages: Where the states of the known ones are.
+            device: Of the model.
+        """
+        self.new = new
+        self._known = known
+        self._pages = torch.tensor(pages, device=device) if known else None
+        self._hidden: dict[int | None, torch.Tensor | None] = {}
+
+    def attend(self, query: torch.Tensor, new: Store, store: Store, how: How) -> torch.Tensor:
+        """Return `(new tokens, heads, size)`.
+
+        Args:
+            query: `(heads, new tokens, size)`.
+            new: Keys and values of the new tokens, each `(key-value heads, new tokens, size)`.
+            store: Where the states of the known tokens are.
+            how: What the layer says.
+        """
+        keys, values = (self._all(*pair) for pair in zip(new, store, strict=True))
+        mask = self._mask(how, keys)
+        if how.sinks is not None:
+            # A token that is nothing: the mask alone is its score.
+            keys, values = (pad(states, (0, 0, 0, 1)) for states in (keys, values))
+            seen = keys.new_zeros(1, keys.shape[1] - 1) if mask is None else mask
+            sinks = how.sinks.to(keys.dtype)[:, None, None].expand(-1, self.new, 1)
+            mask = torch.cat([seen.expand(len(query), self.new, -1), sinks], dim=2)
+        shared = len(query) // len(keys)
+        if shared > 1 and mask is not None and query.is_cuda:
+            # No fused kernel there takes a mask and heads that share keys.
+            keys, values = (states.repeat_interleave(shared, 0) for states in (keys, values))
+        output = scaled_dot_product_attention(
+            query[None].to(keys.dtype),
+            keys[None],
+            values[None],
+            attn_mask=mask,
+            is_causal=mask is None and not self._known,
+            scale=how.scaling,
+            enable_gqa=len(query) != len(keys),
+        )
+        return output[0].transpose(0, 1)
+
+    def _all(self, new: torch.Tensor, store: torch.Tensor) -> torch.Tensor:
+        """Return the states of all tokens, `(heads, tokens, size)`."""
+        if self._pages is None:
+            return new
+        known = store.index_select(0, self._pages).transpose(0, 1).flatten(1, 2)
+        return torch.cat([known[:, : self._known].to(new.dtype), new], dim=1)
+
+    def _mask(self, how: How, like: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to the scores; None if a causal mask does, or none is needed."""
+        window = how.window
+        if window not in self._hidden:
+            every = self._known + self.new
+            all_seen = window is None or every <= window
+            places = torch.arange(every, device=like.device)
+            after = places[self._known :, None]
+            unseen = places > after
+            if window is not None:
+                unseen |= places <= after - window
+            hidden = like.new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
+            causal = not self._known and how.sinks is None
+            needless = all_seen and (causal or self.new == 1)
+            self._hidden[window] = None if needless else hidden
+        return self._hidden[window]
+
+
+@dataclass(eq=False)
+class LayerStates:
+    """What stands for the keys of a layer: its pages, and the states of all new tokens.
+
+    Attributes:
+        rows: Sequences with one new token each, which come first.
+        others: Those that follow.
+        store: The layer's pages.
+        new: Keys and values of the new tokens, each `(heads, T, size)`.
+    """
+
+    rows: Decoding | None
+    others: Sequence[Appending]
+    store: Store
+    new: Store
+
+    def attend(self, query: torch.Tensor, how: How) -> torch.Tensor:
+        """Return `(T, heads, size)` for queries `(heads, T, size)`."""
+        outputs: list[torch.Tensor] = []
+        begin = 0
+        if self.rows is not None:
+            begin = len(self.rows.pages)
+            queries = query[:, :begin].transpose(0, 1)
+            outputs.append(self.rows.attend(queries, self.store, how))
+        for other in self.others:
+            span = slice(begin, begin + other.new)
+            keys, values = self.new
+            new = (keys[:, span], values[:, span])
+            outputs.append(other.attend(query[:, span], new, self.store, how))
+            begin = span.stop
+        return torch.cat([output.to(query.dtype) for output in outputs])
+
+
+def attend(
+    module: torch.nn.Module,  # noqa: ARG001 (what transformers passes on)
+    query: torch.Tensor,
+    key: LayerStates,
+    value: None,  # noqa: ARG001
+    attention_mask: None,  # noqa: ARG001
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,  # noqa: ANN401
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' attention functions do.
+
+    Args:
+        module: The layer.
+        query: `(1, heads, T, size)`.
+        key: What `PagedCache.update` returned.
+        value: Nothing.
+        attention_mask: Nothing.
+        scaling: Of the scores; None for one over the root of `size`.
+        sliding_window: How many tokens each one sees; None for all.
+        s_aux: Scores of attention sinks, `(heads,)`.
+        kwargs: What else some models pass on.
+
+    Returns:
+        `(1, T, heads, size)`, and no weights.
+
+    Raises:
+        CaiError: The model wants something of its attention that is not known here.
+    """
+    if kwargs.get("position_bias") is not None:
+        raise unknown_attention("adds a bias to its scores")
+    how = How(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, s_aux)
+    with torch.autocast(query.device.type, enabled=False):
+        return key.attend(query[0], how)[None], None
+
+
+def unknown_attention(what: str) -> CaiError:
+    """Return what to raise for a model whose attention is of another kind."""
+    return CaiError(
+        f"The local engine cannot run this model: it {what}. Set `engine: vllm` for it, or use a "
+        "model with full or sliding-window attention in every layer."
+    )
+
+
+AttentionInterface.register(IMPLEMENTATION, attend)

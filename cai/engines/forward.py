@@ -1,0 +1,130 @@
+"""One forward pass over new tokens of many sequences, side by side and without padding.
+
+A model runs them as one sequence of T tokens: what it does to single tokens needs no more. Only
+attention has to know which of them belong together, and is replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+
+from cai.engines.attention import IMPLEMENTATION, PAGE, Appending, Decoding, unknown_attention
+from cai.engines.pages import PagedCache
+
+_TOKENS = {"cpu": 1024, "cuda": 16384}
+_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(eq=False)
+class Piece:
+    """New tokens of one sequence.
+
+    Attributes:
+        ids: The new tokens.
+        known: How many come before them.
+        pages: Where the states of those are.
+        stored: Whether theirs are written there, too.
+    """
+
+    ids: Sequence[int]
+    known: int
+    pages: Sequence[int]
+    stored: bool = True
+
+
+def prompt_tokens(model: Any) -> int:  # noqa: ANN401 (any transformers causal language model)
+    """Return how many tokens of prompts to run at once; on a CPU, more no longer fit its caches."""
+    return _TOKENS.get(model.device.type, _TOKENS["cuda"])
+
+
+def check_attention(model: Any) -> None:  # noqa: ANN401
+    """Refuse a model whose attention cannot be replaced.
+
+    Raises:
+        CaiError: It is one.
+    """
+    if problem := attention_problem(model.config, model):
+        raise unknown_attention(problem)
+
+
+def attention_problem(config: Any, model: Any) -> str | None:  # noqa: ANN401
+    """Say why the attention of a model, or of a class of models, cannot be replaced."""
+    config = config.get_text_config(decoder=True)
+    if others := set(getattr(config, "layer_types", None) or ()) - _LAYERS:
+        return f"has layers of `{min(others)}`"
+    if getattr(config, "num_kv_shared_layers", 0):
+        return "shares keys and values between layers"
+    if getattr(config, "kv_lora_rank", None):
+        return "keeps keys and values compressed"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "computes attention in its own way"
+    return None
+
+
+@torch.inference_mode()
+def run_tokens(
+    model: Any,  # noqa: ANN401
+    cache: PagedCache,
+    pieces: Sequence[Piece],
+    *,
+    rows: Decoding | None = None,
+    newest: torch.Tensor | None = None,
+    every: bool = False,
+) -> torch.Tensor:
+    """Run new tokens of many sequences.
+
+    Args:
+        model: In eval mode.
+        cache: Where the states of the sequences are.
+        pieces: New tokens of sequences; those whose states are stored come first.
+        rows: Further sequences, with one new token each.
+        newest: Those tokens, `(B,)`.
+        every: Return the logits of every token of the pieces, not of their last ones alone.
+
+    Returns:
+        Logits `(B + pieces, V)` for the token after each sequence, or `(B + tokens, V)`.
+    """
+    device = model.device
+    ids = _tensor([*chain.from_iterable(piece.ids for piece in pieces)], device)
+    spans = [range(piece.known, piece.known + len(piece.ids)) for piece in pieces]
+    positions = _tensor([*chain.from_iterable(spans)], device)
+    stored = zip(pieces, spans, strict=True)
+    kept = [p.pages[place // PAGE] for p, span in stored if p.stored for place in span]
+    pages = _tensor(kept, device)
+    count = 0
+    if rows is not None and newest is not None:
+        count = len(newest)
+        ids = torch.cat([newest, ids])
+        positions = torch.cat([rows.positions, positions])
+        pages = torch.cat([rows.pages, pages])
+    wanted = torch.arange(len(ids), device=device)
+    if pieces and not every:
+        ends = _tensor([len(piece.ids) for piece in pieces], device).cumsum(0)
+        wanted = torch.cat([wanted[:count], count - 1 + ends])
+    cache.expect(
+        rows,
+        [Appending(piece.known, len(piece.ids), piece.pages, device) for piece in pieces],
+        (pages, positions[: len(pages)] % PAGE),
+    )
+    config = model.config.get_text_config(decoder=True)
+    usual, config._attn_implementation = config._attn_implementation, IMPLEMENTATION
+    try:
+        output = model(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=wanted,
+        )
+    finally:
+        config._attn_implementation = usual
+    return output.logits[0]
+
+
+def _tensor(numbers: list[int], device: torch.device) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.long, device=device)
