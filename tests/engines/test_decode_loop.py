@@ -69,7 +69,7 @@ def assert_same(completions, expected):
 
 
 def test_samples_as_the_naive_loop_does(model):
-    requests = random_requests(18)
+    requests = [*random_requests(18), *random_requests(12, seed=7, longest=200)]
     expected = [naive(model, request) for request in requests]
     assert {finish for _, _, finish in expected} == {"stop", "length"}
     assert_same(loop(model).run(requests), expected)

@@ -49,7 +49,7 @@ def ids(rng, count):
 def family_tree(seed=0):
     """Prompts that share beginnings of several lengths, and some that share nothing."""
     rng = np.random.default_rng(seed)
-    root = ids(rng, 40)
+    root = ids(rng, 140)
     prompts = [ids(rng, length) for length in (3, 30, 70)]
     for length in (0, 7, 33):
         branch = root + ids(rng, length)
