@@ -150,7 +150,7 @@ def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     if like.device.type != "cpu" or size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return like.new_zeros(shape)
     # PyTorch's own memory may have been in use before, in small pages.
-    memory = mmap.mmap(-1, size + _HUGE)
+    memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % _HUGE
     return torch.frombuffer(memory, dtype=like.dtype, count=count, offset=start).view(shape)

@@ -1,6 +1,9 @@
 """Attention over pages against its formula, written out in float64 for one token at a time."""
 
 import dataclasses
+import mmap
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cai.engines.attention import PAGE, Appending, Decoding, How
 from cai.engines.decode import DecodeLoop
-from cai.engines.pages import PagedCache, pages_for
+from cai.engines.pages import PagedCache, _zeros, pages_for
 from cai.errors import CaiError
 
 SIZE, CPU = 8, torch.device("cpu")
@@ -152,3 +155,21 @@ def test_attention_of_another_kind_is_refused(kind, settings, said):
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=50, **settings))
     with pytest.raises(CaiError, match=f"{said}.*engine: vllm"):
         DecodeLoop(model, stop_ids=(), max_batch_tokens=100)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="needs Linux")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_stores_are_zeros_in_huge_pages_of_their_own(dtype):
+    zeros = _zeros((900, 4, PAGE, SIZE), torch.ones(1, 4, 1, SIZE, dtype=dtype))
+    assert zeros.dtype == dtype
+    assert zeros.shape == (900, 4, PAGE, SIZE)
+    assert not zeros.any()
+    flags, inside = "", False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            first, end = (int(address, 16) for address in span.groups())
+            inside = first <= zeros.data_ptr() < end
+        elif inside and line.startswith("VmFlags"):
+            flags = line
+    assert " hg" in flags  # advised to be huge
+    assert " sh" not in flags  # shared memory would not be
