@@ -332,8 +332,7 @@ class DecodeLoop:
             fitting.append(row)
         if not fitting:
             return []
-        left = sum(len(row.stored.pages) for row in chain.from_iterable(self._left))
-        self._batch.cache.reserve(pages_for(reserved) + left)
+        self._batch.cache.reserve(pages_for(reserved))
         begun = begin_prompts(
             [row.request.prompt_ids for row in fitting],
             self.prefixes,

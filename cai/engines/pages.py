@@ -37,9 +37,10 @@ class PagedCache(Cache):
         self._used = np.zeros(0, dtype=bool)
 
     def reserve(self, count: int) -> None:
-        """Make room for so many pages in all, those in use included."""
+        """Make room for so many pages in all; later for a quarter more at least."""
         if count > len(self._used):
-            self._used = np.append(self._used, np.zeros(count - len(self._used), dtype=bool))
+            capacity = max(count, len(self._used) * 5 // 4)
+            self._used = np.append(self._used, np.zeros(capacity - len(self._used), dtype=bool))
             for number, old in enumerate(self._stores):
                 self._stores[number] = self._allocate(*old)
                 for store, states in zip(self._stores[number], old, strict=True):
@@ -47,8 +48,7 @@ class PagedCache(Cache):
 
     def take(self, count: int) -> list[int]:
         """Return the first free pages, after making room if need be."""
-        if self.used + count > len(self._used):
-            self.reserve(max(self.used + count, len(self._used) * 5 // 4))
+        self.reserve(self.used + count)
         free = np.flatnonzero(~self._used)[:count]
         self._used[free] = True
         return free.tolist()

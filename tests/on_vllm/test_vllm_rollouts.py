@@ -42,6 +42,7 @@ def difference(model, chat, sampler, temperature=1.0):
     episodes = Episodes.from_lists(
         [r.prompt_ids for r in requests],
         [c.token_ids for c in said],
+        pad_id=chat.pad_id,
         device=torch.device("cpu"),
     )
     with torch.no_grad():
