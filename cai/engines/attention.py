@@ -153,7 +153,7 @@ class Appending:
         self.new = new
         self._known = known
         self._pages = torch.tensor(pages, device=device) if known else None
-        self._hidden: dict[int | None, torch.Tensor | None] = {}
+        self._hidden: dict[int | None, torch.Tensor] = {}
 
     def attend(self, query: torch.Tensor, new: Store, store: Store, how: How) -> torch.Tensor:
         """Return `(new tokens, heads, size)`.
@@ -196,19 +196,17 @@ class Appending:
 
     def _mask(self, how: How, like: torch.Tensor) -> torch.Tensor | None:
         """Return what is added to the scores; None if a causal mask does, or none is needed."""
-        window = how.window
+        window, every = how.window, self._known + self.new
+        causal = not self._known and how.sinks is None
+        if (window is None or every <= window) and (causal or self.new == 1):
+            return None
         if window not in self._hidden:
-            every = self._known + self.new
-            all_seen = window is None or every <= window
             places = torch.arange(every, device=like.device)
-            after = places[self._known :, None]
-            unseen = places > after
+            last = places[self._known :, None]
+            unseen = places > last
             if window is not None:
-                unseen |= places <= after - window
-            hidden = like.new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
-            causal = not self._known and how.sinks is None
-            needless = all_seen and (causal or self.new == 1)
-            self._hidden[window] = None if needless else hidden
+                unseen |= places <= last - window
+            self._hidden[window] = like.new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
         return self._hidden[window]
 
 

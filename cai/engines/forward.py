@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cai.engines.attention import IMPLEMENTATION, PAGE, Appending, Decoding, unknown_attention
-from cai.engines.pages import PagedCache
+from cai.engines.pages import PagedCache, pages_for
 
 _TOKENS = {"cpu": 1024, "cuda": 16384}
 _LAYERS = {"full_attention", "sliding_attention"}
@@ -106,11 +106,11 @@ def run_tokens(
     if pieces and not every:
         ends = _tensor([len(piece.ids) for piece in pieces], device).cumsum(0)
         wanted = torch.cat([wanted[:count], count - 1 + ends])
-    cache.expect(
-        rows,
-        [Appending(piece.known, len(piece.ids), piece.pages, device) for piece in pieces],
-        (pages, positions[: len(pages)] % PAGE),
-    )
+    others = [
+        Appending(piece.known, len(piece.ids), piece.pages[: pages_for(piece.known)], device)
+        for piece in pieces
+    ]
+    cache.expect(rows, others, (pages, positions[: len(pages)] % PAGE))
     config = model.config.get_text_config(decoder=True)
     usual, config._attn_implementation = config._attn_implementation, IMPLEMENTATION
     try:
