@@ -35,6 +35,9 @@ from cai.errors import CaiError
 _ENOUGH = 1 / 8
 """Questions are answered when they are this share of the rows that decode."""
 
+_PATIENCE = 0.005
+"""The most seconds to wait for what is asked next."""
+
 _Future = asyncio.Future[Any]
 _Question = tuple[TokenQuestion, _Future]
 _Job = tuple[TokenRequest | TokenQuestion, _Future]
@@ -256,7 +259,11 @@ class _Worker:
             self.loop.clear()
         else:
             self._decoding.difference_update(future for future, _ in finished)
-            _deliver(finished)
+            taken = _deliver(finished)
+            if self._model.device.type == "cpu":
+                # Who takes an answer computes here, too. What is asked next then misses no step.
+                for event in taken:
+                    event.wait(_PATIENCE)
 
     def _fail(self, futures: Iterable[_Future], error: Exception) -> None:
         if isinstance(error, torch.OutOfMemoryError):
@@ -267,17 +274,25 @@ class _Worker:
         _deliver((future, error) for future in futures)
 
 
-def _deliver(answers: Iterable[tuple[_Future, object]]) -> None:
-    """Hand answers to those who wait; an event loop is woken once for all that are its own."""
+def _deliver(answers: Iterable[tuple[_Future, object]]) -> list[threading.Event]:
+    """Hand answers to those who wait; an event loop is woken once for all that are its own.
+
+    Returns:
+        An event for each loop: set when what they ask next, if they do so at once, has arrived.
+    """
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, object]]] = {}
     for future, answer in answers:
         by_loop.setdefault(future.get_loop(), []).append((future, answer))
+    events: list[threading.Event] = []
     for loop, some in by_loop.items():
         with suppress(RuntimeError):  # a loop that is closed: no one waits
-            loop.call_soon_threadsafe(_settle, some)
+            event = threading.Event()
+            loop.call_soon_threadsafe(_settle, some, event)
+            events.append(event)
+    return events
 
 
-def _settle(answers: Sequence[tuple[_Future, object]]) -> None:
+def _settle(answers: Sequence[tuple[_Future, object]], taken: threading.Event) -> None:
     for future, answer in answers:
         if future.done():
             continue
@@ -285,6 +300,9 @@ def _settle(answers: Sequence[tuple[_Future, object]]) -> None:
             future.set_exception(answer)
         else:
             future.set_result(answer)
+    # First the tasks go on, then what they ask is flushed, then the event is set.
+    loop = asyncio.get_running_loop()
+    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(taken.set)))
 
 
 def _closed() -> CaiError:
