@@ -197,7 +197,7 @@ class DecodeLoop:
         """Prepare; nothing is copied.
 
         Args:
-            model: A transformers causal language model with attention in every layer.
+            model: A transformers causal language model; see `check_attention`.
             stop_ids: Each of these tokens ends a completion.
             max_batch_tokens: Rows are admitted while the pages for all prompts and `max_tokens`
                 hold no more; a row alone always is.
@@ -342,8 +342,8 @@ class DecodeLoop:
         for some in begun:
             row = fitting[some.place]
             row.stored, row.cached = some.stored, some.piece.known
-        for place in sorted((some.place for some in begun), reverse=True):
-            del self._waiting[place]
+        for some in reversed(begun):
+            del self._waiting[some.place]
         return [(fitting[some.place], some.piece) for some in begun]
 
     def _leave(self, rows: list[_Row]) -> None:

@@ -27,14 +27,12 @@ class Piece:
     Attributes:
         ids: The new tokens.
         known: How many come before them.
-        pages: Where the states of those are.
-        stored: Whether theirs are written there, too.
+        pages: Where the states of those are, and theirs will be if they are stored.
     """
 
     ids: Sequence[int]
     known: int
     pages: Sequence[int]
-    stored: bool = True
 
 
 def prompt_tokens(model: Any) -> int:  # noqa: ANN401 (any transformers causal language model)
@@ -74,6 +72,7 @@ def run_tokens(
     *,
     rows: Decoding | None = None,
     newest: torch.Tensor | None = None,
+    stored: bool = True,
     every: bool = False,
 ) -> torch.Tensor:
     """Run new tokens of many sequences.
@@ -81,9 +80,10 @@ def run_tokens(
     Args:
         model: In eval mode.
         cache: Where the states of the sequences are.
-        pieces: New tokens of sequences; those whose states are stored come first.
+        pieces: New tokens of sequences.
         rows: Further sequences, with one new token each.
         newest: Those tokens, `(B,)`.
+        stored: Whether the states of the pieces are written into their pages.
         every: Return the logits of every token of the pieces, not of their last ones alone.
 
     Returns:
@@ -93,9 +93,8 @@ def run_tokens(
     ids = _tensor([*chain.from_iterable(piece.ids for piece in pieces)], device)
     spans = [range(piece.known, piece.known + len(piece.ids)) for piece in pieces]
     positions = _tensor([*chain.from_iterable(spans)], device)
-    stored = zip(pieces, spans, strict=True)
-    kept = [p.pages[place // PAGE] for p, span in stored if p.stored for place in span]
-    pages = _tensor(kept, device)
+    placed = zip(pieces, spans, strict=True) if stored else ()
+    pages = _tensor([piece.pages[at // PAGE] for piece, span in placed for at in span], device)
     count = 0
     if rows is not None and newest is not None:
         count = len(newest)

@@ -1,8 +1,8 @@
-"""Keys and values of many sequences in pages of one size, so that none of them has to be moved.
+"""Keys and values of many sequences in pages of one size, so that none makes way for another.
 
 A sequence takes a page when the last one is full, wherever one is free. Its tokens fill pages from
-the left; a page belongs to one sequence alone. What is in unused places is finite (a masked NaN
-would still spread), but otherwise arbitrary.
+the left. A page that is still written to belongs to one sequence alone. What is in unused places
+is finite (a masked NaN would still spread), but otherwise arbitrary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 from cai.engines.attention import PAGE, Appending, Decoding, LayerStates, Store
 
 _HUGE = 2 << 20
-"""Bytes of a huge page of memory. On a CPU, reading states from small ones takes twice as long."""
+"""Bytes of a huge page of memory. On a CPU, states are read from them faster than from others."""
 
 
 def pages_for(tokens: int) -> int:
@@ -138,9 +138,11 @@ class PagedCache(Cache):
 
     def _allocate(self, keys: torch.Tensor, values: torch.Tensor) -> Store:
         """Return zeros for states like these, `(…, heads, …, size)`."""
-        shapes = ((len(self._used), like.shape[1], PAGE, like.shape[3]) for like in (keys, values))
-        first, second = shapes
-        return _zeros(first, keys), _zeros(second, values)
+        first, second = (
+            _zeros((len(self._used), like.shape[1], PAGE, like.shape[3]), like)
+            for like in (keys, values)
+        )
+        return first, second
 
 
 def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:

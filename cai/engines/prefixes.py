@@ -145,12 +145,13 @@ def begin_prompts(
     for place, ids in enumerate(prompts):
         # The last token is always run, its logits are wanted.
         source, known = prefixes.longest(ids[:-1])
-        if not running.isdisjoint(block_hashes(ids[:-1])[known // BLOCK :]):
+        blocks = block_hashes(ids)
+        if not running.isdisjoint(blocks[known // BLOCK : (len(ids) - 1) // BLOCK]):
             continue
         most -= len(ids) - known
         if begun and most < 0:
             break
-        running.update(block_hashes(ids))
+        running.update(blocks)
         taken = source.pages[: pages_for(known)] if source else []
         same = source is not None and source.cache is cache
         if source and same and source.left and taken == source.pages:

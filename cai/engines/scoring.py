@@ -150,10 +150,8 @@ def _rest(
         cache: Where the states of the prompts are.
         options: Of more than one token, each with the prompt that it may follow.
     """
-    pieces = [
-        Piece(ids[:-1], len(stored.ids), stored.pages, stored=False) for stored, ids in options
-    ]
-    logits = run_tokens(model, cache, pieces, every=True)
+    pieces = [Piece(ids[:-1], len(stored.ids), stored.pages) for stored, ids in options]
+    logits = run_tokens(model, cache, pieces, stored=False, every=True)
     targets = torch.tensor([token for _, ids in options for token in ids[1:]], device=logits.device)
     logprobs = torch.log_softmax(logits.float(), -1).gather(1, targets[:, None]).squeeze(1)
     parts = logprobs.split([len(piece.ids) for piece in pieces])
