@@ -235,6 +235,7 @@ def measure(
             rollout = collect_rollout(learner, prompts, reward, settings, seed=0, step=step)
         with clock.phase("update"):
             update(learner, rollout, settings, seed=0, step=step)
+        print(f"{shape.name}: step {step} of {steps}: {sum(clock.seconds.values()):.1f} s in all")
         tokens += int(rollout.episodes.lengths_B.sum())
         sampled += int(rollout.episodes.response_lengths_B.sum())
     seconds = sum(clock.seconds.values())

@@ -103,14 +103,18 @@ def load_chat_format(settings: ModelSettings) -> ChatFormat:
     return ChatFormat(tokenizer, extra_stop_ids=eos_ids(folder))
 
 
-def device_and_dtype(settings: ModelSettings) -> tuple[torch.device, torch.dtype]:
+def device_and_dtype(
+    settings: ModelSettings, wanted: torch.device | str | None = None
+) -> tuple[torch.device, torch.dtype]:
     """Return where a model runs and in which precision.
 
-    `auto` is bfloat16 on a GPU and float32 on a CPU.
+    Args:
+        settings: Their `dtype: auto` is bfloat16 on a GPU and float32 on a CPU.
+        wanted: Where; None for the GPU if there is one.
     """
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
     if settings.dtype == "auto":
         return device, torch.bfloat16 if device.type == "cuda" else torch.float32
     return device, torch.float32 if settings.dtype == "float32" else torch.bfloat16
@@ -132,7 +136,7 @@ def load_causal_lm(
     from transformers.utils import logging
 
     folder = model_folder(settings)
-    automatic, dtype = device_and_dtype(settings)
+    target, dtype = device_and_dtype(settings, device)
     logging.disable_progress_bar()
     try:
         config = without_dropout(AutoConfig.from_pretrained(folder))
@@ -146,7 +150,7 @@ def load_causal_lm(
         ) from error
     model, report = loaded
     _check_report(folder, report, config.architectures or [])
-    return cast("PreTrainedModel", model.to(device or automatic).eval())
+    return cast("PreTrainedModel", model.to(target).eval())
 
 
 def without_dropout(config: Any) -> Any:  # noqa: ANN401 (any transformers config)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from benchmarks import gpu
+from benchmarks import decode_steps, gpu
 
 TINY = gpu.Shape(
     hidden=64,
@@ -49,3 +49,16 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(monkeypatch, capsys, tmp_
     assert gpu.main() == 0
     assert "nothing was measured" in capsys.readouterr().out
     assert not (tmp_path / "gpu.json").exists()
+
+
+def test_the_least_time_of_a_step_counts_what_it_reads():
+    found = decode_steps.measure(TINY, torch.device("cpu"), torch.float32, before=1, steps=2)
+    least, copied = found["least, by reading"] / 1e3, found["bytes/s of a copy"]
+    model = LlamaForCausalLM(TINY.config())
+    weights = 4 * (
+        sum(w.numel() for w in model.parameters()) - model.get_input_embeddings().weight.numel()
+    )
+    states = least * copied - weights
+    rows = TINY.rows * TINY.bytes_of_states(4)
+    assert TINY.prompt_words * 3 / 4 * rows < states < TINY.context * rows
+    assert "least, by reading" in decode_steps.table(found)

@@ -50,8 +50,15 @@ def test_no_dropout_even_in_training_mode(tiny_settings):
 
 def test_dtype_is_what_is_asked_for(tiny_settings):
     assert load_causal_lm(tiny_settings("llama", dtype="bfloat16")).dtype == torch.bfloat16
-    device, dtype = device_and_dtype(tiny_settings("llama"))
+    device, dtype = device_and_dtype(tiny_settings("llama", dtype="auto"))
     assert dtype == (torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def test_automatic_precision_is_that_of_the_device_that_is_asked_for(tiny_settings):
+    automatic = tiny_settings("llama", dtype="auto")
+    assert device_and_dtype(automatic, "cpu")[1] == torch.float32
+    assert device_and_dtype(automatic, "cuda") == (torch.device("cuda"), torch.bfloat16)
+    assert load_causal_lm(automatic, device="cpu").dtype == torch.float32
 
 
 def test_transcript_format_survives_saving(tiny_settings, tmp_path):

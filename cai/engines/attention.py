@@ -26,6 +26,9 @@ IMPLEMENTATION = "cai_pages"
 _HIDDEN = -1e30
 """Added to scores of what is not attended to: they vanish, but their differences stay finite."""
 
+_FAR = 1 << 40
+"""Where a page begins that is nobody's: behind the end of every sequence."""
+
 Store = tuple[torch.Tensor, torch.Tensor]
 """A layer's keys and values, each `(pages, heads, PAGE, size)`."""
 
@@ -64,7 +67,7 @@ class Decoding:
         within = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
         top = int(numbers.max()) + 1
         # Pages that are no one's count as the first sequence's, far behind its end.
-        owners, starts = np.zeros(top, dtype=np.int64), np.full(top, 1 << 40)
+        owners, starts = np.zeros(top, dtype=np.int64), np.full(top, _FAR)
         owners[numbers], starts[numbers] = rows, within * PAGE
         # A sequence with fewer pages than another has any page in their places, with no weight.
         table = np.zeros((len(pages), int(counts.max())), dtype=np.int64)
@@ -85,7 +88,49 @@ class Decoding:
     def advance(self) -> None:
         """Let each sequence have one more token, in the same pages."""
         self._lengths = self._lengths + 1
+        self.forget_masks()
+
+    def forget_masks(self) -> None:
+        """Make the masks anew when they are next needed."""
         self._hidden.clear()
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """The sequences, one more than the last page of theirs, the pages of the longest one."""
+        return len(self._lengths), len(self._owners), self._table.shape[1]
+
+    @classmethod
+    def empty(cls, count: int, pages: int, longest: int, device: torch.device) -> Decoding:
+        """Return room for up to so many sequences; `become` fills it."""
+        made = cls([[0]], [1], device)
+        like = made.pages
+        made._lengths, made.pages = like.new_ones(count), like.new_zeros(count)
+        made._owners, made._starts = like.new_zeros(pages), like.new_zeros(pages)
+        made._table = like.new_zeros(count, longest)
+        made._absent = torch.zeros(count, longest, device=device)
+        return made
+
+    def become(self, other: Decoding, unused: int) -> None:
+        """Take over, in place, the sequences of another one that is no larger.
+
+        Args:
+            other: Whose sequences come first here.
+            unused: The page into which the remaining sequences write; they are one token long.
+        """
+        count, pages, longest = other.sizes
+        for own, value in (
+            (self._lengths, 1),
+            (self.pages, unused),
+            (self._owners, 0),
+            (self._starts, _FAR),
+            (self._table, 0),
+            (self._absent, _HIDDEN),
+        ):
+            own.fill_(value)
+        self._lengths[:count], self.pages[:count] = other._lengths, other.pages
+        self._owners[:pages], self._starts[:pages] = other._owners, other._starts
+        self._table[:count, :longest] = other._table
+        self._absent[:count, :longest] = other._absent
 
     def attend(self, query: torch.Tensor, store: Store, how: How) -> torch.Tensor:
         """Return `(B, heads, size)`.

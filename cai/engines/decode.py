@@ -21,6 +21,7 @@ from cai.engines import PromptTooLong
 from cai.engines.attention import PAGE, Decoding
 from cai.engines.draws import as_seeds, inverse_cdf, uniforms
 from cai.engines.forward import Piece, check_attention, prompt_tokens, run_tokens
+from cai.engines.graphs import StepGraphs, can_capture
 from cai.engines.pages import PagedCache, pages_for
 from cai.engines.prefixes import Prefixes, Stored, begin_prompts
 from cai.errors import CaiError
@@ -30,6 +31,9 @@ FEW = 16
 
 _STAY = 2
 """Steps for which a finished row stays: what goes on from it, when that is known, saves a copy."""
+
+_WAIT = 8
+"""Steps that a few new prompts wait, so that the steps between them can be CUDA graphs."""
 
 _GAPS = 1 / 8
 """With more free pages than this between those in use, they are put together."""
@@ -139,10 +143,12 @@ class _Sampler:
 class _Batch:
     """B rows that decode together, all with their newest token not yet run."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, model: Any, *, graphs: bool) -> None:  # noqa: ANN401
         self.rows: list[_Row] = []
         self.cache = PagedCache()
-        self._device = device
+        wanted = graphs and can_capture(model)
+        self.graphs = StepGraphs(model, self.cache) if wanted else None
+        self._device: torch.device = model.device
         self._decoding: Decoding | None = None
 
     def decoding(self) -> Decoding | None:
@@ -193,6 +199,7 @@ class DecodeLoop:
         stop_ids: Collection[int],
         max_batch_tokens: int,
         prefix_tokens: int = 0,
+        graphs: bool = True,
     ) -> None:
         """Prepare; nothing is copied.
 
@@ -203,6 +210,7 @@ class DecodeLoop:
                 hold no more; a row alone always is.
             prefix_tokens: Finished rows of so many tokens are kept beside them, for requests that
                 begin as they do. Only for weights that do not change.
+            graphs: On a GPU, repeat steps as CUDA graphs where the model allows it.
 
         Raises:
             CaiError: The model's attention cannot be replaced.
@@ -211,6 +219,7 @@ class DecodeLoop:
         self._model = model
         self._stop_ids = frozenset(stop_ids)
         self._max_batch_tokens = max_batch_tokens
+        self._graphs = graphs
         config = model.config.get_text_config(decoder=True)
         self.context: int | None = getattr(config, "max_position_embeddings", None)
         self.prefixes = Prefixes(prefix_tokens)
@@ -284,9 +293,10 @@ class DecodeLoop:
         self._waiting: list[_Row] = []
         self._left = deque[list[_Row]]([] for _ in range(_STAY))
         self.prefixes.clear()
-        self._batch = _Batch(self._model.device)
+        self._batch = _Batch(self._model, graphs=self._graphs)
         self._sampler: _Sampler | None = None
         self._newest: torch.Tensor | None = None
+        self._waited = 0
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Any, TokenCompletion]]:
@@ -294,7 +304,7 @@ class DecodeLoop:
 
         The prompts of rows that join run in the same forward pass as the newest tokens of others.
         """
-        batch, joining = self._batch, self._admit()
+        batch, joining = self._batch, [] if self._later() else self._admit()
         self._let_go([row for row, _ in joining])
         rows = [*batch.rows, *(row for row, _ in joining)]
         if not rows:
@@ -302,13 +312,7 @@ class DecodeLoop:
             return []
         if self._sampler is None or joining:
             self._sampler = _Sampler(rows, self._model.device)
-        logits = run_tokens(
-            self._model,
-            batch.cache,
-            [piece for _, piece in joining],
-            rows=batch.decoding(),
-            newest=self._newest,
-        )
+        logits = self._run([piece for _, piece in joining])
         self._newest = self._sample(rows, self._sampler, logits)
         for row, _ in joining:
             self.prefixes.add(row.stored)
@@ -320,6 +324,23 @@ class DecodeLoop:
         if finished or joining:
             batch.become([row for row in rows if row.finish is None])
         return [(row.tag, row.completion()) for row in finished]
+
+    def _later(self) -> bool:
+        """Whether the prompts that wait are few and have not waited long."""
+        self._waited += 1
+        graphs, rows, waiting = self._batch.graphs, len(self._batch.rows), len(self._waiting)
+        if graphs and graphs.usable and self._waited < _WAIT and 8 * waiting < rows:
+            return True
+        self._waited = 0
+        return False
+
+    def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        """Return the logits after the newest token of each row, then after those of each piece."""
+        batch = self._batch
+        rows, newest, graphs = batch.decoding(), self._newest, batch.graphs
+        if pieces or graphs is None or not graphs.usable or rows is None or newest is None:
+            return run_tokens(self._model, batch.cache, pieces, rows=rows, newest=newest)
+        return graphs.run(rows, newest)
 
     def _admit(self) -> list[tuple[_Row, Piece]]:
         """Take the first waiting rows that fit, each with the tokens of its prompt to be run."""

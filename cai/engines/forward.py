@@ -110,6 +110,31 @@ def run_tokens(
         for piece in pieces
     ]
     cache.expect(rows, others, (pages, positions[: len(pages)] % PAGE))
+    return _logits(model, cache, ids, positions, wanted)
+
+
+def run_rows(
+    model: Any,  # noqa: ANN401
+    cache: PagedCache,
+    rows: Decoding,
+    newest: torch.Tensor,
+) -> torch.Tensor:
+    """Run the newest tokens `(B,)` of sequences alone; return logits `(B, V)`.
+
+    All on the model's device: nothing is sent to it and nothing comes back.
+    """
+    cache.expect(rows, (), (rows.pages, rows.positions % PAGE))
+    return _logits(model, cache, newest, rows.positions)
+
+
+def _logits(
+    model: Any,  # noqa: ANN401
+    cache: PagedCache,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    wanted: torch.Tensor | int = 0,
+) -> torch.Tensor:
+    """Run tokens through the model as `cache` expects them; return logits `(wanted, V)`."""
     config = model.config.get_text_config(decoder=True)
     usual, config._attn_implementation = config._attn_implementation, IMPLEMENTATION
     try:

@@ -63,6 +63,16 @@ class PagedCache(Cache):
         return int(self._used.sum())
 
     @property
+    def capacity(self) -> int:
+        """The pages that there is room for."""
+        return len(self._used)
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Names where the pages are: it changes when they are moved."""
+        return self.capacity, self._stores[0][0].data_ptr() if self._stores else 0
+
+    @property
     def top(self) -> int:
         """One more than the last page in use."""
         used = np.flatnonzero(self._used)
