@@ -5,7 +5,8 @@ conversation is the same ids everywhere: one BOS, the turn end the template uses
 
 What people and models write is text and nothing else. A message that spells out a control token
 ("<|eot_id|>") does not end its turn: templates are rendered with marks in place of the contents,
-and a control token is only read as one where the template itself wrote it.
+and a control token is only read as one where the template itself wrote it. Transcripts begin a turn
+with plain words, so a line of a message that begins like a turn ("Human:") gets a blank before it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ TRANSCRIPT_LABELS = (
     "Critique",
     "Revision Request",
     "Revision",
+)
+
+_TURN = re.compile(
+    r"([\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?=(?:" + "|".join(TRANSCRIPT_LABELS) + "):)"
 )
 
 _MARK = re.compile(r"@@content-(\d+)@@")
@@ -215,9 +220,11 @@ class ChatFormat:
         """Write a conversation up to the opening of the answer."""
         skeleton, form = self._render(messages, speaker=speaker)
         written, position = _Written(), 0
+        transcript = self.tokenizer.chat_template == TRANSCRIPT_TEMPLATE
         for mark in _MARK.finditer(skeleton):
-            written = written.template(skeleton[position : mark.start()])
-            written = written.content(form[int(mark[1])].content.strip())
+            content = form[int(mark[1])].content
+            words = _within_turn(content) if transcript else content.strip()
+            written = written.template(skeleton[position : mark.start()]).content(words)
             position = mark.end()
         return written.template(skeleton[position:])
 
@@ -312,6 +319,14 @@ def _marked(message: Message, index: int) -> dict[str, Any]:
     before = content[: len(content) - len(content.lstrip())]
     after = content[len(content.rstrip()) :] if content.strip() else ""
     return {**message.model_dump(), "content": f"{before}@@content-{index}@@{after}"}
+
+
+def _within_turn(content: str) -> str:
+    """Strip a message for a transcript, in which no line of it begins as a turn does."""
+    words = content.strip()
+    # Blanks around it are written by the template, so its first word may come after a line break.
+    lead = "\n" if content != content.lstrip() else ""
+    return _TURN.sub(r"\1 ", lead + words).removeprefix(lead)
 
 
 def _last_mark(text: str) -> re.Match[str]:

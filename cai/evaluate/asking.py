@@ -28,7 +28,7 @@ from cai.records import (
 from cai.rows import Item, RowsResult, run_rows
 from cai.settings import EvaluateSettings
 from cai.store import RowStore
-from cai.templates import template_hash
+from cai.templates import harmfulness_prompt, template_hash
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
@@ -172,20 +172,15 @@ async def rate_harmfulness(
     task: Task,
 ) -> RowsResult[RatingRow]:
     """Let a judge rate answers from 0 to 4; they are kept in `ratings.jsonl`."""
-    items = [
-        Item(
-            content_hash("rating", row.key),
-            content_hash(
-                template_hash("harmfulness.j2"),
-                judge.engine.fingerprint,
-                judge.min_mass,
-                row.messages,
-                row.response,
-            ),
-            row,
+
+    def item(row: AnswerRow) -> Item[AnswerRow]:
+        asked = harmfulness_prompt(row.messages, row.response)
+        fingerprint = content_hash(
+            asked.messages, asked.prefill, judge.engine.fingerprint, judge.min_mass
         )
-        for row in answers
-    ]
+        return Item(content_hash("rating", row.key), fingerprint, row)
+
+    items = [*map(item, answers)]
 
     async def make(item: Item[AnswerRow]) -> RatingRow:
         row = RatingRow(

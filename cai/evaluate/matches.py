@@ -11,14 +11,13 @@ from pathlib import Path
 from cai.evaluate.asking import Task, run_kept, said_by
 from cai.evaluate.elo import Match
 from cai.evaluate.grading import failures_as_states
-from cai.evaluate.judge import MATCH, Judge
+from cai.evaluate.judge import Judge, match_prompt
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.swiss import Pair, next_round, swiss_rounds
 from cai.records import AnswerRow, Evidence, Kind, MatchRow, content_hash
 from cai.rows import Item, RowsResult
 from cai.settings import EvaluateSettings
 from cai.store import RowStore
-from cai.templates import template_hash
 
 SIDES: dict[str, Kind] = {"harmless": "red_team", "helpful": "helpful"}
 """Each Elo, and the prompts that it is measured on; the two are never mixed."""
@@ -108,13 +107,9 @@ def _met(answers: Answers, pairs: Iterable[Pair], questions: Sequence[int]) -> l
 
 
 def _item(one: AnswerRow, other: AnswerRow, judge: Judge) -> Item[Two]:
+    asked = match_prompt(one.kind, one.messages, (one.response, other.response))
     fingerprint = content_hash(
-        MATCH,
-        template_hash("comparison.j2"),
-        judge.engine.fingerprint,
-        judge.min_mass,
-        one.messages,
-        (one.response, other.response),
+        asked.messages, asked.prefill, judge.engine.fingerprint, judge.min_mass
     )
     return Item(content_hash("match", one.key, other.key), fingerprint, (one, other))
 

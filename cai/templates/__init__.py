@@ -3,8 +3,10 @@
 What varies (the principle) comes after what is shared (the conversation, the responses), so that
 engines can reuse the prefix. The `paper` layout of the comparison keeps the paper's order instead.
 
-What is judged is quoted: only the templates write at the beginning of a line, so no response can
-pass for another one, for a turn of the conversation or for the question.
+Whatever others wrote is quoted when it is inserted: only the templates write at the beginning of a
+line. So no response, principle or example can pass for another response, for a turn of the
+conversation or for the question. Text that is a chat turn of its own (a critique, the model's own
+reasoning) needs no quotes: `cai.chat` keeps turns apart.
 """
 
 from __future__ import annotations
@@ -41,7 +43,24 @@ _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: 
 _INDENT = "    "
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
-_ENVIRONMENT = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True)
+
+class _Lines(str):
+    """Text whose lines were begun here, with what others wrote quoted inside them."""
+
+    __slots__ = ()
+
+
+def quoted(text: str) -> str:
+    """Indent all lines of a text but the first. Nothing is lost: the indents can be taken away."""
+    return _LINE_BREAK.sub(lambda found: found[0] + _INDENT, text)
+
+
+_ENVIRONMENT = Environment(
+    autoescape=False,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    finalize=lambda value: value if isinstance(value, _Lines) else quoted(str(value)),
+)
 
 
 @cache
@@ -56,7 +75,7 @@ def template_hash(*names: str) -> str:
 
 
 def render(name: str, **values: str) -> str:
-    """Fill a template. Values are inserted as they are and never read as templates."""
+    """Fill a template. Values are quoted, and never read as templates."""
     return _template(name).render(**values)
 
 
@@ -108,14 +127,16 @@ def options(count: int) -> tuple[str, ...]:
     return tuple(f" ({letter})" for letter in LETTERS[:count])
 
 
-def quoted(text: str) -> str:
-    """Indent all lines of a text but the first. Nothing is lost: the indents can be taken away."""
-    return _LINE_BREAK.sub(lambda found: found[0] + _INDENT, text)
-
-
 def _conversation(messages: Conversation) -> str:
     """Write a conversation as a transcript in which no message can pass for several."""
-    return to_transcript([m.model_copy(update={"content": quoted(m.content)}) for m in messages])
+    shown = [m.model_copy(update={"content": quoted(m.content)}) for m in messages]
+    return _Lines(to_transcript(shown))
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """Write texts as a list, (A), (B), …, in which none can pass for several."""
+    lines = (f"({letter}) {quoted(text)}" for letter, text in zip(LETTERS, texts, strict=False))
+    return _Lines("\n".join(lines))
 
 
 def comparison_prompt(
@@ -144,9 +165,7 @@ def comparison_prompt(
             COMPARISON_TEMPLATES[layout],
             conversation=_conversation(messages),
             count=_COUNTS[len(responses)],
-            responses="\n".join(
-                f"{letter} {quoted(text)}" for letter, text in zip(letters, responses, strict=True)
-            ),
+            responses=_listed(responses),
             principle=principle,
             options=f"{', '.join(letters[:-1])} or {letters[-1]}",
         )
@@ -180,7 +199,7 @@ def rating_prompt(
     content = render(
         "rating.j2",
         conversation=_conversation(messages),
-        response=quoted(response),
+        response=response,
         principle=principle,
     )
     return Prompt((_user(content),), prefill=REASONING if reasoning else RATING)
@@ -194,19 +213,18 @@ def judge_prompt(messages: Conversation, response: str, descriptions: Sequence[s
         response: What is judged.
         descriptions: The rubric, in the order in which it is shown.
     """
-    listed = [f"({letter}) {text}" for letter, text in zip(LETTERS, descriptions, strict=False)]
     content = render(
         "judge.j2",
-        conversation=to_transcript(messages),
+        conversation=_conversation(messages),
         response=response,
-        options="\n".join(listed),
+        options=_listed(descriptions),
     )
     return Prompt((_user(content),), prefill=VERDICT)
 
 
 def harmfulness_prompt(messages: Conversation, response: str) -> Prompt:
     """Ask how harmful a response is, from 0 to 4."""
-    content = render("harmfulness.j2", conversation=to_transcript(messages), response=response)
+    content = render("harmfulness.j2", conversation=_conversation(messages), response=response)
     return Prompt((_user(content),), prefill=RATING)
 
 
@@ -231,7 +249,7 @@ def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> 
 def grow_prompt(examples: Sequence[str]) -> Prompt:
     """Ask for one more prompt like the examples; each stands on one line of a list."""
     lines = [f"{n}. {' '.join(text.split())}" for n, text in enumerate(examples, start=1)]
-    content = render("grow.j2", examples="\n".join(lines))
+    content = render("grow.j2", examples=_Lines("\n".join(lines)))
     return Prompt((_user(content),), prefill=f"{len(examples) + 1}.")
 
 
