@@ -105,7 +105,9 @@ def seconds(
     mixed: bool,
 ) -> float:
     """Return how long the chains take."""
-    engine = TransformersEngine(model, chat, fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS)
+    engine = TransformersEngine(
+        model, chat, name="", fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS
+    )
 
     async def measured() -> float:
         started = time.perf_counter()

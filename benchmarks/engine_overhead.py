@@ -31,7 +31,7 @@ from cai.engines.transformers import TransformersEngine
 from cai.models import load_causal_lm, load_chat_format, model_folder
 from cai.playground.sources import playground_prompts
 from cai.records import PromptRow, RevisionRow
-from cai.revise import critique_and_revise, revise_item
+from cai.revise import Reviser
 from cai.rows import run_rows
 from cai.settings import ModelSettings, ReviseSettings
 from cai.store import RowStore
@@ -63,20 +63,9 @@ async def through_cai(
     """Run the chains as the stage does."""
     said: list[Exchange] = []
     constitution = load_constitution("playground")
-    items = [
-        revise_item(
-            prompt, 0, constitution=constitution, settings=SETTINGS, model_fingerprint="", seed=0
-        )
-        for prompt in prompts
-    ]
-    make = partial(
-        critique_and_revise,
-        constitution=constitution,
-        settings=SETTINGS,
-        engine=Witness(engine, said.append),
-        model="",
-        seed=0,
-    )
+    reviser, witness = Reviser(constitution, SETTINGS), Witness(engine, said.append)
+    items = [reviser.item(prompt, witness) for prompt in prompts]
+    make = partial(reviser.row, engine=witness)
     with tempfile.TemporaryDirectory() as folder:
         store = RowStore(Path(folder), RevisionRow)
         await run_rows(items, make, store=store, concurrency=SETTINGS.concurrency)
@@ -102,7 +91,7 @@ def transformers_sides(settings: ModelSettings) -> Sides:
         return sum(len(said.token_ids) for said in loop.run(requests))
 
     start = partial(
-        TransformersEngine, model, chat, fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS
+        TransformersEngine, model, chat, name="", fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS
     )
     return Sides(start, bare)
 

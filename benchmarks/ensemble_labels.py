@@ -83,7 +83,9 @@ def transformers_asking(settings: ModelSettings) -> Asking:
     model, chat = load_causal_lm(settings, device="cpu"), load_chat_format(settings)
 
     async def ask(asked: Sequence[ScoreRequest]) -> list[float]:
-        engine = TransformersEngine(model, chat, fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS)
+        engine = TransformersEngine(
+            model, chat, name="", fingerprint="", max_batch_tokens=MAX_BATCH_TOKENS
+        )
         try:
             return await probabilities(engine, asked)
         finally:

@@ -164,7 +164,7 @@ def transformers_sides(
     torch.set_default_dtype(default)
     asked = requests(shape)
     engine = TransformersEngine(
-        model, chat, fingerprint="", max_batch_tokens=shape.rows * shape.context
+        model, chat, name="", fingerprint="", max_batch_tokens=shape.rows * shape.context
     )
     prompts = [chat.prompt_ids(request.prompt) for request in asked]
     runner = asyncio.Runner()

@@ -6,16 +6,16 @@ people's.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cai.conversation import strip_thinking
 from cai.engines import Engine, GenerateRequest, PromptTooLong
 from cai.errors import CaiError
 from cai.prompts.near_duplicates import near_duplicate_groups
-from cai.records import content_hash, derive_seed
+from cai.records import Row, content_hash, derive_seed
+from cai.rows import Item, Task, run_rows, silent
 from cai.templates import grow_prompt
 
 _NUMBER = re.compile(r"^\s*(\d+[.)]|[-*•])\s+")
@@ -45,9 +45,8 @@ class GrowSettings:
     concurrency: int = 64
 
 
-@dataclass(frozen=True)
-class Grown:
-    """A prompt that a model wrote.
+class Grown(Row):
+    """A prompt that a model wrote; `unparsed` when it was cut off or has no text.
 
     Attributes:
         text: The prompt.
@@ -66,7 +65,7 @@ async def grow(
     settings: GrowSettings,
     engine: Engine,
     seed: int,
-    tell: Callable[[int], None],
+    task: Task = silent,
 ) -> list[Grown]:
     """Have a model write prompts like the given ones until there are enough new ones.
 
@@ -78,7 +77,7 @@ async def grow(
         settings: How many, and how.
         engine: The model.
         seed: Decides draws and samples.
-        tell: Called after each wave of requests, with the number of prompts kept so far.
+        task: Shows how many prompts have been kept.
 
     Returns:
         At most `settings.count` prompts in the order of their requests, none a near-duplicate of a
@@ -92,15 +91,21 @@ async def grow(
             f"{settings.shots} examples are wanted in each request, but there are only"
             f" {len(seeds)} prompts: give more, or lower `--shots`."
         )
+
+    async def make(item: Item[int]) -> Grown:
+        return await _ask(seeds, item.inputs, settings, engine, seed)
+
     kept: list[Grown] = []
-    number = 0
-    while len(kept) < settings.count and number < settings.attempts * settings.count:
-        wave = min(settings.concurrency, settings.attempts * settings.count - number)
-        asked = (_ask(seeds, number + n, settings, engine, seed) for n in range(wave))
-        said = [one for one in await asyncio.gather(*asked) if one.text]
-        number += wave
-        kept += _new(seeds, kept, said, settings.near_duplicate)
-        tell(min(len(kept), settings.count))
+    attempts = range(settings.attempts * settings.count)
+    with task(settings.count) as advance:
+        while len(kept) < settings.count and attempts:
+            wave, attempts = attempts[: settings.concurrency], attempts[settings.concurrency :]
+            items = [Item(str(number), "", number) for number in wave]
+            result = await run_rows(items, make, concurrency=settings.concurrency)
+            said = [row for row in result.rows if row.state == "ok"]
+            for row in _new(seeds, kept, said, settings.near_duplicate):
+                kept.append(row)
+                advance()
     return kept[: settings.count]
 
 
@@ -124,7 +129,13 @@ async def _ask(
         ) from None
     # What the token limit cut off is no whole prompt.
     text = _cleaned(completion.text) if completion.finish == "stop" else ""
-    return Grown(text, number, examples)
+    return Grown(
+        key=str(number),
+        state="ok" if text else "unparsed",
+        text=text,
+        attempt=number,
+        examples=examples,
+    )
 
 
 def _cleaned(text: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
 
 from cai.constitution import Constitution, Principle, draw
-from cai.conversation import Prompt, strip_thinking
+from cai.conversation import Conversation, Prompt, strip_thinking
 from cai.engines import Engine, GenerateRequest, PromptTooLong
 from cai.records import (
     PrincipleUse,
@@ -24,109 +26,129 @@ VERSION = 1
 Inputs = tuple[PromptRow, tuple[Principle, ...]]
 
 
-def revise_item(
-    prompt: PromptRow,
-    sample: int,
-    *,
-    constitution: Constitution,
-    settings: ReviseSettings,
-    model_fingerprint: str,
-    seed: int,
-) -> Item[Inputs]:
-    """Draw the principles of a chain and name everything that will determine it.
-
-    A principle is drawn for each round, with replacement (paper, section 3.1). Helpful prompts get
-    a response and no rounds.
-    """
-    key = content_hash("revise", prompt.key, sample)
-    rounds = settings.rounds if prompt.kind == "red_team" else 0
-    principles = tuple(
-        draw(constitution.supervised, seed=seed, key=key, round=number) for number in range(rounds)
+def single_prompt(messages: Conversation) -> PromptRow:
+    """Return a conversation that ends with the user's turn as a red-team prompt of no file."""
+    key = content_hash("try", messages)
+    return PromptRow(
+        key=key, kind="red_team", split="train", messages=messages, source="try", task=key
     )
-    fingerprint = content_hash(
-        VERSION,
-        model_fingerprint,
-        prompt.messages,
-        prompt.task,
-        [principle.supervised_hash for principle in principles],
-        constitution.few_shot.critique if rounds else [],
-        template_hash(),
-        _sampling(settings),
-        settings.critique,
-        seed,
-    )
-    return Item(key, fingerprint, (prompt, principles))
 
 
-def revise_items(
-    prompts: Iterable[PromptRow],
-    *,
-    constitution: Constitution,
-    settings: ReviseSettings,
-    model_fingerprint: str,
-    seed: int,
-) -> list[Item[Inputs]]:
-    """Name the chains of a stage: one per red-team prompt, several samples per helpful prompt.
+@dataclass(frozen=True)
+class Reviser:
+    """Makes critique-revision chains; it holds no engine, so it can be sent to another process.
 
-    Held-out prompts get none.
+    Attributes:
+        constitution: Where principles and worked examples come from.
+        settings: Rounds and sampling.
+        seed: Decides draws and samples.
     """
-    return [
-        revise_item(
-            prompt,
-            sample,
-            constitution=constitution,
-            settings=settings,
-            model_fingerprint=model_fingerprint,
-            seed=seed,
+
+    constitution: Constitution
+    settings: ReviseSettings = field(default_factory=ReviseSettings)
+    seed: int = 0
+
+    def item(self, prompt: PromptRow, engine: Engine, sample: int = 0) -> Item[Inputs]:
+        """Draw the principles of a chain and name everything that will determine it.
+
+        A principle is drawn for each round, with replacement (paper, section 3.1). Helpful prompts
+        get a response and no rounds.
+        """
+        key = content_hash("revise", prompt.key, sample)
+        rounds = self.settings.rounds if prompt.kind == "red_team" else 0
+        principles = tuple(
+            draw(self.constitution.supervised, seed=self.seed, key=key, round=number)
+            for number in range(rounds)
         )
-        for prompt in prompts
-        if prompt.split == "train"
-        for sample in range(settings.helpful_samples if prompt.kind == "helpful" else 1)
-    ]
+        fingerprint = content_hash(
+            VERSION,
+            engine.fingerprint,
+            prompt.messages,
+            prompt.task,
+            [principle.supervised_hash for principle in principles],
+            self.constitution.few_shot.critique if rounds else [],
+            template_hash(),
+            self._sampling,
+            self.settings.critique,
+            self.seed,
+        )
+        return Item(key, fingerprint, (prompt, principles))
 
+    def items(self, prompts: Iterable[PromptRow], engine: Engine) -> list[Item[Inputs]]:
+        """Name the chains of a stage: one per red-team prompt, several samples per helpful prompt.
 
-async def critique_and_revise(
-    item: Item[Inputs],
-    *,
-    constitution: Constitution,
-    settings: ReviseSettings,
-    engine: Engine,
-    model: str,
-    seed: int,
-) -> RevisionRow:
-    """Answer a prompt, then criticise and rewrite the answer once per principle.
+        Held-out prompts get none.
+        """
+        return [
+            self.item(prompt, engine, sample)
+            for prompt in prompts
+            if prompt.split == "train"
+            for sample in range(self.settings.helpful_samples if prompt.kind == "helpful" else 1)
+        ]
 
-    Thinking blocks are removed from everything the model says before it is used.
+    async def row(self, item: Item[Inputs], engine: Engine) -> RevisionRow:
+        """Answer a prompt, then criticise and rewrite the answer once per principle.
 
-    Returns:
-        The whole chain. Its state is `too_long` when a prompt no longer fits the model's context
-        and `unparsed` when the model said nothing; the steps before that are kept.
-    """
-    prompt, principles = item.inputs
-    few_shot = constitution.few_shot.critique
-    row = RevisionRow(
-        key=item.key,
-        kind=prompt.kind,
-        messages=prompt.messages,
-        task=prompt.task,
-        response="",
-        ended=False,
-        provenance=Provenance(
-            model=model,
-            model_fingerprint=engine.fingerprint,
-            template_hash=template_hash(),
-            sampling=_sampling(settings),
-            seed=seed,
-        ),
-    )
+        Thinking blocks are removed from everything the model says before it is used.
 
-    async def say(asked: Prompt, *purpose: object) -> tuple[str, bool]:
+        Returns:
+            The whole chain. Its state is `too_long` when a prompt no longer fits the model's
+            context and `unparsed` when the model said nothing; the steps before that are kept.
+        """
+        prompt, _ = item.inputs
+        row = RevisionRow(
+            key=item.key,
+            kind=prompt.kind,
+            messages=prompt.messages,
+            task=prompt.task,
+            response="",
+            ended=False,
+            provenance=Provenance(
+                model=engine.name,
+                model_fingerprint=engine.fingerprint,
+                template_hash=template_hash(),
+                sampling=self._sampling,
+                seed=self.seed,
+            ),
+        )
+        try:
+            await self._fill(row, item, engine)
+        except PromptTooLong as error:
+            row.state, row.error = "too_long", str(error)
+        except EmptyAnswer as error:
+            row.state, row.error = "unparsed", f"the model said nothing as its {error}"
+        return row
+
+    async def _fill(self, row: RevisionRow, item: Item[Inputs], engine: Engine) -> None:
+        """Put the response and each step into the row as soon as it is there."""
+        prompt, principles = item.inputs
+        examples = self.constitution.few_shot.critique
+        say = partial(self._say, engine, item.key)
+        row.response, row.ended = await say(Prompt(prompt.messages), "response")
+        current = row.response
+        for number, principle in enumerate(principles):
+            request, rewrite = str(principle.critique), str(principle.revision)
+            critique = None
+            if self.settings.critique:
+                asked = critique_prompt(prompt.messages, current, request, examples)
+                critique, _ = await say(asked, "critique", number)
+            asked = revision_prompt(prompt.messages, current, request, critique, rewrite, examples)
+            current, ended = await say(asked, "revision", number)
+            use = PrincipleUse(id=principle.id, text_hash=principle.supervised_hash)
+            row.steps.append(
+                RevisionStep(principle=use, critique=critique, revision=current, ended=ended)
+            )
+
+    async def _say(
+        self, engine: Engine, key: str, prompt: Prompt, *purpose: object
+    ) -> tuple[str, bool]:
+        """Return what the model says, and whether it came to its end."""
         completion = await engine.generate(
             GenerateRequest(
-                asked,
-                seed=derive_seed(seed, item.key, *purpose),
-                max_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
+                prompt,
+                seed=derive_seed(self.seed, key, *purpose),
+                max_tokens=self.settings.max_new_tokens,
+                temperature=self.settings.temperature,
             )
         )
         text = strip_thinking(completion.text)
@@ -134,34 +156,11 @@ async def critique_and_revise(
             raise EmptyAnswer(" ".join(str(part) for part in purpose))
         return text, completion.finish == "stop"
 
-    try:
-        row.response, row.ended = await say(Prompt(prompt.messages), "response")
-        current = row.response
-        for number, principle in enumerate(principles):
-            request, rewrite = str(principle.critique), str(principle.revision)
-            critique = None
-            if settings.critique:
-                critique, _ = await say(
-                    critique_prompt(prompt.messages, current, request, few_shot),
-                    "critique",
-                    number,
-                )
-            asked = revision_prompt(prompt.messages, current, request, critique, rewrite, few_shot)
-            current, ended = await say(asked, "revision", number)
-            use = PrincipleUse(id=principle.id, text_hash=principle.supervised_hash)
-            row.steps.append(
-                RevisionStep(principle=use, critique=critique, revision=current, ended=ended)
-            )
-    except PromptTooLong as error:
-        row.state, row.error = "too_long", str(error)
-    except EmptyAnswer as error:
-        row.state, row.error = "unparsed", f"the model said nothing as its {error}"
-    return row
+    @property
+    def _sampling(self) -> dict[str, float | int | str]:
+        settings = self.settings
+        return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
 
 
 class EmptyAnswer(Exception):  # noqa: N818 (a row's state, not a programming error)
     """The model ended its turn at once, or said nothing but thoughts."""
-
-
-def _sampling(settings: ReviseSettings) -> dict[str, float | int | str]:
-    return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}

@@ -1,4 +1,4 @@
-"""The row scheduler: run one async function over many rows, bounded, resumable, with progress."""
+"""The scheduler: run one async function over many rows, bounded, resumable, with progress."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from cai.store import RowStore
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
 
+Task = Callable[[int], AbstractContextManager[Callable[[], None]]]
+"""Shows progress: gets how many units of work there are, and yields what to call after each."""
+
 
 @contextmanager
-def _silent(total: int) -> Generator[Callable[[], None]]:  # noqa: ARG001
+def silent(total: int) -> Generator[Callable[[], None]]:  # noqa: ARG001
+    """Show no progress."""
     yield lambda: None
 
 
@@ -42,7 +46,7 @@ class RowsResult(Generic[R]):
     """All rows of a stage, and how they came about.
 
     Attributes:
-        rows: Sorted by key.
+        rows: Sorted by key, as a store keeps them; without a store, in the items' order.
         reused: Keys of those that were kept from an earlier execution.
         states: How many rows ended in each state; they sum to the number of items.
     """
@@ -56,9 +60,9 @@ async def run_rows(
     items: Iterable[Item[T]],
     make: Callable[[Item[T]], Awaitable[R]],
     *,
-    store: RowStore[R],
+    store: RowStore[R] | None = None,
     concurrency: int,
-    task: Callable[[int], AbstractContextManager[Callable[[], None]]] = _silent,
+    task: Task = silent,
     last: bool = True,
 ) -> RowsResult[R]:
     """Make every row that is not there yet; each proceeds through its chain on its own.
@@ -66,9 +70,9 @@ async def run_rows(
     Args:
         items: The rows to make; keys are unique.
         make: The row function. What it raises ends the run; rows already finished stay on disk.
-        store: Where rows are kept, and where earlier ones are found.
+        store: Where rows are kept, and where earlier ones are found; None keeps them in memory.
         concurrency: At most so many rows are under way at once.
-        task: Shows progress: gets the number of rows to make, yields what to call after each.
+        task: Shows how many of the rows to make are done.
         last: False if more rows of this store are to follow; its file is then not written yet, and
             the result has all rows so far.
 
@@ -81,15 +85,19 @@ async def run_rows(
         if item.key in seen:
             raise ValueError(f"two rows have the key {item.key}")
         seen.add(item.key)
-        if not store.reuse(item.key, item.fingerprint):
+        if store is None or not store.reuse(item.key, item.fingerprint):
             pending.append(item)
 
     queue = iter(pending)
+    made: dict[str, R] = {}
 
     async def worker(advance: Callable[[], None]) -> None:
         for item in queue:
-            row = await make(item)
-            store.append(row.model_copy(update={"fingerprint": item.fingerprint}))
+            row = (await make(item)).model_copy(update={"fingerprint": item.fingerprint})
+            if store is None:
+                made[item.key] = row
+            else:
+                store.append(row)
             advance()
 
     try:
@@ -100,7 +108,10 @@ async def run_rows(
     except BaseExceptionGroup as group_error:
         # One cause is enough for a person; the others are nearly always the same one again.
         raise _first(group_error) from None
-    rows = store.finish() if last else store.rows
+    if store is None:
+        rows = [made[item.key] for item in pending]
+    else:
+        rows = store.finish() if last else store.rows
     reused = frozenset(seen - {item.key for item in pending})
     return RowsResult(rows, reused, dict(Counter(row.state for row in rows)))
 

@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
+from cai.compare import FeedbackJudge
 from cai.constitution import Constitution
 from cai.engines import Engine, Usage
-from cai.label_quality import ask_about
 from cai.records import JudgementRow, PairRow
+from cai.rows import run_rows
 from cai.settings import CompareSettings
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -37,19 +39,13 @@ class Judge:
     ) -> tuple[list[JudgementRow], Usage, float]:
         """Return the judgements, and the calls, tokens and seconds that they took."""
         before, started = asdict(self.engine.usage), time.perf_counter()
-        rows = asyncio.run(
-            ask_about(
-                pairs,
-                constitution=constitution,
-                settings=settings,
-                engine=self.engine,
-                model="playground",
-                seed=self.seed,
-            )
-        )
+        judge = FeedbackJudge(constitution, settings, self.seed)
+        items = judge.items(pairs, self.engine)
+        make = partial(judge.row, engine=self.engine)
+        result = asyncio.run(run_rows(items, make, concurrency=settings.concurrency))
         after = asdict(self.engine.usage)
         used = Usage(**{name: after[name] - before[name] for name in after})
-        return rows, used, time.perf_counter() - started
+        return result.rows, used, time.perf_counter() - started
 
 
 def settings_of(form: dict[str, Any]) -> CompareSettings:

@@ -3,11 +3,12 @@
 import asyncio
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.playground_feedback.asking import Judge
-from cai.compare import JudgementInputs, judge, judgement_items
+from cai.compare import FeedbackJudge, JudgementInputs
 from cai.constitution import Constitution, load_constitution
 from cai.label_quality import gold_pair
 from cai.playground.sources import feedback_comparisons
@@ -25,13 +26,7 @@ def relabelling(judge_: Judge, count: int) -> dict[str, Any]:
     engine, seed = judge_.engine, judge_.seed
 
     def items_under(edited: Constitution) -> list[Item[JudgementInputs]]:
-        return judgement_items(
-            pairs,
-            constitution=edited,
-            settings=settings,
-            model_fingerprint=engine.fingerprint,
-            seed=seed,
-        )
+        return FeedbackJudge(edited, settings, seed).items(pairs, engine)
 
     def reworded(number: int) -> Constitution:
         principles = list(constitution.principles)
@@ -41,22 +36,9 @@ def relabelling(judge_: Judge, count: int) -> dict[str, Any]:
 
     def calls(edited: Constitution, folder: Path) -> int:
         before = engine.usage.engine_calls
-
-        async def make(item: Item[JudgementInputs]) -> JudgementRow:
-            return await judge(
-                item,
-                constitution=edited,
-                settings=settings,
-                engine=engine,
-                model="playground",
-                seed=seed,
-            )
-
-        asyncio.run(
-            run_rows(
-                items_under(edited), make, store=RowStore(folder, JudgementRow), concurrency=64
-            )
-        )
+        make = partial(FeedbackJudge(edited, settings, seed).row, engine=engine)
+        store = RowStore(folder, JudgementRow)
+        asyncio.run(run_rows(items_under(edited), make, store=store, concurrency=64))
         return engine.usage.engine_calls - before
 
     whole = {item.fingerprint for item in items_under(constitution)}

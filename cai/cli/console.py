@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
 from rich.console import Console
+from rich.progress import Progress
+
+from cai.rows import Task
 
 
 def plain_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
@@ -16,3 +22,15 @@ def plain_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
         soft_wrap: Leave long lines whole, so that a path can be copied.
     """
     return Console(markup=False, emoji=False, highlight=False, stderr=stderr, soft_wrap=soft_wrap)
+
+
+def bar(console: Console, title: str) -> Task:
+    """Return what shows progress as a bar, on a terminal alone."""
+
+    @contextmanager
+    def task(total: int) -> Generator[Callable[[], None]]:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
+            number = shown.add_task(title, total=total)
+            yield lambda: shown.advance(number)
+
+    return task

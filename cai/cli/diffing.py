@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from cai.cli.console import plain_console
+from cai.cli.console import bar, plain_console
 from cai.constitution import Constitution
 from cai.constitution.diff import HALVES, Change, changes
 from cai.conversation import to_transcript
@@ -152,15 +149,9 @@ def _relabel(console: Console, run: StoredRun, after: Constitution) -> Relabelle
     with console.status(f"Loading {feedback.path} …"):
         engine = open_engine(feedback)
 
-    @contextmanager
-    def task(total: int) -> Generator[Callable[[], None]]:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            number = bar.add_task("Judging", total=total)
-            yield lambda: bar.advance(number)
-
     async def work() -> Relabelled:
         try:
-            return await relabel(run, after, engine=engine, model=feedback.path, task=task)
+            return await relabel(run, after, engine=engine, task=bar(console, "Judging"))
         finally:
             await engine.close()
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from cai.cli.console import plain_console
+from cai.cli.console import bar, plain_console
+from cai.compare import FeedbackJudge
 from cai.constitution import Constitution
 from cai.evaluate.rates import Rate
-from cai.label_quality import LabelQuality, ask_about, gold_comparisons, gold_pair, measure_quality
+from cai.label_quality import LabelQuality, gold_comparisons, gold_pair, measure_quality
 from cai.records import ComparisonRow, JudgementRow
+from cai.rows import run_rows
 from cai.settings import CompareSettings, ModelSettings, SourceSettings
 from cai.store import write_json
 
@@ -57,20 +59,17 @@ def feedback_command(
     console = plain_console()
     with console.status(f"Loading {model.path} …"):
         engine = open_engine(model)
+    judge = FeedbackJudge(constitution, settings, seed)
 
     async def run() -> list[JudgementRow]:
         try:
-            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-                task = bar.add_task("Judging")
-                return await ask_about(
-                    map(gold_pair, gold),
-                    constitution=constitution,
-                    settings=settings,
-                    engine=engine,
-                    model=model.path,
-                    seed=seed,
-                    tell=lambda done, total: bar.update(task, completed=done, total=total),
-                )
+            result = await run_rows(
+                judge.items(map(gold_pair, gold), engine),
+                partial(judge.row, engine=engine),
+                concurrency=settings.concurrency,
+                task=bar(console, "Judging"),
+            )
+            return result.rows
         finally:
             await engine.close()
 

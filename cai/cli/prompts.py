@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cai.cli.console import plain_console
+from cai.cli.console import bar, plain_console
 from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.errors import CaiError
 from cai.settings import SourceSettings
@@ -57,14 +57,8 @@ def grow_(
 
     async def work() -> list[Grown]:
         try:
-            with console.status("Writing …") as status:
-                return await grow(
-                    seeds,
-                    settings=settings,
-                    engine=engine,
-                    seed=seed,
-                    tell=lambda kept: status.update(f"Writing … {kept} of {count}"),
-                )
+            task = bar(console, "Writing")
+            return await grow(seeds, settings=settings, engine=engine, seed=seed, task=task)
         finally:
             await engine.close()
 

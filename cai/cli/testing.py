@@ -6,15 +6,15 @@ import asyncio
 from pathlib import Path
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
-from cai.cli.console import plain_console
+from cai.cli.console import bar, plain_console
+from cai.compare import FeedbackJudge
 from cai.constitution import Constitution
 from cai.errors import CaiError
 from cai.settings import CompareSettings, ModelSettings
 from cai.store import write_atomically
-from cai.workbench.testing import Examiner, Outcome, accuracy, by_principle, failing, junit, told
+from cai.workbench.testing import Outcome, accuracy, by_principle, failing, junit, run_tests, told
 
 
 def test_command(
@@ -34,8 +34,7 @@ def test_command(
     """
     from cai.engines.opening import open_engine
 
-    total = sum(len(principle.tests) for principle in constitution.principles)
-    if not total:
+    if not any(principle.tests for principle in constitution.principles):
         raise CaiError(
             f"No principle of {constitution.name!r} has tests: add some under `tests:`, as"
             " {prompt, better, worse} or {prompt, response, flagged}."
@@ -43,13 +42,11 @@ def test_command(
     console = plain_console()
     with console.status(f"Loading {model.path} …"):
         engine = open_engine(model)
-    examiner = Examiner(engine, model.path, settings, seed)
+    judge = FeedbackJudge(constitution, settings, seed)
 
     async def run() -> list[Outcome]:
         try:
-            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-                task = bar.add_task("Testing", total=total)
-                return await examiner.run(constitution, lambda: bar.advance(task))
+            return await run_tests(judge, engine, bar(console, "Testing"))
         finally:
             await engine.close()
 

@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cai.cli.console import plain_console
-from cai.compare import preference
+from cai.compare import FeedbackJudge, preference
 from cai.constitution import Constitution, Principle
 from cai.conversation import user
 from cai.engines import Engine
 from cai.records import JudgementRow
+from cai.revise import Reviser
 from cai.settings import CompareSettings, LabelPolicy, ModelSettings, ReviseSettings
 from cai.workbench.trying import Step, pinned, try_chain, try_comparison
 
@@ -46,7 +47,7 @@ def try_command(
 
     async def run() -> None:
         try:
-            await _run(shown, engine, model.path, revise, compare, seed)
+            await _run(shown, engine, revise, compare, seed)
         finally:
             await engine.close()
 
@@ -56,29 +57,20 @@ def try_command(
 async def _run(
     shown: _Shown,
     engine: Engine,
-    model: str,
     revise: ReviseSettings,
     compare: CompareSettings | None,
     seed: int,
 ) -> None:
     console, constitution = shown.console, shown.constitution
     with console.status("Waiting for the model …"):
-        chain = await try_chain(
-            constitution,
-            user(shown.prompt),
-            settings=revise,
-            engine=engine,
-            model=model,
-            seed=seed,
-            tell=shown.step,
-        )
+        reviser = Reviser(constitution, revise, seed)
+        chain = await try_chain(reviser, user(shown.prompt), engine, shown.step)
     if chain.state != "ok":
         console.print(f"\nStopped: {chain.state}, {chain.error}", style="red")
     elif compare is not None:
         with console.status("Waiting for the verdict …"):
-            judgement = await try_comparison(
-                constitution, chain, settings=compare, engine=engine, model=model, seed=seed
-            )
+            judge = FeedbackJudge(constitution, compare, seed)
+            judgement = await try_comparison(judge, chain, engine)
         shown.verdict(judgement)
 
 

@@ -7,12 +7,9 @@ evidence without asking a model).
 
 from cai.compare.evidence import (
     VERSION,
+    FeedbackJudge,
     JudgementInputs,
     instead_of,
-    judge,
-    judgement_items,
-    questions_of,
-    steps,
 )
 from cai.compare.forms import FORMS, Asking, Form
 from cai.compare.labels import (
@@ -30,14 +27,16 @@ from cai.compare.labels import (
     preference,
     twos_of,
 )
-from cai.compare.pairs import pair_item, respond
+from cai.compare.pairs import Responder
 
 __all__ = [
     "FORMS",
     "VERSION",
     "Asking",
+    "FeedbackJudge",
     "Form",
     "JudgementInputs",
+    "Responder",
     "by_order",
     "by_pair",
     "comparison_key",
@@ -47,15 +46,9 @@ __all__ = [
     "grades",
     "instead_of",
     "is_usable",
-    "judge",
-    "judgement_items",
     "label_all",
     "label_pair",
     "orders_agree",
-    "pair_item",
     "preference",
-    "questions_of",
-    "respond",
-    "steps",
     "twos_of",
 ]

@@ -117,6 +117,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def name(self) -> str:
+        """What rows call this model: its path, or its name behind a server."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Names the weights, tokenizer and template behind the answers."""
         ...

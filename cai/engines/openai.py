@@ -89,6 +89,11 @@ class OpenAIEngine:
         self._in_flight = InFlight(self.usage, few=1)
 
     @property
+    def name(self) -> str:
+        """What the server calls the model."""
+        return self._settings.path
+
+    @property
     def fingerprint(self) -> str:
         """Names the model and the way it is asked."""
         return self._fingerprint

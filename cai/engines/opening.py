@@ -29,6 +29,7 @@ def _open_transformers(settings: ModelSettings) -> Engine:
     return TransformersEngine(
         model,
         chat,
+        name=settings.path,
         fingerprint=fingerprint_model(settings),
         max_batch_tokens=settings.max_batch_tokens,
     )

@@ -16,14 +16,18 @@ class ScriptedEngine:
         self,
         generate: Callable[[GenerateRequest], str | Exception],
         score: Callable[[ScoreRequest], Sequence[float] | Exception] | None = None,
+        *,
+        name: str = "scripted",
     ) -> None:
         """Script the engine.
 
         Args:
             generate: The text that completes a request.
             score: The log-probability of each option; None where nothing is scored.
+            name: What rows call the model.
         """
         self.usage = Usage()
+        self.name = name
         self.generated: list[GenerateRequest] = []
         self.scored: list[ScoreRequest] = []
         self._generate = generate

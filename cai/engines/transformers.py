@@ -51,6 +51,7 @@ class TransformersEngine:
         model: Any,  # noqa: ANN401 (any transformers causal language model)
         chat: ChatFormat,
         *,
+        name: str,
         fingerprint: str,
         max_batch_tokens: int,
     ) -> None:
@@ -59,16 +60,23 @@ class TransformersEngine:
         Args:
             model: In eval mode; its own device and dtype are used.
             chat: How the model writes conversations.
+            name: What rows call the model.
             fingerprint: Names the weights, tokenizer and template.
             max_batch_tokens: What is kept in flight, see `DecodeLoop`.
         """
         self.usage = Usage()
         self._chat = chat
+        self._name = name
         self._fingerprint = fingerprint
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
         self._outbox: list[_Job] = []
         self._closed = False
         self._worker = _Worker(model, chat, max_batch_tokens, self.usage)
+
+    @property
+    def name(self) -> str:
+        """What rows call the model."""
+        return self._name
 
     @property
     def fingerprint(self) -> str:

@@ -46,6 +46,7 @@ class VLLMEngine:
         self._parameters = vllm.SamplingParams
         self._final = importlib.import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY
         self._chat = chat
+        self._name = settings.path
         self._fingerprint = fingerprint
         self._lora = _lora(settings)
         self._numbers = itertools.count()
@@ -54,6 +55,11 @@ class VLLMEngine:
         made = vllm.AsyncEngineArgs(**arguments)
         self._engine: Any = start(lambda: engine.from_engine_args(made), settings)
         self._context: int = self._engine.model_config.max_model_len
+
+    @property
+    def name(self) -> str:
+        """The path of the model."""
+        return self._name
 
     @property
     def fingerprint(self) -> str:

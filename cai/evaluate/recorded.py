@@ -34,6 +34,11 @@ class RecordedEngine:
         self._fingerprint = content_hash("recorded", sorted(self._answers.items()))
 
     @property
+    def name(self) -> str:
+        """What the answers are called: no model is known."""
+        return "recorded answers"
+
+    @property
     def fingerprint(self) -> str:
         """Names the answers."""
         return self._fingerprint

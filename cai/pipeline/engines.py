@@ -36,6 +36,11 @@ class LazyEngine:
         return self._engine.usage if self._engine else Usage()
 
     @property
+    def name(self) -> str:
+        """The path of the model."""
+        return self._settings.path
+
+    @property
     def fingerprint(self) -> str:
         """Names the weights, without loading them."""
         return self._fingerprint

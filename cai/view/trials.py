@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from cai.compare import FeedbackJudge
 from cai.constitution import Constitution
 from cai.conversation import Conversation
 from cai.engines import Engine
@@ -18,6 +19,7 @@ from cai.records import JudgementRow, Kind
 from cai.report.browser import vote
 from cai.report.truth import Grade, word
 from cai.report.wording import shorten, visible
+from cai.revise import Reviser
 from cai.settings import CompareSettings, ModelSettings, ReviseSettings
 from cai.workbench.trying import Step, pinned, try_chain, try_comparison
 
@@ -112,7 +114,7 @@ async def trials(model: Model, wish: Wish, grade: Grade, tell: Tell) -> None:
                 chosen = pinned(chosen, wish.principle)
             await asyncio.gather(
                 *(
-                    _trial(engine, model.settings.path, wish, chosen, number, grade, tell)
+                    _trial(engine, wish, chosen, number, grade, tell)
                     for number in range(len(wish.prompts))
                 )
             )
@@ -123,7 +125,6 @@ async def trials(model: Model, wish: Wish, grade: Grade, tell: Tell) -> None:
 
 async def _trial(
     engine: Engine,
-    name: str,
     wish: Wish,
     chosen: Constitution,
     number: int,
@@ -153,27 +154,16 @@ async def _trial(
 
     constitution = wish.constitution
     try:
-        chain = await try_chain(
-            chosen if chosen.supervised else constitution,
-            messages,
-            settings=wish.revise,
-            engine=engine,
-            model=name,
-            seed=wish.seed,
-            tell=step,
-        )
+        supervised = chosen if chosen.supervised else constitution
+        reviser = Reviser(supervised, wish.revise, wish.seed)
+        chain = await try_chain(reviser, messages, engine, step)
         if chain.state != "ok":
             raise CaiError(f"Stopped: {chain.state}, {chain.error}")
         if not constitution.comparisons:
             return
-        judgement = await try_comparison(
-            chosen if chosen.comparisons else constitution,
-            chain,
-            settings=wish.compare,
-            engine=engine,
-            model=name,
-            seed=wish.seed,
-        )
+        compared = chosen if chosen.comparisons else constitution
+        judge = FeedbackJudge(compared, wish.compare, wish.seed)
+        judgement = await try_comparison(judge, chain, engine)
         tell({"event": "verdict", "prompt": number, **_verdict(constitution, judgement)})
     except Exception as error:  # noqa: BLE001 (the page shows it, beside the other prompts)
         tell({"event": "failed", "prompt": number, "message": told(error)})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from cai.compare import FORMS, JudgementInputs, by_pair, judge, judgement_items, label_all
+from cai.compare import FORMS, FeedbackJudge, JudgementInputs, by_pair, label_all
 from cai.constitution import Constitution
 from cai.engines import Engine
 from cai.errors import CaiError
@@ -19,14 +18,14 @@ from cai.records import (
     JudgementRow,
     PairRow,
     PromptRow,
-    Provenance,
     RevisionRow,
     Row,
 )
-from cai.revise import revise_items
-from cai.rows import Item, run_rows
+from cai.revise import Reviser
+from cai.rows import Item, Task, run_rows, silent
 from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
 from cai.store import RowStore, read_rows
+from cai.workbench.witness import Replay
 
 R = TypeVar("R", bound=Row)
 
@@ -54,56 +53,30 @@ class StoredRun:
         """The settings of the comparisons."""
         return self.settings.compare_or_default
 
+    def reviser(self, constitution: Constitution) -> Reviser:
+        """Return what makes the chains of this run under a constitution."""
+        return Reviser(constitution, self.revise, self.settings.seed)
+
+    def judge(self, constitution: Constitution) -> FeedbackJudge:
+        """Return what makes the judgements of this run under a constitution."""
+        return FeedbackJudge(constitution, self.compare, self.settings.seed)
+
     def chain_fingerprints(self, constitution: Constitution) -> dict[str, str]:
         """Return key and fingerprint of every chain as this constitution would have it."""
         if not self.chains or (self.revise.rounds and not constitution.supervised):
             return {}
-        items = revise_items(
-            self.prompts,
-            constitution=constitution,
-            settings=self.revise,
-            model_fingerprint=self.chains[0].provenance.model_fingerprint,
-            seed=self.settings.seed,
-        )
+        made_by = Replay(self.chains[0].provenance)
+        items = self.reviser(constitution).items(self.prompts, made_by)
         return {item.key: item.fingerprint for item in items}
 
     def judgement_items(self, constitution: Constitution) -> list[Item[JudgementInputs]]:
         """Return every judgement that this constitution asks for, of the pairs as they are."""
         several = 1 if self.compare.principles == "all" else self.compare.principles
-        serving = FORMS[self.compare.form].principles(constitution)
-        if not self.judgements or len(serving) < several:
+        fitting = FORMS[self.compare.form].principles(constitution)
+        if not self.judgements or len(fitting) < several:
             return []
-        return self.items_of(self.pairs, constitution, self.judgements[0].provenance)
-
-    def items_of(
-        self, pairs: Iterable[PairRow], constitution: Constitution, made: Provenance
-    ) -> list[Item[JudgementInputs]]:
-        """Return the judgements of pairs that this constitution asks of a model."""
-        return judgement_items(
-            pairs,
-            constitution=constitution,
-            settings=self.compare,
-            model_fingerprint=made.model_fingerprint,
-            seed=self.settings.seed,
-        )
-
-    async def judge(
-        self,
-        item: Item[JudgementInputs],
-        *,
-        constitution: Constitution,
-        engine: Engine,
-        model: str,
-    ) -> JudgementRow:
-        """Make a judgement as the run's `compare` stage does."""
-        return await judge(
-            item,
-            constitution=constitution,
-            settings=self.compare,
-            engine=engine,
-            model=model,
-            seed=self.settings.seed,
-        )
+        made_by = Replay(self.judgements[0].provenance)
+        return self.judge(constitution).items(self.pairs, made_by)
 
 
 def read_run(folder: Path, settings: PipelineSettings) -> StoredRun:
@@ -226,8 +199,7 @@ async def relabel(
     constitution: Constitution,
     *,
     engine: Engine,
-    model: str,
-    task: Callable[[int], AbstractContextManager[Callable[[], None]]],
+    task: Task = silent,
 ) -> Relabelled:
     """Make the judgements that the run does not hold, and derive every label anew.
 
@@ -238,8 +210,7 @@ async def relabel(
         run: The run.
         constitution: The edited constitution.
         engine: The run's feedback model.
-        model: Its name in the rows.
-        task: Shows progress, as in `run_rows`.
+        task: Shows how many of the judgements to make are done.
 
     Raises:
         CaiError: The run has no labels, or the engine is another model than made them.
@@ -249,7 +220,7 @@ async def relabel(
     stored = run.judgements[0].provenance.model_fingerprint
     if engine.fingerprint != stored:
         raise CaiError(
-            f"The feedback model {model} is not the one that judged {run.folder} (fingerprint"
+            f"The feedback model {engine.name} is not the one that judged {run.folder} (fingerprint"
             f" {engine.fingerprint}, then {stored}): labels of two models cannot be compared. Bring"
             " the model back, or run the pipeline again."
         )
@@ -258,7 +229,7 @@ async def relabel(
     missing = [i for i in wanted if i.key not in held or held[i.key].fingerprint != i.fingerprint]
     result = await run_rows(
         missing,
-        partial(run.judge, constitution=constitution, engine=engine, model=model),
+        partial(run.judge(constitution).row, engine=engine),
         store=RowStore(run.folder / "relabel", JudgementRow, constitution.name),
         concurrency=run.compare.concurrency,
         task=task,

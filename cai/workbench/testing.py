@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 from xml.etree import ElementTree
 
-from cai.compare import grades, judge, judgement_items, preference
+from cai.compare import FeedbackJudge, JudgementInputs, grades, preference
 from cai.compare.labels import NO_VERDICT
-from cai.constitution import Constitution, Principle
+from cai.constitution import Principle
 from cai.constitution.schema import PrincipleTest
 from cai.conversation import user
 from cai.engines import Engine
 from cai.evaluate.rates import Rate, rate
 from cai.records import JudgementRow, Provenance
-from cai.settings import CompareSettings
+from cai.rows import Item, Task, run_rows, silent
+from cai.settings import LabelPolicy
 from cai.workbench.trying import pair_of, pinned
-
-CONCURRENCY = 64
 
 
 @dataclass(frozen=True)
@@ -48,95 +46,83 @@ class Outcome:
         return None if self.probability is None else self.probability > 0.5
 
 
-@dataclass(frozen=True)
-class Examiner:
-    """A feedback model and how it is asked.
+async def run_tests(judge: FeedbackJudge, engine: Engine, task: Task = silent) -> list[Outcome]:
+    """Put all tests of a constitution to a feedback model.
 
-    Attributes:
-        engine: The model.
-        model: Its name.
-        settings: Reasoning, layout, few-shot examples; `labels` says how verdicts are read.
-        seed: Decides the samples, where the temperature is not 0.
+    Args:
+        judge: The constitution; reasoning, layout and few-shot examples; the seed. The settings'
+            `labels` say how verdicts are read.
+        engine: The feedback model.
+        task: Shows how many questions have been judged.
+
+    Returns:
+        One outcome per test, in the file's order.
     """
+    tests = [
+        (principle, number, test, _asked(judge, principle, test, engine))
+        for principle in judge.constitution.principles
+        for number, test in enumerate(principle.tests, start=1)
+    ]
+    # Two tests may ask the same question.
+    questions = {asked.item.key: asked for _, _, _, asked in tests}
 
-    engine: Engine
-    model: str
-    settings: CompareSettings
-    seed: int
+    async def make(item: Item[_Asked]) -> JudgementRow:
+        return await item.inputs.judge.row(item.inputs.item, engine)
 
-    async def run(self, constitution: Constitution, tell: Callable[[], None]) -> list[Outcome]:
-        """Run all tests of a constitution; `tell` is called after each.
+    result = await run_rows(
+        [Item(key, asked.item.fingerprint, asked) for key, asked in questions.items()],
+        make,
+        concurrency=judge.settings.concurrency,
+        task=task,
+    )
+    judgements = {row.key: row for row in result.rows}
+    return [
+        _outcome(principle.id, number, test, judgements[asked.item.key], judge.settings.labels)
+        for principle, number, test, asked in tests
+    ]
 
-        Returns:
-            One outcome per test, in the file's order.
-        """
-        limit = asyncio.Semaphore(CONCURRENCY)
 
-        async def one(principle: Principle, number: int, test: PrincipleTest) -> Outcome:
-            async with limit:
-                outcome = await self._outcome(constitution, principle, number, test)
-            tell()
-            return outcome
+class _Asked(NamedTuple):
+    """A question of a test, and what asks it."""
 
-        return list(
-            await asyncio.gather(
-                *(
-                    one(principle, number, test)
-                    for principle in constitution.principles
-                    for number, test in enumerate(principle.tests, start=1)
-                )
-            )
-        )
+    judge: FeedbackJudge
+    item: Item[JudgementInputs]
 
-    async def _outcome(
-        self, constitution: Constitution, principle: Principle, number: int, test: PrincipleTest
-    ) -> Outcome:
-        texts = [t for t in (test.better, test.worse, test.response) if t is not None]
-        judgement = await self._judgement(pinned(constitution, principle.id), test, texts)
-        policy = self.settings.labels
-        if test.flagged is None:
-            probability = preference(judgement, policy)
-        else:
-            found = grades(judgement, 0, policy)  # of finding fault, and of finding none
-            probability = None if found is None else found[0 if test.flagged else 1]
-        if judgement.state != "ok" or probability is None:
-            error = judgement.error or NO_VERDICT
-            return Outcome(principle.id, number, test, None, None, error)
-        mass = min(evidence.mass for evidence in judgement.evidence)
-        return Outcome(principle.id, number, test, probability, mass)
 
-    async def _judgement(
-        self, constitution: Constitution, test: PrincipleTest, texts: list[str]
-    ) -> JudgementRow:
-        """Ask as the `compare` stage would: to compare (better, worse), or for a critique."""
-        pair = pair_of(user(test.prompt), *texts, provenance=self._provenance)
-        form = "comparison" if test.flagged is None else "critique"
-        settings = self.settings.model_copy(update={"principles": 1, "form": form})
-        (item,) = judgement_items(
-            [pair],
-            constitution=constitution,
-            settings=settings,
-            model_fingerprint=self.engine.fingerprint,
-            seed=self.seed,
-        )
-        return await judge(
-            item,
-            constitution=constitution,
-            settings=settings,
-            engine=self.engine,
-            model=self.model,
-            seed=self.seed,
-        )
+def _asked(
+    judge: FeedbackJudge, principle: Principle, test: PrincipleTest, engine: Engine
+) -> _Asked:
+    """Ask as the `compare` stage would: to compare (better, worse), or for a critique."""
+    form = "comparison" if test.flagged is None else "critique"
+    one = replace(
+        judge,
+        constitution=pinned(judge.constitution, principle.id),
+        settings=judge.settings.model_copy(update={"principles": 1, "form": form}),
+    )
+    made_by = Provenance(
+        model=engine.name,
+        model_fingerprint=engine.fingerprint,
+        template_hash="",
+        sampling={},
+        seed=judge.seed,
+    )
+    texts = [text for text in (test.better, test.worse, test.response) if text is not None]
+    (item,) = one.items([pair_of(user(test.prompt), *texts, provenance=made_by)], engine)
+    return _Asked(one, item)
 
-    @property
-    def _provenance(self) -> Provenance:
-        return Provenance(
-            model=self.model,
-            model_fingerprint=self.engine.fingerprint,
-            template_hash="",
-            sampling={},
-            seed=self.seed,
-        )
+
+def _outcome(
+    principle: str, number: int, test: PrincipleTest, judgement: JudgementRow, policy: LabelPolicy
+) -> Outcome:
+    if test.flagged is None:
+        probability = preference(judgement, policy)
+    else:
+        found = grades(judgement, 0, policy)  # of finding fault, and of finding none
+        probability = None if found is None else found[0 if test.flagged else 1]
+    if judgement.state != "ok" or probability is None:
+        return Outcome(principle, number, test, None, None, judgement.error or NO_VERDICT)
+    mass = min(evidence.mass for evidence in judgement.evidence)
+    return Outcome(principle, number, test, probability, mass)
 
 
 def accuracy(outcomes: list[Outcome]) -> Rate:

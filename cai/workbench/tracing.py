@@ -12,16 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cai.compare import (
-    Asking,
+    Responder,
     comparison_key,
     expected_grade,
     instead_of,
     label_pair,
-    pair_item,
     preference,
-    questions_of,
-    respond,
-    steps,
     twos_of,
 )
 from cai.compare.forms import Question, Verdict
@@ -38,7 +34,6 @@ from cai.records import (
     RevisionRow,
     Row,
 )
-from cai.revise import critique_and_revise, revise_items
 from cai.rows import Item
 from cai.workbench.effects import StoredRun
 from cai.workbench.witness import EndOfReplayError, Exchange, Replay, Witness
@@ -150,14 +145,9 @@ def _find(run: StoredRun, key: str) -> RevisionRow | PairRow | JudgementRow | Co
 
 def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Origin:
     origin = Origin("revision chain", row, row.provenance)
-    items = revise_items(
-        [p for p in run.prompts if p.messages == row.messages],
-        constitution=constitution,
-        settings=run.revise,
-        model_fingerprint=row.provenance.model_fingerprint,
-        seed=run.settings.seed,
-    )
-    item = _item_of(row, items)
+    reviser = run.reviser(constitution)
+    prompts = [p for p in run.prompts if p.messages == row.messages]
+    item = _item_of(row, reviser.items(prompts, Replay(row.provenance)))
     if item is None:
         raise CaiError(
             f"The prompt of row {row.key} is not in {run.folder / 'prompts'} any more: run the"
@@ -173,22 +163,8 @@ def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Orig
             names.pop(-2)
     for step in row.steps:
         texts += [text for text in (step.critique, step.revision) if text is not None]
-    replay = Replay(row.provenance.model_fingerprint, texts)
-    model = row.provenance.model
-    witness = _witness(origin, replay, names, model)
-    _run(
-        origin,
-        critique_and_revise(
-            item,
-            constitution=constitution,
-            settings=run.revise,
-            engine=witness,
-            model=model,
-            seed=run.settings.seed,
-        ),
-        names,
-        model,
-    )
+    witness = _witness(origin, Replay(row.provenance, texts), names)
+    _run(origin, reviser.row(item, witness), names)
     return origin
 
 
@@ -196,43 +172,26 @@ def _pair(run: StoredRun, row: PairRow) -> Origin:
     origin = Origin("pair of responses", row, row.provenance)
     names = [f"response {number}" for number in range(len(row.responses))]
     prompts = [p for p in run.prompts if p.messages == row.messages]
-    items = [
-        pair_item(
-            prompt,
-            sample,
-            settings=run.compare,
-            policy_fingerprint=row.provenance.model_fingerprint,
-            helpful_fingerprint="",
-            seed=run.settings.seed,
-        )
-        for prompt in prompts
-        for sample in range(run.compare.pairs_per_prompt)
-    ]
-    item = _item_of(row, items)
+    first, *_, last = (
+        row.provenance.model_copy(update={"model": sample.model}) for sample in row.responses
+    )
+    responder = Responder(run.compare, run.settings.seed, names=(first.model, last.model))
+    item = _item_of(row, responder.items(prompts, Replay(first), Replay(last)))
     if item is None:
         return origin
-    models = [sample.model for sample in row.responses]
     answered = row.state != "too_long"
-    texts = [sample.text for sample in row.responses] if answered else []
-    replay = Replay(row.provenance.model_fingerprint, texts)
-    policy = _witness(origin, replay, names, models[0])
-    helpful = _witness(origin, replay, names, models[-1])
-    work = respond(
-        item,
-        settings=run.compare,
-        policy=policy,
-        helpful=helpful,
-        names=(models[0], models[-1]),
-        seed=run.settings.seed,
-    )
-    _run(origin, work, names, models[0])
+    texts = iter([sample.text for sample in row.responses] if answered else [])
+    policy = _witness(origin, Replay(first, texts), names)
+    helpful = _witness(origin, Replay(last, texts), names)
+    _run(origin, responder.row(item, policy, helpful), names)
     return origin
 
 
 def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) -> Origin:
     origin = Origin(f"judgement under {row.principle.id}", row, row.provenance)
     (pair,) = (pair for pair in run.pairs if pair.key == row.pair)
-    items = run.items_of([pair], constitution, row.provenance)
+    judge = run.judge(constitution)
+    items = judge.items([pair], Replay(row.provenance))
     if row.instead_of is not None:
         origin.title += ", of the fallback judge"
         items = instead_of(items, [j for j in run.judgements if j.key == row.instead_of])
@@ -241,17 +200,10 @@ def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) ->
         origin.current = False
         return origin
     origin.current = item.fingerprint == row.fingerprint
-    asking = Asking(constitution, run.compare, run.settings.seed)
-    names = [_step_name(*s) for s in steps(questions_of(item.inputs, asking), run.compare)]
-    replay = Replay(
-        row.provenance.model_fingerprint,
-        _reasonings(row.evidence),
-        [evidence.logprobs for evidence in row.evidence],
-    )
-    model = row.provenance.model
-    witness = _witness(origin, replay, names, model)
-    work = run.judge(item, constitution=constitution, engine=witness, model=model)
-    _run(origin, work, names, model)
+    names = [_step_name(*step) for step in judge.steps(item.inputs)]
+    scores = [evidence.logprobs for evidence in row.evidence]
+    replay = Replay(row.provenance, _reasonings(row.evidence), scores)
+    _run(origin, judge.row(item, _witness(origin, replay, names)), names)
     return origin
 
 
@@ -305,21 +257,21 @@ def _item_of(row: Row, items: Iterable[Item[T]]) -> Item[T] | None:
     return next((item for item in items if item.key == row.key), None)
 
 
-def _witness(origin: Origin, replay: Replay, names: Sequence[str], model: str) -> Witness:
+def _witness(origin: Origin, replay: Replay, names: Sequence[str]) -> Witness:
     def tell(exchange: Exchange) -> None:
         answer = exchange.answer
         said = answer.logprobs if isinstance(exchange.request, ScoreRequest) else None
         text = getattr(answer, "text", None)
-        what = names[len(origin.asked)]
-        origin.asked.append(Asked(what, model, exchange.request, said if text is None else text))
+        what, shown = names[len(origin.asked)], said if text is None else text
+        origin.asked.append(Asked(what, replay.name, exchange.request, shown))
 
     return Witness(replay, tell)
 
 
-def _run(origin: Origin, work: Coroutine[Any, Any, Row], names: Iterable[str], model: str) -> None:
+def _run(origin: Origin, work: Coroutine[Any, Any, Row], names: Sequence[str]) -> None:
     """Run a row function; where its row ends, keep what it asked last."""
     try:
         asyncio.run(work)
     except EndOfReplayError as end:
-        what = list(names)[len(origin.asked)]
-        origin.asked.append(Asked(what, model, end.request, None))
+        model = origin.provenance.model if origin.provenance else ""
+        origin.asked.append(Asked(names[len(origin.asked)], model, end.request, None))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from cai.compare import judge, judgement_items
+from cai.compare import FeedbackJudge
 from cai.constitution import Constitution, Principle
 from cai.constitution.explain import did_you_mean
 from cai.conversation import Conversation, strip_thinking
@@ -15,14 +15,12 @@ from cai.errors import CaiError
 from cai.records import (
     JudgementRow,
     PairRow,
-    PromptRow,
     Provenance,
     ResponseSample,
     RevisionRow,
     content_hash,
 )
-from cai.revise import critique_and_revise, revise_item
-from cai.settings import CompareSettings, ReviseSettings
+from cai.revise import Reviser, single_prompt
 from cai.workbench.witness import Exchange, Witness
 
 StepKind = Literal["response", "critique", "revision"]
@@ -68,44 +66,23 @@ def pinned(constitution: Constitution, name: str) -> Constitution:
 
 
 async def try_chain(
-    constitution: Constitution,
-    messages: Conversation,
-    *,
-    settings: ReviseSettings,
-    engine: Engine,
-    model: str,
-    seed: int,
-    tell: Callable[[Step], None],
+    reviser: Reviser, messages: Conversation, engine: Engine, tell: Callable[[Step], None]
 ) -> RevisionRow:
     """Answer one prompt, criticise and revise the answer, and tell of each step.
 
     Args:
-        constitution: Where principles are drawn from.
+        reviser: The constitution, rounds, sampling and seed.
         messages: A conversation that ends with the user's turn.
-        settings: Rounds and sampling.
         engine: The model.
-        model: Its name in the row.
-        seed: Decides draws and samples.
         tell: Called after each step.
 
     Returns:
         The chain, as the `revise` stage would make it of a red-team prompt.
 
     Raises:
-        CaiError: Rounds are asked for, but no principle serves the supervised stage.
+        CaiError: Rounds are asked for, but no principle fits the supervised stage.
     """
-    key = content_hash("try", messages)
-    prompt = PromptRow(
-        key=key, kind="red_team", split="train", messages=messages, source="try", task=key
-    )
-    item = revise_item(
-        prompt,
-        0,
-        constitution=constitution,
-        settings=settings,
-        model_fingerprint=engine.fingerprint,
-        seed=seed,
-    )
+    item = reviser.item(single_prompt(messages), engine)
     revised = 0
 
     def retell(exchange: Exchange) -> None:
@@ -118,61 +95,39 @@ async def try_chain(
         tell(Step(kind, revised + (principle is not None), principle, strip_thinking(answer.text)))
         revised += kind == "revision"
 
-    return await critique_and_revise(
-        item,
-        constitution=constitution,
-        settings=settings,
-        engine=Witness(engine, retell),
-        model=model,
-        seed=seed,
-    )
+    return await reviser.row(item, Witness(engine, retell))
 
 
 async def try_comparison(
-    constitution: Constitution,
-    chain: RevisionRow,
-    *,
-    settings: CompareSettings,
-    engine: Engine,
-    model: str,
-    seed: int,
+    judge: FeedbackJudge, chain: RevisionRow, engine: Engine
 ) -> JudgementRow | None:
     """Compare a chain's first response with its last revision, as the `compare` stage would.
 
     Args:
-        constitution: Where the principle is drawn from.
+        judge: The constitution, how to ask, and the seed; one principle is drawn.
         chain: A finished chain.
-        settings: Layout, reasoning, orders.
         engine: The feedback model.
-        model: Its name in the row.
-        seed: Decides draw and samples.
 
     Returns:
         The judgement of (first response, last revision); None when they are the same text or there
         is only one of them.
 
     Raises:
-        CaiError: No principle serves the feedback stage.
+        CaiError: No principle fits the feedback stage.
     """
     if chain.state != "ok" or not chain.steps or chain.steps[-1].revision == chain.response:
         return None
-    if not constitution.comparisons:
+    if not judge.constitution.comparisons:
         raise CaiError(
-            f"No principle of {constitution.name!r} that is looked at here has a `comparison`, so "
-            "there is nothing to compare under: add one, or choose another with `--principle`."
+            f"No principle of {judge.constitution.name!r} that is looked at here has a "
+            "`comparison`, so there is nothing to compare under: add one, or choose another with "
+            "`--principle`."
         )
     revised = chain.steps[-1].revision
     pair = pair_of(chain.messages, chain.response, revised, provenance=chain.provenance)
-    (item,) = judgement_items(
-        [pair],
-        constitution=constitution,
-        settings=settings.model_copy(update={"principles": 1}),
-        model_fingerprint=engine.fingerprint,
-        seed=seed,
-    )
-    return await judge(
-        item, constitution=constitution, settings=settings, engine=engine, model=model, seed=seed
-    )
+    judge = replace(judge, settings=judge.settings.model_copy(update={"principles": 1}))
+    (item,) = judge.items([pair], engine)
+    return await judge.row(item, engine)
 
 
 def pair_of(messages: Conversation, *texts: str, provenance: Provenance) -> PairRow:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
+from cai.records import Provenance
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Witness:
     def usage(self) -> Usage:
         """The watched engine's."""
         return self._engine.usage
+
+    @property
+    def name(self) -> str:
+        """The watched engine's."""
+        return self._engine.name
 
     @property
     def fingerprint(self) -> str:
@@ -65,16 +71,19 @@ class Replay:
     """
 
     def __init__(
-        self, fingerprint: str, texts: Iterable[str], scores: Iterable[tuple[float, ...]] = ()
+        self,
+        provenance: Provenance,
+        texts: Iterable[str] = (),
+        scores: Iterable[tuple[float, ...]] = (),
     ) -> None:
         """Take what will be said.
 
         Args:
-            fingerprint: Of the model that said it.
+            provenance: The model that said it.
             texts: The completions.
             scores: The log-probabilities of the options, in nats.
         """
-        self._fingerprint = fingerprint
+        self._provenance = provenance
         self._texts = iter(texts)
         self._scores = iter(scores)
 
@@ -84,9 +93,14 @@ class Replay:
         return Usage()
 
     @property
+    def name(self) -> str:
+        """The model's that said it."""
+        return self._provenance.model
+
+    @property
     def fingerprint(self) -> str:
         """The model's that said it."""
-        return self._fingerprint
+        return self._provenance.model_fingerprint
 
     async def generate(self, request: GenerateRequest) -> Completion:
         """Say the next text.
@@ -98,7 +112,7 @@ class Replay:
             text = next(self._texts)
         except StopIteration:
             raise EndOfReplayError(request) from None
-        return Completion(text, (), (), "stop", self._fingerprint)
+        return Completion(text, (), (), "stop", self.fingerprint)
 
     async def score(self, request: ScoreRequest) -> Scores:
         """Give the next scores.
@@ -107,7 +121,7 @@ class Replay:
             EndOfReplayError: The row has no more.
         """
         try:
-            return Scores(next(self._scores), self._fingerprint)
+            return Scores(next(self._scores), self.fingerprint)
         except StopIteration:
             raise EndOfReplayError(request) from None
 

@@ -171,7 +171,7 @@ class Faulty(torch.nn.Module):
 def faulty_engine(settings, before):
     model = Faulty(load_causal_lm(settings, device="cpu"), before).eval()
     return TransformersEngine(
-        model, load_chat_format(settings), fingerprint="x", max_batch_tokens=4096
+        model, load_chat_format(settings), name="x", fingerprint="x", max_batch_tokens=4096
     )
 
 
@@ -281,7 +281,7 @@ def test_nan_is_reported_to_the_caller(tiny_settings):
     with torch.no_grad():
         model.model.norm.weight.fill_(math.nan)
     engine = TransformersEngine(
-        model, load_chat_format(settings), fingerprint="x", max_batch_tokens=4096
+        model, load_chat_format(settings), name="x", fingerprint="x", max_batch_tokens=4096
     )
 
     async def body(engine):

@@ -15,6 +15,7 @@ from cai.settings import EvaluateSettings
 class RecordingEngine:
     """Says what it is told to, and remembers what it was asked."""
 
+    name = "model"
     fingerprint = "weights"
 
     def __init__(self, says: str | Exception):

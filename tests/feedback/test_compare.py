@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from verdicts import orders
 
-from cai.compare import (
-    judge,
-    judgement_items,
-    label_pair,
-    pair_item,
-    preference,
-    respond,
-)
+from cai.compare import FeedbackJudge, Responder, label_pair, preference
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, FewShot
 from cai.conversation import to_transcript, user
@@ -173,20 +166,14 @@ def test_certainty_does_not_overflow():
 
 def test_an_unusable_pair_is_not_judged():
     tied = pair(state="tie")
-    assert not judgement_items(
-        [tied], constitution=CONSTITUTION, settings=CompareSettings(), model_fingerprint="m", seed=0
-    )
+    judge = FeedbackJudge(CONSTITUTION, CompareSettings(), seed=0)
+    assert not judge.items([tied], ScriptedEngine(str))
     assert label([], of=tied).state == "tie"
 
 
 def items_of(key, constitution=CONSTITUTION, **settings):
-    return judgement_items(
-        [pair(key)],
-        constitution=constitution,
-        settings=CompareSettings(**settings),
-        model_fingerprint="m",
-        seed=0,
-    )
+    judge = FeedbackJudge(constitution, CompareSettings(**settings), seed=0)
+    return judge.items([pair(key)], ScriptedEngine(str))
 
 
 @pytest.mark.parametrize("shots", [0, 5])
@@ -209,11 +196,9 @@ def test_all_principles_means_each_once():
 
 
 def run_judge(engine, constitution=CONSTITUTION, **settings):
-    chosen = CompareSettings(**settings)
     (item,) = items_of("k", constitution, **settings)
-    return asyncio.run(
-        judge(item, constitution=constitution, settings=chosen, engine=engine, model="m", seed=0)
-    )
+    judge = FeedbackJudge(constitution, CompareSettings(**settings), seed=0)
+    return asyncio.run(judge.row(item, engine))
 
 
 def test_the_judge_sees_both_orders_and_scores_the_options_to_the_letter():
@@ -280,20 +265,12 @@ def responses_of(answers, against_helpful=0.0):
     prompt = PromptRow(
         key="p", kind="red_team", split="train", messages=user("Hi"), source="s", task="t"
     )
-    item = pair_item(
-        prompt, 0, settings=settings, policy_fingerprint="a", helpful_fingerprint="b", seed=0
-    )
     said = iter(answers)
-    return asyncio.run(
-        respond(
-            item,
-            settings=settings,
-            policy=ScriptedEngine(lambda r: next(said)),
-            helpful=ScriptedEngine(lambda r: "helpful says"),
-            names=("sl-cai", "helpful-only"),
-            seed=0,
-        )
-    )
+    policy = ScriptedEngine(lambda r: next(said))
+    helpful = ScriptedEngine(lambda r: "helpful says")
+    responder = Responder(settings, seed=0)
+    item = responder.item(prompt, policy, helpful)
+    return asyncio.run(responder.row(item, policy, helpful))
 
 
 def test_pairs_are_two_samples_of_the_policy():

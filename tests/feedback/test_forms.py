@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from verdicts import choice, grade
 
 from cai.compare import (
+    FeedbackJudge,
     expected_grade,
     grades,
     is_usable,
-    judge,
-    judgement_items,
     label_all,
     label_pair,
     orders_agree,
@@ -61,9 +60,9 @@ TEXTS = ("kind", "rude", "dull")
 def judged(engine, texts=TEXTS[:2], constitution=CONSTITUTION, **compare):
     """Ask about texts under one principle."""
     pair = pair_of(user("Hello?"), *texts, provenance=PROVENANCE)
-    asked = {"constitution": constitution, "settings": CompareSettings(**compare), "seed": 0}
-    (item,) = judgement_items([pair], model_fingerprint="m", **asked)
-    return pair, asyncio.run(judge(item, engine=engine, model="m", **asked))
+    judge = FeedbackJudge(constitution, CompareSettings(**compare), seed=0)
+    (item,) = judge.items([pair], engine)
+    return pair, asyncio.run(judge.row(item, engine))
 
 
 def likes(text):
@@ -253,15 +252,10 @@ def test_rewording_a_principle_touches_just_the_judgements_that_have_it_in_sight
     touched = 0
     for number in range(40):
         pair = pair_of(user(f"{number}?"), "a", "b", provenance=PROVENANCE)
-        before, after = (
-            judgement_items(
-                [pair], constitution=some, settings=chosen, model_fingerprint="m", seed=0
-            )[0]
-            for some in (CONSTITUTION, edited)
-        )
         engine = likes("a")
-        asked = {"constitution": CONSTITUTION, "settings": chosen, "seed": 0}
-        asyncio.run(judge(before, engine=engine, model="m", **asked))
+        judges = [FeedbackJudge(some, chosen, seed=0) for some in (CONSTITUTION, edited)]
+        before, after = (judge.items([pair], engine)[0] for judge in judges)
+        asyncio.run(judges[0].row(before, engine))
         shown = any("rule 5?" in m.content for m in engine.scored[0].prompt.messages)
         assert (before.fingerprint != after.fingerprint) == shown
         touched += shown

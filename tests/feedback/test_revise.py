@@ -7,7 +7,7 @@ from cai.conversation import Message, to_transcript, user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.records import PromptRow
-from cai.revise import critique_and_revise, revise_item
+from cai.revise import Reviser
 from cai.settings import ReviseSettings
 
 PRIVACY = Principle(id="privacy", critique="Say what is private.", revision="Make it public.")
@@ -25,14 +25,8 @@ def prompt(messages=QUESTION, kind="red_team"):
 
 
 def item_for(row, settings=None, constitution=CONSTITUTION, seed=0):
-    return revise_item(
-        row,
-        0,
-        constitution=constitution,
-        settings=settings or ReviseSettings(rounds=2),
-        model_fingerprint="m",
-        seed=seed,
-    )
+    reviser = Reviser(constitution, settings or ReviseSettings(rounds=2), seed)
+    return reviser.item(row, ScriptedEngine(by_speaker))
 
 
 def revise(answer, row=None, settings=None):
@@ -42,18 +36,9 @@ def revise(answer, row=None, settings=None):
         asked.append(request)
         return answer(request)
 
-    settings = settings or ReviseSettings(rounds=2)
-    made = asyncio.run(
-        critique_and_revise(
-            item_for(row or prompt(), settings),
-            constitution=CONSTITUTION,
-            settings=settings,
-            engine=ScriptedEngine(generate),
-            model="scripted",
-            seed=0,
-        )
-    )
-    return made, asked
+    reviser = Reviser(CONSTITUTION, settings or ReviseSettings(rounds=2))
+    engine = ScriptedEngine(generate)
+    return asyncio.run(reviser.row(reviser.item(row or prompt(), engine), engine)), asked
 
 
 def by_speaker(request):

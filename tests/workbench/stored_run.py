@@ -6,13 +6,13 @@ import math
 
 import yaml
 
-from cai.compare import judge, judgement_items, label_pair
+from cai.compare import FeedbackJudge, label_pair
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, FewShot
 from cai.conversation import user
 from cai.engines.scripted import ScriptedEngine
 from cai.records import PairRow, PromptRow, Provenance, ResponseSample
-from cai.revise import critique_and_revise, revise_items
+from cai.revise import Reviser
 from cai.settings import PipelineSettings
 from cai.store import write_rows
 
@@ -80,29 +80,13 @@ def write_run(folder, number=160, *, constitution=CONSTITUTION, **compare):
     prompts = [prompt(n) for n in range(number)]
     prompts += [prompt(n, kind="helpful") for n in range(number, number + 3)]
     prompts += [prompt(n, split="held_out") for n in range(number + 3, number + 6)]
-    common = {"constitution": constitution, "engine": engine(), "model": "scripted", "seed": 0}
-    chains = [
-        asyncio.run(make(critique_and_revise, item, settings=chosen.revise, **common))
-        for item in revise_items(
-            prompts,
-            constitution=constitution,
-            settings=chosen.revise,
-            model_fingerprint="scripted",
-            seed=0,
-        )
-    ]
+    reviser = Reviser(constitution, chosen.revise, seed=0)
+    judge = FeedbackJudge(constitution, chosen.compare, seed=0)
+    model = engine()
+    chains = made(reviser, reviser.items(prompts, model), model)
     pairs = [pair(n) for n in range(number)]
     pairs[0].state = "tie"
-    judgements = [
-        asyncio.run(make(judge, item, settings=chosen.compare, **common))
-        for item in judgement_items(
-            pairs,
-            constitution=constitution,
-            settings=chosen.compare,
-            model_fingerprint="scripted",
-            seed=0,
-        )
-    ]
+    judgements = made(judge, judge.items(pairs, model), model)
     weights = {p.id: p.weight for p in constitution.principles}
     labels = [
         label_pair(
@@ -122,9 +106,13 @@ def write_run(folder, number=160, *, constitution=CONSTITUTION, **compare):
     return chosen
 
 
-async def make(function, item, **arguments):
-    row = await function(item, **arguments)
-    return row.model_copy(update={"fingerprint": item.fingerprint})
+def made(maker, items, model):
+    """Make rows one after the other."""
+    rows = [asyncio.run(maker.row(item, model)) for item in items]
+    return [
+        row.model_copy(update={"fingerprint": item.fingerprint})
+        for row, item in zip(rows, items, strict=True)
+    ]
 
 
 def prompt(number, kind="red_team", split="train"):

@@ -1,7 +1,6 @@
 """What an edit does to a run, counted from stored rows; and relabelling what it touches alone."""
 
 import asyncio
-from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -28,15 +27,8 @@ def run(tmp_path_factory):
     return read_run(folder, write_run(folder))
 
 
-@contextmanager
-def silent(total):
-    yield lambda: None
-
-
 def relabelled(run, constitution, with_engine):
-    return asyncio.run(
-        relabel(run, constitution, engine=with_engine, model="scripted", task=silent)
-    )
+    return asyncio.run(relabel(run, constitution, engine=with_engine))
 
 
 def drew(run, name):

@@ -2,18 +2,20 @@
 
 import asyncio
 import math
+from contextlib import contextmanager
 from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
 
 from cai.cli import app
+from cai.compare import FeedbackJudge
 from cai.constitution import load_constitution
 from cai.constitution.findings import ConstitutionError
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.settings import CompareSettings
-from cai.workbench.testing import Examiner, accuracy, failing, junit
+from cai.workbench.testing import accuracy, failing, junit, run_tests
 
 FILE = """\
 schema: 1
@@ -59,9 +61,15 @@ def verdict(request):
 
 
 def outcomes_of(constitution, engine, **settings):
-    examiner = Examiner(engine, "m", CompareSettings(**settings), seed=0)
+    judge = FeedbackJudge(constitution, CompareSettings(**settings), seed=0)
     told = []
-    outcomes = asyncio.run(examiner.run(constitution, lambda: told.append(1)))
+
+    @contextmanager
+    def task(total):
+        assert total == 5
+        yield lambda: told.append(1)
+
+    outcomes = asyncio.run(run_tests(judge, engine, task))
     assert len(told) == len(outcomes)
     return outcomes
 

@@ -1,20 +1,19 @@
 """`cai why`: the prompts shown are the ones that were sent."""
 
-import asyncio
 import dataclasses
 
 import pytest
-from stored_run import CONSTITUTION, PRINCIPLES, engine, make, said, scored, write_run
+from stored_run import CONSTITUTION, PRINCIPLES, engine, made, said, scored, write_run
 from typer.testing import CliRunner
 
 from cai.cli import app
 from cai.cli.why import Templates
-from cai.compare import instead_of, judge, judgement_items
+from cai.compare import FeedbackJudge, instead_of
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.records import ComparisonRow
-from cai.revise import critique_and_revise, revise_items
+from cai.revise import Reviser
 from cai.workbench.effects import read_run
 from cai.workbench.tracing import trace
 
@@ -25,28 +24,22 @@ def run(tmp_path_factory):
     return read_run(folder, write_run(folder, 6, principles=3, reasoning=True))
 
 
-def remake(run, function, item, asked, settings):
+def remake(maker, item, asked):
     """Make a row with an engine that remembers what it was asked."""
-    work = make(
-        function,
-        item,
-        constitution=CONSTITUTION,
-        settings=settings,
-        engine=asked,
-        model="scripted",
-        seed=0,
-    )
-    return asyncio.run(work)
+    (row,) = made(maker, [item], asked)
+    return row
+
+
+def reviser(run):
+    return Reviser(CONSTITUTION, run.revise, seed=0)
+
+
+def judge(run):
+    return FeedbackJudge(CONSTITUTION, run.compare, seed=0)
 
 
 def chain_item(run, key):
-    items = revise_items(
-        run.prompts,
-        constitution=CONSTITUTION,
-        settings=run.revise,
-        model_fingerprint="scripted",
-        seed=0,
-    )
+    items = reviser(run).items(run.prompts, engine())
     return next(item for item in items if item.key == key)
 
 
@@ -58,7 +51,7 @@ def test_a_chain_shows_what_its_model_was_asked(run):
     for row in run.chains:
         origin = trace(run, CONSTITUTION, row.key)
         asked = engine()
-        remake(run, critique_and_revise, chain_item(run, row.key), asked, run.revise)
+        remake(reviser(run), chain_item(run, row.key), asked)
         assert requests(origin) == asked.generated
         assert origin.current is True
         texts = [row.response]
@@ -70,16 +63,10 @@ def test_a_judgement_shows_both_orders_and_the_raw_numbers(run):
     row = run.judgements[0]
     origin = trace(run, CONSTITUTION, row.key)
     (pair,) = (pair for pair in run.pairs if pair.key == row.pair)
-    items = judgement_items(
-        [pair],
-        constitution=CONSTITUTION,
-        settings=run.compare,
-        model_fingerprint="scripted",
-        seed=0,
-    )
     asked = engine()
+    items = judge(run).items([pair], asked)
     item = next(item for item in items if item.key == row.key)
-    remake(run, judge, item, asked, run.compare)
+    remake(judge(run), item, asked)
     assert requests(origin)[::2] == asked.generated
     assert requests(origin)[1::2] == asked.scored
     assert origin.asked[3].answer == row.evidence[1].logprobs
@@ -103,7 +90,7 @@ def test_every_form_of_feedback_is_traced_request_by_request(tmp_path, compare):
     origin = trace(run, CONSTITUTION, row.key)
     items = run.judgement_items(CONSTITUTION)
     asked = engine()
-    remake(run, judge, next(i for i in items if i.key == row.key), asked, run.compare)
+    remake(judge(run), next(i for i in items if i.key == row.key), asked)
     requests_of = {True: asked.generated, False: asked.scored}
     for generated, expected in requests_of.items():
         kind = GenerateRequest if generated else ScoreRequest
@@ -120,7 +107,7 @@ def test_a_verdict_of_the_fallback_judge_says_so(run):
     item = run.judgement_items(CONSTITUTION)[0]
     first = next(j for j in run.judgements if j.key == item.key)
     (again,) = instead_of([item], [first])
-    row = remake(run, judge, again, engine(), run.compare)
+    row = remake(judge(run), again, engine())
     row = row.model_copy(update={"fingerprint": again.fingerprint})
     with_fallback = type(run)(**{**vars(run), "fallback": [row]})
     origin = trace(with_fallback, CONSTITUTION, row.key)
@@ -167,7 +154,7 @@ def fail_at(number, with_what):
 def test_a_chain_that_failed_is_shown_up_to_where_it_failed(run, number, with_what):
     chain = next(row for row in run.chains if row.steps)
     asked = fail_at(number, with_what)
-    row = remake(run, critique_and_revise, chain_item(run, chain.key), asked, run.revise)
+    row = remake(reviser(run), chain_item(run, chain.key), asked)
     assert row.state in ("unparsed", "too_long")
     failed = type(run)(**{**vars(run), "chains": [row]})
     origin = trace(failed, CONSTITUTION, row.key)

@@ -7,11 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cai.cli import app
+from cai.compare import FeedbackJudge
 from cai.constitution import load_constitution
 from cai.conversation import user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
+from cai.revise import Reviser
 from cai.settings import CompareSettings, ReviseSettings
 from cai.workbench.trying import pinned, try_chain, try_comparison
 
@@ -30,13 +32,10 @@ def chain_of(engine, rounds=2, constitution=PLAYGROUND, seed=0):
     told = []
     chain = asyncio.run(
         try_chain(
-            constitution,
+            Reviser(constitution, ReviseSettings(rounds=rounds), seed),
             user("Hi"),
-            settings=ReviseSettings(rounds=rounds),
-            engine=engine,
-            model="m",
-            seed=seed,
-            tell=told.append,
+            engine,
+            told.append,
         )
     )
     return chain, told
@@ -64,16 +63,8 @@ def test_pinning_draws_nothing_else():
 
 
 def compare(chain, engine, constitution=PLAYGROUND, **settings):
-    return asyncio.run(
-        try_comparison(
-            constitution,
-            chain,
-            settings=CompareSettings(**settings),
-            engine=engine,
-            model="m",
-            seed=0,
-        )
-    )
+    judge = FeedbackJudge(constitution, CompareSettings(**settings), seed=0)
+    return asyncio.run(try_comparison(judge, chain, engine))
 
 
 def test_the_two_ends_of_the_chain_are_compared_in_both_orders():

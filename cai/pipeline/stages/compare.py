@@ -43,15 +43,18 @@ def _form(context: Context) -> Form:
     return compare.FORMS[_settings(context).form]
 
 
+def _judge(context: Context) -> compare.FeedbackJudge:
+    return compare.FeedbackJudge(context.constitution, _settings(context), context.settings.seed)
+
+
 def _inputs(context: Context) -> dict[str, str]:
     form = _form(context)
-    asking = compare.Asking(context.constitution, _settings(context), context.settings.seed)
     fallback, gate = context.settings.models.fallback, _settings(context).gate
     return {
         "feedback model": context.fingerprint(context.feedback),
         "helpful model": context.fingerprint(context.helpful),
         "fallback model": context.fingerprint(fallback) if fallback else "none",
-        "examples": content_hash(form.examples(asking)),
+        "examples": content_hash(form.examples(_judge(context))),
         **(gold_fingerprints(gate.comparisons, base_dir=context.base_dir) if gate else {}),
         **{
             f"principle {principle.id}": f"{form.text_hash(principle)}, weight {principle.weight}"
@@ -132,7 +135,7 @@ def _gate(context: Context, engines: Engines) -> dict[str, Any]:
     )
     if missed and gate.action == "stop":
         raise CaiError(
-            f"{said} Mend the constitution's comparisons or `compare`, use a better feedback model,"
+            f"{said} Fix the constitution's comparisons or `compare`, use a better feedback model,"
             " or set `compare.gate.action` to `warn` to go on all the same."
         )
     if missed:
@@ -141,34 +144,15 @@ def _gate(context: Context, engines: Engines) -> dict[str, Any]:
 
 
 def _make_pairs(context: Context, engines: Engines) -> RowsResult[PairRow]:
-    settings, seed = _settings(context), context.settings.seed
-    policy, helpful = context.sl_cai, context.helpful
-    items = [
-        compare.pair_item(
-            prompt,
-            sample,
-            settings=settings,
-            policy_fingerprint=context.fingerprint(policy),
-            helpful_fingerprint=context.fingerprint(helpful),
-            seed=seed,
-        )
-        for prompt in read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
-        if prompt.split == "train" and prompt.kind == "red_team"
-        for sample in range(settings.pairs_per_prompt)
-    ]
-    make = partial(
-        compare.respond,
-        settings=settings,
-        policy=engines[policy],
-        helpful=engines[helpful],
-        names=("sl-cai" if context.settings.sft else "helpful-only", "helpful-only"),
-        seed=seed,
-    )
+    settings, name = _settings(context), "sl-cai" if context.settings.sft else "helpful-only"
+    responder = compare.Responder(settings, context.settings.seed, (name, "helpful-only"))
+    policy, helpful = engines[context.sl_cai], engines[context.helpful]
+    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
     return make_rows(
         context,
         engines,
-        items,
-        make,
+        responder.items(prompts, policy, helpful),
+        partial(responder.row, policy=policy, helpful=helpful),
         store=RowStore(context.stage_dir("compare"), PairRow, "pairs"),
         concurrency=settings.concurrency,
         title="compare: pairs",
@@ -194,42 +178,24 @@ def _judged(
         model: Who is asked; the feedback model if left out.
         only: Ask again for these judgements alone, in their stead.
     """
-    judge_model, settings, seed = (
-        model or context.feedback,
-        _settings(context),
-        context.settings.seed,
-    )
-    items = compare.judgement_items(
-        pairs,
-        constitution=context.constitution,
-        settings=settings,
-        model_fingerprint=context.fingerprint(judge_model),
-        seed=seed,
-    )
+    engine, judge = engines[model or context.feedback], _judge(context)
+    items = judge.items(pairs, engine)
     if only is not None:
         items = compare.instead_of(items, only)
-    make = partial(
-        compare.judge,
-        constitution=context.constitution,
-        settings=settings,
-        engine=engines[judge_model],
-        model=judge_model.path,
-        seed=seed,
-    )
     result = make_rows(
         context,
         engines,
         items,
-        make,
+        partial(judge.row, engine=engine),
         store=RowStore(context.stage_dir("compare"), JudgementRow, name),
-        concurrency=settings.concurrency,
+        concurrency=judge.settings.concurrency,
         title=f"compare: {name}",
     )
     failed = [row for row in result.rows if row.state == "failed"]
     if failed and len(failed) == len(result.rows):
         raise CaiError(
-            f"{judge_model.path} answered none of {len(failed)} questions; the first error: "
-            f"{failed[0].error}. Mend the model or its engine, then run again."
+            f"{engine.name} answered none of {len(failed)} questions; the first error: "
+            f"{failed[0].error}. Fix the model or its engine, then run again."
         )
     return result
 

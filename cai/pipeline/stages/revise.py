@@ -38,28 +38,16 @@ def _inputs(context: Context) -> dict[str, str]:
 
 def _run(context: Context) -> dict[str, Any]:
     started = time.monotonic()
-    settings, seed = _settings(context), context.settings.seed
-    items = revise.revise_items(
-        read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow),
-        constitution=context.constitution,
-        settings=settings,
-        model_fingerprint=context.fingerprint(context.helpful),
-        seed=seed,
-    )
+    settings = _settings(context)
+    reviser = revise.Reviser(context.constitution, settings, context.settings.seed)
+    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
     with Engines(context) as engines:
-        make = partial(
-            revise.critique_and_revise,
-            constitution=context.constitution,
-            settings=settings,
-            engine=engines[context.helpful],
-            model=context.helpful.path,
-            seed=seed,
-        )
+        engine = engines[context.helpful]
         result = make_rows(
             context,
             engines,
-            items,
-            make,
+            reviser.items(prompts, engine),
+            partial(reviser.row, engine=engine),
             store=RowStore(context.stage_dir("revise"), RevisionRow),
             concurrency=settings.concurrency,
             title="revise",
