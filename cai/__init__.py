@@ -9,10 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cai.compare import FeedbackJudge as FeedbackJudge
+    from cai.compare import Responder as Responder
     from cai.constitution import Constitution as Constitution
     from cai.constitution import load_constitution as load_constitution
     from cai.conversation import Message as Message
     from cai.conversation import Prompt as Prompt
+    from cai.conversation import user as user
     from cai.engines import Engine as Engine
     from cai.engines import GenerateRequest as GenerateRequest
     from cai.engines import ScoreRequest as ScoreRequest
@@ -23,15 +26,23 @@ if TYPE_CHECKING:
     from cai.ppo.train import PPO as PPO
     from cai.preference import train_preference as train_preference
     from cai.preference_model import PreferenceModel as PreferenceModel
+    from cai.revise import Reviser as Reviser
+    from cai.revise import single_prompt as single_prompt
+    from cai.settings import CompareSettings as CompareSettings
+    from cai.settings import ModelSettings as ModelSettings
+    from cai.settings import ReviseSettings as ReviseSettings
     from cai.sft import train_sft as train_sft
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "FeedbackJudge": "cai.compare",
+    "Responder": "cai.compare",
     "Constitution": "cai.constitution",
     "load_constitution": "cai.constitution",
     "Message": "cai.conversation",
     "Prompt": "cai.conversation",
+    "user": "cai.conversation",
     "Engine": "cai.engines",
     "GenerateRequest": "cai.engines",
     "ScoreRequest": "cai.engines",
@@ -42,6 +53,11 @@ _PUBLIC = {
     "PPO": "cai.ppo.train",
     "train_preference": "cai.preference",
     "PreferenceModel": "cai.preference_model",
+    "Reviser": "cai.revise",
+    "single_prompt": "cai.revise",
+    "CompareSettings": "cai.settings",
+    "ModelSettings": "cai.settings",
+    "ReviseSettings": "cai.settings",
     "train_sft": "cai.sft",
 }
 

@@ -1,6 +1,7 @@
 """The scheduler: bounded, resumable, no row made twice, none lost."""
 
 import asyncio
+from contextlib import contextmanager
 
 import pytest
 
@@ -135,3 +136,31 @@ def test_rows_do_not_wait_for_each_other(tmp_path):
 def test_two_items_with_one_key_are_refused(tmp_path):
     with pytest.raises(ValueError, match="000"):
         run(tmp_path, [*items(1), *items(1)])
+
+
+def test_without_a_store_rows_are_kept_in_memory_in_the_items_order():
+    backwards = items(20)[::-1]
+
+    async def slow_at_first(item):
+        for _ in range(item.inputs):
+            await asyncio.sleep(0)
+        return await square(item)
+
+    result = asyncio.run(run_rows(backwards, slow_at_first, concurrency=4))
+    assert [row.value for row in result.rows] == [n**2 for n in range(20)][::-1]
+    assert {row.fingerprint for row in result.rows} == {"f"}
+    assert (result.states, result.reused) == ({"ok": 20}, frozenset())
+
+
+def test_progress_is_told_of_the_rows_that_are_made_and_of_no_others(tmp_path):
+    run(tmp_path, items(3))
+    told = []
+
+    @contextmanager
+    def task(total):
+        told.append(total)
+        yield lambda: told.append("one")
+
+    store = RowStore(tmp_path, Square)
+    asyncio.run(run_rows(items(5), square, store=store, concurrency=2, task=task))
+    assert told == [2, "one", "one"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import pickle
 
 import pytest
 from hypothesis import given
@@ -31,6 +32,9 @@ PRINCIPLES = tuple(
     Principle(id=f"p{n}", comparison=f"Which response is better by rule {n}?") for n in range(16)
 )
 CONSTITUTION = Constitution(name="test", principles=PRINCIPLES)
+PROMPT = PromptRow(
+    key="p", kind="red_team", split="train", messages=user("Hi"), source="s", task="t"
+)
 EXAMPLE = ComparisonExample(messages=user("Hi"), responses=("yes", "no"), answer="B")
 
 
@@ -262,14 +266,11 @@ def test_a_question_that_does_not_fit_is_a_state():
 
 def responses_of(answers, against_helpful=0.0):
     settings = CompareSettings(against_helpful=against_helpful)
-    prompt = PromptRow(
-        key="p", kind="red_team", split="train", messages=user("Hi"), source="s", task="t"
-    )
     said = iter(answers)
     policy = ScriptedEngine(lambda r: next(said))
     helpful = ScriptedEngine(lambda r: "helpful says")
     responder = Responder(settings, seed=0)
-    item = responder.item(prompt, policy, helpful)
+    item = responder.item(PROMPT, policy, helpful)
     return asyncio.run(responder.row(item, policy, helpful))
 
 
@@ -289,3 +290,26 @@ def test_pairs_can_set_the_policy_against_the_helpful_model():
 )
 def test_pairs_that_cannot_be_compared_say_so(answers, state):
     assert responses_of(answers).state == state
+
+
+def test_what_judges_and_responds_can_be_sent_to_another_process():
+    engine = ScriptedEngine(lambda r: f"Seed {r.seed}.", lambda r: [-0.1, -2.0], name="small")
+    judge = FeedbackJudge(CONSTITUTION, CompareSettings(reasoning=True), seed=3)
+    responder = Responder(CompareSettings(), seed=3)
+    for maker, item, engines in (
+        (judge, judge.items([pair()], engine)[0], [engine]),
+        (responder, responder.item(PROMPT, engine, engine), [engine, engine]),
+    ):
+        sent, sent_item = pickle.loads(pickle.dumps((maker, item)))
+        assert (sent, sent_item) == (maker, item)
+        row = asyncio.run(sent.row(sent_item, *engines))
+        assert row.state == "ok"
+        assert row == asyncio.run(maker.row(item, *engines))
+
+
+def test_pairs_and_judgements_keep_their_keys():
+    """Keys seed all draws and name rows on disk, so they must not change with the code."""
+    engine = ScriptedEngine(str)
+    assert Responder(CompareSettings(), 7).item(PROMPT, engine, engine, 1).key == "fbc98cc14c47e3b1"
+    (item,) = FeedbackJudge(CONSTITUTION, CompareSettings(), 7).items([pair()], engine)
+    assert item.key == "9493b297bbfeee67"

@@ -1,6 +1,10 @@
 """Critique-revision chains: what is asked, what is kept, what is never invented."""
 
 import asyncio
+import pickle
+import runpy
+import sys
+from pathlib import Path
 
 from cai.constitution import Constitution, Principle
 from cai.conversation import Message, to_transcript, user
@@ -143,3 +147,29 @@ def test_editing_a_comparison_leaves_chains_alone():
     edited = PRIVACY.model_copy(update={"comparison": "Which is more private?"})
     other = Constitution(name="test", principles=(edited, THEFT))
     assert item_for(prompt()).fingerprint == item_for(prompt(), None, other).fingerprint
+
+
+def test_a_reviser_can_be_sent_to_another_process():
+    reviser = Reviser(CONSTITUTION, ReviseSettings(rounds=2), seed=3)
+    engine = ScriptedEngine(by_speaker, name="small")
+    item = reviser.item(prompt(), engine)
+    sent, sent_item = pickle.loads(pickle.dumps((reviser, item)))
+    assert (sent, sent_item) == (reviser, item)
+    assert sent.item(prompt(), engine) == item
+    row = asyncio.run(sent.row(sent_item, engine))
+    assert row == asyncio.run(reviser.row(item, engine))
+    assert (row.provenance.model, row.provenance.model_fingerprint) == ("small", "scripted")
+
+
+def test_a_chain_keeps_its_key():
+    """Keys seed all draws and name rows on disk, so they must not change with the code."""
+    item = Reviser(CONSTITUTION, ReviseSettings(rounds=2), 7).item(prompt(), ScriptedEngine(str), 1)
+    assert item.key == "12906d8a9598e2a3"
+
+
+def test_the_example_prints_a_chain_of_the_shipped_model(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["critique_one_prompt.py"])
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "critique_one_prompt.py"))
+    said = capsys.readouterr().out
+    assert said.startswith("response: ")
+    assert [said.count(word) for word in ("critique: ", "revision: ")] == [4, 4]

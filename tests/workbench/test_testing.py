@@ -196,3 +196,15 @@ def test_a_constitution_without_tests_is_an_error(run_command):
 def test_the_shipped_model_passes_the_shipped_tests():
     result = CliRunner().invoke(app, ["constitution", "test", "playground"])
     assert result.exit_code == 0, result.stdout
+
+
+def test_two_tests_that_ask_the_same_are_asked_once(constitution):
+    kind = constitution.principles[0]
+    twice = kind.model_copy(update={"tests": [kind.tests[0], kind.tests[2], kind.tests[0]]})
+    engine = ScriptedEngine(critique, verdict)
+    judge = FeedbackJudge(
+        constitution.model_copy(update={"principles": (twice,)}), CompareSettings(), seed=0
+    )
+    outcomes = asyncio.run(run_tests(judge, engine))
+    assert [(o.number, o.passed) for o in outcomes] == [(1, True), (2, False), (3, True)]
+    assert len(engine.scored) == 4
