@@ -35,7 +35,7 @@ class JudgementInputs(NamedTuple):
     Attributes:
         pair: The responses.
         principle: The principle.
-        instead_of: The key of the judgement that this one is made in the stead of.
+        instead_of: The key of the judgement that this one replaces; None for a first one.
     """
 
     pair: PairRow
@@ -169,7 +169,7 @@ class FeedbackJudge(Asking):
 def instead_of(
     items: Iterable[Item[JudgementInputs]], judgements: Iterable[JudgementRow]
 ) -> list[Item[JudgementInputs]]:
-    """Return those of the items that some judgements were made of, to be made in their stead."""
+    """Return the items of some judgements again, to be made by another model in their place."""
     keys = {judgement.key for judgement in judgements}
     return [
         Item(

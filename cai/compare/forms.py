@@ -77,7 +77,7 @@ class Form:
     """A form of feedback.
 
     Attributes:
-        half: The text of a principle that it asks about; principles without it do not serve.
+        half: The text of a principle that it asks about; principles without it are left out.
         examples: The worked examples that it shows.
         templates: The templates that it fills.
         questions: The questions about the responses under a principle.
@@ -89,7 +89,7 @@ class Form:
     questions: Callable[[PairRow, Principle, Asking], list[Question]]
 
     def principles(self, constitution: Constitution) -> tuple[Principle, ...]:
-        """Return the principles that serve this form."""
+        """Return the principles that have the half that this form asks about."""
         return tuple(p for p in constitution.principles if getattr(p, self.half) is not None)
 
     def text_hash(self, principle: Principle) -> str:

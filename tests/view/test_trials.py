@@ -8,13 +8,14 @@ from report.synthetic_run import prompts
 from served import CONSTITUTION, TOKEN, PatientEngine, likes_second, make_desk, said
 from starlette.testclient import TestClient
 
-from cai.compare import preference
+from cai.compare import FeedbackJudge, preference
 from cai.constitution import load_constitution
 from cai.constitution.check import check_constitution
 from cai.conversation import user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
+from cai.revise import Reviser
 from cai.settings import CompareSettings, LabelPolicy, ModelSettings, ReviseSettings
 from cai.view.app import make_app
 from cai.view.trials import Model
@@ -70,13 +71,10 @@ def test_the_trial_is_the_one_of_the_command(client, desk):
     alone = pinned(load_constitution(desk.source.path), "theft")
 
     async def command():
-        chain = await try_chain(
-            alone, user("Hi"), settings=ReviseSettings(rounds=1), engine=engine, model="scripted",
-            seed=3, tell=lambda _: None,
-        )  # fmt: skip
-        return chain, await try_comparison(
-            alone, chain, settings=CompareSettings(), engine=engine, model="scripted", seed=3
-        )
+        reviser = Reviser(alone, ReviseSettings(rounds=1), seed=3)
+        chain = await try_chain(reviser, user("Hi"), engine, lambda _: None)
+        judge = FeedbackJudge(alone, CompareSettings(), seed=3)
+        return chain, await try_comparison(judge, chain, engine)
 
     chain, judgement = asyncio.run(command())
     events = tried(client, principle="theft", rounds=1, seed=3)
