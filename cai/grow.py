@@ -103,10 +103,11 @@ async def grow(
             items = [Item(str(number), "", number) for number in wave]
             result = await run_rows(items, make, concurrency=settings.concurrency)
             said = [row for row in result.rows if row.state == "ok"]
-            for row in _new(seeds, kept, said, settings.near_duplicate):
-                kept.append(row)
+            new = _new(seeds, kept, said, settings.near_duplicate)[: settings.count - len(kept)]
+            kept += new
+            for _ in new:
                 advance()
-    return kept[: settings.count]
+    return kept
 
 
 async def _ask(

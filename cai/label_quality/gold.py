@@ -17,7 +17,7 @@ PLAYGROUND_FEEDBACK = f"{PLAYGROUND}feedback"
 def gold_comparisons(
     sources: Sequence[SourceSettings], *, seed: int, base_dir: Path
 ) -> list[ComparisonRow]:
-    """Read comparisons from files, the hub and the playground.
+    """Read comparisons from files, the hub and the playground; exact duplicates are left out.
 
     Args:
         sources: Any layout that `cai.prompts` reads, or `playground:feedback`.
@@ -40,7 +40,7 @@ def gold_comparisons(
             )
         else:
             rows += load_comparisons([source], seed=seed, base_dir=base_dir)
-    return rows
+    return list({row.key: row for row in rows}.values())
 
 
 def gold_fingerprints(sources: Sequence[SourceSettings], *, base_dir: Path) -> dict[str, str]:

@@ -52,3 +52,11 @@ def test_settings_of_compare_can_be_given(feedback):
     assert "0.600" in result.stdout
     assert feedback("--set", "reasonin=true")[0].exit_code == 1
     assert feedback("--set", "form=guess")[0].exit_code == 1
+
+
+def test_a_comparison_that_two_files_hold_counts_once(feedback, tmp_path):
+    (tmp_path / "again.jsonl").write_text("\n".join(map(json.dumps, KNOWN[:3])))
+    result, engine = feedback(tmp_path / "again.jsonl", "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["accuracy"]["n"] == len(KNOWN)
+    assert len(engine.scored) == 2 * len(KNOWN)
