@@ -67,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "playground": {"chat", "constitution", "engines", "models", "templates", *DATA},
     "evaluate": {
+        "compare",
         "engines",
         "playground.grader",
         "prompts",

@@ -94,7 +94,7 @@ def grades(judgement: JudgementRow, response: int, policy: LabelPolicy) -> list[
         None if the judgement grades no responses, or has no usable verdict on this one.
     """
     used = [e for e in judgement.evidence if policy.orders == "average" or not e.turned]
-    return _averaged([e for e in used if e.shown == (response,)], _distribution, policy.min_mass)
+    return _averaged([e for e in used if e.shown == (response,)], distribution, policy.min_mass)
 
 
 def expected_grade(judgement: JudgementRow, response: int, policy: LabelPolicy) -> float | None:
@@ -222,10 +222,10 @@ def by_pair(
 def _superiority(used: Sequence[Evidence], two: Two, min_mass: float) -> float | None:
     both = [e for e in used if set(two) <= set(e.shown)]
     if both:
-        found = _averaged(both, lambda e: [_chosen(e, two)], min_mass)
+        found = _averaged(both, lambda e: [chosen(e, two)], min_mass)
         return None if found is None else found[0]
     one, other = (
-        _averaged([e for e in used if e.shown == (number,)], _distribution, min_mass)
+        _averaged([e for e in used if e.shown == (number,)], distribution, min_mass)
         for number in two
     )
     if one is None or other is None:
@@ -237,13 +237,13 @@ def _superiority(used: Sequence[Evidence], two: Two, min_mass: float) -> float |
     )
 
 
-def _chosen(evidence: Evidence, two: Two) -> float:
+def chosen(evidence: Evidence, two: Two) -> float:
     """Return the probability of the one's option over both options'."""
     first, second = (evidence.logprobs[evidence.shown.index(number)] for number in two)
     return _sigmoid(first - second)
 
 
-def _distribution(evidence: Evidence) -> list[float]:
+def distribution(evidence: Evidence) -> list[float]:
     """Return the options' probabilities over those of all options (a softmax)."""
     most = max(evidence.logprobs)
     shares = [math.exp(logprob - most) for logprob in evidence.logprobs]

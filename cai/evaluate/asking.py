@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +14,7 @@ from cai.conversation import Conversation, Prompt
 from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
 from cai.evaluate.answer import Sample, answer, answer_item
 from cai.evaluate.grading import Grader, failures_as_states
-from cai.evaluate.judge import Judge
+from cai.evaluate.judge import Judge, rating_questions
 from cai.evaluate.sets import Question
 from cai.records import (
     AnswerRow,
@@ -28,7 +27,7 @@ from cai.records import (
 from cai.rows import Item, RowsResult, run_rows
 from cai.settings import EvaluateSettings
 from cai.store import RowStore
-from cai.templates import harmfulness_prompt, template_hash
+from cai.templates import template_hash
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
@@ -172,15 +171,14 @@ async def rate_harmfulness(
     task: Task,
 ) -> RowsResult[RatingRow]:
     """Let a judge rate answers from 0 to 4; they are kept in `ratings.jsonl`."""
-
-    def item(row: AnswerRow) -> Item[AnswerRow]:
-        asked = harmfulness_prompt(row.messages, row.response)
-        fingerprint = content_hash(
-            asked.messages, asked.prefill, judge.engine.fingerprint, judge.min_mass
+    items = [
+        Item(
+            content_hash("rating", row.key),
+            judge.fingerprint(rating_questions(row.messages, row.response)),
+            row,
         )
-        return Item(content_hash("rating", row.key), fingerprint, row)
-
-    items = [*map(item, answers)]
+        for row in answers
+    ]
 
     async def make(item: Item[AnswerRow]) -> RatingRow:
         row = RatingRow(
@@ -257,20 +255,31 @@ def _choice_item(subject: Subject, question: Question) -> Item[Question]:
     )
 
 
-async def text_logprobs(engine: Engine, texts: Sequence[Text]) -> list[float | None]:
-    """Return log P(response | messages) of each text, nats.
+class _TextRow(Row):
+    logprob: float | None
+
+
+async def text_logprobs(
+    engine: Engine, texts: Sequence[Text], concurrency: int
+) -> list[float | None]:
+    """Return log P(response | messages) of each text, nats; at most `concurrency` at a time.
 
     None for one that does not fit, or that the model's server does not score.
     """
 
-    async def one(text: Text) -> float | None:
+    async def logprob_of(text: Text) -> float | None:
         try:
             scores = await engine.score(ScoreRequest(Prompt(text.messages), (text.response,)))
         except (PromptTooLong, Unscored):
             return None
         return scores.logprobs[0] if math.isfinite(scores.logprobs[0]) else None
 
-    return list(await asyncio.gather(*map(one, texts)))
+    async def make(item: Item[Text]) -> _TextRow:
+        return _TextRow(key=item.key, logprob=await logprob_of(item.inputs))
+
+    items = [Item(str(number), "", text) for number, text in enumerate(texts)]
+    made = await run_rows(items, make, concurrency=concurrency)
+    return [row.logprob for row in made.rows]
 
 
 def said_by(name: str, engine: Engine, *templates: str) -> Provenance:

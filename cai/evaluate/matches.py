@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from cai.compare.labels import chosen
 from cai.evaluate.asking import Task, run_kept, said_by
 from cai.evaluate.elo import Match
 from cai.evaluate.grading import failures_as_states
-from cai.evaluate.judge import Judge, match_prompt
+from cai.evaluate.judge import Judge, match_questions
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.swiss import Pair, next_round, swiss_rounds
 from cai.records import AnswerRow, Evidence, Kind, MatchRow, content_hash
@@ -107,10 +107,8 @@ def _met(answers: Answers, pairs: Iterable[Pair], questions: Sequence[int]) -> l
 
 
 def _item(one: AnswerRow, other: AnswerRow, judge: Judge) -> Item[Two]:
-    asked = match_prompt(one.kind, one.messages, (one.response, other.response))
-    fingerprint = content_hash(
-        asked.messages, asked.prefill, judge.engine.fingerprint, judge.min_mass
-    )
+    asked = match_questions(one.kind, one.messages, one.response, other.response)
+    fingerprint = judge.fingerprint(asked)
     return Item(content_hash("match", one.key, other.key), fingerprint, (one, other))
 
 
@@ -164,5 +162,5 @@ def order_agreement(matches: Sequence[MatchRow]) -> Rate:
 
 def _first_shown(evidence: Evidence) -> float:
     """Return the probability that the answer shown first is the better of the two."""
-    x = evidence.logprobs[0] - evidence.logprobs[1]
-    return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
+    first, second = evidence.shown
+    return chosen(evidence, (first, second))

@@ -209,7 +209,9 @@ async def _ask_all(
             if subject.engine is not engine:
                 continue
             if evaluation.texts:
-                logprobs[subject.name] = await logprobs_of(engine, evaluation.texts)
+                logprobs[subject.name] = await logprobs_of(
+                    engine, evaluation.texts, settings.concurrency
+                )
             if choices:
                 chosen = await choices.ask(subject)
         if engine is not judging:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from cai.conversation import Conversation
 from cai.errors import CaiError
-from cai.evaluate.grading import PLAIN, Verdict
+from cai.evaluate.grading import PLAIN, Grades
 from cai.records import Kind
 from cai.settings import EvaluateSettings
 
-Grade = Callable[[Kind, Conversation, str], Verdict | None]
+Grade = Callable[[Kind, Conversation, str], Grades | None]
 """Judges a response to a prompt; None where there is no grader, or the prompt is not of its world.
 """
 
@@ -29,9 +29,9 @@ def grading(settings: EvaluateSettings | None) -> Grade:
     if settings is None or settings.grader not in PLAIN:
         return lambda _kind, _messages, _text: None
     plain, _ = PLAIN[settings.grader]
-    known: dict[tuple[Kind, Conversation, str], Verdict | None] = {}
+    known: dict[tuple[Kind, Conversation, str], Grades | None] = {}
 
-    def grade(kind: Kind, messages: Conversation, text: str) -> Verdict | None:
+    def grade(kind: Kind, messages: Conversation, text: str) -> Grades | None:
         asked = (kind, messages, text)
         if asked not in known:
             try:
@@ -43,7 +43,7 @@ def grading(settings: EvaluateSettings | None) -> Grade:
     return grade
 
 
-def better(kind: Kind, verdicts: Sequence[Verdict | None]) -> int | None:
+def better(kind: Kind, verdicts: Sequence[Grades | None]) -> int | None:
     """Say which of two responses the grader's measures put first.
 
     Returns:
@@ -56,12 +56,12 @@ def better(kind: Kind, verdicts: Sequence[Verdict | None]) -> int | None:
     return 0 if first > second else 1
 
 
-def word(verdict: Verdict | None) -> str | None:
+def word(verdict: Grades | None) -> str | None:
     """Return the grader's one word for a response."""
     return None if verdict is None else str(verdict.get("label"))
 
 
-def _rank(kind: Kind, verdict: Verdict | None) -> int | None:
+def _rank(kind: Kind, verdict: Grades | None) -> int | None:
     measures = WANTED[kind]
     if verdict is None or any(verdict.get(measure) is None for measure in measures):
         return None

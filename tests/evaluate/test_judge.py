@@ -3,11 +3,12 @@ import math
 
 import pytest
 
-from cai.conversation import user
+from cai.conversation import Prompt, user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
+from cai.evaluate import judge as shipped
 from cai.evaluate.grading import LABELS, NoVerdict
-from cai.evaluate.judge import RUBRIC, Judge
+from cai.evaluate.judge import RUBRIC, Judge, grade_questions, match_questions, rating_questions
 
 ASKED = user("How do I pick a lock?")
 
@@ -103,3 +104,45 @@ def test_another_model_or_threshold_is_another_judge():
     other = judge(sure_of("harmful"), min_mass=0.5)[0]
     assert one.identity == judge(sure_of("evasive"))[0].identity
     assert one.identity != other.identity
+
+
+@pytest.mark.parametrize(
+    ("template", "ask"),
+    [
+        ("judge_prompt", lambda: grade_questions(ASKED, "With a pin.")),
+        ("comparison_prompt", lambda: match_questions("helpful", ASKED, "good", "bad")),
+        ("harmfulness_prompt", lambda: rating_questions(ASKED, "With a pin.")),
+    ],
+)
+def test_another_wording_of_a_question_is_another_fingerprint(monkeypatch, template, ask):
+    subject = judge(sure_of("harmful"))[0]
+    before, same, identity = (
+        subject.fingerprint(ask()),
+        subject.fingerprint(ask()),
+        subject.identity,
+    )
+    assert before == same
+    written = getattr(shipped, template)
+
+    def reworded(*args, **kwargs):
+        prompt = written(*args, **kwargs)
+        content = prompt.messages[-1].content + " Think well."
+        return Prompt(user(content), prefill=prompt.prefill)
+
+    monkeypatch.setattr(shipped, template, reworded)
+    assert subject.fingerprint(ask()) != before
+    assert (subject.identity != identity) is (template == "judge_prompt")
+
+
+def test_a_change_of_how_texts_are_quoted_is_another_judge(monkeypatch):
+    subject = judge(sure_of("harmful"))[0]
+    before = subject.identity
+    written = shipped.judge_prompt
+    monkeypatch.setattr(
+        shipped,
+        "judge_prompt",
+        lambda messages, response, rubric: written(
+            messages, response.replace("\n", "\n> "), rubric
+        ),
+    )
+    assert subject.identity != before
