@@ -49,11 +49,13 @@ class RowsResult(Generic[R]):
         rows: Sorted by key, as a store keeps them; without a store, in the items' order.
         reused: Keys of those that were kept from an earlier execution.
         states: How many rows ended in each state; they sum to the number of items.
+        waited: Rows that could not start at once, because `concurrency` others were under way.
     """
 
     rows: list[R]
     reused: frozenset[str]
     states: dict[str, int]
+    waited: int = 0
 
 
 async def run_rows(
@@ -113,7 +115,8 @@ async def run_rows(
     else:
         rows = store.finish() if last else store.rows
     reused = frozenset(seen - {item.key for item in pending})
-    return RowsResult(rows, reused, dict(Counter(row.state for row in rows)))
+    states = dict(Counter(row.state for row in rows))
+    return RowsResult(rows, reused, states, waited=max(0, len(pending) - concurrency))
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -4,55 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from cai import __version__
 from cai.cli import constitution, prompts
-from cai.cli.console import plain_console
+from cai.cli.commands import Commands
 from cai.cli.options import Model, ModelChanges, Seed, compare_settings, model_settings
 from cai.constitution import load_constitution
 from cai.errors import CaiError
 
-# Newer Typers carry a click of their own: its errors are reached through Typer's public names.
-_CLICK_ERROR = cast(
-    "type[Exception]",
-    next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"),
-)
-
-
-class _Commands(TyperGroup):
-    """Turns what a command raises into a message and an exit status."""
-
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (whichever click it is)
-        """Run the command; errors are one paragraph, the exit status says whose they are.
-
-        Status 0 is success, 2 a wrong command line, 130 Ctrl-C, 1 everything else.
-        """
-        try:
-            return super().invoke(ctx)
-        except (_CLICK_ERROR, typer.Exit, typer.Abort):
-            raise
-        except KeyboardInterrupt:
-            _say("Stopped. What is finished is kept: run the same command to continue.")
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader of our output has gone (`cai … | head`); there is nobody left to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except Exception as error:
-            if os.environ.get("CAI_DEBUG"):
-                raise
-            _say(f"Error: {error if isinstance(error, CaiError) else _fault(error)}")
-            raise typer.Exit(1) from None
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     name="cai",
     help="From a YAML constitution to a harmless, helpful model, every step open to inspection.",
     no_args_is_help=True,
@@ -61,8 +26,6 @@ app = typer.Typer(
 )
 app.add_typer(constitution.app, name="constitution")
 app.add_typer(prompts.app, name="prompts")
-
-_ERRORS = plain_console(stderr=True, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -294,7 +257,6 @@ def _evaluate(
     """Ask models and grade their answers: rates with intervals, Elo, known sets, and more."""
     from cai.cli.evaluate import Wanted, evaluate_command, settings_of
     from cai.cli.options import model_settings
-    from cai.errors import CaiError
 
     if judge_set and not judge:
         raise CaiError("`--judge-set` sets what the judge has: name one with `--judge MODEL`.")
@@ -397,14 +359,3 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     app()
-
-
-def _fault(error: Exception) -> str:
-    return (
-        f"{type(error).__name__}: {error}. This is a fault of cai, not yours. Run the command "
-        "again as `cai --debug …` for the traceback; what is finished is kept."
-    )
-
-
-def _say(text: str) -> None:
-    _ERRORS.print(text)

@@ -79,9 +79,9 @@ class Usage:
         tokens_in: Tokens of their prompts and options.
         tokens_out: Tokens sampled.
         tokens_cached: Those of `tokens_in` whose states were at hand and were not run again.
-        engine_seconds: From the first request to the last answer.
-        engine_starved_seconds: Those of them in which it had nothing to do, or so few requests at
-            once that most of each step was wasted, although more would have fitted.
+        engine_seconds: With requests under way; of several engines they can overlap.
+        engine_starved_seconds: Those of them with so few requests at once that most of each step
+            was wasted, although more would have fitted.
         cost: Of the tokens, at the prices of the settings and in their currency.
     """
 

@@ -10,12 +10,16 @@ from cai.engines import Usage
 class InFlight:
     """Counts requests under way: `with in_flight:` around each."""
 
-    def __init__(self, usage: Usage, *, few: int) -> None:
-        """Write into `usage`; with fewer requests than `few` the engine counts as starved."""
+    def __init__(self, usage: Usage, *, few: int = 0) -> None:
+        """Write into `usage`; with fewer requests than `few` the engine counts as starved.
+
+        Time without any request is no time of this engine: another one of the stage is at work, or
+        none.
+        """
         self._usage = usage
         self._few = few
         self._count = 0
-        self._since: float | None = None
+        self._since = 0.0
 
     @property
     def busy(self) -> bool:
@@ -30,7 +34,7 @@ class InFlight:
 
     def _change(self, by: int) -> None:
         now = time.perf_counter()
-        if self._since is not None:
+        if self._count:
             self._usage.engine_seconds += now - self._since
             if self._count < self._few:
                 self._usage.engine_starved_seconds += now - self._since

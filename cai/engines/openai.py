@@ -86,7 +86,7 @@ class OpenAIEngine:
         self._scores = self._best_scores()
         self._client = open_client(settings)
         self._slots = asyncio.Semaphore(self._server.concurrency)
-        self._in_flight = InFlight(self.usage, few=1)
+        self._in_flight = InFlight(self.usage)
 
     @property
     def name(self) -> str:

@@ -208,7 +208,6 @@ class _Worker:
 
     def _work(self) -> None:
         questions: list[_Question] = []
-        ended: float | None = None
         while self._receive(questions):
             started = time.perf_counter()
             starved = self.loop.starved and len(questions) < FEW
@@ -216,10 +215,9 @@ class _Worker:
                 self._score(questions)
                 questions.clear()
             self._decode()
-            idle = 0.0 if ended is None else started - ended
-            ended = time.perf_counter()
-            self._usage.engine_seconds += idle + ended - started
-            self._usage.engine_starved_seconds += idle + (ended - started if starved else 0.0)
+            taken = time.perf_counter() - started
+            self._usage.engine_seconds += taken
+            self._usage.engine_starved_seconds += taken if starved else 0.0
         self._fail([future for _, future in questions], _closed())
         self._fail(self._decoding, _closed())
 

@@ -241,14 +241,15 @@ def losses(stage: str, metrics: dict[str, Any]) -> list[str]:
 
 
 def hint(stage: str, metrics: dict[str, Any]) -> str | None:
-    """Say what would make a data stage faster, if its engine had too little to do."""
+    """Say what would make a data stage faster, if rows waited although its engine had room."""
     seconds = metrics.get("engine_seconds", 0.0)
     starved = metrics.get("engine_starved_seconds", 0.0)
-    if seconds < NOTICED_SECONDS or starved < seconds / 2:
+    waited = metrics.get("rows_waited", 0)
+    if not waited or seconds < NOTICED_SECONDS or starved < seconds / 2:
         return None
     return (
-        f"  {stage}: the engine was starved for {starved:.0f} of {seconds:.0f} s: it had few rows "
-        f"at once, and room for more. If there are enough rows, raise `{stage}.concurrency`."
+        f"  {stage}: for {starved:.0f} of {seconds:.0f} s the engine had few rows at once and room "
+        f"for more, while up to {waited:,} rows waited. Raise `{stage}.concurrency`."
     )
 
 

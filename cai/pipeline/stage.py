@@ -209,6 +209,7 @@ def data_metrics(
     return {
         "rows": len(rows.rows),
         "rows_reused": len(rows.reused),
+        "rows_waited": rows.waited,
         "states": rows.states,
         "errors": {row.state: row.error for row in reversed(rows.rows) if row.error},
         **done,

@@ -167,18 +167,22 @@ def test_a_full_disk_loses_nothing_and_says_so(world, tmp_path):
     assert cai(*arguments).returncode == 0
 
 
-def test_control_c_is_status_130_and_can_be_continued(world, tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [(signal.SIGINT, 130, "Stopped. "), (signal.SIGTERM, 143, "Stopped by SIGTERM. ")],
+)
+def test_a_stopped_run_says_so_and_can_be_continued(world, tmp_path, sent, status, said):
     _, pipeline, inputs = world
     arguments = ["run", pipeline, *inputs, "--out", tmp_path / "run"]
     process = start(*arguments, "--set", "revise.rounds=40")
     for line in process.stdout:
         if line.startswith("revise:"):
             break
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate()
-    assert process.returncode == 130, said
-    assert "run the same command to continue" in said
-    assert "Traceback" not in said
+    process.send_signal(sent)
+    printed, _ = process.communicate()
+    assert process.returncode == status, printed
+    assert f"{said}What is finished is kept: run the same command to continue" in printed
+    assert "Traceback" not in printed
 
 
 def test_two_runs_in_one_folder_are_refused(world, tmp_path):

@@ -73,6 +73,7 @@ def _run(context: Context) -> dict[str, Any]:
         engines.keep(context.settings.models.fallback)
         fallback = _asked_again(context, engines, pairs.rows, judgements.rows)
     labels = _label(context, pairs, [judgements, fallback])
+    labels.waited = max(result.waited for result in (pairs, judgements, fallback))
     human_path = context.stage_dir("prompts") / "comparisons.jsonl"
     human = read_rows(human_path, ComparisonRow)
     _write_training_data(context, [*labels.rows, *human])

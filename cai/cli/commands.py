@@ -1,0 +1,89 @@
+"""How commands end: messages and exit statuses for all that they raise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from cai.cli.console import plain_console
+from cai.errors import CaiError
+
+# Newer Typers carry a click of their own: its errors are reached through Typer's public names.
+_CLICK_ERROR = cast(
+    "type[Exception]",
+    next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"),
+)
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end (SIGTERM), as schedulers do; it ends as at Ctrl-C."""
+
+
+@contextmanager
+def _termination_is_raised() -> Generator[None]:
+    """Raise `Terminated` at SIGTERM, so that locks, engines and processes are given up in order."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Commands(TyperGroup):
+    """Turns what a command raises into a message and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (whichever click it is)
+        """Run the command; errors are one paragraph, the exit status says whose they are.
+
+        Status 0 is success, 2 a wrong command line, 130 Ctrl-C, 143 SIGTERM, 1 everything else.
+        """
+        try:
+            with _termination_is_raised():
+                return super().invoke(ctx)
+        except (_CLICK_ERROR, typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt as stop:
+            told = isinstance(stop, Terminated)
+            _say(
+                f"Stopped{' by SIGTERM' if told else ''}. What is finished is kept: run the same "
+                "command to continue."
+            )
+            raise typer.Exit(143 if told else 130) from None
+        except BrokenPipeError:
+            # The reader of our output has gone (`cai … | head`); there is nobody left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if os.environ.get("CAI_DEBUG"):
+                raise
+            _say(f"Error: {error if isinstance(error, CaiError) else _fault(error)}")
+            raise typer.Exit(1) from None
+
+
+_ERRORS = plain_console(stderr=True, soft_wrap=True)
+
+
+def _fault(error: Exception) -> str:
+    return (
+        f"{type(error).__name__}: {error}. This is a fault of cai, not yours. Run the command "
+        "again as `cai --debug …` for the traceback; what is finished is kept."
+    )
+
+
+def _say(text: str) -> None:
+    _ERRORS.print(text)
