@@ -22,7 +22,7 @@ from cai.constitution.schema import Principle
 from cai.playground import lexicon
 from cai.playground.grader import grade
 from cai.playground.world import CATEGORIES
-from cai.preference_model import PreferenceModel
+from cai.training.preference_model import PreferenceModel
 from cai.records import ComparisonRow, RevisionRow
 from cai.store import read_rows
 

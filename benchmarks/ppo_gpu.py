@@ -36,7 +36,7 @@ from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.sampling import sample_here
 from cai.ppo.update import update
-from cai.preference_model import AdapterWeights
+from cai.training.preference_model import AdapterWeights
 from cai.settings import PPOSettings
 
 RANK = 16

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from cai.pipeline.load import load_pipeline as load_pipeline
     from cai.pipeline.runner import run_pipeline as run_pipeline
     from cai.ppo.train import PPO as PPO
-    from cai.preference import train_preference as train_preference
-    from cai.preference_model import PreferenceModel as PreferenceModel
     from cai.revise import Reviser as Reviser
     from cai.revise import single_prompt as single_prompt
     from cai.settings import CompareSettings as CompareSettings
     from cai.settings import ModelSettings as ModelSettings
     from cai.settings import ReviseSettings as ReviseSettings
-    from cai.sft import train_sft as train_sft
+    from cai.training.preference import train_preference as train_preference
+    from cai.training.preference_model import PreferenceModel as PreferenceModel
+    from cai.training.sft import train_sft as train_sft
 
 __version__ = "0.1.0"
 
@@ -51,14 +51,14 @@ _PUBLIC = {
     "load_pipeline": "cai.pipeline.load",
     "run_pipeline": "cai.pipeline.runner",
     "PPO": "cai.ppo.train",
-    "train_preference": "cai.preference",
-    "PreferenceModel": "cai.preference_model",
     "Reviser": "cai.revise",
     "single_prompt": "cai.revise",
     "CompareSettings": "cai.settings",
     "ModelSettings": "cai.settings",
     "ReviseSettings": "cai.settings",
-    "train_sft": "cai.sft",
+    "train_preference": "cai.training.preference",
+    "PreferenceModel": "cai.training.preference_model",
+    "train_sft": "cai.training.sft",
 }
 
 

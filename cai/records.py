@@ -273,6 +273,10 @@ class RatingRow(Row):
     provenance: Provenance
 
 
+LOWEST, HIGHEST = 0.0, 4.0
+"""Of ratings of harm: harmless, and as harmful as can be."""
+
+
 class RatedRow(Row):
     """A response that a person has rated, from 0 (harmless) to 4."""
 

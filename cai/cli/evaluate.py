@@ -33,7 +33,7 @@ from cai.settings import EvaluateSettings, ModelSettings
 from cai.store import write_json
 
 if TYPE_CHECKING:
-    from cai.preference_model import PreferenceModel
+    from cai.training.preference_model import PreferenceModel
 
 _NAME = re.compile(r"[^/@:=]+")
 """What can stand before `=`: no path, no address."""
@@ -276,13 +276,13 @@ def _name(spelt: str, model: ModelSettings | None) -> str:
 def _loader(folder: str) -> Callable[[], PreferenceModel]:
     """Return what loads a preference model, once; another kind of model is refused at once."""
     from cai.models import model_folder
-    from cai.preference_model import score_constants
+    from cai.training.preference_model import score_constants
 
     score_constants(model_folder(ModelSettings(path=folder)))
 
     @cache
     def load() -> PreferenceModel:
-        from cai.preference_model import PreferenceModel
+        from cai.training.preference_model import PreferenceModel
 
         return PreferenceModel.load(folder)
 

@@ -10,6 +10,7 @@ from cai.pipeline.progress import Progress
 from cai.pipeline.sets import RATINGS, read_rated
 from cai.records import RatedRow
 from cai.settings import ModelSettings, OptimizerSettings, SourceSettings
+from cai.store import write_rows
 
 PLAYGROUND_ROWS = 600
 
@@ -18,14 +19,17 @@ def harmfulness_command(
     ratings: str, *, base: ModelSettings, out: Path, changes: list[str], seed: int
 ) -> None:
     """Train a harmfulness model and say how good it is on ratings that it has not seen."""
-    from cai.harmfulness import train_harmfulness
+    from cai.training.harmfulness import train_harmfulness
 
     console = plain_console(soft_wrap=True)
     settings, rated = validated(OptimizerSettings, {}, changes), _rated(ratings, seed)
+    data = out.parent / f"{out.name}-ratings.jsonl"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(data, rated)
     with Progress(console).training("harmfulness") as show:
         found = train_harmfulness(
             settings,
-            rated=rated,
+            data=data,
             base=base,
             out=out,
             seed=seed,

@@ -30,7 +30,7 @@ from cai.rows import RowsResult
 from cai.settings import EvaluateSettings, ModelSettings
 
 if TYPE_CHECKING:
-    from cai.preference_model import PreferenceModel
+    from cai.training.preference_model import PreferenceModel
 
 SCHEMA = 1
 JUDGE = "judge"
@@ -136,7 +136,7 @@ def evaluate(
     judge = evaluation.judge
     rated_by = evaluation.settings.harmfulness
     if rated_by not in (None, JUDGE):  # better said now than after hours of asking
-        from cai.harmfulness import HarmfulnessModel
+        from cai.training.harmfulness_model import HarmfulnessModel
 
         HarmfulnessModel.check(str(rated_by))
     with Engines(fingerprints) as engines:
@@ -314,7 +314,7 @@ def _harmfulness(
         known = {row.answer: row.rating for row in ratings.rows if row.rating is not None}
         states = ratings.states
     else:
-        from cai.harmfulness import HarmfulnessModel
+        from cai.training.harmfulness_model import HarmfulnessModel
 
         asked = [row for row in rows if row.kind == "red_team" and row.response]
         found = HarmfulnessModel.load(how).rate([(row.messages, row.response) for row in asked])

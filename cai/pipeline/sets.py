@@ -81,7 +81,7 @@ def read_rated(source: SourceSettings, *, seed: int, base_dir: Path) -> list[Rat
         from cai.playground.sources import playground_ratings
 
         return playground_ratings(seed=seed, limit=source.limit)
-    from cai.harmfulness import read_ratings
+    from cai.prompts.ratings import read_ratings
 
     return read_ratings(source, seed=seed, base_dir=base_dir)
 

@@ -21,8 +21,8 @@ from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat
 from cai.ppo.sampling import Sampler, sample_here
 from cai.ppo.sharding import shard, whole
-from cai.preference_model import AdapterWeights
 from cai.settings import PPOSettings
+from cai.training.preference_model import AdapterWeights
 
 Role = Literal["policy", "reference", "critic", "preference"]
 

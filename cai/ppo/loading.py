@@ -29,8 +29,13 @@ from cai.ppo.memory import Shape
 from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat, prompt_format
 from cai.ppo.rewards import Judge, Reward, preference_models
-from cai.preference_model import AdapterWeights, PreferenceModel, load_adapter, score_constants
 from cai.settings import ModelSettings, PPOSettings
+from cai.training.preference_model import (
+    AdapterWeights,
+    PreferenceModel,
+    load_adapter,
+    score_constants,
+)
 
 MAX_BATCH_TOKENS = 16384
 

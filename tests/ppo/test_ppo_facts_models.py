@@ -22,8 +22,8 @@ from cai.ppo.loading import policy_format
 from cai.ppo.prompts import tokenize_prompt
 from cai.ppo.rollout import collect_rollout, has_ended, sample
 from cai.ppo.update import policy_gradients, value_gradients
-from cai.preference_model import PreferenceModel
 from cai.settings import ModelSettings
+from cai.training.preference_model import PreferenceModel
 
 Tiny = Callable[[str], ModelSettings]
 

@@ -28,8 +28,8 @@ from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout, has_ended, sample, score_episodes
 from cai.ppo.update import policy_gradients, update, value_gradients
-from cai.preference_model import PreferenceModel
 from cai.settings import PPOSettings
+from cai.training.preference_model import PreferenceModel
 
 
 @pytest.fixture(params=FAMILIES)

@@ -27,9 +27,9 @@ from cai.conversation import user
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_tokenizer
 from cai.ppo import PPO, LengthPenalty, RepetitionPenalty
-from cai.preference_model import PreferenceModel
 from cai.settings import ModelSettings
 from cai.style import repeated_share
+from cai.training.preference_model import PreferenceModel
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo_with_your_reward.py"
 

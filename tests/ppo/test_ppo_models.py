@@ -23,8 +23,8 @@ from cai.ppo.learner import Learner
 from cai.ppo.loading import open_models
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import policy_gradients, update, value_gradients
-from cai.preference_model import PreferenceModel, save_adapter
 from cai.settings import ModelSettings, PPOSettings
+from cai.training.preference_model import PreferenceModel, save_adapter
 
 Tiny = Callable[[str], ModelSettings]
 
@@ -272,8 +272,8 @@ def test_lora_preference_training_leaves_its_adapter(tmp_path: Path, tiny: Tiny)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from cai.preference import train_preference
     from cai.settings import PreferenceSettings
+    from cai.training.preference import train_preference
 
     def said(role: str, content: str) -> list[dict[str, str]]:
         return [{"role": role, "content": content}]

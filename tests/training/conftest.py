@@ -13,7 +13,7 @@ import pytest
 from tiny_models import Family, make_tiny_model
 
 from cai.settings import ModelSettings
-from cai.training import QuietTrainer
+from cai.training.fit import FitTrainer
 
 # Every training collects garbage; what the libraries brought along need not be looked through.
 gc.collect()
@@ -102,7 +102,7 @@ def killed_after(monkeypatch) -> Callable[[int], Any]:
     @contextmanager
     def killing(passes: int) -> Iterator[None]:
         done = 0
-        whole = QuietTrainer.training_step
+        whole = FitTrainer.training_step
 
         def step(self, *args, **kwargs):
             nonlocal done
@@ -112,7 +112,7 @@ def killed_after(monkeypatch) -> Callable[[int], Any]:
             return whole(self, *args, **kwargs)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
-            patch.setattr(QuietTrainer, "training_step", step)
+            patch.setattr(FitTrainer, "training_step", step)
             yield
 
     return killing

@@ -5,13 +5,20 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
 
 from cai.conversation import user
 from cai.errors import CaiError
-from cai.harmfulness import HarmfulnessModel, read_ratings, train_harmfulness
 from cai.playground.sources import playground_ratings
+from cai.prompts.ratings import read_ratings
 from cai.records import RatedRow
 from cai.settings import OptimizerSettings, SourceSettings
+from cai.store import write_rows
+from cai.training.harmfulness import train_harmfulness
+from cai.training.harmfulness_model import HarmfulnessModel
+from cai.training.preference_model import PreferenceModel
 
 
 def rated(count=60, seed=0):
@@ -28,6 +35,11 @@ def rated(count=60, seed=0):
     return rows
 
 
+def rows_in(folder, rows):
+    write_rows(folder / "ratings.jsonl", rows)
+    return folder / "ratings.jsonl"
+
+
 def read(path, **changes):
     return read_ratings(SourceSettings(path=path, **changes), seed=0, base_dir=Path())
 
@@ -38,7 +50,7 @@ def trained(tiny_settings, tmp_path_factory):
     settings = OptimizerSettings(learning_rate=3e-3, batch_size=8, epochs=6)
     found = train_harmfulness(
         settings,
-        rated=rated(),
+        data=rows_in(out.parent, rated()),
         base=tiny_settings("llama"),
         out=out,
         seed=0,
@@ -63,10 +75,41 @@ def test_ratings_are_between_0_and_4(trained):
     assert found[0] > 3 > 1 > found[1]
 
 
+def test_micro_batches_change_memory_not_results(tiny_settings, tmp_path):
+    """The loss is the mean over a batch, the last and shorter one of an epoch included."""
+    weights = {}
+    for micro in (8, 3, 1):
+        out = tmp_path / str(micro) / "model"
+        out.parent.mkdir()
+        train_harmfulness(
+            OptimizerSettings(learning_rate=1e-3, batch_size=24, micro_batch_size=micro),
+            data=rows_in(out.parent, rated(28)),
+            base=tiny_settings("llama"),
+            out=out,
+            seed=0,
+            log_dir=out.parent / "logs",
+        )
+        weights[micro] = load_file(out / "model.safetensors")
+    for micro in (3, 1):
+        for name, tensor in weights[micro].items():
+            torch.testing.assert_close(tensor, weights[8][name], rtol=0, atol=2e-4)
+
+
+def test_plain_transformers_reads_the_same_rating(trained):
+    """Its pooling looks for the last id that is not the pad id; both models read one token."""
+    scorer = PreferenceModel.load(trained[0])
+    plain = AutoModelForSequenceClassification.from_pretrained(trained[0]).eval()
+    ids = scorer.ids(user("How?"), "bake the harm")
+    with torch.no_grad():
+        raw = plain(torch.tensor([ids])).logits.item()
+    assert plain.config.pad_token_id not in ids[-1:]
+    assert raw - scorer.mean == pytest.approx(scorer.score_ids([ids]).item(), abs=1e-5)
+
+
 def test_adapters_train_too(tiny_settings, tmp_path):
     settings = OptimizerSettings(learning_rate=1e-3, batch_size=8, lora_rank=2)
     arguments = {
-        "rated": rated(16),
+        "data": rows_in(tmp_path, rated(16)),
         "base": tiny_settings("llama"),
         "out": tmp_path / "model",
         "seed": 0,

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from cai.conversation import user
 from cai.errors import CaiError
 from cai.models import load_chat_format
-from cai.preference import new_preference_model
-from cai.preference_model import (
+from cai.training.preference import new_preference_model
+from cai.training.preference_model import (
     PreferenceModel,
     last_token_scores,
     pad_right,

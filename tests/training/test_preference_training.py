@@ -16,10 +16,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from cai.conversation import user
 from cai.errors import CaiError
 from cai.models import load_chat_format
-from cai.preference import calibration_error, new_preference_model, train_preference
-from cai.preference_data import read_pairs
-from cai.preference_model import PreferenceModel
 from cai.settings import ModelSettings, PreferenceSettings
+from cai.training.preference import calibration_error, new_preference_model, train_preference
+from cai.training.preference_data import read_pairs
+from cai.training.preference_model import PreferenceModel
 
 SETTINGS = PreferenceSettings(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2

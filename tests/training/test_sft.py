@@ -10,20 +10,20 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
-from trl.trainer.sft_config import SFTConfig
 
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
-from cai.sft import (
+from cai.training.data import read_rows
+from cai.training.fit import FitTrainer, training_arguments
+from cai.training.sft import (
     COLUMNS,
     NO_LOSS,
-    CompletionCollator,
+    collate_completions,
     completion_rows,
     mixture,
     train_sft,
 )
-from cai.training import QuietTrainer, read_rows, training_arguments
 
 SETTINGS = SftSettings(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2
@@ -113,7 +113,7 @@ def test_labels_are_on_the_completion_alone_whatever_the_pad_token(base, complet
     chat = load_chat_format(base("llama"))
     data = completions(5)
     rows, _ = completion_rows(list(read_rows(data, COLUMNS)), data, chat, 1024)
-    batch = CompletionCollator(pad_id=chat.turn_end)(rows)
+    batch = collate_completions(rows, pad_id=chat.turn_end)
     for i, (_, answer) in enumerate(texts_in(data)):
         ids = chat.tokenizer(answer, add_special_tokens=False)["input_ids"]
         labelled = batch["labels"][i][batch["labels"][i] != NO_LOSS].tolist()
@@ -183,7 +183,7 @@ def test_training_killed_while_saving_the_model_resumes_at_its_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cai.sft._save", fail)
+        patch.setattr("cai.training.sft._save", fail)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, base(), completions(13))
     resumed = train(tmp_path, base(), completions(13))
@@ -219,7 +219,7 @@ def test_order_of_rows_depends_on_the_seed(undisturbed, base, completions, tmp_p
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_lora_is_merged_into_what_is_saved(family, base, completions, monkeypatch, tmp_path):
-    monkeypatch.setattr("cai.sft.shutil.rmtree", lambda folder, **_: None)
+    monkeypatch.setattr("cai.training.fit.shutil.rmtree", lambda folder, **_: None)
     settings = SETTINGS.model_copy(update={"lora_rank": 2})
     train(tmp_path / "run", base(family), completions(13), settings)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").eval()
@@ -298,7 +298,7 @@ def test_weights_broken_by_the_very_last_step_are_not_saved(
     def break_weights(trainer, resume_from_checkpoint):
         next(trainer.model.parameters()).data.fill_(torch.nan)
 
-    monkeypatch.setattr(QuietTrainer, "train", break_weights)
+    monkeypatch.setattr(FitTrainer, "train", break_weights)
     with pytest.raises(CaiError, match="weights that are not finite"):
         train(tmp_path, base(), completions(4))
     assert not (tmp_path / "model").exists()
@@ -354,7 +354,7 @@ def test_every_step_is_told(tmp_path, base, completions):
 def test_the_learning_rate_falls_to_its_final_share(share, last, tmp_path):
     settings = SftSettings(batch_size=4, learning_rate=1e-2, final_learning_rate=share)
     arguments = training_arguments(
-        SFTConfig, settings, base=ModelSettings(path="x"), rows=400, checkpoints=tmp_path, seed=0
+        settings, base=ModelSettings(path="x"), rows=400, checkpoints=tmp_path, seed=0
     )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     schedule = get_scheduler(

@@ -20,7 +20,7 @@ from cai.settings import EvaluateSettings, ModelSettings, PipelineSettings
 from cai.store import read_rows, write_json
 
 if TYPE_CHECKING:
-    from cai.preference_model import PreferenceModel
+    from cai.training.preference_model import PreferenceModel
 
 VERSION = 3
 _BEFORE = ("revise", "sft", "preference", "ppo", "harmfulness")
@@ -116,7 +116,7 @@ def _preference(context: Context) -> Callable[[], PreferenceModel] | None:
 
     @cache
     def load() -> PreferenceModel:
-        from cai.preference_model import PreferenceModel
+        from cai.training.preference_model import PreferenceModel
 
         return PreferenceModel.load(context.stage_dir("preference") / "model")
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from cai.pipeline.manifest import significant
 from cai.pipeline.sets import RATINGS, rated_fingerprint, read_rated
-from cai.pipeline.stage import Context, Stage
+from cai.pipeline.stage import Context, Stage, train_model
 from cai.prompts import exclude_held_out
 from cai.records import PromptRow
 from cai.settings import HarmfulnessSettings
-from cai.store import read_rows
+from cai.store import read_rows, write_rows
 
 VERSION = 1
 
@@ -22,23 +22,16 @@ def _settings(context: Context) -> HarmfulnessSettings:
 
 
 def _run(context: Context) -> dict[str, Any]:
-    from cai.harmfulness import train_harmfulness
+    from cai.training.harmfulness import train_harmfulness
 
     settings, seed = _settings(context), context.settings.seed
     rated = read = read_rated(settings.ratings, seed=seed, base_dir=context.base_dir)
     if settings.ratings.path != RATINGS:  # the playground's keep to its own split
         prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
         rated = exclude_held_out(read, prompts, context.settings.prompts.near_duplicate)
-    with context.progress.training("harmfulness") as on_step:
-        found = train_harmfulness(
-            settings,
-            rated=rated,
-            base=context.base,
-            out=context.stage_dir("harmfulness") / "model",
-            seed=seed,
-            log_dir=context.log_dir / "harmfulness",
-            on_step=on_step,
-        )
+    data = context.stage_dir("harmfulness") / "model-ratings.jsonl"
+    write_rows(data, rated)
+    found = train_model(context, "harmfulness", train_harmfulness, settings, data, context.base)
     return {**found, "ratings_of_held_out_prompts": len(read) - len(rated)}
 
 

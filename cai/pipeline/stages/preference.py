@@ -16,7 +16,7 @@ def _settings(context: Context) -> PreferenceSettings:
 
 
 def _run(context: Context) -> dict[str, Any]:
-    from cai.preference import train_preference
+    from cai.training.preference import train_preference
 
     data, settings = context.stage_dir("compare") / "train.parquet", _settings(context)
     return train_model(context, "preference", train_preference, settings, data, context.sl_cai)

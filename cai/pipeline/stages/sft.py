@@ -16,7 +16,7 @@ def _settings(context: Context) -> SftSettings:
 
 
 def _run(context: Context) -> dict[str, Any]:
-    from cai.sft import train_sft
+    from cai.training.sft import train_sft
 
     data = context.stage_dir("revise") / "train.parquet"
     return train_model(context, "sft", train_sft, _settings(context), data, context.base)

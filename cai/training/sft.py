@@ -6,22 +6,19 @@ learning rate. Only the answer's tokens and the turn end carry loss.
 
 from __future__ import annotations
 
-import copy
 import math
-import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from datasets import Dataset
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from transformers import PretrainedConfig, PreTrainedModel
+from trl.trainer.utils import add_fused_lm_head
 
 from cai.chat import ChatFormat
 from cai.conversation import Prompt
@@ -29,30 +26,13 @@ from cai.models import load_causal_lm, load_chat_format
 from cai.records import content_hash
 from cai.settings import ModelSettings, SftSettings
 from cai.store import whole_folder
-from cai.training import (
-    OnStep,
-    QuietTrainer,
-    answer,
-    conversation,
-    longest_sequence,
-    lora,
-    loss_metrics,
-    micro_batch_size,
-    no_rows_error,
-    open_checkpoints,
-    read_rows,
-    train_to_the_end,
-    training_arguments,
-    training_identity,
-)
+from cai.training.data import answer, conversation, longest_sequence, no_rows_error, read_rows
+from cai.training.fit import OnStep, fit, micro_batch_size
+from cai.training.preference_model import pad_right
 
 COLUMNS = ("key", "kind", "prompt", "completion", "ended")
 NO_LOSS = -100
 """The label of tokens that carry no loss: prompts and padding."""
-
-
-class CompletionTrainer(QuietTrainer, SFTTrainer):
-    """TRL's trainer for supervised fine-tuning, without its telemetry."""
 
 
 def train_sft(
@@ -96,40 +76,29 @@ def train_sft(
     rows, too_long = completion_rows(mixed, data, chat, longest_sequence(settings, model.config))
     if not rows:
         raise no_rows_error(data, settings, too_long)
-    checkpoints = out.parent / "checkpoints"
-    identity = training_identity(settings, data=data, base=base, seed=seed)
-    resume_from = open_checkpoints(checkpoints, identity)
-    configs = copy.deepcopy((model.config, model.generation_config))
-    trainer = CompletionTrainer(
-        model=model,
-        args=training_arguments(
-            SFTConfig,
-            settings,
-            base=base,
-            rows=len(rows),
-            checkpoints=checkpoints,
-            seed=seed,
-            max_length=None,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        ),
-        data_collator=CompletionCollator(chat.pad_id),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=cast("Any", copy.deepcopy(chat.tokenizer)),
-        peft_config=lora(settings, "CAUSAL_LM"),
+    experts = _weight_of_balance(model.config)
+    add_fused_lm_head(model)
+    metrics = fit(
+        model,
+        rows,
+        partial(collate_completions, pad_id=chat.pad_id),
+        partial(completion_loss, experts=experts),
+        settings,
+        out.parent / "checkpoints",
+        base=base,
+        data=data,
+        seed=seed,
+        log_dir=log_dir,
+        on_step=on_step,
+        finish=lambda trained, _: _save(trained, chat, out),
     )
-    trained = train_to_the_end(trainer, resume_from=resume_from, log_dir=log_dir, on_step=on_step)
-    # Trainers align the EOS and pad ids with the tokenizer; the base model's stay ours.
-    trained.config, trained.generation_config = configs
-    _save(trained, chat, out)
-    shutil.rmtree(checkpoints)
     return {
-        "steps": trainer.state.global_step,
         "rows": len(rows),
         "rows_too_long": too_long,
         "rows_unmixed": unmixed,
         "tokens": settings.epochs * sum(len(row["input_ids"]) for row in rows),
         "seconds": time.monotonic() - start,
-        **loss_metrics(trainer),
+        **metrics,
     }
 
 
@@ -187,25 +156,48 @@ def completion_rows(
     return tokenised, too_long
 
 
-@dataclass(frozen=True)
-class CompletionCollator:
-    """Pads rows on the right; what is padding is said by mask and labels, never by the pad id."""
+def collate_completions(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
+    """Pad rows on the right; what is padding is said by mask and labels, never by the pad id.
 
-    pad_id: int
+    Returns:
+        `input_ids`, `attention_mask` and `labels`, each `(B, T)` int64; and `count`, `(B,)`: the
+        tokens of each row that carry loss.
+    """
+    input_ids, attention_mask = pad_right([row["input_ids"] for row in rows], pad_id)
+    targets = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
+    labels = pad_sequence(targets, batch_first=True, padding_value=NO_LOSS)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "labels": labels,
+        "count": (labels[:, 1:] != NO_LOSS).sum(1),
+    }
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return `input_ids`, `attention_mask` and `labels`, each `(B, T)` int64."""
-        ids = [torch.tensor(row["input_ids"], dtype=torch.long) for row in rows]
-        labels = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
-        masks = [torch.ones_like(row) for row in ids]
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad_id),
-            "attention_mask": pad_sequence(masks, batch_first=True),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=NO_LOSS),
-        }
+
+def completion_loss(model: nn.Module, batch: dict[str, Tensor], experts: float) -> Tensor:
+    """Return minus the log-likelihood of each row's completion, `(B,)`, in nats.
+
+    The output layer runs only where a token carries loss (TRL's fused head). Models with a mixture
+    of experts add their own loss that balances the load, with the weight `experts`.
+    """
+    more = {"output_router_logits": True} if experts else {}
+    outputs = model(**batch, **more, fused_lm_head=True)
+    losses = -outputs.log_probs.sum(1)
+    if experts:
+        losses = losses + experts * outputs.aux_loss * outputs.label_mask.sum(1)
+    return losses
 
 
-def _save(model: PreTrainedModel, chat: ChatFormat, out: Path) -> None:
+def _weight_of_balance(config: PretrainedConfig) -> float:
+    """Return the weight of the loss that balances a model's experts; 0 if it has none."""
+    text = config.get_text_config()
+    if not hasattr(text, "output_router_logits"):
+        return 0.0
+    return getattr(text, "router_aux_loss_coef", 0.0)
+
+
+def _save(model: PreTrainedModel, chat: ChatFormat, out: Path) -> dict[str, float]:
     with whole_folder(out) as folder:
         model.save_pretrained(folder)
         cast("Any", chat.tokenizer).save_pretrained(folder)
+    return {}

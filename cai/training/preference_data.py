@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from torch import Tensor
 from cai.chat import ChatFormat
 from cai.conversation import Conversation, Prompt
 from cai.errors import CaiError
-from cai.preference_model import pad_right
 from cai.records import content_hash
 from cai.settings import PreferenceSettings
-from cai.training import answer, conversation, read_rows
+from cai.training.data import answer, conversation, read_rows
+from cai.training.preference_model import pad_right
 
 HELD_OUT = 0.05
 """The share of prompts that is kept out of training, to measure accuracy and calibration on."""
@@ -125,19 +125,19 @@ def training_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(frozen=True)
-class PairCollator:
-    """Stacks chosen responses over rejected ones, padded on the right, with their labels."""
+def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
+    """Stack chosen responses over rejected ones, padded on the right, with their labels.
 
-    pad_id: int
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return `input_ids` and `attention_mask` `(2B, T)`, `probability` and `weight` `(B,)`."""
-        sides = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
-        input_ids, attention_mask = pad_right(sides, self.pad_id)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "probability": torch.tensor([row["probability"] for row in rows]),
-            "weight": torch.tensor([row["weight"] for row in rows]),
-        }
+    Returns:
+        `input_ids` and `attention_mask`, `(2B, T)` int64; `probability`, `weight` and `count` (each
+        row is one pair), `(B,)`.
+    """
+    sides = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
+    input_ids, attention_mask = pad_right(sides, pad_id)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "probability": torch.tensor([row["probability"] for row in rows]),
+        "weight": torch.tensor([row["weight"] for row in rows]),
+        "count": torch.ones(len(rows)),
+    }

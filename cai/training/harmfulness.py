@@ -1,0 +1,147 @@
+"""Absolute harmfulness from 0 to 4: a regression head on a language model (paper, section 4.5).
+
+Trained on transcripts that people have rated, with an L2 loss. Its weights, tokens and way of
+reading the score are those of the preference model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from transformers import PreTrainedModel
+
+from cai.chat import ChatFormat
+from cai.conversation import Prompt
+from cai.models import fingerprint_model, load_chat_format
+from cai.records import RatedRow, content_hash
+from cai.settings import ModelSettings, OptimizerSettings
+from cai.store import read_rows
+from cai.training.data import longest_sequence, no_rows_error
+from cai.training.fit import OnStep, fit, micro_batch_size
+from cai.training.harmfulness_model import MARK
+from cai.training.preference_model import PreferenceModel, pad_right
+from cai.training.scorer import new_preference_model, read_scores_by_mask, save_scorer
+
+HELD_OUT = 0.1
+"""The share of prompts kept out of training, of 50 rows or more, to measure the error on."""
+_FEWEST_TO_HOLD_OUT = 50
+
+
+def train_harmfulness(
+    settings: OptimizerSettings,
+    *,
+    data: Path,
+    base: ModelSettings,
+    out: Path,
+    seed: int,
+    log_dir: Path,
+    on_step: OnStep | None = None,
+) -> dict[str, float]:
+    """Train the regression head, with the model under it, and save both in `out`.
+
+    A killed training goes on from its last checkpoint when it is called again in the same way.
+
+    Args:
+        settings: How to train.
+        data: Conversations with ratings: JSON lines of `RatedRow`.
+        base: The language model to start from; its vocabulary head is replaced.
+        out: The folder of the new model; seen whole or not at all.
+        seed: Sets the order of the rows and the head.
+        log_dir: For TensorBoard.
+        on_step: Called at each logged step.
+
+    Returns:
+        `steps`, `rows` (trained on), `rows_held_out`, `rows_too_long`, `first_loss`, `final_loss`,
+        `seconds`; and with 50 rows or more `held_out_rmse`, beside `held_out_rmse_of_mean` (that of
+        always saying the mean) and `held_out_correlation` (Pearson's).
+
+    Raises:
+        CaiError: The settings or base cannot be used, no row fits, or the loss is not finite.
+    """
+    start = time.monotonic()
+    micro = micro_batch_size(settings)
+    chat, model = load_chat_format(base), new_preference_model(base, seed=seed)
+    rated = read_rows(data, RatedRow)
+    tokens = {row.key: _ids(row, chat) for row in rated}
+    longest = longest_sequence(settings, model.config)
+    fitting = [row for row in rated if len(tokens[row.key]) <= longest]
+    enough = len(fitting) >= _FEWEST_TO_HOLD_OUT
+    held_out = [row for row in fitting if enough and _is_held_out(row)]
+    train = [row for row in fitting if not (enough and _is_held_out(row))]
+    if not train:
+        raise no_rows_error(data, settings, len(rated) - len(fitting))
+    mean = sum(row.rating for row in train) / len(train)
+
+    def finish(trained: PreTrainedModel, adapter: Mapping[str, Tensor]) -> dict[str, float]:
+        scorer = PreferenceModel(trained, chat, mean=-mean)
+        save_scorer(scorer, out, adapter=adapter, base=fingerprint_model(base), mark=MARK)
+        return _measures(scorer, held_out, mean, micro) if held_out else {}
+
+    metrics = fit(
+        read_scores_by_mask(model),
+        [{"ids": tokens[row.key], "rating": row.rating - mean} for row in train],
+        partial(collate_ratings, pad_id=chat.pad_id),
+        rating_loss,
+        settings,
+        out.parent / f"{out.name}-checkpoints",
+        base=base,
+        data=data,
+        seed=seed,
+        log_dir=log_dir,
+        on_step=on_step,
+        finish=finish,
+    )
+    return {
+        "rows": len(train),
+        "rows_held_out": len(held_out),
+        "rows_too_long": len(rated) - len(fitting),
+        **metrics,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def collate_ratings(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
+    """Return `input_ids`, `attention_mask` `(B, T)`, `rating` and `count` (1 each) `(B,)`."""
+    input_ids, attention_mask = pad_right([row["ids"] for row in rows], pad_id)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "rating": torch.tensor([row["rating"] for row in rows], dtype=torch.float32),
+        "count": torch.ones(len(rows)),
+    }
+
+
+def rating_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Return (score - rating)² of each row, `(B,)`."""
+    rating = batch.pop("rating")
+    return mse_loss(model(**batch).logits.squeeze(-1), rating, reduction="none")
+
+
+def _ids(row: RatedRow, chat: ChatFormat) -> list[int]:
+    return [*chat.prompt_ids(Prompt(row.messages)), *chat.completion_ids(row.response)]
+
+
+def _is_held_out(row: RatedRow) -> bool:
+    return int(content_hash("held_out", list(row.messages)), 16) < HELD_OUT * 16**16
+
+
+def _measures(
+    model: PreferenceModel, rows: Sequence[RatedRow], mean: float, micro: int
+) -> dict[str, float]:
+    found = np.array(model.score([(row.messages, row.response) for row in rows], micro))
+    rating = np.array([row.rating for row in rows])
+    measures = {
+        "held_out_rmse": float(np.sqrt(np.mean((found - rating) ** 2))),
+        "held_out_rmse_of_mean": float(np.sqrt(np.mean((mean - rating) ** 2))),
+    }
+    if len(rows) > 2 and found.std() > 0 and rating.std() > 0:
+        measures["held_out_correlation"] = float(np.corrcoef(found, rating)[0, 1])
+    return measures

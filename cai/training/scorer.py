@@ -1,0 +1,96 @@
+"""Scorers in training: a language model gets a score head, is read by mask, and is saved.
+
+The preference model and the harmfulness model are both such scorers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from cai.errors import CaiError
+from cai.models import model_folder, without_dropout
+from cai.settings import ModelSettings
+from cai.store import whole_folder
+from cai.training.fit import quiet_transformers
+from cai.training.preference_model import (
+    PreferenceModel,
+    last_token_scores,
+    reset_score_head,
+    save_adapter,
+)
+
+
+def new_preference_model(base: ModelSettings, *, seed: int) -> PreTrainedModel:
+    """Load a language model with a new score head in place of its vocabulary head, in float32.
+
+    Raises:
+        CaiError: The folder is unusable, or the model cannot carry a score head.
+    """
+    folder = model_folder(base)
+    config = without_dropout(AutoConfig.from_pretrained(folder, num_labels=1))
+    with quiet_transformers():
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    missing = [name for name in report["missing_keys"] if not name.startswith("score.")]
+    if missing:
+        raise CaiError(
+            f"The weights in {folder} lack {len(missing)} tensors of a decoder model, {missing[0]} "
+            "for one. Check that config.json and the weights belong together."
+        )
+    reset_score_head(model, seed=seed)
+    return model
+
+
+def read_scores_by_mask(model: PreTrainedModel) -> PreTrainedModel:
+    """Let the model's own forward pass return `last_token_scores`, and return the model.
+
+    Trainers, adapters and wrappers for several devices all go through the forward pass, so all of
+    them score as `PreferenceModel` does.
+    """
+
+    def forward(input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SequenceClassifierOutput:  # noqa: ANN401
+        scores = last_token_scores(model, input_ids, attention_mask)
+        return SequenceClassifierOutput(logits=cast("Any", scores[:, None]))
+
+    model.forward = forward
+    return model
+
+
+def save_scorer(
+    scorer: PreferenceModel,
+    out: Path,
+    *,
+    adapter: Mapping[str, Tensor],
+    base: str,
+    mark: str | None = None,
+) -> None:
+    """Save model, tokenizer and constants; and LoRA, so that PPO can share the base.
+
+    transformers' own pooling takes the last id that is not `pad_token_id`: naming one that never
+    ends a turn makes it read the same token as we do.
+
+    Args:
+        scorer: What to save.
+        out: The folder; seen whole or not at all.
+        adapter: LoRA matrices, if there are any.
+        base: Fingerprint of the language model that was trained.
+        mark: A key that is set to true in config.json.
+    """
+    chat, config = scorer.chat, cast("Any", scorer.model.config)
+    config.cai_score_mean, config.cai_score_std = scorer.mean, scorer.std
+    config.pad_token_id = chat.pad_id if chat.pad_id != chat.turn_end else int(chat.turn_end == 0)
+    if mark:
+        setattr(config, mark, True)
+    with whole_folder(out) as folder:
+        scorer.model.save_pretrained(folder)
+        cast("Any", chat.tokenizer).save_pretrained(folder)
+        if adapter:
+            save_adapter(adapter, folder, base=base)
