@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cai.cli.console import plain_console
+from cai.pipeline.launch_training import run_training
 from cai.pipeline.load import validated
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import RATINGS, read_rated
@@ -19,23 +20,23 @@ def harmfulness_command(
     ratings: str, *, base: ModelSettings, out: Path, changes: list[str], seed: int
 ) -> None:
     """Train a harmfulness model and say how good it is on ratings that it has not seen."""
-    from cai.training.harmfulness import train_harmfulness
-
     console = plain_console(soft_wrap=True)
     settings, rated = validated(OptimizerSettings, {}, changes), _rated(ratings, seed)
     data = out.parent / f"{out.name}-ratings.jsonl"
     data.parent.mkdir(parents=True, exist_ok=True)
     write_rows(data, rated)
-    with Progress(console).training("harmfulness") as show:
-        found = train_harmfulness(
-            settings,
-            data=data,
-            base=base,
-            out=out,
-            seed=seed,
-            log_dir=out.parent / f"{out.name}-logs",
-            on_step=show,
-        )
+    found = run_training(
+        "cai.training.harmfulness:train_harmfulness",
+        settings,
+        stage="harmfulness",
+        data=data,
+        base=base,
+        out=out,
+        seed=seed,
+        log_dir=out.parent / f"{out.name}-logs",
+        base_dir=Path(),
+        progress=Progress(console),
+    )
     console.print(
         f"Trained on {found['rows']} ratings ({found['rows_too_long']} were too long), loss "
         f"{found['first_loss']:.2f} to {found['final_loss']:.2f}."

@@ -23,8 +23,9 @@ def run_command(
     """Run a pipeline file, or say what would run."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CaiError(
-            "`cai run` starts the processes of PPO itself and runs all else in one process: call "
-            "it without `accelerate launch` or `torchrun`, and with `--set ppo.launch=ddp`."
+            "`cai run` starts the processes of its trainings itself and runs all else in one "
+            "process: call it without `accelerate launch` or `torchrun`, and with "
+            "`--set ppo.launch=ddp` (or `sft.launch`, `preference.launch`, …)."
         )
     console = plain_console(soft_wrap=True)
     loaded = load_pipeline(pipeline, changes)

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from cai.errors import CaiError
 from cai.pipeline.load import shipped_folder
@@ -20,11 +22,37 @@ from cai.pipeline.load import shipped_folder
 MODULE = "cai.pipeline.launched"
 LOG = "launch.log"
 KINDS = ("MULTI_GPU", "FSDP", "DEEPSPEED")
-"""Of Accelerate's `distributed_type`: those under which PPO shares its work."""
+"""Of Accelerate's `distributed_type`: those under which a training may share its work."""
 
 _FAILURE = re.compile(r"rank\s*: (\d+).*\n\s*exitcode\s*: (-?\d+)")
 _TERMINATED = -signal.SIGTERM
 """How the launcher ends the others once one process has failed."""
+
+
+Check = Callable[[Mapping[str, str]], None]
+"""Raises a CaiError if a training would not do what a launcher asks for; it gets what Accelerate
+puts into the environment of the processes it starts."""
+
+
+class Job(BaseModel, frozen=True):
+    """All that some work reads and where it writes, so that other processes can do it.
+
+    Attributes:
+        work: Where the class of the job is, `MODULE:CLASS`.
+    """
+
+    work: str
+
+    def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
+        """Do it, in this process or as one of several; return the metrics."""
+        raise NotImplementedError
+
+
+def read_job(file: Path) -> Job:
+    """Read a job of any kind."""
+    text = file.read_text(encoding="utf-8")
+    module, _, kind = json.loads(text)["work"].partition(":")
+    return getattr(import_module(module), kind).model_validate_json(text)
 
 
 @dataclass(frozen=True)
@@ -90,59 +118,58 @@ def launch(
     )
 
 
-def find_launcher(name: str, processes: int | None, base_dir: Path) -> Launcher:
+def find_launcher(
+    name: str, processes: int | None, base_dir: Path, *, stage: str, check: Check
+) -> Launcher:
     """Find out how to start processes, and whether that can work, without starting any.
 
     Args:
         name: `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's.
         processes: How many; None for what the file says, or one for each GPU.
         base_dir: Where files are looked for, besides the working directory.
+        stage: Whose settings `launch` and `processes` these are.
+        check: Refuses what the stage does not do.
 
     Raises:
-        CaiError: There is no such file, it is not a configuration, or it asks for what PPO does
-            not do.
+        CaiError: There is no such file, it is not a configuration, or it asks for what the stage
+            does not do.
     """
     import torch
 
-    from cai.ppo.processes import check_launcher
-    from cai.ppo.zero import check_installed
-
-    file = _config_file(name, base_dir)
+    file = _config_file(name, base_dir, stage)
     config = _read(file)
     kind = next((kind for kind in KINDS if kind == config.distributed_type), None)
     if kind is None:
         raise CaiError(
-            f"{file}: PPO does not share its work by `distributed_type: {config.distributed_type}`."
-            f" It can by {', '.join(KINDS)} (on a CPU, too)."
+            f"{file}: `{stage}` does not share its work by `distributed_type: "
+            f"{config.distributed_type}`. It can by {', '.join(KINDS)} (on a CPU, too)."
         )
     if config.num_machines > 1:
         raise CaiError(
             f"{file}: `num_machines` is {config.num_machines}, and `cai run` starts processes on "
-            "this machine alone. For several, start a script that calls `cai.ppo.PPO` on each of "
-            "them by `accelerate launch` (docs/ppo.md)."
+            "this machine alone. For several, start a script that trains (`cai.ppo.PPO`, say) "
+            "on each of them by `accelerate launch` (docs/ppo.md)."
         )
-    check_launcher(_variables(config))
-    if kind == "DEEPSPEED":
-        check_installed()
+    check(_variables(config))
     said = config.num_processes if config.num_processes > 0 else None
     count = processes or said or torch.cuda.device_count()
     if count < 2:
         there = "" if processes or said else f": this machine has {count} GPUs"
         raise CaiError(
-            f"`ppo.launch` needs two processes or more, not {count}{there}. Raise `ppo.processes`, "
-            "or leave `ppo.launch` out."
+            f"`{stage}.launch` needs two processes or more, not {count}{there}. Raise "
+            f"`{stage}.processes`, or leave `{stage}.launch` out."
         )
     return Launcher(file, count, kind)
 
 
-def _config_file(name: str, base_dir: Path) -> Path:
+def _config_file(name: str, base_dir: Path, stage: str) -> Path:
     folder = shipped_folder() / "accelerate"
     for path in (folder / f"{name}.yaml", Path(name), base_dir / name):
         if path.is_file():
             return path
     names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
     raise CaiError(
-        f"`ppo.launch: {name}` is neither a file nor one of {names}. Make a file with "
+        f"`{stage}.launch: {name}` is neither a file nor one of {names}. Make a file with "
         "`accelerate config --config_file FILE`."
     )
 
@@ -161,10 +188,11 @@ def _read(file: Path) -> Any:  # noqa: ANN401 (Accelerate's ClusterConfig)
 
 
 def _variables(config: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return what the processes will find in their environment, as far as PPO asks."""
+    """Return what the processes will find in their environment, as far as stages ask."""
     sharded = config.distributed_type == "FSDP"
     precision = "no" if config.mixed_precision is None else config.mixed_precision
     said = {"ACCELERATE_USE_FSDP": sharded, "ACCELERATE_MIXED_PRECISION": precision}
+    said["ACCELERATE_USE_DEEPSPEED"] = config.distributed_type == "DEEPSPEED"
     if sharded:
         prefixed = {f"fsdp_{key.removeprefix('fsdp_')}": x for key, x in config.fsdp_config.items()}
         said |= {"FSDP_VERSION": 1} | {key.upper(): x for key, x in prefixed.items()}
@@ -187,7 +215,7 @@ def _obituary(log: Path, count: int, status: int) -> str:
     failures = [(int(r), int(code)) for r, code in _FAILURE.findall(said)]
     if not failures:
         last = said.split("\n")[-1] or f"the launcher ended with exit status {status}"
-        return f"PPO's {count} processes did not do their work: {last} (all of it is in {log})."
+        return f"The {count} processes did not do their work: {last} (all of it is in {log})."
     # One that was killed is the cause of the others' broken connections.
     failures.sort(key=lambda failure: (failure[1] >= 0, failure[1] == _TERMINATED))
     rank, code = failures[0]
@@ -197,6 +225,6 @@ def _obituary(log: Path, count: int, status: int) -> str:
         memory = ", as for want of memory" if -code == signal.SIGKILL else ""
         what = f"process {rank} was killed ({name}{memory})"
     return (
-        f"PPO on {count} processes ended early: {what}. The others were ended, and the newest "
-        f"checkpoint is kept: run again to go on from it. All that they said is in {log}."
+        f"The training on {count} processes ended early: {what}. The others were ended, and the "
+        f"newest checkpoint is kept: run again to go on from it. All that they said is in {log}."
     )

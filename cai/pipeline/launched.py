@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cai.errors import CaiError
-from cai.pipeline.stages.ppo import PPOJob, train
+from cai.pipeline.launch import read_job
 
 
 class _Warnings(logging.Handler):
@@ -45,9 +45,9 @@ def main() -> int:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     main_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(handlers=[_Warnings() if main_process else logging.NullHandler()])
-    job = PPOJob.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    job = read_job(Path(sys.argv[1]))
     try:
-        result = train(job, lambda metrics: _say("step", dict(metrics)))
+        result = job.run(lambda metrics: _say("step", dict(metrics)))
     except CaiError as error:
         _say("error", str(error))
         return 1

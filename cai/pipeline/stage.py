@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from cai.constitution import Constitution
 from cai.engines import Usage
 from cai.pipeline.engines import Engines
+from cai.pipeline.launch_training import launcher_of_training, run_training
 from cai.pipeline.progress import Progress
 from cai.records import Row
 from cai.rows import Item, RowsResult, run_rows
@@ -162,7 +163,7 @@ def make_rows(
 def train_model(
     context: Context,
     stage: str,
-    train: Callable[..., Mapping[str, Any]],
+    train: str,
     settings: OptimizerSettings,
     data: Path,
     base: ModelSettings,
@@ -172,22 +173,28 @@ def train_model(
     Args:
         context: The run.
         stage: Whose folder gets `model/`.
-        train: `train_sft` or `train_preference`.
+        train: `MODULE:FUNCTION`, such as `cai.training.sft:train_sft`.
         settings: Of the stage.
-        data: A parquet file.
+        data: The rows.
         base: Where the model starts.
     """
-    with context.progress.training(stage) as on_step:
-        metrics = train(
-            settings,
-            data=data,
-            base=base,
-            out=context.stage_dir(stage) / "model",
-            seed=context.settings.seed,
-            log_dir=context.log_dir / stage,
-            on_step=on_step,
-        )
-    return dict(metrics)
+    return run_training(
+        train,
+        settings,
+        stage=stage,
+        data=data,
+        base=base,
+        out=context.stage_dir(stage) / "model",
+        seed=context.settings.seed,
+        log_dir=context.log_dir / stage,
+        base_dir=context.base_dir,
+        progress=context.progress,
+    )
+
+
+def check_launcher(context: Context, stage: str, settings: OptimizerSettings) -> None:
+    """Raise a CaiError if a training stage could not be launched as its settings say."""
+    launcher_of_training(settings, stage=stage, base_dir=context.base_dir)
 
 
 def data_metrics(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cai.settings.base import Positive, PositiveFloat, Settings
 from cai.settings.prompts import SourceSettings
@@ -20,7 +20,8 @@ class OptimizerSettings(Settings, frozen=True):
     batch_size: Positive = 32
     """Sequences (or pairs) per optimizer step."""
     micro_batch_size: Positive | None = None
-    """Sequences per forward pass; the batch size if left out. Changes memory, not results."""
+    """Sequences per forward pass; a process's whole share of the batch if left out. Changes memory,
+    not results."""
     epochs: Positive = 1
     """Passes over the data."""
     max_length: Positive = 1024
@@ -29,6 +30,22 @@ class OptimizerSettings(Settings, frozen=True):
     """0 trains all weights; otherwise LoRA of this rank, merged when saved."""
     checkpoint_steps: Positive = 200
     """Optimizer steps between checkpoints; an interrupted training goes on from the last."""
+    launch: str | None = None
+    """Spread over several processes: `ddp`, or a file of your own as `accelerate config` writes it;
+    null: this process alone."""
+    processes: Positive | None = None
+    """Processes of `launch`; null: what its file says, or else one for each GPU."""
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        """Refuse what contradicts itself, before any stage has run."""
+        processes = self.processes or 1
+        if self.batch_size % processes:
+            raise ValueError(
+                f"`batch_size` {self.batch_size} does not divide among {processes} `processes`. "
+                f"Make it a multiple of {processes}."
+            )
+        return self
 
 
 class SftSettings(OptimizerSettings, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
-    PretrainedConfig,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
@@ -109,8 +109,10 @@ def fit(
         and what `finish` returns; the same in all processes.
 
     Raises:
-        CaiError: The loss or a weight is no longer finite.
+        CaiError: The loss or a weight is no longer finite, or the processes were launched in a way
+            that is not supported.
     """
+    check_launcher(os.environ)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
 
     def newest() -> Path | None:
@@ -136,10 +138,9 @@ def fit(
             trainer.add_callback(_StepCallback(on_step))
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    adapter, trained = _merged(trainer, type(model), configs["config"])
+    adapter, trained = _merged(trainer.model)
 
     def finished() -> dict[str, float]:
-        assert trained is not None, "the first process has the whole model"
         for name, value in configs.items():
             setattr(trained, name, value)
         if not all(torch.isfinite(parameter).all() for parameter in trained.parameters()):
@@ -152,6 +153,27 @@ def fit(
         return {"steps": trainer.state.global_step, **_loss_metrics(trainer), **measures}
 
     return _from_main(state, finished)
+
+
+def check_launcher(variables: Mapping[str, str]) -> None:
+    """Raise a CaiError if a launcher asks for what a training does not do.
+
+    Args:
+        variables: What Accelerate puts into the environment of the processes it starts.
+    """
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if variables.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
+            raise CaiError(
+                f"The launcher's configuration is for {kind}, which only PPO supports. Launch "
+                "`sft`, `preference` and `harmfulness` with `ddp`; `lora_rank` and a small "
+                "`micro_batch_size` save memory there."
+            )
+    precision = variables.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision != "no":
+        raise CaiError(
+            f"The launcher's configuration has `mixed_precision: {precision}`, but the arithmetic "
+            'goes by the `dtype` of the model that is trained. Set `mixed_precision: "no"` there.'
+        )
 
 
 def _from_main(state: PartialState, make: Callable[[], T]) -> T:
@@ -392,26 +414,11 @@ def _with_lora(
     return adapted
 
 
-def _merged(
-    trainer: Trainer, kind: type[PreTrainedModel], config: PretrainedConfig
-) -> tuple[dict[str, Tensor], PreTrainedModel | None]:
-    """Return the LoRA matrices, and the trained model with LoRA merged.
-
-    A sharded model is gathered in the first process; the others get None.
-    """
-    model = cast("Any", trainer.model)
-    if trainer.is_fsdp_enabled:
-        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        if not trainer.is_world_process_zero():
-            return {}, None
-        whole = kind(config)
-        whole.load_state_dict(weights)
-        return {}, whole.to(cast("Any", trainer.args.device))
-    adapter: dict[str, Tensor] = {}
-    if hasattr(model, "merge_and_unload"):
-        adapter = _lora_matrices(model.get_base_model().base_model)
-        model = model.merge_and_unload()
-    return adapter, model
+def _merged(model: Any) -> tuple[dict[str, Tensor], PreTrainedModel]:  # noqa: ANN401
+    """Return the LoRA matrices, if there are any, and the model with LoRA merged."""
+    if not hasattr(model, "merge_and_unload"):
+        return {}, model
+    return _lora_matrices(model.get_base_model().base_model), model.merge_and_unload()
 
 
 def _lora_matrices(backbone: nn.Module) -> dict[str, Tensor]:

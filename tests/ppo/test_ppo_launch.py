@@ -16,8 +16,9 @@ from ppo_references import SHORT
 
 from cai.errors import CaiError
 from cai.pipeline import launched
-from cai.pipeline.launch import LOG, Launcher, find_launcher, launch
+from cai.pipeline.launch import LOG, Launcher, launch
 from cai.pipeline.stages.ppo import PPOJob
+from cai.pipeline.stages.ppo import find_launcher_of_ppo as find_launcher
 from cai.records import PromptRow
 from cai.settings import ModelSettings
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
-import socket
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
 from ppo_references import SHORT, letters, steps_of
 from safetensors.torch import load_file
+from two_processes import DEEPSPEED, together
 
 from cai.errors import CaiError
 from cai.ppo import PPO
@@ -41,7 +38,6 @@ SETTINGS = SHORT.model_copy(
 )
 FSDP2 = {"ACCELERATE_USE_FSDP": "true"}
 NO_RESHARD = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
-DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
 ZERO_1, ZERO_2 = ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in "12")
 
 Run = Callable[..., None]
@@ -72,39 +68,6 @@ def run(
 def kill_after_two(metrics: Mapping[str, float]) -> None:
     if metrics["step"] == 2:
         raise KilledError
-
-
-def together(function: Callable[[], None], **variables: str) -> list[str]:
-    """Call a function in two processes that know each other; return how each one failed."""
-    if variables.items() >= DEEPSPEED.items():
-        why = "DeepSpeed is not installed (make test-deepspeed)"
-        loaded = pytest.importorskip("deepspeed", reason=why)  # once, before the fork
-        # Its own way of summing up on one machine would be compiled first, for minutes.
-        loaded.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    failures = fork.SimpleQueue()
-
-    def one(rank: int) -> None:
-        os.environ.update(variables, RANK=f"{rank}", LOCAL_RANK=f"{rank}", WORLD_SIZE="2")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
-        PartialState._reset_state()  # what earlier tests left in the parent
-        try:
-            function()
-            failures.put("")
-        except Exception:  # noqa: BLE001 (the test reads it)
-            failures.put(traceback.format_exc()[-2000:])
-        os._exit(0)
-
-    children = [fork.Process(target=one, args=(rank,)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=300)
-        assert child.exitcode == 0
-    return [failures.get() for _ in children]
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:

@@ -6,13 +6,14 @@ from typing import Any
 
 from cai.pipeline.manifest import significant
 from cai.pipeline.sets import RATINGS, rated_fingerprint, read_rated
-from cai.pipeline.stage import Context, Stage, train_model
+from cai.pipeline.stage import Context, Stage, check_launcher, train_model
 from cai.prompts import exclude_held_out
 from cai.records import PromptRow
 from cai.settings import HarmfulnessSettings
 from cai.store import read_rows, write_rows
 
 VERSION = 1
+TRAIN = "cai.training.harmfulness:train_harmfulness"
 
 
 def _settings(context: Context) -> HarmfulnessSettings:
@@ -22,8 +23,6 @@ def _settings(context: Context) -> HarmfulnessSettings:
 
 
 def _run(context: Context) -> dict[str, Any]:
-    from cai.training.harmfulness import train_harmfulness
-
     settings, seed = _settings(context), context.settings.seed
     rated = read = read_rated(settings.ratings, seed=seed, base_dir=context.base_dir)
     if settings.ratings.path != RATINGS:  # the playground's keep to its own split
@@ -31,7 +30,7 @@ def _run(context: Context) -> dict[str, Any]:
         rated = exclude_held_out(read, prompts, context.settings.prompts.near_duplicate)
     data = context.stage_dir("harmfulness") / "model-ratings.jsonl"
     write_rows(data, rated)
-    found = train_model(context, "harmfulness", train_harmfulness, settings, data, context.base)
+    found = train_model(context, "harmfulness", TRAIN, settings, data, context.base)
     return {**found, "ratings_of_held_out_prompts": len(read) - len(rated)}
 
 
@@ -51,4 +50,5 @@ STAGE = Stage(
     inputs=_inputs,
     run=_run,
     outputs=("model",),
+    check=lambda context: check_launcher(context, "harmfulness", _settings(context)),
 )

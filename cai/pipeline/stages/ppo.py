@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from cai.pipeline.launch import find_launcher, launch
+from cai.pipeline.launch import Job, Launcher, find_launcher, launch
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage
 from cai.records import PromptRow, content_hash
@@ -47,7 +45,7 @@ def _inputs(context: Context) -> dict[str, str]:
         return read | {"pretraining texts": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
 
 
-class PPOJob(BaseModel, frozen=True):
+class PPOJob(Job, frozen=True):
     """All that a training reads and where it writes, so that other processes can do it.
 
     Attributes:
@@ -62,6 +60,7 @@ class PPOJob(BaseModel, frozen=True):
         log_dir: For TensorBoard.
     """
 
+    work: str = f"{__name__}:PPOJob"
     policy: ModelSettings
     preference_model: Path
     independent: Path | None
@@ -71,6 +70,10 @@ class PPOJob(BaseModel, frozen=True):
     pretraining: Path | None
     folder: Path
     log_dir: Path
+
+    def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
+        """Do it, in this process or as one of several; returns the stage's metrics."""
+        return train(self, on_step)
 
 
 def train(job: PPOJob, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
@@ -119,8 +122,22 @@ def _run(context: Context) -> dict[str, Any]:
         file = job.folder / "job.json"
         file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
         say = context.progress.say
-        launcher = find_launcher(settings.launch, settings.processes, context.base_dir)
+        launcher = find_launcher_of_ppo(settings.launch, settings.processes, context.base_dir)
         return launch(file, launcher, on_step=on_step, warn=say)
+
+
+def find_launcher_of_ppo(name: str, processes: int | None, base_dir: Path) -> Launcher:
+    """See `find_launcher`: what PPO does not do is refused."""
+
+    def check(variables: Mapping[str, str]) -> None:
+        from cai.ppo.processes import check_launcher
+        from cai.ppo.zero import check_installed
+
+        check_launcher(variables)
+        if variables["ACCELERATE_USE_DEEPSPEED"] == "true":
+            check_installed()
+
+    return find_launcher(name, processes, base_dir, stage="ppo", check=check)
 
 
 def _check(context: Context) -> None:
@@ -134,7 +151,7 @@ def _check(context: Context) -> None:
         from cai.ppo.check import check_shares
         from cai.ppo.processes import Processes
 
-        found = find_launcher(settings.launch, settings.processes, context.base_dir)
+        found = find_launcher_of_ppo(settings.launch, settings.processes, context.base_dir)
         sharded, deepspeed = found.kind == "FSDP", found.kind == "DEEPSPEED"
         check_shares(
             settings, Processes(count=found.processes, sharded=sharded, deepspeed=deepspeed)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, train_model
+from cai.pipeline.stage import Context, Stage, check_launcher, train_model
 from cai.settings import PreferenceSettings
 
 VERSION = 1
+TRAIN = "cai.training.preference:train_preference"
 
 
 def _settings(context: Context) -> PreferenceSettings:
@@ -16,10 +17,8 @@ def _settings(context: Context) -> PreferenceSettings:
 
 
 def _run(context: Context) -> dict[str, Any]:
-    from cai.training.preference import train_preference
-
     data, settings = context.stage_dir("compare") / "train.parquet", _settings(context)
-    return train_model(context, "preference", train_preference, settings, data, context.sl_cai)
+    return train_model(context, "preference", TRAIN, settings, data, context.sl_cai)
 
 
 STAGE = Stage(
@@ -32,4 +31,5 @@ STAGE = Stage(
     ),
     run=_run,
     outputs=("model",),
+    check=lambda context: check_launcher(context, "preference", _settings(context)),
 )

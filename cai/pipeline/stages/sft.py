@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, train_model
+from cai.pipeline.stage import Context, Stage, check_launcher, train_model
 from cai.settings import SftSettings
 
 VERSION = 1
+TRAIN = "cai.training.sft:train_sft"
 
 
 def _settings(context: Context) -> SftSettings:
@@ -16,10 +17,8 @@ def _settings(context: Context) -> SftSettings:
 
 
 def _run(context: Context) -> dict[str, Any]:
-    from cai.training.sft import train_sft
-
     data = context.stage_dir("revise") / "train.parquet"
-    return train_model(context, "sft", train_sft, _settings(context), data, context.base)
+    return train_model(context, "sft", TRAIN, _settings(context), data, context.base)
 
 
 STAGE = Stage(
@@ -30,4 +29,5 @@ STAGE = Stage(
     inputs=lambda context: {"base model": context.fingerprint(context.base)},
     run=_run,
     outputs=("model",),
+    check=lambda context: check_launcher(context, "sft", _settings(context)),
 )

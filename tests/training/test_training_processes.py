@@ -1,0 +1,264 @@
+"""SFT, preference and harmfulness on two processes make the run that one makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from safetensors.torch import load_file
+from two_processes import together
+
+from cai.conversation import user
+from cai.errors import CaiError
+from cai.pipeline.launch import LOG, Launcher, launch, read_job
+from cai.pipeline.launch_training import TrainingJob, launcher_of_training, run_training
+from cai.pipeline.progress import Progress
+from cai.records import RatedRow
+from cai.settings import (
+    HarmfulnessSettings,
+    ModelSettings,
+    OptimizerSettings,
+    PreferenceSettings,
+    SftSettings,
+    SourceSettings,
+)
+from cai.store import write_rows
+
+STAGES = ("sft", "preference", "harmfulness")
+# No number of rows divides by the batch, and the last batch not by two processes.
+COMMON: dict[str, Any] = {"batch_size": 12, "learning_rate": 1e-3, "epochs": 2}
+
+MakeJob = Callable[..., TrainingJob]
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def job(
+    base: Callable[[], ModelSettings],
+    completions: Callable[[int], Path],
+    comparisons: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> MakeJob:
+    """Return the job of a stage in a folder, with changed settings."""
+    folder = tmp_path_factory.mktemp("ratings")
+
+    def make(stage: str, out: Path, **changes: Any) -> TrainingJob:
+        kinds: dict[str, tuple[OptimizerSettings, Callable[[], Path]]] = {
+            "sft": (SftSettings(**COMMON), lambda: completions(37)),
+            "preference": (PreferenceSettings(**COMMON), lambda: comparisons(_pairs())),
+            "harmfulness": (
+                HarmfulnessSettings(ratings=SourceSettings(path="x"), **COMMON),
+                lambda: _ratings(folder / "ratings.jsonl"),
+            ),
+        }
+        settings, data = kinds[stage]
+        return TrainingJob(
+            train=f"cai.training.{stage}:train_{stage}",
+            kind=type(settings).__name__,
+            settings={**settings.model_dump(mode="json"), **changes},
+            data=data(),
+            base=base(),
+            out=out / "model",
+            seed=3,
+            log_dir=out / "logs",
+        )
+
+    return make
+
+
+def _pairs() -> list[tuple[str, str, float]]:
+    return [(f"Line {i}." + " Fine." * (i % 4), "No.", 0.5 + i % 13 / 26) for i in range(121)]
+
+
+def _ratings(file: Path) -> Path:
+    draw = random.Random(0)
+    rows = [
+        RatedRow(
+            key=str(n),
+            messages=user(f"How {n}?"),
+            response=" ".join(draw.choice(["bake", "harm"]) for _ in range(2 + n % 7)),
+            rating=float(n % 5),
+        )
+        for n in range(58)
+    ]
+    write_rows(file, rows)
+    return file
+
+
+def run(job: TrainingJob, notes: Path, dies_after: float = torch.inf) -> None:
+    """Do a job and note its steps and metrics, in the process that calls it."""
+    notes.mkdir(parents=True, exist_ok=True)
+    steps = (notes / "steps").open("a")
+
+    def on_step(metrics: Mapping[str, float]) -> None:
+        print(json.dumps(metrics), file=steps, flush=True)
+        if metrics["step"] >= dies_after:
+            raise KilledError
+
+    metrics = job.run(on_step)
+    (notes / f"metrics-{os.environ.get('RANK', '0')}").write_text(json.dumps(metrics))
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Losses of all steps and final measures to 1e-5, and the weights nearly so."""
+
+    def losses(folder: Path) -> dict[int, float]:
+        noted = map(json.loads, (folder / "steps").read_text().splitlines())
+        return {step["step"]: step["loss"] for step in noted if "loss" in step}
+
+    def metrics(file: Path) -> dict[str, float]:
+        return {k: v for k, v in json.loads(file.read_text()).items() if k != "seconds"}
+
+    expected = losses(theirs)
+    assert len(expected) >= 8
+    assert losses(ours) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    for file in ours.glob("metrics-*"):
+        assert metrics(file) == pytest.approx(metrics(theirs / "metrics-0"), rel=1e-5, abs=1e-5)
+    weights, reference = (load_file(f / "model" / "model.safetensors") for f in (ours, theirs))
+    assert weights.keys() == reference.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, reference[name], rtol=0, atol=1e-4)
+    assert not list(ours.glob("*checkpoints"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("micro", [None, 3])
+def test_two_processes_make_the_run_of_one(
+    stage: str, micro: int | None, tmp_path: Path, job: MakeJob
+) -> None:
+    two = job(stage, tmp_path / "two", micro_batch_size=micro)
+    assert together(lambda: run(two, tmp_path / "two")) == ["", ""]
+    assert len(list((tmp_path / "two").glob("metrics-*"))) == 2
+    run(job(stage, tmp_path / "one"), tmp_path / "one")
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_killed_run_goes_on_with_more_or_fewer_processes(
+    lora_rank: int, tmp_path: Path, job: MakeJob
+) -> None:
+    """One process, then two; and the other way round."""
+
+    def of(name: str) -> TrainingJob:
+        return job("preference", tmp_path / name, checkpoint_steps=3, lora_rank=lora_rank)
+
+    run(of("once"), tmp_path / "once")
+    fewer, more = of("fewer"), of("more")
+    ends = together(lambda: run(fewer, tmp_path / "fewer", dies_after=8))
+    assert any("KilledError" in end for end in ends)
+    assert (tmp_path / "fewer" / "checkpoints" / "checkpoint-6").is_dir()
+    run(fewer, tmp_path / "fewer")
+    assert_same_run(tmp_path / "fewer", tmp_path / "once")
+    with pytest.raises(KilledError):
+        run(more, tmp_path / "more", dies_after=8)
+    assert together(lambda: run(more, tmp_path / "more")) == ["", ""]
+    assert_same_run(tmp_path / "more", tmp_path / "once")
+
+
+def test_fewer_rows_than_processes_can_share(tmp_path: Path, job: MakeJob) -> None:
+    """The second process has fillers alone, which count for nothing."""
+    for name, start in (("one", lambda f: f()), ("two", lambda f: together(f))):
+        made = job("sft", tmp_path / name, batch_size=36, epochs=8)
+        start(lambda made=made, name=name: run(made, tmp_path / name))
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_with_its_name(tmp_path: Path, job: MakeJob) -> None:
+    file = tmp_path / "job.json"
+    made = job("sft", tmp_path, epochs=200, checkpoint_steps=1)
+    file.write_text(made.model_dump_json())
+    assert read_job(file) == made
+    heard: list[float] = []
+
+    def kill_the_second(metrics: Mapping[str, float]) -> None:
+        heard.append(metrics["step"])
+        if metrics["step"] == 2:
+            for process in psutil.Process().children(recursive=True):
+                if process.environ().get("RANK") == "1":
+                    process.kill()
+
+    launcher = launcher_of_training(
+        SftSettings(launch="ddp", processes=2), stage="sft", base_dir=tmp_path
+    )
+    assert isinstance(launcher, Launcher)
+    with pytest.raises(CaiError, match=r"on 2 processes .*: process 1 was killed \(SIGKILL, as"):
+        launch(file, launcher, on_step=kill_the_second, warn=print)
+    assert heard[:2] == [1, 2]
+    assert "exitcode" in (tmp_path / LOG).read_text()
+    assert list((tmp_path / "checkpoints").glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_a_stage_with_launch_trains_on_its_processes(tmp_path: Path, job: MakeJob) -> None:
+    made = job("sft", tmp_path / "two")
+    metrics = run_training(
+        made.train,
+        SftSettings(**COMMON, launch="ddp", processes=2),
+        stage="sft",
+        data=made.data,
+        base=made.base,
+        out=made.out,
+        seed=made.seed,
+        log_dir=made.log_dir,
+        base_dir=tmp_path,
+        progress=Progress(Console(quiet=True)),
+    )
+    run(job("sft", tmp_path / "one"), tmp_path / "one")
+    expected = json.loads((tmp_path / "one" / "metrics-0").read_text())
+    del metrics["seconds"], expected["seconds"]
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert (made.out / "model.safetensors").is_file()
+    assert "two" in (tmp_path / "two" / "model-job.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"launch": "ddp"}, r"`sft\.launch` needs two processes or more, not 0"),
+        ({"launch": "ddp", "processes": 1}, "not 1"),
+        ({"launch": "none", "processes": 2}, "`sft.launch: none` is neither a file nor one of"),
+        ({"launch": "fsdp2", "processes": 2}, "is for FSDP, which only PPO supports.* with `ddp`"),
+        ({"launch": "deepspeed", "processes": 2}, "is for DEEPSPEED, .* with `ddp`"),
+        ({"launch": "three.yaml", "batch_size": 32}, "does not divide among 3 processes"),
+        ({"launch": "ddp", "processes": 2, "micro_batch_size": 32}, "micro-batches of 32"),
+        ({"launch": "half.yaml"}, "`mixed_precision: bf16`"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_before_anything_runs(
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    three = "distributed_type: MULTI_GPU\nnum_processes: 3"
+    (tmp_path / "three.yaml").write_text(three)
+    (tmp_path / "half.yaml").write_text(f"{three}\nmixed_precision: bf16")
+    with pytest.raises(CaiError, match=re.compile(said, re.DOTALL)):
+        launcher_of_training(SftSettings(**changes), stage="sft", base_dir=tmp_path)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_when_it_is_read() -> None:
+    assert launcher_of_training(SftSettings(), stage="sft", base_dir=Path()) is None
+    with pytest.raises(ValidationError, match="does not divide among 3 `processes`"):
+        PreferenceSettings(batch_size=32, processes=3)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_a_script_that_is_launched_otherwise_is_refused(
+    kind: str, tmp_path: Path, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(CaiError, match=f"is for {kind}"):
+        job("sft", tmp_path).run(lambda _: None)
