@@ -22,9 +22,9 @@ from cai.constitution.schema import Principle
 from cai.playground import lexicon
 from cai.playground.grader import grade
 from cai.playground.world import CATEGORIES
-from cai.training.preference_model import PreferenceModel
 from cai.records import ComparisonRow, RevisionRow
 from cai.store import read_rows
+from cai.training.preference_model import PreferenceModel
 
 NAME = "playground_claims"
 COUNTS = (1, 2, 4, 8, 16)

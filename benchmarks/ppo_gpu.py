@@ -36,8 +36,8 @@ from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.sampling import sample_here
 from cai.ppo.update import update
-from cai.training.preference_model import AdapterWeights
 from cai.settings import PPOSettings
+from cai.training.preference_model import AdapterWeights
 
 RANK = 16
 

@@ -30,7 +30,8 @@ def together(function: Callable[[], None], **variables: str) -> list[str]:
     def one(rank: int) -> None:
         os.environ.update(variables, RANK=f"{rank}", LOCAL_RANK=f"{rank}", WORLD_SIZE="2")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
-        PartialState._reset_state()  # what earlier tests left in the parent
+        # What earlier tests left in the parent.
+        PartialState._reset_state()  # pyright: ignore[reportPrivateUsage]
         try:
             function()
             failures.put("")

@@ -15,8 +15,8 @@ from cai.ppo.prompts import PromptPool, TokenPrompt
 from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import update
-from cai.training.preference_model import PreferenceModel
 from cai.settings import ModelSettings, PPOSettings
+from cai.training.preference_model import PreferenceModel
 
 
 def settings_of(workload: Workload) -> PPOSettings:
