@@ -24,8 +24,9 @@ from cai.models import fingerprint_model, load_chat_format
 from cai.records import RatedRow, content_hash
 from cai.settings import ModelSettings, OptimizerSettings
 from cai.store import read_rows
+from cai.training.arguments import micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error
-from cai.training.fit import OnStep, fit, micro_batch_size
+from cai.training.fit import OnStep, fit
 from cai.training.harmfulness_model import MARK
 from cai.training.preference_model import PreferenceModel, pad_right
 from cai.training.scorer import new_preference_model, read_scores_by_mask, save_scorer

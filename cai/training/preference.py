@@ -21,8 +21,9 @@ from cai.chat import ChatFormat
 from cai.errors import CaiError
 from cai.models import fingerprint_model, load_chat_format
 from cai.settings import ModelSettings, PreferenceSettings
+from cai.training.arguments import micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error
-from cai.training.fit import OnStep, fit, micro_batch_size
+from cai.training.fit import OnStep, fit
 from cai.training.preference_data import Pair, Pairs, collate_pairs, read_pairs, training_rows
 from cai.training.preference_model import PreferenceModel, soft_bradley_terry_loss
 from cai.training.scorer import new_preference_model, read_scores_by_mask, save_scorer

@@ -26,8 +26,9 @@ from cai.models import load_causal_lm, load_chat_format
 from cai.records import content_hash
 from cai.settings import ModelSettings, SftSettings
 from cai.store import whole_folder
+from cai.training.arguments import micro_batch_size
 from cai.training.data import answer, conversation, longest_sequence, no_rows_error, read_rows
-from cai.training.fit import OnStep, fit, micro_batch_size
+from cai.training.fit import OnStep, fit
 from cai.training.preference_model import pad_right
 
 COLUMNS = ("key", "kind", "prompt", "completion", "ended")

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
+from cai.training.arguments import training_arguments
 from cai.training.data import read_rows
-from cai.training.fit import FitTrainer, training_arguments
+from cai.training.fit import FitTrainer
 from cai.training.sft import (
     COLUMNS,
     NO_LOSS,

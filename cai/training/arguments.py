@@ -1,0 +1,100 @@
+"""Our settings as transformers' Trainer takes them: batches, learning rate, precision."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from cai.errors import CaiError
+from cai.models import device_and_dtype
+from cai.settings import ModelSettings, OptimizerSettings
+
+_WARMUP_SHARE = 0.03
+_MOST_WARMUP_STEPS = 100
+_MOST_LOGGED_STEPS = 1000
+
+
+def training_arguments(
+    settings: OptimizerSettings,
+    *,
+    base: ModelSettings,
+    rows: int,
+    checkpoints: Path,
+    seed: int,
+    processes: int = 1,
+) -> TrainingArguments:
+    """Translate our settings into those of transformers.
+
+    The learning rate comes after a warm-up of 3% of the steps and is constant, as in the paper
+    (section 3.5), unless `final_learning_rate` says otherwise. Weights and optimiser are float32;
+    on a GPU the arithmetic is bfloat16 by autocast.
+    """
+    micro = micro_batch_size(settings, processes)
+    steps = settings.epochs * math.ceil(rows / settings.batch_size)
+    device, dtype = device_and_dtype(base)
+    on_cpu = device.type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // (micro * processes),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        **_schedule(settings),
+        warmup_steps=min(_MOST_WARMUP_STEPS, int(_WARMUP_SHARE * steps)),
+        optim="adamw_torch",
+        adam_epsilon=1e-8,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=on_cpu,
+        bf16=not on_cpu and dtype == torch.bfloat16,
+        gradient_checkpointing=not on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=2,
+        logging_steps=math.ceil(steps / _MOST_LOGGED_STEPS),
+        # Filtered, a loss that is not a number would be logged as the mean of the others.
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # Trainer would spread over all visible GPUs with DataParallel, which averages other losses.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
+    return arguments
+
+
+def micro_batch_size(settings: OptimizerSettings, processes: int = 1) -> int:
+    """Return the sequences (or pairs) per forward pass of one process.
+
+    Raises:
+        CaiError: The batch does not divide into such micro-batches.
+    """
+    if settings.batch_size % processes:
+        raise CaiError(
+            f"`batch_size` {settings.batch_size} does not divide among {processes} processes. "
+            f"Make it a multiple of {processes}."
+        )
+    each = settings.batch_size // processes
+    micro = settings.micro_batch_size or each
+    if each % micro:
+        of_each = f", that each of {processes} processes has," if processes > 1 else ""
+        raise CaiError(
+            f"`batch_size` {each}{of_each} is not a multiple of `micro_batch_size` {micro}. "
+            "Choose a `micro_batch_size` that divides it."
+        )
+    return micro
+
+
+def _schedule(settings: OptimizerSettings) -> dict[str, Any]:
+    """Return the learning rate's schedule as transformers names it; the warm-up comes first."""
+    if settings.final_learning_rate == 1:
+        return {"lr_scheduler_type": "constant_with_warmup"}
+    end = settings.final_learning_rate * settings.learning_rate
+    return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": end, "power": 1.0}}
