@@ -5,8 +5,7 @@ conversation is the same ids everywhere: one BOS, the turn end the template uses
 
 What people and models write is text and nothing else. A message that spells out a control token
 ("<|eot_id|>") does not end its turn: templates are rendered with marks in place of the contents,
-and a control token is only read as one where the template itself wrote it. Transcripts begin a turn
-with plain words, so a line of a message that begins like a turn ("Human:") gets a blank before it.
+and a control token is only read as one where the template itself wrote it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any, Protocol, cast
 
 from jinja2.exceptions import TemplateError
 
-from cai.conversation import SPEAKERS, Conversation, Message, Prompt, user
+from cai.conversation import SPEAKERS, TRANSCRIPT_LABELS, Conversation, Message, Prompt, user
 from cai.errors import CaiError
 
 TRANSCRIPT_TEMPLATE = (
@@ -30,18 +29,6 @@ TRANSCRIPT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '\n\n' }}{{ speaker | default('Assistant') }}:{% endif %}"
 )
 """The chat template of base models: "Human: … Assistant: …", with other speakers by label."""
-
-TRANSCRIPT_LABELS = (
-    *SPEAKERS.values(),
-    "Critique Request",
-    "Critique",
-    "Revision Request",
-    "Revision",
-)
-
-_TURN = re.compile(
-    r"([\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?=(?:" + "|".join(TRANSCRIPT_LABELS) + "):)"
-)
 
 _MARK = re.compile(r"@@content-(\d+)@@")
 
@@ -220,11 +207,9 @@ class ChatFormat:
         """Write a conversation up to the opening of the answer."""
         skeleton, form = self._render(messages, speaker=speaker)
         written, position = _Written(), 0
-        transcript = self.tokenizer.chat_template == TRANSCRIPT_TEMPLATE
         for mark in _MARK.finditer(skeleton):
-            content = form[int(mark[1])].content
-            words = _within_turn(content) if transcript else content.strip()
-            written = written.template(skeleton[position : mark.start()]).content(words)
+            written = written.template(skeleton[position : mark.start()])
+            written = written.content(form[int(mark[1])].content.strip())
             position = mark.end()
         return written.template(skeleton[position:])
 
@@ -319,14 +304,6 @@ def _marked(message: Message, index: int) -> dict[str, Any]:
     before = content[: len(content) - len(content.lstrip())]
     after = content[len(content.rstrip()) :] if content.strip() else ""
     return {**message.model_dump(), "content": f"{before}@@content-{index}@@{after}"}
-
-
-def _within_turn(content: str) -> str:
-    """Strip a message for a transcript, in which no line of it begins as a turn does."""
-    words = content.strip()
-    # Blanks around it are written by the template, so its first word may come after a line break.
-    lead = "\n" if content != content.lstrip() else ""
-    return _TURN.sub(r"\1 ", lead + words).removeprefix(lead)
 
 
 def _last_mark(text: str) -> re.Match[str]:

@@ -14,6 +14,15 @@ Role = Literal["system", "user", "assistant"]
 SPEAKERS: dict[Role, str] = {"system": "System", "user": "Human", "assistant": "Assistant"}
 """Who speaks each role in a transcript, unless a message brings its own `label`."""
 
+TRANSCRIPT_LABELS = (
+    *SPEAKERS.values(),
+    "Critique Request",
+    "Critique",
+    "Revision Request",
+    "Revision",
+)
+"""Who can speak in a transcript: at the beginning of a line, with a colon, these begin a turn."""
+
 _THINKING = re.compile(
     r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE
 )

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from cai.chat import TRANSCRIPT_LABELS, ChatFormat
-from cai.conversation import Message, Prompt, to_transcript
+from cai.chat import ChatFormat
+from cai.conversation import TRANSCRIPT_LABELS, Message, Prompt, to_transcript
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Unscored, Usage
 from cai.engines.in_flight import InFlight
 from cai.engines.options import (

@@ -5,8 +5,9 @@ engines can reuse the prefix. The `paper` layout of the comparison keeps the pap
 
 Whatever others wrote is quoted when it is inserted: only the templates write at the beginning of a
 line. So no response, principle or example can pass for another response, for a turn of the
-conversation or for the question. Text that is a chat turn of its own (a critique, the model's own
-reasoning) needs no quotes: `cai.chat` keeps turns apart.
+conversation or for the question. Text that is a turn of its own is not quoted; only a line of it
+that begins as a turn of a transcript does ("Human:") gets a blank before it. Control tokens of
+chat templates are no concern here: `cai.chat` reads those of others as mere text.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 from jinja2 import Environment, StrictUndefined, Template
 
 from cai.constitution.schema import ComparisonExample, CritiqueExample
-from cai.conversation import Conversation, Message, Prompt, to_transcript
+from cai.conversation import TRANSCRIPT_LABELS, Conversation, Message, Prompt, to_transcript
 from cai.records import content_hash
 
 Layout = Literal["recommended", "paper"]
@@ -42,6 +43,7 @@ REASONING = "Let's think step by step:"
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
 _INDENT = "    "
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_TURN = re.compile(f"({_LINE_BREAK.pattern})(?=(?:{'|'.join(TRANSCRIPT_LABELS)}):)")
 
 
 class _Lines(str):
@@ -240,7 +242,7 @@ def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> 
     first, second = options if yes_first else reversed(options)
     turns = (
         *critique_request.messages,
-        _assistant(critique, "Critique"),
+        _own_turn(_assistant(critique, "Critique")),
         _user(render("flag.j2", first=first, second=second)),
     )
     return Prompt(turns, prefill=VERDICT)
@@ -254,7 +256,7 @@ def grow_prompt(examples: Sequence[str]) -> Prompt:
 
 
 def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) -> Conversation:
-    """Put worked examples before `turns`, but after the system message."""
+    """Put worked examples before `turns`, but after the system message, each in its own turn."""
     system = tuple(m for m in turns[:1] if m.role == "system")
     shown: list[Message] = []
     for example in examples:
@@ -266,7 +268,12 @@ def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) ->
             _user(example.revision_request, "Revision Request"),
             _assistant(example.revision, "Revision"),
         ]
-    return (*system, *shown, *turns[len(system) :])
+    return tuple(map(_own_turn, (*system, *shown, *turns[len(system) :])))
+
+
+def _own_turn(message: Message) -> Message:
+    """Return a message of which no line begins as a turn of a transcript does."""
+    return message.model_copy(update={"content": _TURN.sub(r"\1 ", message.content)})
 
 
 def _user(content: str, label: str | None = None) -> Message:

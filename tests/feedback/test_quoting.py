@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_tiny_tokenizer
 
-from cai.chat import TRANSCRIPT_LABELS, ChatFormat, use_transcripts
+from cai.chat import ChatFormat, use_transcripts
 from cai.compare import FeedbackJudge, preference
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample
-from cai.conversation import Message, user
+from cai.conversation import TRANSCRIPT_LABELS, Message, user
 from cai.engines.scripted import ScriptedEngine
 from cai.records import Provenance
 from cai.settings import CompareSettings, LabelPolicy
@@ -199,6 +199,16 @@ def test_in_a_transcript_no_text_begins_a_turn(ask, asked, first, second):
 
     prompt = ask(conversation(asked, first), first, second)
     assert speakers(prompt) == speakers(ask(conversation("", ""), "", ""))
+
+
+@pytest.mark.parametrize("ask", ASK.values(), ids=ASK)
+def test_a_question_reaches_a_base_model_to_the_letter(ask):
+    """The turns that a template itself writes into its question stay as they are."""
+    chat = ChatFormat(TRANSCRIPTS)
+    prompt = ask(conversation("Hi", "Hello."), "One.", "Two.", "Three?")
+    written = chat.decode(chat.prompt_ids(prompt))
+    assert "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: And?" in prompt.messages[-1].content
+    assert written.endswith(f"Human: {prompt.messages[-1].content}\n\nAssistant: {prompt.prefill}")
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
