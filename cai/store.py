@@ -124,7 +124,7 @@ def read_rows(path: Path, row_type: type[R]) -> list[R]:
             where = ".".join(str(part) for part in first["loc"])
             raise CaiError(
                 f"{path}:{number}: not a {row_type.__name__} ({where}: {first['msg']}). If it was "
-                "edited by hand, mend the line; otherwise delete the file and run again."
+                "edited by hand, fix the line; otherwise delete the file and run again."
             ) from None
     return rows
 
@@ -192,7 +192,7 @@ def writing(path: Path) -> Generator[None]:
     except OSError as error:
         raise CaiError(
             f"Cannot write {path}: {error.strerror or error}. Finished rows are kept; free some "
-            "space or mend the folder's rights, then run the same command again to continue."
+            "space or fix the folder's rights, then run the same command again to continue."
         ) from error
 
 

@@ -115,7 +115,7 @@ def test_a_turn_end_in_plain_words_is_no_stop_token():
     assert ChatFormat(tokenizer).turn_end == tokenizer.eos_token_id
 
 
-def test_a_tokenizer_without_template_names_the_mend():
+def test_a_tokenizer_without_template_names_the_fix():
     with pytest.raises(CaiError, match="format: transcript"):
         ChatFormat(make_tiny_tokenizer("gpt2"))
 

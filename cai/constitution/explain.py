@@ -66,7 +66,7 @@ _MENDS = {
 
 
 def explain(problem: ValidationError, document: Document) -> list[Finding]:
-    """Turn pydantic's errors into findings with places, subjects and mends."""
+    """Turn pydantic's errors into findings with places, subjects and fixes."""
     errors = problem.errors(include_url=False)
     return [_explain_one(e, document) for e in errors if not _follows(e, errors, document.faulty)]
 

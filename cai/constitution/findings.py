@@ -26,13 +26,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to mend or to know.
+    """One thing to fix or to know.
 
     Attributes:
         place: Where it is.
-        severity: `error`: the file is unusable; `warning`: better mended; `note`: good to know.
+        severity: `error`: the file is unusable; `warning`: better fixed; `note`: good to know.
         code: A short name for scripts (`near-duplicate`).
-        message: What is wrong and how to mend it.
+        message: What is wrong and how to fix it.
     """
 
     place: Place

@@ -85,7 +85,7 @@ def _read_one(path: Path) -> Imported:
         if text.lstrip().startswith(("{", "[")):
             raise CaiError(
                 f"{path}:{problem.lineno}:{problem.colno}: the JSON is broken ({problem.msg}):"
-                " mend it, or fetch the file again"
+                " fix it, or fetch the file again"
             ) from problem
         data = text
     except RecursionError as problem:
@@ -210,7 +210,7 @@ def _principle(path: Path, **fields: Any) -> Principle:  # noqa: ANN401
         first = problem.errors()[0]
         what = ".".join(map(str, first["loc"]))
         raise CaiError(
-            f"{path}: item {fields['id']!r} makes no principle, {what}: {first['msg']}. Mend or"
+            f"{path}: item {fields['id']!r} makes no principle, {what}: {first['msg']}. Fix or"
             " remove it"
         ) from problem
 

@@ -27,7 +27,7 @@ _HIDDEN = -1e30
 """Added to scores of what is not attended to: they vanish, but their differences stay finite."""
 
 _FAR = 1 << 40
-"""Where a page begins that is nobody's: behind the end of every sequence."""
+"""Where an unused page begins: behind the end of every sequence."""
 
 Store = tuple[torch.Tensor, torch.Tensor]
 """A layer's keys and values, each `(pages, heads, PAGE, size)`."""
@@ -66,7 +66,7 @@ class Decoding:
         rows = np.repeat(np.arange(len(pages)), counts)
         within = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
         top = int(numbers.max()) + 1
-        # Pages that are no one's count as the first sequence's, far behind its end.
+        # Unused pages count as the first sequence's, far behind its end.
         owners, starts = np.zeros(top, dtype=np.int64), np.full(top, _FAR)
         owners[numbers], starts[numbers] = rows, within * PAGE
         # A sequence with fewer pages than another has any page in their places, with no weight.

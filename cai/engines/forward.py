@@ -44,7 +44,7 @@ def check_attention(model: Any) -> None:  # noqa: ANN401
     """Refuse a model whose attention cannot be replaced.
 
     Raises:
-        CaiError: It is one.
+        CaiError: It cannot be replaced.
     """
     if problem := attention_problem(model.config, model):
         raise unknown_attention(problem)

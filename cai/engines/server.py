@@ -177,14 +177,14 @@ async def ask(
 
 
 def explained(error: Exception, settings: ModelSettings) -> CaiError | PromptTooLong:
-    """Say in words what a server's error means, and what mends it."""
+    """Say in words what a server's error means, and what fixes it."""
     openai, server, where = import_openai(), server_of(settings), _where(settings)
     said = _said(error, server)
     tries = f"{server.retries + 1} tries"
     match error:
         case openai.APITimeoutError():
-            mend = "Raise `server.timeout`, or lower `server.concurrency`."
-            text = f"{where} did not answer within {server.timeout:g} s in {tries}. {mend}"
+            fix = "Raise `server.timeout`, or lower `server.concurrency`."
+            text = f"{where} did not answer within {server.timeout:g} s in {tries}. {fix}"
         case openai.APIConnectionError():
             cause = error.__cause__ or error
             text = (
@@ -194,10 +194,8 @@ def explained(error: Exception, settings: ModelSettings) -> CaiError | PromptToo
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             name = server.api_key_env
             wrong = f"refuses the key in the environment variable {name}" if name else "wants a key"
-            mend = (
-                "Set it to a valid key." if name else "Name its variable in `server.api_key_env`."
-            )
-            text = f"{where} {wrong} (status {error.status_code}). {mend}"
+            fix = "Set it to a valid key." if name else "Name its variable in `server.api_key_env`."
+            text = f"{where} {wrong} (status {error.status_code}). {fix}"
         case openai.NotFoundError():
             text = (
                 f"{where} knows no model `{settings.path}`, or has no such address ({said}). "

@@ -161,10 +161,10 @@ def _side(
     ]
     if not able:
         which = f"held-out {kind} prompts" + (f" of stratum {stratum!r}" if stratum else "")
-        mend = "or correct `evaluate.stratum`" if stratum else "or add prompts"
+        fix = "or correct `evaluate.stratum`" if stratum else "or add prompts"
         raise CaiError(
             f"There are no {which}, so the evaluation cannot be fair to both sides. Raise "
-            f"`prompts.held_out`, {mend}."
+            f"`prompts.held_out`, {fix}."
         )
     chosen = _spread(able)[:wanted]
     samples = math.ceil(wanted / len(chosen))

@@ -202,7 +202,7 @@ def _imported(name: str) -> Callable[..., Any]:
 
 def _of_file(path: Path) -> ModuleType:
     """Run a file as a module of its own; what it imports from its folder is found, too."""
-    name = f"own_grader_{content_hash(str(path.resolve()))}"  # in nobody's way
+    name = f"own_grader_{content_hash(str(path.resolve()))}"  # no other module has it
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec, "the ending is .py"
     assert spec.loader, "the ending is .py"

@@ -151,7 +151,7 @@ def _answers(record: Record) -> list[str]:
             )
         found = [record.get(name)]
     if not all(isinstance(text, str) for text in found):
-        raise CaiError(f"{record.where}: an answer is not a text. Mend or remove the row.")
+        raise CaiError(f"{record.where}: an answer is not a text. Fix or remove the row.")
     return [_NEXT_TURN.split(str(text), maxsplit=1)[0].strip() for text in found]
 
 

@@ -172,7 +172,7 @@ def _question(record: Record, source: str) -> Question:
     if len(letters[0]) != 1 or len(options) < 2:
         raise CaiError(
             f"{record.where}: a question has one right option and others that are wrong; this one "
-            f"has {len(letters[0])} right of {len(options)}. Mend or remove the row."
+            f"has {len(letters[0])} right of {len(options)}. Fix or remove the row."
         )
     stem = text.removesuffix(VERDICT).strip()
     shown = {f" ({letter})": body.strip() for letter, body in _OPTION.findall(stem)}

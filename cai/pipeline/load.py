@@ -182,7 +182,7 @@ def _explain(
     changed: Iterable[tuple[str, ...]],
     flag: str,
 ) -> str:
-    """Write one validation error: where, what, and the mend."""
+    """Write one validation error: where, what, and the fix."""
     location = details["loc"]
     dotted = ".".join(str(step) for step in location)
     if document is None or any(location[: len(keys)] == keys for keys in changed):

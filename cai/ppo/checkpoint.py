@@ -59,7 +59,7 @@ def load_checkpoint(
     path = processes.from_main(lambda: _newest_whole(folder, run))
     if path is None:
         return None
-    # What is sharded is parted on the way to the device: it may not fit there whole.
+    # What is sharded is split on the way to the device: it may not fit there whole.
     where = torch.device("cpu") if processes.sharded else device
     return _step(path), torch.load(path / _STATE, map_location=where, weights_only=True)
 

@@ -110,7 +110,7 @@ class Guard:
             )
             if not scores_B.isfinite().all():
                 raise CaiError(
-                    "The independent scorer of PPO's guard gave a score that is not a number. Mend "
+                    "The independent scorer of PPO's guard gave a score that is not a number. Fix "
                     "it, or leave it out."
                 )
             scores["guard/independent"] = scores_B.mean().item()

@@ -211,17 +211,17 @@ def check_kind(policy: PolicyLike, *, sampled_here: bool = True) -> None:
     """
     config = _config(policy)
     kind = type(policy) if isinstance(policy, PreTrainedModel) else _class_of(config)
-    problem, mend = None, ""
+    problem, fix = None, ""
     if config.is_encoder_decoder:
         problem = "reads prompts with an encoder"
     elif getattr(config.get_text_config(), "num_attention_heads", None) is None:
         problem = "has no attention, so no keys and values to sample from"
     elif sampled_here and kind is not None:
-        problem, mend = attention_problem(config, kind), " Or set `ppo.rollouts: vllm`."
+        problem, fix = attention_problem(config, kind), " Or set `ppo.rollouts: vllm`."
     if problem:
         raise CaiError(
             f"PPO cannot train a model of type `{config.model_type}`: it {problem}. Give a causal "
-            f"language model with attention, such as Llama, Qwen, Gemma, Mistral or GPT-2.{mend}"
+            f"language model with attention, such as Llama, Qwen, Gemma, Mistral or GPT-2.{fix}"
         )
 
 

@@ -30,7 +30,7 @@ class Optimizer:
         """Begin with moments of zero.
 
         Args:
-            parameters: What to train; under FSDP2, parted already.
+            parameters: What to train; under FSDP2, split already.
             learning_rate: Of the first step.
             processes: Who computes the rest of each gradient.
         """

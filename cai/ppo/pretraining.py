@@ -31,7 +31,7 @@ def read_texts(path: Path) -> list[str]:
             texts.append(str(json.loads(line)["text"]))
         except (ValueError, KeyError, TypeError) as error:
             raise CaiError(
-                f'{path}:{number}: not a line like {{"text": "…"}}. Mend or remove the line.'
+                f'{path}:{number}: not a line like {{"text": "…"}}. Fix or remove the line.'
             ) from error
     return texts
 

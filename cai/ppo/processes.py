@@ -34,7 +34,7 @@ class Processes:
         rank: This one, from 0; the first one alone writes files.
         count: How many there are.
         sharded: Each keeps a part of the weights that are trained, by FSDP2.
-        reshard: Under FSDP2, weights are parted again between forward and backward pass.
+        reshard: Under FSDP2, weights are split again between forward and backward pass.
         deepspeed: Each keeps a part of the optimizers, by DeepSpeed's ZeRO.
     """
 

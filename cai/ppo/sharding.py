@@ -47,7 +47,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def parted_like(tensor: Tensor, example: Tensor) -> Tensor:
-    """Return this process's part of a whole tensor if the example is parted, else the tensor."""
+    """Return this process's part of a whole tensor if the example is split, else the tensor."""
     if not isinstance(example, DTensor):
         return tensor
     tensor = tensor.to(example.device)
@@ -57,5 +57,5 @@ def parted_like(tensor: Tensor, example: Tensor) -> Tensor:
 @torch.no_grad()
 def copy_whole(source: nn.Module, target: nn.Module) -> None:
     """Copy the gathered weights of a sharded model to a plain one, tensor by tensor."""
-    for parted, plain in zip(source.parameters(), target.parameters(), strict=True):
-        plain.copy_(whole(parted))
+    for split, plain in zip(source.parameters(), target.parameters(), strict=True):
+        plain.copy_(whole(split))

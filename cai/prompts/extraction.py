@@ -116,7 +116,7 @@ def checked_text(value: object, name: str, where: str) -> str:
     except UnicodeEncodeError as error:
         raise CaiError(
             f"{where}: `{name}` holds half a character (a lone surrogate at position "
-            f"{error.start}). Mend the text or delete the row."
+            f"{error.start}). Fix the text or delete the row."
         ) from error
     return strip_markup(value)
 
@@ -168,6 +168,6 @@ def _user(text: str) -> Message:
 
 def _not_text(value: object, name: str, where: str) -> CaiError:
     return CaiError(
-        f"{where}: `{name}` holds {str(value)[:40]!r} ({type(value).__name__}), not a text. Mend "
+        f"{where}: `{name}` holds {str(value)[:40]!r} ({type(value).__name__}), not a text. Fix "
         "the row, or name another column in `column`."
     )

@@ -147,7 +147,7 @@ def _parsed(line: str, where: str) -> object:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise CaiError(
-            f"{where} is not valid JSON: {error}. Mend or delete this line; JSON Lines has one "
+            f"{where} is not valid JSON: {error}. Fix or delete this line; JSON Lines has one "
             "whole object on each line (a JSON list is `format: json`)."
         ) from error
 
@@ -158,7 +158,7 @@ def _read_json(data: bytes, path: Path) -> list[Record]:
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise CaiError(
-            f"{path}:{line} is not valid JSON: {error}. Mend the file; if it has one object on "
+            f"{path}:{line} is not valid JSON: {error}. Fix the file; if it has one object on "
             "each line, set `format: jsonl`."
         ) from error
     rows = _only_list(value, path)

@@ -93,6 +93,6 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _damaged(path: Path, number: int, what: str) -> CaiError:
     return CaiError(
-        f"{path}:{number}: {what}. If the file was edited by hand, mend the line; otherwise delete "
+        f"{path}:{number}: {what}. If the file was edited by hand, fix the line; otherwise delete "
         "the file, run `cai run` again, and then `cai report`."
     )

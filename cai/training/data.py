@@ -54,7 +54,7 @@ def conversation(row: dict[str, Any], column: str, data: Path) -> Conversation:
     except (TypeError, ValidationError) as error:
         raise CaiError(
             f"Row {row['key']} of {data}: `{column}` is not a list of messages with `role` and "
-            f"`content` ({str(error).splitlines()[0]}). Mend or remove the row."
+            f"`content` ({str(error).splitlines()[0]}). Fix or remove the row."
         ) from error
 
 

@@ -87,7 +87,7 @@ def _pair(row: dict[str, Any], chat: ChatFormat, settings: PreferenceSettings, d
     if probability is None or not 0 <= probability <= 1:
         raise CaiError(
             f"Row {row['key']} of {data}: `chosen_probability` is {probability}, which is no "
-            "probability. Mend or remove the row."
+            "probability. Fix or remove the row."
         )
     weights = {"ai": settings.ai_weight, "human": settings.human_weight}
     if row["source"] not in weights:

@@ -1,4 +1,4 @@
-"""Broken constitution files: every fault is found, with its place and a mend."""
+"""Broken constitution files: every fault is found, with its place and a fix."""
 
 import contextlib
 from textwrap import dedent

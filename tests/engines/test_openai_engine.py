@@ -222,7 +222,7 @@ def test_a_server_that_does_not_answer_in_time(server, monkeypatch):
     ],
     ids=["401", "403", "404", "400", "429"],
 )
-def test_refusals_name_the_mend_and_never_the_key(server, monkeypatch, answer, said):
+def test_refusals_name_the_fix_and_never_the_key(server, monkeypatch, answer, said):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     settings = server.settings(api_key_env="JUDGE_KEY", retries=0)
     assert generate(settings)[0].text == "hello"

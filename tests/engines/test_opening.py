@@ -1,4 +1,4 @@
-"""What is missing is said before any work starts, with the command that mends it."""
+"""What is missing is said before any work starts, with the command that fixes it."""
 
 import sys
 from importlib.util import find_spec

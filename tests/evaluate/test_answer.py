@@ -176,7 +176,7 @@ def test_only_held_out_usable_prompts_of_the_stratum_qualify():
     assert [row.key for row, _ in items] == ["red_team0001", "helpful0005"]
 
 
-def test_a_missing_side_is_an_error_that_names_the_mend():
+def test_a_missing_side_is_an_error_that_names_the_fix():
     with pytest.raises(CaiError, match=r"held-out helpful prompts.*prompts.held_out"):
         evaluation_items([prompt(1)], 3)
     with pytest.raises(CaiError, match=r"'c'.*evaluate.stratum"):

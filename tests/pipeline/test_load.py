@@ -73,7 +73,7 @@ def test_a_section_may_be_empty(tmp_path):
         ("revise: [\n", r"pipeline\.yaml:\d+:\d+: the YAML is broken"),
     ],
 )
-def test_errors_name_file_line_and_mend(tmp_path, extra, message):
+def test_errors_name_file_line_and_fix(tmp_path, extra, message):
     with pytest.raises(CaiError, match=message):
         load_pipeline(write(tmp_path, MINIMAL + extra))
 

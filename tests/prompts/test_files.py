@@ -99,7 +99,7 @@ def test_a_csv_row_is_located_by_the_line_it_starts_on(tmp_path):
         ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     ],
 )
-def test_a_broken_file_is_named_with_its_mend(tmp_path, name, content, said):
+def test_a_broken_file_is_named_with_its_fix(tmp_path, name, content, said):
     with pytest.raises(CaiError, match=said):
         read_file(written(tmp_path / name, content))
 

@@ -88,7 +88,7 @@ def test_examples_vary():
     assert len({r.prompt.messages[0].content for r in engine.generated}) > 5
 
 
-def test_errors_name_the_mend():
+def test_errors_name_the_fix():
     with pytest.raises(CaiError, match="lower `--shots`"):
         grown(by_seed, seeds=SEEDS[:1])
     with pytest.raises(CaiError, match="do not fit the model"):

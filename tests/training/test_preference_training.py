@@ -294,7 +294,7 @@ def test_data_that_cannot_be_used_is_named(base, comparisons, completions, tmp_p
         )
 
 
-def test_training_that_breaks_down_stops_with_the_mend(base, comparisons, tmp_path):
+def test_training_that_breaks_down_stops_with_the_fix(base, comparisons, tmp_path):
     settings = PreferenceSettings(batch_size=4, learning_rate=1e20)
     with pytest.raises(CaiError, match="Lower `learning_rate`"):
         train(tmp_path, base(), comparisons(PAIRS), settings)

@@ -286,7 +286,7 @@ def test_base_model_without_chat_template_is_named(base, completions, tmp_path):
         train(tmp_path, plain, completions())
 
 
-def test_training_that_breaks_down_stops_with_the_mend(base, completions, tmp_path):
+def test_training_that_breaks_down_stops_with_the_fix(base, completions, tmp_path):
     settings = SftSettings(batch_size=4, learning_rate=1e20)
     with pytest.raises(CaiError, match=r"step 2 of 4\. Lower `learning_rate` \(now 1e\+20\)"):
         train(tmp_path, base(), completions(13), settings)

@@ -126,7 +126,7 @@ def test_what_is_wrong_stands_beside_its_field_and_is_not_tried(visit, serve):
     page.locator("#try-comparison-findings").get_by_text(message).wait_for()
     assert page.locator("#try-comparison").get_attribute("aria-invalid") == "true"
     assert page.get_by_role("button", name="Save", exact=True).is_disabled()
-    assert page.get_by_text("Not tried: mend what is marked first.").is_visible()
+    assert page.get_by_text("Not tried: fix what is marked first.").is_visible()
     edit(page, "comparison", "Choose the kinder response.")
     done(page)
     assert page.locator("#try-comparison-findings li").count() == 0

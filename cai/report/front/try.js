@@ -116,7 +116,7 @@
         before.clear();
         soon();
         part.saved.replaceChildren(`Saved to ${target}. What it would redo in this run: `, element("code", {}, diff));
-      } else part.saved.textContent = "Not saved: mend what is marked first.";
+      } else part.saved.textContent = "Not saved: fix what is marked first.";
       drawState();
     } catch (error) {
       part.saved.textContent = "";
@@ -239,7 +239,7 @@
       findings() {
         findings = event.findings;
         drawState();
-        if (findings.some((found) => found.severity === "error")) status("Not tried: mend what is marked first.");
+        if (findings.some((found) => found.severity === "error")) status("Not tried: fix what is marked first.");
       },
       waiting: () => status("The model is busy with another page; yours comes next.", true),
       loading: () => status(`Loading ${event.model} …`, true),
