@@ -18,16 +18,6 @@ from cai.errors import CaiError
 from cai.settings import PipelineSettings
 
 S = TypeVar("S", bound=BaseModel)
-SECTIONS = (
-    "revise",
-    "sft",
-    "compare",
-    "preference",
-    "ppo",
-    "harmfulness",
-    "evaluate",
-    "report",
-)
 
 
 @dataclass(frozen=True)
@@ -65,9 +55,9 @@ def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> LoadedPipeline:
     document = read_document(path)
     if not isinstance(document.data, dict):
         raise CaiError(f"{path}: a pipeline is a mapping of keys to values, such as `name: mine`.")
-    for section in SECTIONS:
-        if section in document.data and document.data[section] is None:
-            document.data[section] = {}
+    for stage in PipelineSettings.stage_names():
+        if stage in document.data and document.data[stage] is None:
+            document.data[stage] = {}
     settings = validated(PipelineSettings, document.data, changes, document=document)
     # A section with nothing in it is a stage with its defaults, and no fault.
     faults = [finding for finding in document.findings if finding.code != "empty"]

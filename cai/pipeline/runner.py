@@ -48,7 +48,7 @@ class Verdict:
 
 def stages_of(settings: PipelineSettings) -> list[Stage]:
     """Return the stages of a pipeline: `prompts`, and each whose section is present."""
-    return [s for s in STAGES.values() if s.name == "prompts" or getattr(settings, s.name)]
+    return [STAGES[name] for name in settings.stages]
 
 
 def check_needs(settings: PipelineSettings) -> None:

@@ -12,11 +12,13 @@ from pydantic import ValidationError
 
 from cai.errors import CaiError
 from cai.records import Row
+from cai.settings import PipelineSettings
 from cai.store import read_json
 
 R = TypeVar("R", bound=Row)
 
-STAGES = ("prompts", "revise", "sft", "compare", "preference", "ppo", "harmfulness", "evaluate")
+STAGES = tuple(name for name in PipelineSettings.stage_names() if name != "report")
+"""What a run's page shows, in the method's order."""
 
 
 def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:

@@ -53,6 +53,17 @@ class PipelineSettings(Settings, frozen=True):
     report: ReportSettings | None = None
     """The page at the end."""
 
+    @classmethod
+    def stage_names(cls) -> tuple[str, ...]:
+        """Return the stages in the method's order: `prompts`, then the sections of the others."""
+        others = [name for name, field in cls.model_fields.items() if field.default is None]
+        return ("prompts", *others)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this pipeline, in the method's order."""
+        return tuple(name for name in self.stage_names() if getattr(self, name) is not None)
+
     @property
     def revise_or_default(self) -> ReviseSettings:
         """How chains are made, also where nobody says so."""

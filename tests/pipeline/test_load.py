@@ -7,6 +7,8 @@ import pytest
 from cai.errors import CaiError
 from cai.pipeline.load import load_pipeline, shipped_pipelines
 from cai.pipeline.runner import check_needs, stages_of
+from cai.pipeline.stages import STAGES
+from cai.settings import PipelineSettings
 
 MINIMAL = """\
 name: mine
@@ -113,3 +115,23 @@ def test_a_constitution_beside_the_pipeline_is_found(tmp_path):
     )
     path = write(tmp_path, MINIMAL.replace("harmless", "own.yaml"))
     assert load_pipeline(path).constitution.name == "own"
+
+
+SMALLEST = {
+    "name": "small",
+    "constitution": "harmless",
+    "models": {"helpful": {"path": "playground"}},
+    "prompts": {"red_team": "playground:red_team", "helpful": "playground:helpful"},
+}
+
+
+def test_each_stage_has_one_section_and_the_order_of_the_method():
+    assert tuple(STAGES) == PipelineSettings.stage_names()
+
+
+def test_a_pipeline_has_the_stages_of_its_sections_and_the_report_reads_all_of_them():
+    settings = PipelineSettings.model_validate(
+        {**SMALLEST, "report": {}, "harmfulness": {"ratings": {"path": "r.jsonl"}}, "revise": {}}
+    )
+    assert settings.stages == ("prompts", "revise", "harmfulness", "report")
+    assert STAGES["report"].needs(settings) == ("prompts", "revise", "harmfulness")

@@ -14,8 +14,7 @@ VERSION = 2
 
 
 def _needs(settings: PipelineSettings) -> tuple[str, ...]:
-    stages = ("revise", "sft", "compare", "preference", "ppo", "evaluate")
-    return ("prompts", *(name for name in stages if getattr(settings, name)))
+    return tuple(name for name in settings.stages if name != "report")
 
 
 def _run(context: Context) -> dict[str, Any]:
