@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForCausalLM
 
-from benchmarks.gpu import Shape, limits, requests, seconds
+from benchmarks.gpu import Shape, limits, random_model, requests, seconds
 from benchmarks.machine import machine
 from benchmarks.show import markdown_table
 from cai.engines.decode import DecodeLoop, TokenRequest
@@ -33,12 +32,7 @@ def measure(
     shape: Shape, device: torch.device, dtype: torch.dtype, *, before: int, steps: int
 ) -> dict[str, Any]:
     """Return milliseconds of a step by kind, and the least that reading takes."""
-    torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    with device:
-        model = LlamaForCausalLM(shape.config()).eval()
-    torch.set_default_dtype(default)
+    model = random_model(shape, device, dtype)
     chat = load_chat_format(ModelSettings(path=str(PLAYGROUND)))
     prompts = [tuple(chat.prompt_ids(request.prompt)) for request in requests(shape)]
 

@@ -72,6 +72,17 @@ class Shape:
         return 2 * self.layers * self.key_value_heads * (self.hidden // self.heads) * size
 
 
+def random_model(shape: Shape, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Make a model of random weights, on the device from the start."""
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with device:
+        model = LlamaForCausalLM(shape.config()).eval()
+    torch.set_default_dtype(default)
+    return model
+
+
 def save(shape: Shape, folder: Path) -> None:
     """Save the configuration, a tokenizer, and for weights an empty file that nothing reads."""
     shape.config().save_pretrained(folder)
@@ -156,12 +167,7 @@ def transformers_sides(
     shape: Shape, chat: ChatFormat, device: torch.device, dtype: torch.dtype
 ) -> Sides:
     """Return the local engine and `generate` on one model."""
-    torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    with device:
-        model = LlamaForCausalLM(shape.config()).eval()
-    torch.set_default_dtype(default)
+    model = random_model(shape, device, dtype)
     asked = requests(shape)
     engine = TransformersEngine(
         model, chat, name="", fingerprint="", max_batch_tokens=shape.rows * shape.context
