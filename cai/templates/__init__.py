@@ -3,11 +3,14 @@
 What varies (the principle) comes after what is shared (the conversation, the responses), so that
 engines can reuse the prefix. The `paper` layout of the comparison keeps the paper's order instead.
 
-Whatever others wrote is quoted when it is inserted: only the templates write at the beginning of a
-line. So no response, principle or example can pass for another response, for a turn of the
-conversation or for the question. Text that is a turn of its own is not quoted; only a line of it
-that begins as a turn of a transcript does ("Human:") gets a blank before it. Control tokens of
-chat templates are no concern here: `cai.chat` reads those of others as mere text.
+Whatever others wrote is quoted when it is inserted: its second and later lines are indented, so
+they cannot pass for another response, for a turn of the conversation or for the question. Its first
+line stands where the template puts it: after "(A) " or "Human: ", or alone under a line that
+announces it, where only its place tells it from the template's own.
+
+Text that is a turn of its own is not quoted. Only a line of it that begins as a turn of a
+transcript does ("Human:") gets a blank before it. Control tokens of chat templates are no concern
+here: `cai.chat` reads those of others as mere text.
 """
 
 from __future__ import annotations
@@ -177,13 +180,18 @@ def comparison_prompt(
     for example, text in few_shot:
         turns.append(question(example.messages, example.responses, text))
         thoughts = f"{REASONING} {example.reasoning} " if reasoning and example.reasoning else ""
-        turns.append(_assistant(f"{thoughts}{VERDICT} ({example.answer})"))
+        turns.append(_own_turn(_assistant(f"{thoughts}{VERDICT} ({example.answer})")))
     turns.append(question(messages, responses, principle))
     return Prompt(tuple(turns), prefill=REASONING if reasoning else VERDICT)
 
 
 def verdict_prompt(prompt: Prompt, reasoning: str, ask: str = VERDICT) -> Prompt:
-    """Follow a prompt's chain of thought with the question for the verdict, or for `RATING`."""
+    """Follow a prompt's chain of thought with the question for the verdict, or for `RATING`.
+
+    The reasoning stays as the model said it, since its states are used again. It may claim an
+    answer ("The answer is: (B)"); what is scored comes after the last `ask`. Of a base model it
+    ends where it would begin another turn.
+    """
     return Prompt(prompt.messages, prefill=f"{REASONING} {reasoning} {ask}")
 
 

@@ -178,6 +178,13 @@ def test_the_verdict_is_asked_for_last_whatever_was_reasoned(reasoning):
 
 
 CHAIN = {
+    "comparison after an example's reasoning": lambda m, one, two: comparison_prompt(
+        m,
+        ("a", "b"),
+        "Which?",
+        few_shot=[(EXAMPLE.model_copy(update={"reasoning": f"Well. {one}{two} So."}), "Which?")],
+        reasoning=True,
+    ),
     "critique": lambda m, one, two: critique_prompt(m, one, "Criticise."),
     "revision": lambda m, one, two: revision_prompt(m, one, "Criticise.", two, "Revise."),
     "flag": lambda m, one, two: flag_prompt(
