@@ -182,9 +182,9 @@ def roles(learner: Learner) -> dict[str, int]:
             x.numel() * x.element_size() for x in {x.data_ptr(): x for x in tensors}.values()
         )
 
-    optimizers = (learner.policy_optimizer, learner.critic_optimizer)
-    moments = [x for o in optimizers for s in o.inner.state.values() for x in s.values()]
-    trained = [*learner.policy_optimizer.parameters, *learner.critic_optimizer.parameters]
+    optimizers = learner.optimizers
+    moments = [x for o in optimizers.values() for s in o.inner.state.values() for x in s.values()]
+    trained = [x for o in optimizers.values() for x in o.parameters]
     own = {id(x) for x in trained}
     everything = list(learner.policy.parameters())
     adapters = [
@@ -193,8 +193,8 @@ def roles(learner: Learner) -> dict[str, int]:
     own |= {id(x) for x in adapters}
     return {
         "shared base": size([p for p in everything if id(p) not in own]),
-        "policy": size(learner.policy_optimizer.parameters),
-        "critic": size(learner.critic_optimizer.parameters),
+        "policy": size(optimizers["policy"].parameters),
+        "critic": size(optimizers["critic"].parameters),
         "preference model": size(adapters),
         "gradients": size([p.grad for p in trained if p.grad is not None]),
         "Adam": size(moments),

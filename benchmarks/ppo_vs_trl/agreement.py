@@ -13,9 +13,11 @@ from torch import Tensor
 
 from benchmarks.ppo_vs_trl.ours import load
 from benchmarks.ppo_vs_trl.workloads import PAD, VALUE_HEAD, Workload
+from cai.ppo.advantages import RewardedEpisodes, gae
 from cai.ppo.batch import Episodes
 from cai.ppo.forward import response_logprobs
-from cai.ppo.math import gae, kl_shaped_rewards, masked_whiten, policy_loss, value_loss
+from cai.ppo.math import kl_shaped_rewards, masked_whiten, value_loss
+from cai.ppo.objectives import PolicyTokens, clip
 from cai.ppo.rollout import has_ended
 
 TOLERANCE = 2e-5
@@ -55,7 +57,8 @@ def compare(folder: Path, tape_file: Path) -> dict[str, float]:
     rewards = kl_shaped_rewards(
         rollout["scores"], theirs["logprobs"], theirs["ref_logprobs"], mask, workload.kl_coef
     )
-    advantages, returns = gae(rewards, theirs["values"], mask, workload.gamma, workload.lam)
+    discount = {"values_BT": theirs["values"], "gamma": workload.gamma, "lam": workload.lam}
+    advantages, returns = gae(RewardedEpisodes(rewards, mask, **discount))
     label = f"λ = {workload.lam:g}"
     for name, ours in (("advantages", advantages), ("returns", returns)):
         difference = ours - theirs[name]
@@ -67,7 +70,7 @@ def compare(folder: Path, tape_file: Path) -> dict[str, float]:
         found[f"choice: {name}, {label}, responses that ended"] = difference[mask & ~cut[:, None]]
         # TRL pays the score one position after the last token, and values the state there.
         extended = ~theirs["padding_mask_p1"]
-        late = gae(theirs["rewards"], theirs["values"], extended, workload.gamma, workload.lam)
+        late = gae(RewardedEpisodes(theirs["rewards"], extended, **discount))
         after = late[name == "returns"] - theirs[name]
         found[f"{name}, {label}, with the score a position late"] = after[mask]
 
@@ -87,13 +90,15 @@ def _losses(
     rows = last["micro_batch_inds"]
     tokens, extended = mask[rows], ~tape[0][1]["padding_mask_p1"][rows, : mask.shape[1]]
     table = {name: x[:, : mask.shape[1]] for name, x in last.items() if x.dim() == 2}
-    policy = policy_loss(
-        table["new_logprobs"],
-        table["mb_logprobs"],
-        table["mb_advantage"],
-        tokens,
-        clip_range=workload.clip_range,
-        token_count=int(tokens.sum()),
+    policy = clip(
+        PolicyTokens(
+            table["new_logprobs"],
+            table["mb_logprobs"],
+            table["mb_advantage"],
+            tokens,
+            int(tokens.sum()),
+            clip_range=workload.clip_range,
+        )
     )
 
     def value(positions: Tensor) -> Tensor:

@@ -148,8 +148,8 @@ class Rollout:
     """log π of each sampled token under the policy that sampled it, nats; 0 on padding."""
     ref_logprobs_BT: Tensor
     """The same under the reference policy."""
-    values_BT: Tensor
-    """The critic's value of the state before each token."""
+    values_BT: Tensor | None
+    """The critic's value of the state before each token; None without a critic."""
 
     scores_B: Tensor
     """What is maximised: the weighted sum of the scorers, or `no_eos_reward` where a response did

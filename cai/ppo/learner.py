@@ -29,7 +29,7 @@ Role = Literal["policy", "reference", "critic", "preference"]
 
 @dataclass
 class Learner:
-    """Policy and critic with their optimizers, and the frozen reference.
+    """Policy and critic (if there is one) with their optimizers, and the frozen reference.
 
     All in eval mode, training included: PPO's ratios compare two forward passes of one policy,
     which dropout would make differ (as it would policy and reference).
@@ -40,10 +40,11 @@ class Learner:
 
     policy: PreTrainedModel
     reference: PreTrainedModel
-    critic: Critic
+    critic: Critic | None
+    """None where advantages need no values (`PPOSettings.has_critic`)."""
     policy_optimizer: Optimizer
     """With `critic: value_head` it trains the critic's backbone too."""
-    critic_optimizer: Optimizer
+    critic_optimizer: Optimizer | None
     control: Control
     chat: PromptFormat
     dtype: torch.dtype
@@ -77,7 +78,8 @@ class Learner:
         Args:
             policy: SL-CAI, float32 unless LoRA freezes it; trained in place.
             critic_backbone: The preference model's backbone; trained in place, or with LoRA frozen
-                under the critic's adapter. None starts the critic from the policy.
+                under the critic's adapter. None starts the critic from the policy. Not read where
+                the settings have no critic.
             chat: The tokenizer, stop ids and pad id of all models.
             settings: Which parts are trained, and how fast; where coefficients start.
             dtype: float32, or bfloat16 for autocast.
@@ -102,25 +104,26 @@ class Learner:
         else:
             policy.requires_grad_(True)
             reference = copy.deepcopy(policy).requires_grad_(False)
-            trunk = copy.deepcopy(own) if critic_backbone is None else critic_backbone
-            trunk = own if settings.critic == "value_head" else trunk
-        critic = Critic(trunk).to(policy.device).eval()
+            trunk = _trunk(own, critic_backbone, settings)
+        critic = None if trunk is None else Critic(trunk).to(policy.device).eval()
         if settings.gradient_checkpointing:
-            for model in {policy.base_model, trunk}:
+            for model in {own, own if trunk is None else trunk}:
                 recompute_layers(model)
         replica = None
         if processes.sharded:
             frozen = cast("nn.Module", copy.deepcopy(policy).requires_grad_(False))
             replica = cast("PreTrainedModel", frozen.to(dtype))
-            for model in (policy, reference, critic):
+            for model in (policy, reference, *([] if critic is None else [critic])):
                 shard(model, reshard=processes.reshard)
-        trained = _trained_parameters(policy, critic, adapters)
+        policy_weights, critic_weights = _trained_parameters(policy, critic, adapters)
         return cls(
             policy=policy,
             reference=reference,
             critic=critic,
-            policy_optimizer=optimizer_for(trained[0], settings.learning_rate, processes),
-            critic_optimizer=optimizer_for(trained[1], settings.critic_learning_rate, processes),
+            policy_optimizer=optimizer_for(policy_weights, settings.learning_rate, processes),
+            critic_optimizer=None
+            if critic is None
+            else optimizer_for(critic_weights, settings.critic_learning_rate, processes),
             control=Control.start(settings),
             chat=chat,
             dtype=dtype,
@@ -155,10 +158,11 @@ class Learner:
         )
 
     def set_learning_rates(self, settings: PPOSettings, step: int) -> float:
-        """Set both learning rates for a step (from 0) and return their share of the first."""
+        """Set the learning rates for a step (from 0) and return their share of the first."""
         share = linear_decay(step, settings.steps, settings.final_learning_rate)
-        self.policy_optimizer.set_learning_rate(share * settings.learning_rate)
-        self.critic_optimizer.set_learning_rate(share * settings.critic_learning_rate)
+        rates = {"policy": settings.learning_rate, "critic": settings.critic_learning_rate}
+        for name, optimizer in self.optimizers.items():
+            optimizer.set_learning_rate(share * rates[name])
         return share
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,18 +171,32 @@ class Learner:
         All processes must ask for it; what is sharded comes gathered, to the main process alone.
         """
         state: dict[str, Any] = {"control": self.control.state_dict()}
-        for name, optimizer in self._optimizers():
+        for name, optimizer in self.optimizers.items():
             state[name], state[f"{name}_moments"] = optimizer.weights(), optimizer.moments()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, be it of more or fewer processes."""
         self.control.load_state_dict(state["control"])
-        for name, optimizer in self._optimizers():
+        for name, optimizer in self.optimizers.items():
             optimizer.load(state[name], state[f"{name}_moments"])
 
-    def _optimizers(self) -> tuple[tuple[str, Optimizer], ...]:
-        return ("policy", self.policy_optimizer), ("critic", self.critic_optimizer)
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizer of the policy, and of the critic if there is one, by these names."""
+        both = {"policy": self.policy_optimizer, "critic": self.critic_optimizer}
+        return {name: optimizer for name, optimizer in both.items() if optimizer is not None}
+
+
+def _trunk(
+    own: nn.Module, critic_backbone: nn.Module | None, settings: PPOSettings
+) -> nn.Module | None:
+    """Return what the critic's head is put on where all weights are trained; None for no critic."""
+    if not settings.has_critic:
+        return None
+    if settings.critic == "value_head":
+        return own
+    return copy.deepcopy(own) if critic_backbone is None else critic_backbone
 
 
 def _adapted(
@@ -188,8 +206,8 @@ def _adapted(
     preference: AdapterWeights | None,
     *,
     seed: int,
-) -> tuple[nn.Module, dict[Role, tuple[Adapted, str | None]]]:
-    """Freeze the bases under adapters; return the critic's backbone and who uses what."""
+) -> tuple[nn.Module | None, dict[Role, tuple[Adapted, str | None]]]:
+    """Freeze the bases under adapters; return the critic's backbone, if any, and who uses what."""
     base = Adapted(policy, seed=seed)
     base.add("policy", rank=settings.lora_rank)
     roles: dict[Role, tuple[Adapted, str | None]] = {
@@ -199,6 +217,8 @@ def _adapted(
     if preference is not None:
         base.add("preference", rank=preference.rank, weights=preference.matrices)
         roles["preference"] = (base, "preference")
+    if not settings.has_critic:
+        return None, roles
     if settings.critic == "value_head":
         roles["critic"] = (base, "policy")
         return base.backbone, roles
@@ -216,9 +236,14 @@ def _adapted(
 
 
 def _trained_parameters(
-    policy: PreTrainedModel, critic: Critic, adapters: Mapping[Role, tuple[Adapted, str | None]]
+    policy: PreTrainedModel,
+    critic: Critic | None,
+    adapters: Mapping[Role, tuple[Adapted, str | None]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return what each optimizer trains; a shared backbone belongs to the policy's."""
+    """Return what each optimizer trains; a shared backbone belongs to the policy's.
+
+    Without a critic there is nothing for the second one.
+    """
 
     def of(role: Role, model: nn.Module) -> list[nn.Parameter]:
         if role not in adapters:
@@ -227,6 +252,8 @@ def _trained_parameters(
         return base.parameters(cast("str", name))
 
     policy_parameters = of("policy", policy)
+    if critic is None:
+        return policy_parameters, []
     shared = {id(weight) for weight in policy_parameters}
     backbone = [w for w in of("critic", critic.backbone) if id(w) not in shared]
     return policy_parameters, [*backbone, *critic.value_head.parameters()]

@@ -113,8 +113,9 @@ def open_models(
 ) -> tuple[Learner, Reward]:
     """Load what is not loaded and give it its roles.
 
-    The critic starts from the heaviest preference model. With LoRA the two share its weights; a
-    preference model that is itself an adapter of the policy's model shares them with the policy.
+    The critic, if there is one, starts from the heaviest preference model. With LoRA the two share
+    its weights; a preference model that is itself an adapter of the policy's model shares them with
+    the policy.
     """
     judges = preference_models(scorers)
     first = next(iter(judges), None)
@@ -129,7 +130,7 @@ def open_models(
         for name, judge in judges.items()
     }
     backbone = None
-    if first and adapter is None and settings.critic == "separate":
+    if first and adapter is None and settings.has_critic and settings.critic == "separate":
         backbone = _critic_backbone(judges[first], opened[first], settings)
     learner = Learner.start(
         model,

@@ -1,5 +1,7 @@
 """The arithmetic of PPO for language models: pure functions, no models, no state.
 
+Advantages are in `advantages.py`, the objectives of the policy in `objectives.py`.
+
 Shapes: `B` episodes, `T` response tokens (right-padded), `N` real tokens, `D` hidden size, `V`
 vocabulary. A `mask_BT` is True on the real tokens of a response, the one that ends it included;
 what stands elsewhere, NaN included, changes nothing.
@@ -12,20 +14,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cai.ppo.token_softmax import token_softmax
-
-
-class PolicyLoss(NamedTuple):
-    """The clipped surrogate and two measures of how far the policy has moved, all scalars."""
-
-    loss: Tensor
-    clip_fraction: Tensor
-    """Share of tokens whose ratio left the clip range, in [0, 1]."""
-    approx_kl: Tensor
-    """KL(old ‖ new) per token, estimated by (ratio - 1) - log ratio; never negative. Nats."""
 
 
 class ValueLoss(NamedTuple):
@@ -90,113 +81,9 @@ def kl_shaped_rewards(
     return rewards_BT.scatter_add(1, last_B1, scores_B[:, None].to(rewards_BT.dtype))
 
 
-def gae(
-    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
-    """Return generalised advantage estimates and the returns they imply, both `(B, T)`.
-
-    `A_t = Σ_l (γλ)^l δ_{t+l}` with `δ_t = r_t + γ V_{t+1} - V_t` (Schulman et al. 2016, arXiv
-    1506.02438, equation 16). An episode ends with its last real token: no value is bootstrapped
-    after it, whether a stop token ended it or the token limit did. Returns are `A_t + V_t`, before
-    any whitening. Both are 0 on padding.
-
-    Args:
-        rewards_BT: Reward of each token, `(B, T)`.
-        values_BT: The critic's value of the state *before* each token, `(B, T)`.
-        mask_BT: The real tokens, without gaps from the left, `(B, T)`.
-        gamma: Discount γ in [0, 1].
-        lam: λ in [0, 1]; 1 is reward-to-go minus value, 0 the one-step error.
-    """
-    values_BT = values_BT.masked_fill(~mask_BT, 0.0)
-    next_values_BT = F.pad(values_BT[:, 1:], (0, 1))
-    deltas_BT = (rewards_BT + gamma * next_values_BT - values_BT).masked_fill(~mask_BT, 0.0)
-    advantages_BT = torch.zeros_like(deltas_BT)
-    running_B = torch.zeros_like(deltas_BT[:, 0])
-    for t in reversed(range(deltas_BT.shape[1])):
-        running_B = deltas_BT[:, t] + gamma * lam * running_B
-        advantages_BT[:, t] = running_B
-    return advantages_BT, advantages_BT + values_BT
-
-
-def policy_loss(
-    logprobs_BT: Tensor,
-    old_logprobs_BT: Tensor,
-    advantages_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    clip_range: float,
-    token_count: int,
-) -> PolicyLoss:
-    """Return the negated clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, equation 7).
-
-    `-Σ min(ρ A, clip(ρ, 1-ε, 1+ε) A) / token_count` with `ρ = π / π_old`. Sums are divided by the
-    token count of the whole minibatch, so the parts of a minibatch add up to it exactly, however
-    it was split.
-
-    Args:
-        logprobs_BT: log π of the sampled tokens now, `(B, T)`; carries the gradient.
-        old_logprobs_BT: The same when they were sampled, `(B, T)`.
-        advantages_BT: Whitened advantages, `(B, T)`.
-        mask_BT: The real tokens, `(B, T)`.
-        clip_range: ε.
-        token_count: Real tokens of the whole minibatch.
-    """
-    log_ratio, advantages = _real(mask_BT, logprobs_BT - old_logprobs_BT, advantages_BT)
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    losses = torch.maximum(-ratio * advantages, -clipped * advantages)
-    with torch.no_grad():
-        clip_fraction = ((ratio - 1).abs() > clip_range).to(ratio.dtype).sum() / token_count
-        approx_kl = _kl(log_ratio).sum() / token_count
-    return PolicyLoss(losses.sum() / token_count, clip_fraction, approx_kl)
-
-
-def penalised_policy_loss(
-    logprobs_BT: Tensor,
-    old_logprobs_BT: Tensor,
-    advantages_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    penalty_coef: float,
-    token_count: int,
-) -> PolicyLoss:
-    """Return the negated KL-penalised surrogate (arXiv 1707.06347, equations 5 and 8).
-
-    `-Σ (ρ A - β KL(π_old ‖ π)) / token_count`. The KL of a token is estimated on the token that was
-    sampled, by (ρ - 1) - log ρ. Samples come from π_old, so both its mean and the mean of its
-    gradient are those of the true KL.
-
-    Args:
-        logprobs_BT: log π of the sampled tokens now, `(B, T)`; carries the gradient.
-        old_logprobs_BT: The same when they were sampled, `(B, T)`.
-        advantages_BT: Advantages, `(B, T)`.
-        mask_BT: The real tokens, `(B, T)`.
-        penalty_coef: β of the penalty.
-        token_count: Real tokens of the whole minibatch.
-
-    Returns:
-        The loss; a clip fraction of 0; the KL.
-    """
-    log_ratio, advantages = _real(mask_BT, logprobs_BT - old_logprobs_BT, advantages_BT)
-    kl = _kl(log_ratio)
-    losses = -log_ratio.exp() * advantages + penalty_coef * kl
-    approx_kl = kl.detach().sum() / token_count
-    return PolicyLoss(losses.sum() / token_count, torch.zeros_like(approx_kl), approx_kl)
-
-
-def policy_kl(logprobs_BT: Tensor, old_logprobs_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return KL(old ‖ new) per token, estimated on tokens that the old policy sampled; nats."""
-    return _kl((logprobs_BT - old_logprobs_BT)[mask_BT]).mean()
-
-
-def _real(mask_BT: Tensor, *tables: Tensor) -> list[Tensor]:
-    """Return tables with 0 for what is not real: no loss there, whatever stood in its place."""
+def zero_padding(mask_BT: Tensor, *tables: Tensor) -> list[Tensor]:
+    """Return `(B, T)` tables with 0 on padding: no loss there, whatever stood in its place."""
     return [x_BT.masked_fill(~mask_BT, 0.0) for x_BT in tables]
-
-
-def _kl(log_ratio: Tensor) -> Tensor:
-    """Estimate KL(old ‖ new) from log ρ at samples of the old policy; never negative."""
-    return (torch.expm1(log_ratio) - log_ratio).clamp(min=0)
 
 
 def value_loss(
@@ -221,7 +108,7 @@ def value_loss(
         clip_range: ε, in units of the score; infinite for no clipping.
         token_count: Real tokens of the whole minibatch.
     """
-    values, old, returns = _real(mask_BT, values_BT, old_values_BT, returns_BT)
+    values, old, returns = zero_padding(mask_BT, values_BT, old_values_BT, returns_BT)
     clipped = old + (values - old).clamp(-clip_range, clip_range)
     unclipped_error = (values - returns).square()
     clipped_error = (clipped - returns).square()

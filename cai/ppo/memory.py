@@ -132,7 +132,7 @@ def estimate(
     independent: Sequence[Shape] = (),
     vllm: VLLMShare | None = None,
 ) -> dict[str, int]:
-    """Return the bytes each role needs.
+    """Return the bytes each role needs; without a critic it is not among the roles.
 
     Args:
         policy: The policy's shape.
@@ -172,6 +172,8 @@ def estimate(
         }
     if settings.critic == "value_head":
         roles["critic"] = state * policy.hidden
+    if not settings.has_critic:
+        del roles["critic"]
     roles["independent scorer"] = sum(bits * judge.backbone for judge in independent)
     tokens = micro_batch_size * longest
     kept = 1 + _HIDDEN_STATES / policy.layers if settings.gradient_checkpointing else _HIDDEN_STATES
@@ -245,8 +247,12 @@ _CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def _remedy(settings: PPOSettings, roles_of: Any, limit: int) -> str:  # noqa: ANN401
     """Name the first change that fits, alone or else with those before it."""
-    # LoRA of any rank is LoRA; what a setting is already changes nothing.
-    has = {"lora_rank": bool(settings.lora_rank), "rollouts": settings.rollouts != "vllm"}
+    # LoRA of any rank is LoRA; what a setting is already changes nothing, nor what there is not.
+    has = {
+        "lora_rank": bool(settings.lora_rank),
+        "rollouts": settings.rollouts != "vllm",
+        "critic": not settings.has_critic,
+    }
     useful = [(n, c) for n, c in _CHANGES if not any(has.get(key) for key in c)]
     together: dict[str, Any] = {}
     names: list[str] = []

@@ -168,24 +168,28 @@ class PromptPool:
         batch_size: int,
         red_team_fraction: float,
         seed: int,
+        samples_per_prompt: int = 1,
     ) -> None:
         """Split the prompts by kind.
 
         Args:
             prompts: What to draw from; the order counts.
-            batch_size: Prompts per step.
+            batch_size: Episodes per step, a multiple of `samples_per_prompt`.
             red_team_fraction: Share of red-team prompts in every step, in [0, 1].
             seed: The run's seed.
+            samples_per_prompt: Episodes of each prompt.
 
         Raises:
             CaiError: A kind that is asked for has no prompts.
         """
-        red_team = round(batch_size * red_team_fraction)
+        count = batch_size // samples_per_prompt
+        red_team = round(count * red_team_fraction)
         self._seed = seed
-        self._counts: dict[Kind | None, int] = {None: batch_size}
+        self._samples = samples_per_prompt
+        self._counts: dict[Kind | None, int] = {None: count}
         self._prompts: dict[Kind | None, list[TokenPrompt]] = {None: list(prompts)}
         if all(prompt.kind for prompt in prompts):
-            self._counts = {"red_team": red_team, "helpful": batch_size - red_team}
+            self._counts = {"red_team": red_team, "helpful": count - red_team}
             self._prompts = {k: [p for p in prompts if p.kind == k] for k in self._counts}
         for kind, count in self._counts.items():
             if count and not self._prompts[kind]:
@@ -196,11 +200,15 @@ class PromptPool:
                 )
 
     def draw(self, step: int) -> list[TokenPrompt]:
-        """Return the prompts of a step (counted from 0), red-team ones first."""
+        """Return the prompt of each episode of a step (counted from 0), red-team ones first.
+
+        The samples of a prompt are neighbours.
+        """
         return [
             self._nth(kind, step * count + i)
             for kind, count in self._counts.items()
             for i in range(count)
+            for _ in range(self._samples)
         ]
 
     def _nth(self, kind: Kind | None, n: int) -> TokenPrompt:

@@ -39,8 +39,8 @@ def collect_rollout(
     """Sample one response per prompt and score it (steps 2 to 5 of docs/ppo.md).
 
     Args:
-        learner: The live policy, its reference and its critic.
-        prompts: One per episode.
+        learner: The live policy, its reference, and its critic if it has one.
+        prompts: One per episode; one that is given twice gets two draws.
         reward: The preference model, or anything else that scores responses.
         settings: How to sample, and the score of responses that do not end.
         seed: The run's seed.
@@ -81,10 +81,12 @@ def collect_rollout(
         if elsewhere:
             check_agreement(logprobs_BT, sampled_logprobs_BT, episodes.mask_BT)
         ref_logprobs_BT = policy_logprobs(learner, "reference", episodes, settings)
-        learner.act_as("critic")
-        values_BT = without_gradient(
-            learner.critic, episodes, settings.micro_batch_size, learner.processes
-        )
+        values_BT = None
+        if learner.critic is not None:
+            learner.act_as("critic")
+            values_BT = without_gradient(
+                learner.critic, episodes, settings.micro_batch_size, learner.processes
+            )
     return Rollout(
         episodes=episodes,
         logprobs_BT=logprobs_BT,

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cai.errors import CaiError
+from cai.ppo.batch import Rollout
 from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
 from cai.ppo.guard import MOST_ROLL_BACKS, Guard
 from cai.ppo.learner import Learner
@@ -19,7 +21,7 @@ from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import PromptPool
 from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
-from cai.ppo.step_log import Conversed, StepLog, conversations, rollout_metrics
+from cai.ppo.step_log import StepLog, conversations, rollout_metrics
 from cai.ppo.update import policy_moved, update
 from cai.settings import PPOSettings
 
@@ -79,21 +81,30 @@ def run_steps(
         if watch is not None and not done:
             log.show(0, watch.look(0)[0])
         for step in range(done, settings.steps):
-            metrics, sampled = train_step(
-                learner, pool, reward, settings, seed=seed, step=step, pretraining=pretraining
+            start = time.monotonic()
+            share = learner.set_learning_rates(settings, step)
+            prompts = pool.draw(step)  # 1.
+            rollout = collect_rollout(  # 2. to 5.
+                learner, prompts, reward, settings, seed=seed, step=step
             )
+            sampled = time.monotonic()
+            metrics = rollout_metrics(rollout, prompts, learner.control.kl_coef)
+            metrics |= update(  # 6. to 9.
+                learner, rollout, settings, seed=seed, step=step, pretraining=pretraining
+            )
+            metrics |= _adapt(learner, rollout, settings, kl=metrics["objective/kl"])
+            metrics |= _progress(settings, step, share, (start, sampled, time.monotonic()))
             stop = False
             if watch is not None and watch.guard.is_due(step + 1):
                 seen, stop = watch.look(step + 1)
                 metrics |= seen
             log.write(step + 1, metrics)  # 10.
             last = stop or step + 1 == settings.steps
-            if (step + 1) % settings.checkpoint_steps == 0 or last or not step:
-                log.conversations(step + 1, sampled)
-            if (step + 1) % settings.checkpoint_steps == 0 or step + 1 == settings.steps:
-                state = learner.state_dict()
-                if guard is not None:
-                    state["guard"] = guard.state_dict()
+            due = (step + 1) % settings.checkpoint_steps == 0
+            if due or last or not step:
+                log.conversations(step + 1, conversations(learner.chat, prompts, rollout))
+            if due or step + 1 == settings.steps:
+                state = _state(learner, guard)
                 if processes.is_main:
                     save_checkpoint(checkpoints, step + 1, run, state)  # 11.
             if on_step:
@@ -103,6 +114,12 @@ def run_steps(
         if watch is not None and ends_with_best(log.records, settings):
             watch.restore_best()
         return log.records
+
+
+def _state(learner: Learner, guard: Guard | None) -> dict[str, Any]:
+    """Return what a checkpoint keeps; all processes must ask for it."""
+    watched = {} if guard is None else {"guard": guard.state_dict()}
+    return learner.state_dict() | watched
 
 
 def ends_with_best(records: Sequence[Mapping[str, float]], settings: PPOSettings) -> bool:
@@ -172,42 +189,37 @@ class Watch:
         learner.load_state_dict(found[1])
 
 
-def train_step(
-    learner: Learner,
-    pool: PromptPool,
-    reward: Reward,
-    settings: PPOSettings,
-    *,
-    seed: int,
-    step: int,
-    pretraining: Pretraining | None = None,
-) -> tuple[dict[str, float], list[Conversed]]:
-    """Take one step (counted from 0): a rollout, then an update on it.
-
-    Returns:
-        Its metrics, and a few of its conversations.
-    """
-    start = time.monotonic()
-    share = learner.set_learning_rates(settings, step)
-    prompts = pool.draw(step)  # 1.
-    rollout = collect_rollout(learner, prompts, reward, settings, seed=seed, step=step)  # 2. to 5.
-    sampled = time.monotonic()
-    metrics = rollout_metrics(rollout, prompts, learner.control.kl_coef)
-    metrics |= update(  # 6. to 9.
-        learner, rollout, settings, seed=seed, step=step, pretraining=pretraining
-    )
+def _adapt(
+    learner: Learner, rollout: Rollout, settings: PPOSettings, *, kl: float
+) -> dict[str, float]:
+    """Adjust the coefficients after an update; return what `objective: kl_penalty` logs of them."""
+    metrics: dict[str, float] = {}
     moved = None
     if settings.objective == "kl_penalty":
-        moved = metrics["policy/kl_moved"] = policy_moved(learner, rollout, settings)
-        metrics["policy/penalty_coef"] = learner.control.penalty_coef
-    learner.control.adapt(settings, kl=metrics["objective/kl"], moved=moved)
-    end = time.monotonic()
-    metrics |= {
+        moved = policy_moved(learner, rollout, settings)
+        metrics = {"policy/kl_moved": moved, "policy/penalty_coef": learner.control.penalty_coef}
+    learner.control.adapt(settings, kl=kl, moved=moved)
+    return metrics
+
+
+def _progress(
+    settings: PPOSettings, step: int, share: float, times: tuple[float, float, float]
+) -> dict[str, float]:
+    """Return learning rates, episodes so far and speed of a step (from 0).
+
+    Args:
+        settings: The first learning rates, and the episodes of a step.
+        step: Counted from 0.
+        share: Of the first learning rates.
+        times: When the step began, when its rollout was there, and when it ended, seconds.
+    """
+    start, sampled, end = times
+    critic = {"lr_critic": settings.critic_learning_rate * share} if settings.has_critic else {}
+    return {
         "lr": settings.learning_rate * share,
-        "lr_critic": settings.critic_learning_rate * share,
+        **critic,
         "episode": (step + 1) * settings.batch_size,
         "time/rollout_seconds": sampled - start,
         "time/update_seconds": end - sampled,
         "time/episodes_per_second": settings.batch_size / (end - start),
     }
-    return metrics, conversations(learner.chat, prompts, rollout)

@@ -78,7 +78,7 @@ class PPO:
     Attributes:
         settings: How to train.
         scorers: What is rewarded, by name, with weights.
-        learner: Policy, reference, critic and optimizers; from the first call of `train` on.
+        learner: Policy, reference, critic if any, optimizers; from the first call of `train` on.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class PPO:
                 transformers model, which is then trained in place.
             reward: A preference model (or its folder), a function of prompts and responses, or
                 several of these by name, alone or paired with weights. The critic starts from the
-                heaviest preference model among them; without one, from the policy.
+                heaviest preference model among them; without one, from the policy. With
+                `advantage: rloo` there is no critic.
             settings: How to train.
             tokenizer: The policy's; None for the one in its folder.
             seed: Sets the order of prompts and minibatches, and all sampling.
@@ -161,12 +162,7 @@ class PPO:
         check_shares(self.settings, processes)
         self._independent = self._second_opinion(independent)
         fitting = self._checked(prompts)
-        pool = PromptPool(
-            fitting,
-            batch_size=self.settings.batch_size,
-            red_team_fraction=self.settings.red_team_fraction,
-            seed=self.seed,
-        )
+        pool = self._pool(fitting)
         texts = self._pretraining(pretraining)
         guard = self._guard(held_out)
         run = self._identity(fitting, pretraining, guard.prompts if guard else ())
@@ -184,8 +180,7 @@ class PPO:
             guard.independent = Reward(loaded(self._independent), self._chat)
         with ExitStack() as stack:
             if self.settings.rollouts == "vllm":
-                like = self._policy if isinstance(self._policy, ModelSettings) else None
-                learner.sampler = stack.enter_context(closing(VLLMRollouts(like)))
+                learner.sampler = stack.enter_context(closing(self._vllm_rollouts()))
             records = run_steps(
                 learner,
                 pool,
@@ -207,11 +202,21 @@ class PPO:
             "prompts_too_long": len(prompts) - len(fitting),
             "tokens": sum(record["tokens"] for record in records),
             "seconds": time.monotonic() - start,
-            "final_score": records[-1]["objective/scores"],
-            "final_kl": records[-1]["objective/kl"],
-            "final_ended": records[-1]["response/ended"],
+            **_finals(records[-1]),
             **({} if guard is None else _guarded(guard, records, self.settings)),
         }
+
+    def _vllm_rollouts(self) -> VLLMRollouts:
+        return VLLMRollouts(self._policy if isinstance(self._policy, ModelSettings) else None)
+
+    def _pool(self, prompts: Sequence[TokenPrompt]) -> PromptPool:
+        return PromptPool(
+            prompts,
+            batch_size=self.settings.batch_size,
+            red_team_fraction=self.settings.red_team_fraction,
+            seed=self.seed,
+            samples_per_prompt=self.settings.samples_per_prompt,
+        )
 
     def _after_step(
         self, learner: Learner, processes: Processes, folder: Path, on_step: OnStep | None
@@ -338,6 +343,11 @@ class PPO:
             [prompt.ids for prompt in held_out],
             self.seed,
         )
+
+
+def _finals(last: Mapping[str, float]) -> dict[str, float]:
+    names = {"score": "objective/scores", "kl": "objective/kl", "ended": "response/ended"}
+    return {f"final_{name}": last[metric] for name, metric in names.items()}
 
 
 def _guarded(

@@ -1,4 +1,4 @@
-"""One update: advantages, then clipped policy and value steps over epochs and minibatches."""
+"""One update: advantages, then policy and value steps over epochs and minibatches."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ import torch
 from torch import Tensor
 
 from cai.errors import CaiError
+from cai.ppo.advantages import ADVANTAGES, RewardedEpisodes
 from cai.ppo.batch import Episodes, Rollout, length_sorted
 from cai.ppo.forward import response_logprobs
 from cai.ppo.learner import Learner
-from cai.ppo.math import (
-    explained_variance,
-    gae,
-    kl_shaped_rewards,
-    masked_whiten,
-    penalised_policy_loss,
-    policy_kl,
-    policy_loss,
-    value_loss,
-)
+from cai.ppo.math import explained_variance, kl_shaped_rewards, masked_whiten, value_loss
+from cai.ppo.objectives import OBJECTIVES, PolicyTokens, policy_kl
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import permutation
 from cai.ppo.rollout import policy_logprobs
 from cai.settings import PPOSettings
+
+_GRADIENT_NORM = {"policy": "policy/grad_norm", "critic": "val/grad_norm"}
+"""What the metrics call the gradient norm of each optimizer."""
 
 
 def update(
@@ -38,19 +34,20 @@ def update(
     step: int,
     pretraining: Pretraining | None = None,
 ) -> dict[str, float]:
-    """Improve policy and critic on one rollout (steps 6 to 9 of docs/ppo.md).
+    """Improve policy and critic, if any, on one rollout (steps 6 to 9 of docs/ppo.md).
 
     Args:
         learner: Its policy, its critic and their optimizers are changed.
         rollout: What the policy has just done.
-        settings: Discounting, clipping, epochs, minibatches.
+        settings: Advantages, objective, clipping, epochs, minibatches.
         seed: The run's seed.
         step: Counted from 0; with the seed it orders the minibatches.
         pretraining: What PPO-ptx mixes in.
 
     Returns:
         Losses, clip fractions, approximate KL, entropy and gradient norms, each the mean over all
-        minibatches, and the explained variance of the values that the rollout saw.
+        minibatches, and the explained variance of the values that the rollout saw. Without a
+        critic, what is said of values is not there.
 
     Raises:
         CaiError: A loss or a gradient is not finite; the step it would have led to is not taken.
@@ -65,9 +62,15 @@ def update(
         learner.control.kl_coef,
     )
     # 7. Advantages and returns.
-    advantages_BT, returns_BT = gae(
-        rewards_BT, rollout.values_BT, mask_BT, settings.gamma, settings.lam
+    batch = RewardedEpisodes(
+        rewards_BT=rewards_BT,
+        mask_BT=mask_BT,
+        values_BT=rollout.values_BT,
+        gamma=settings.gamma,
+        lam=settings.lam,
+        samples_per_prompt=settings.samples_per_prompt,
     )
+    advantages_BT, returns_BT = ADVANTAGES[settings.advantage](batch)
     if settings.whiten_advantages:
         advantages_BT = masked_whiten(advantages_BT, mask_BT)
 
@@ -77,23 +80,26 @@ def update(
         order = permutation(len(rollout.episodes), seed, "minibatches", step, epoch)
         for rows in torch.tensor(order).chunk(settings.minibatches):
             # 8. Policy step, and 9. value step.
-            learner.policy_optimizer.zero_grad()
-            learner.critic_optimizer.zero_grad()
+            for optimizer in learner.optimizers.values():
+                optimizer.zero_grad()
             sums = policy_gradients(learner, rollout, advantages_BT, rows, settings)
             if pretraining is not None:
                 texts = pretraining.draw(drawn, len(rows), learner.device)
                 sums |= pretraining_gradients(learner, texts, settings)
                 drawn += len(rows)
-            sums |= value_gradients(learner, rollout, returns_BT, rows, settings)
+            if returns_BT is not None:
+                sums |= value_gradients(learner, rollout, returns_BT, rows, settings)
             metrics = _sum_and_clip(learner, sums, settings)
             _check_finite(metrics, settings, step)
-            learner.policy_optimizer.step()
-            learner.critic_optimizer.step()
+            for optimizer in learner.optimizers.values():
+                optimizer.step()
             for name, value in metrics.items():
                 history[name].append(value)
     means = {name: sum(values) / len(values) for name, values in history.items()}
-    variance = explained_variance(rollout.values_BT, returns_BT, mask_BT)
-    return means | {"val/explained_variance": variance.item()}
+    if rollout.values_BT is not None and returns_BT is not None:
+        variance = explained_variance(rollout.values_BT, returns_BT, mask_BT)
+        means["val/explained_variance"] = variance.item()
+    return means
 
 
 def policy_gradients(
@@ -110,27 +116,27 @@ def policy_gradients(
     Args:
         learner: Holds the policy.
         rollout: Holds the episodes and the log-probabilities at sampling.
-        advantages_BT: Whitened over the whole batch, `(B, T)`.
+        advantages_BT: Of the whole batch, `(B, T)`.
         rows: Which episodes make the minibatch, on the host.
-        settings: Clip range, temperature, micro-batch size (which changes memory, not gradients).
+        settings: Objective, temperature, micro-batch size (which changes memory, not gradients).
     """
     learner.act_as("policy")
     total = torch.zeros(4, device=learner.device)
     for part, episodes, token_count in _micro_batches(learner, rollout.episodes, rows, settings):
-        mask_BT = episodes.mask_BT
         with learner.autocast():
             logprobs_BT, entropies_BT = response_logprobs(
                 learner.policy, episodes, settings.temperature
             )
-        arguments = (logprobs_BT, rollout.logprobs_BT[part], advantages_BT[part], mask_BT)
-        if settings.objective == "clip":
-            result = policy_loss(
-                *arguments, clip_range=settings.clip_range, token_count=token_count
-            )
-        else:
-            result = penalised_policy_loss(
-                *arguments, penalty_coef=learner.control.penalty_coef, token_count=token_count
-            )
+        tokens = PolicyTokens(
+            logprobs_BT=logprobs_BT,
+            old_logprobs_BT=rollout.logprobs_BT[part],
+            advantages_BT=advantages_BT[part],
+            mask_BT=episodes.mask_BT,
+            token_count=token_count,
+            clip_range=settings.clip_range,
+            penalty_coef=learner.control.penalty_coef,
+        )
+        result = OBJECTIVES[settings.objective](tokens)
         learner.policy_optimizer.backward(result.loss)
         entropy = entropies_BT.sum() / token_count
         total += torch.stack([*result, entropy]).detach()
@@ -168,22 +174,28 @@ def value_gradients(
         returns_BT: What the values should have been, not whitened, `(B, T)`.
         rows: Which episodes make the minibatch, on the host.
         settings: Clip range and micro-batch size (which changes memory, not gradients).
+
+    Raises:
+        ValueError: There is no critic, or the rollout has no values.
     """
+    critic, optimizer, old_values_BT = learner.critic, learner.critic_optimizer, rollout.values_BT
+    if critic is None or optimizer is None or old_values_BT is None:
+        raise ValueError("A value loss needs a critic, and its values at the rollout.")
     learner.act_as("critic")
     weight = settings.value_coef if settings.critic == "value_head" else 1.0
     total = torch.zeros(2, device=learner.device)
     for part, episodes, token_count in _micro_batches(learner, rollout.episodes, rows, settings):
         with learner.autocast():
-            values_BT = learner.critic(episodes)
+            values_BT = critic(episodes)
         result = value_loss(
             values_BT,
-            rollout.values_BT[part],
+            old_values_BT[part],
             returns_BT[part],
             episodes.mask_BT,
             clip_range=settings.value_clip_range or math.inf,
             token_count=token_count,
         )
-        learner.critic_optimizer.backward(weight * result.loss)
+        optimizer.backward(weight * result.loss)
         total += torch.stack([*result]).detach()
     return dict(zip(("loss/value_avg", "val/clipfrac_avg"), total, strict=True))
 
@@ -213,23 +225,24 @@ def _sum_and_clip(
     """Sum gradients and metrics over the processes, and clip the gradients.
 
     Returns:
-        The metrics and, of policy and critic, the norms of the gradients before they were clipped.
+        The metrics and, of policy and critic, the norms of the gradients before they were clipped;
+        without a critic, the policy's alone.
     """
     total = learner.processes.sum(torch.stack([*sums.values()]))
-    optimizers = (learner.policy_optimizer, learner.critic_optimizer)
-    norms = torch.stack([optimizer.clip(settings.max_grad_norm) for optimizer in optimizers])
-    names = (*sums, "policy/grad_norm", "val/grad_norm")
+    optimizers = learner.optimizers
+    norms = torch.stack([it.clip(settings.max_grad_norm) for it in optimizers.values()])
+    names = (*sums, *(_GRADIENT_NORM[name] for name in optimizers))
     # The one place of an optimizer step where the host waits for the device.
     return dict(zip(names, torch.cat([total, norms]).tolist(), strict=True))
 
 
 def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int) -> None:
     """Stop before a loss or gradient that is not a number reaches the weights."""
-    for kind, group, setting, value in (
-        ("policy", "policy", "learning_rate", settings.learning_rate),
-        ("value", "val", "critic_learning_rate", settings.critic_learning_rate),
-    ):
-        loss, norm = metrics[f"loss/{kind}_avg"], metrics[f"{group}/grad_norm"]
+    trained = [("policy", "policy", "learning_rate", settings.learning_rate)]
+    if settings.has_critic:
+        trained += [("value", "critic", "critic_learning_rate", settings.critic_learning_rate)]
+    for kind, optimizer, setting, value in trained:
+        loss, norm = metrics[f"loss/{kind}_avg"], metrics[_GRADIENT_NORM[optimizer]]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise CaiError(
                 f"PPO diverged at step {step + 1} of {settings.steps}: the {kind} loss is "

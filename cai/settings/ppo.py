@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -42,7 +43,12 @@ class PPOSettings(Settings, frozen=True):
     steps: Positive = 100
     """Rollouts, each followed by an update."""
     batch_size: Positive = 64
-    """Episodes (prompts) per step."""
+    """Episodes (sampled responses) per step."""
+    samples_per_prompt: Positive = 1
+    """Responses sampled for each prompt; all of them are in one batch, an episode each."""
+    advantage: Literal["gae", "rloo"] = "gae"
+    """By GAE with a critic, or leave-one-out (RLOO): a response against the others to its prompt,
+    without a critic."""
     minibatches: Positive = 2
     """Optimizer steps per epoch over a rollout; they divide the batch evenly."""
     micro_batch_size: Positive | None = None
@@ -54,15 +60,17 @@ class PPOSettings(Settings, frozen=True):
     final_learning_rate: Fraction = 0.2
     """The learning rates decay linearly to this share of themselves."""
     critic_learning_rate: PositiveFloat = 2e-5
-    """The critic's; it has an optimizer of its own."""
+    """The critic's; it has an optimizer of its own. What is said of a critic or of values counts
+    under `advantage: gae` only."""
     kl_coef: NotNegative = 0.05
     """β: the per-token KL penalty against SL-CAI, on normalised scores; its start if it adapts."""
     kl_target: PositiveFloat | None = None
     """KL per response, in nats, that β is adapted to keep; null keeps β fixed."""
     kl_horizon: Positive = 10000
     """Episodes over which β adapts: the larger, the slower."""
-    objective: Literal["clip", "kl_penalty"] = "clip"
-    """Clipped, or with a penalty on the KL that a step moves the policy (PPO paper, section 4)."""
+    objective: Literal["clip", "kl_penalty", "policy_gradient"] = "clip"
+    """Clipped; with a penalty on the KL that a step moves the policy (PPO paper, section 4); or the
+    plain policy gradient, for one optimizer step per rollout."""
     clip_range: PositiveFloat = 0.2
     """ε of the clipped policy objective."""
     penalty_coef: PositiveFloat = 1.0
@@ -128,6 +136,40 @@ class PPOSettings(Settings, frozen=True):
     """`best`: by score - β·KL on the guard's prompts, among its checks without an alarm. The score
     is the independent one if there is one."""
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether advantages are taken from a critic's values."""
+        return self.advantage == "gae"
+
+    @model_validator(mode="after")
+    def _samples_suit_the_advantage(self) -> PPOSettings:
+        """Refuse batches that would split a prompt's samples, and what contradicts RLOO."""
+        if self.batch_size % self.samples_per_prompt:
+            together = math.lcm(self.samples_per_prompt, self.minibatches * (self.processes or 1))
+            raise ValueError(
+                f"`ppo.batch_size` counts episodes, and {self.batch_size} do not divide into "
+                f"prompts with `ppo.samples_per_prompt` {self.samples_per_prompt} of them each. "
+                f"Make it a multiple of {together}."
+            )
+        if self.advantage != "rloo":
+            return self
+        if self.samples_per_prompt < 2:
+            raise ValueError(
+                "`ppo.advantage: rloo` compares a response with the others to its prompt, and "
+                "`ppo.samples_per_prompt` is 1. Set it to 2 or more."
+            )
+        if self.critic != "separate":
+            raise ValueError(
+                f"`ppo.advantage: rloo` has no critic, and `ppo.critic` is `{self.critic}`. Leave "
+                "`critic` out, or set `ppo.advantage: gae`."
+            )
+        if self.gamma != 1:
+            raise ValueError(
+                f"`ppo.advantage: rloo` goes by the reward of whole responses, and `ppo.gamma` "
+                f"{self.gamma:g} discounts tokens. Leave `gamma` out, or set `ppo.advantage: gae`."
+            )
+        return self
+
     @model_validator(mode="after")
     def _fit_together(self) -> PPOSettings:
         """Refuse what contradicts itself, before any stage has run."""
@@ -138,6 +180,12 @@ class PPOSettings(Settings, frozen=True):
                 f"`ppo.batch_size` {self.batch_size} does not divide into `ppo.minibatches` "
                 f"{self.minibatches} equal parts{each}. Make it a multiple of "
                 f"{self.minibatches * processes}."
+            )
+        if self.objective == "policy_gradient" and self.minibatches * self.epochs > 1:
+            raise ValueError(
+                "`ppo.objective: policy_gradient` is right for one optimizer step per rollout, and "
+                f"`ppo.epochs` {self.epochs} with `ppo.minibatches` {self.minibatches} take "
+                f"{self.epochs * self.minibatches}. Set both to 1, or `ppo.objective: clip`."
             )
         if self.guard and self.guard.action == "roll_back" and not self.kl_coef:
             raise ValueError(

@@ -30,6 +30,15 @@ SETTINGS = PPOSettings(
     temperature=0.7,
 )
 LORA = SETTINGS.model_copy(update={"lora_rank": 2})
+WITHOUT_CRITIC = {"advantage": "rloo", "samples_per_prompt": 2}
+OF_A_CRITIC = {
+    "loss/value_avg",
+    "val/clipfrac_avg",
+    "val/grad_norm",
+    "val/explained_variance",
+    "lr_critic",
+}
+"""Metrics that are not there without one."""
 SHORT = PPOSettings(
     steps=2,
     batch_size=4,
@@ -105,10 +114,9 @@ def naive_logprob_table(model: Any, prompt: list[int], response: list[int], temp
 
 def gradients_of_update(learner: Learner, rollout: Rollout, settings: PPOSettings):
     """What one update adds to the weights under plain gradient descent, negated: its gradients."""
-    for part in ("policy", "critic"):
-        parameters = getattr(learner, part).parameters()
-        getattr(learner, f"{part}_optimizer").inner = torch.optim.SGD(parameters, lr=1.0)
-    models = (learner.policy, learner.critic)
+    models = [getattr(learner, part) for part in learner.optimizers]
+    for model, optimizer in zip(models, learner.optimizers.values(), strict=True):
+        optimizer.inner = torch.optim.SGD(model.parameters(), lr=1.0)
     before = [[p.clone() for p in model.parameters()] for model in models]
     update(learner, rollout, settings, seed=0, step=0)
     return [

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -355,9 +356,8 @@ def test_a_pipeline_reads_its_independent_model_beside_its_file(
     constitution = load_constitution("playground")
     context = Context(settings, tmp_path / "run", tmp_path / "beside", constitution, progress)
     jobs: list[PPOJob] = []
-    monkeypatch.setattr(
-        "cai.pipeline.stages.ppo.train", lambda job, on_step: jobs.append(job) or {}
-    )
+    trainer = SimpleNamespace(train=lambda on_step: {})
+    monkeypatch.setattr(PPOJob, "prepared", lambda job: jobs.append(job) or (trainer, {}))
     STAGE.run(context)
     assert jobs[0].independent == tmp_path / "beside" / "judge"
     before = STAGE.inputs(context)["independent preference model"]

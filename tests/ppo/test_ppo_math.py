@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -12,16 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cai.ppo import token_softmax as token_softmax_module
+from cai.ppo.advantages import RewardedEpisodes, gae
 from cai.ppo.math import (
     explained_variance,
-    gae,
     kl_shaped_rewards,
     masked_mean,
     masked_whiten,
-    policy_loss,
     token_logprobs,
     value_loss,
 )
+from cai.ppo.objectives import OBJECTIVES, PolicyLoss, PolicyTokens, clip
 from cai.ppo.token_softmax import token_softmax
 
 Rows = list[list[float]]
@@ -87,7 +89,7 @@ def test_fact_13_gae_equals_the_double_sum(
     lengths, (rewards, values) = batch
     mask = mask_of(lengths, len(rewards[0]))
     r, v = (torch.tensor(x, dtype=torch.float64) for x in (rewards, values))
-    advantages, returns = gae(r, v, mask, gamma, lam)
+    advantages, returns = gae(RewardedEpisodes(r, mask, v, gamma, lam))
     for i, n in enumerate(lengths):
         want_advantages, want_returns = naive_gae(rewards[i][:n], values[i][:n], gamma, lam)
         assert advantages[i, :n].tolist() == pytest.approx(want_advantages, abs=1e-9)
@@ -99,7 +101,7 @@ def test_fact_13_gae_equals_the_double_sum(
 def test_fact_13_gamma_and_lambda_one_give_reward_to_go_minus_value() -> None:
     rewards = torch.tensor([[1.0, -2.0, 4.0, 0.0]])
     values = torch.tensor([[0.5, 0.25, -1.0, 0.0]])
-    advantages, _ = gae(rewards, values, mask_of([3], 4), 1.0, 1.0)
+    advantages, _ = gae(RewardedEpisodes(rewards, mask_of([3], 4), values, 1.0, 1.0))
     assert advantages.tolist() == [[2.5, 1.75, 5.0, 0.0]]
 
 
@@ -109,15 +111,16 @@ def test_fact_13_padded_values_change_nothing(batch: tuple[list[int], list[Rows]
     lengths, (rewards, values, noise) = batch
     mask = mask_of(lengths, len(rewards[0]))
     r, v, z = (torch.tensor(x, dtype=torch.float64) for x in (rewards, values, noise))
-    clean = gae(r, v, mask, 0.9, 0.8)
-    dirty = gae(torch.where(mask, r, z), torch.where(mask, v, z * math.nan), mask, 0.9, 0.8)
+    clean = gae(RewardedEpisodes(r, mask, v, 0.9, 0.8))
+    noisy = torch.where(mask, r, z), mask, torch.where(mask, v, z * math.nan)
+    dirty = gae(RewardedEpisodes(*noisy, 0.9, 0.8))
     assert torch.equal(clean[0], dirty[0])
     assert torch.equal(clean[1], dirty[1])
 
 
 def test_fact_14_returns_come_before_whitening() -> None:
     rewards, values = torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, -1.0]])
-    advantages, returns = gae(rewards, values, mask_of([2], 2), 1.0, 0.5)
+    advantages, returns = gae(RewardedEpisodes(rewards, mask_of([2], 2), values, 1.0, 0.5))
     assert advantages.tolist() == [[0.0, 4.0]]  # δ = (0 - 1 - 1, 3 + 1); -2 + 0.5·4 = 0
     assert returns.tolist() == [[1.0, 3.0]]
 
@@ -169,7 +172,7 @@ def test_policy_loss_equals_the_naive_sum(batch: tuple[list[int], list[Rows]]) -
     old = [[x / 10 for x in row] for row in b]
     mask = mask_of(lengths, len(logp[0]))
     tensors = (torch.tensor(x, dtype=torch.float64) for x in (logp, old, advantages))
-    result = policy_loss(*tensors, mask, clip_range=0.2, token_count=sum(lengths))
+    result = clip(PolicyTokens(*tensors, mask, sum(lengths), clip_range=0.2))
     assert result.loss.item() == pytest.approx(
         naive_policy_loss(logp, old, advantages, lengths, 0.2), abs=1e-9
     )
@@ -184,7 +187,7 @@ def test_policy_loss_clips_only_what_would_go_further() -> None:
     logp = torch.tensor([[2.0, 0.5, 2.0, 0.5]]).log().requires_grad_()
     adv = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
     mask = torch.ones(1, 4, dtype=torch.bool)
-    result = policy_loss(logp, torch.zeros(1, 4), adv, mask, clip_range=0.2, token_count=4)
+    result = clip(PolicyTokens(logp, torch.zeros(1, 4), adv, mask, 4, clip_range=0.2))
     assert result.loss.item() == pytest.approx((-1.2 - 0.5 + 2.0 + 0.8) / 4)
     assert result.clip_fraction.item() == 1.0
     result.loss.backward()
@@ -221,7 +224,12 @@ def test_fact_16_losses_of_parts_add_up(
     x, y, z = (torch.tensor(a, dtype=torch.float64) / 10 for a in arrays)
     mask, count = mask_of(lengths, x.shape[1]), sum(lengths)
     cut = data.draw(st.integers(0, len(lengths)))
-    for function in (policy_loss, value_loss):
+
+    def objective(*arguments: Any, clip_range: float, token_count: int, name: str) -> PolicyLoss:
+        tokens = PolicyTokens(*arguments, token_count, clip_range=clip_range, penalty_coef=0.5)
+        return OBJECTIVES[name](tokens)
+
+    for function in (value_loss, *(partial(objective, name=name) for name in OBJECTIVES)):
         whole = function(x, y, z, mask, clip_range=0.2, token_count=count)
         parts = [
             function(x[s], y[s], z[s], mask[s], clip_range=0.2, token_count=count)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ppo_references import LENGTH, LORA, SETTINGS, PromptsOf, rollout_of
+from ppo_references import LENGTH, LORA, SETTINGS, WITHOUT_CRITIC, PromptsOf, rollout_of
 from tiny_models import FAMILIES
 from transformers import AutoConfig
 
@@ -31,7 +31,12 @@ def test_the_estimate_counts_weights_gradients_and_moments_to_the_byte(
     """Of policy, reference and critic, against the tensors of a learner after an update."""
     shape = Shape.of(AutoConfig.from_pretrained(tiny(family).path))
     sizes = {"longest": 10, "batch_tokens": 10, "micro_batch_size": 1}
-    for settings in (SETTINGS, LORA):
+    for settings in (
+        SETTINGS,
+        LORA,
+        SETTINGS.model_copy(update=WITHOUT_CRITIC),
+        LORA.model_copy(update=WITHOUT_CRITIC),
+    ):
         learner = Learner.start(
             load_causal_lm(tiny(family), device="cpu"),
             None,
@@ -40,15 +45,17 @@ def test_the_estimate_counts_weights_gradients_and_moments_to_the_byte(
         )
         update(learner, rollout_of(learner, token_prompts(family)), settings, seed=0, step=0)
         roles = estimate(shape, None, settings, precision=torch.float32, **sizes)
-        models = [learner.policy, learner.reference, learner.critic]
+        assert (learner.critic is not None) == settings.has_critic == ("critic" in roles)
+        critics = [learner.critic] if learner.critic is not None else []
+        models = [learner.policy, learner.reference, *critics]
         tensors = {p.data_ptr(): p for model in models for p in model.parameters()}
         tensors |= {p.grad.data_ptr(): p.grad for p in tensors.values() if p.grad is not None}
-        for optimizer in (learner.policy_optimizer, learner.critic_optimizer):
+        for optimizer in learner.optimizers.values():
             for state in optimizer.inner.state.values():
                 tensors |= {state[k].data_ptr(): state[k] for k in ("exp_avg", "exp_avg_sq")}
         got = sum(4 * tensor.numel() for tensor in tensors.values())
-        head = 16 * (shape.hidden + 1)
-        expected = roles["policy"] + roles["reference"] + roles["critic"] + head
+        head = 16 * (shape.hidden + 1) * len(critics)
+        expected = roles["policy"] + roles["reference"] + roles.get("critic", 0) + head
         assert got == expected
 
 
@@ -101,6 +108,9 @@ def test_what_does_not_fit_is_said_with_the_setting_that_makes_it_fit() -> None:
     assert "`ppo.gradient_checkpointing: true`" in both
     assert "`ppo.lora_rank: 16`" in both
     assert "No setting" in check(10)
+    no_critic = check(150, SETTINGS.model_copy(update=WITHOUT_CRITIC))
+    assert "critic" not in no_critic
+    assert "Set `ppo.lora_rank: 16`" in no_critic
     fits = check_memory(
         SEVEN_BILLION,
         SEVEN_BILLION,
@@ -124,6 +134,9 @@ def test_every_setting_that_saves_memory_lowers_the_estimate() -> None:
     assert roles_of(SETTINGS, batch_tokens=99)["sampling"] < roles_of(SETTINGS)["sampling"]
     lora = SETTINGS.model_copy(update={"lora_rank": 16})
     assert needed(roles_of(lora, shared=True)) < needed(roles_of(lora))
+    # Of a critic: weights, gradients and both moments of 6.9e9 numbers.
+    without = roles_of(SETTINGS.model_copy(update=WITHOUT_CRITIC))
+    assert whole - needed(without) == 16 * SEVEN_BILLION.backbone
     more = roles_of(SETTINGS, independent=[SEVEN_BILLION])
     assert needed(more) - whole == 2 * SEVEN_BILLION.backbone
     # Weights and gradients, and a quarter of both moments and of another copy of the weights.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from ppo_references import ALL_SIX, LORA, SETTINGS, PromptsOf, rollout_of
+from ppo_references import ALL_SIX, LORA, SETTINGS, WITHOUT_CRITIC, PromptsOf, rollout_of
 from safetensors.torch import load_file
 from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -118,6 +118,22 @@ def test_four_roles_share_one_base_in_memory(
         got, _ = response_logprobs(learner.reference, rollout.episodes, 1.0)
         expected, _ = response_logprobs(base, rollout.episodes, 1.0)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-4)
+
+
+def test_without_a_critic_three_roles_share_one_base(
+    family: str, tiny: Tiny, lora_preference: Callable[[str], Path], token_prompts: PromptsOf
+) -> None:
+    settings = LORA.model_copy(update=WITHOUT_CRITIC)
+    learner, reward = opened(tiny, family, lora_preference(family), settings)
+    judge: Any = reward.scorers["r"][0]
+    count = len(storages(load_causal_lm(tiny(family), device="cpu")))
+    adapters = len(learner.adapters["policy"][0].parameters("policy"))
+    everything = storages(learner.policy, learner.reference, judge.model)
+    # The base once, two adapters (policy, preference) and a score head.
+    assert len(everything) == count + 2 * adapters + 1
+    rollout = collect_rollout(learner, token_prompts(family), reward, settings, seed=3, step=0)
+    update(learner, rollout, settings, seed=0, step=0)
+    assert set(learner.adapters) == {"policy", "reference", "preference"}
 
 
 def test_a_policy_trained_by_lora_is_saved_as_a_plain_model(

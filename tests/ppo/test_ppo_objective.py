@@ -38,8 +38,8 @@ from cai.ppo.math import (
     adapted_kl_coef,
     adapted_penalty,
     merged_moments,
-    penalised_policy_loss,
 )
+from cai.ppo.objectives import PolicyTokens, kl_penalty
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import policy_gradients, update
 
@@ -114,14 +114,15 @@ def test_the_penalised_objective_has_value_and_gradient_of_the_exact_kl_on_avera
 
     total = torch.zeros((), dtype=torch.float64)
     for token in range(7):  # each token as a batch of one, weighted by how often it is sampled
-        result = penalised_policy_loss(
+        tokens = PolicyTokens(
             torch.log_softmax(logits, -1)[token].reshape(1, 1),
             old[token].reshape(1, 1),
             advantages[token].reshape(1, 1),
             torch.ones(1, 1, dtype=torch.bool),
-            penalty_coef=3.0,
             token_count=1,
+            penalty_coef=3.0,
         )
+        result = kl_penalty(tokens)
         total = total + old[token].exp() * result.loss
     torch.testing.assert_close(total, expected())
     got = torch.autograd.grad(total, logits)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ppo_references import SHORT, letters, steps_of
+from ppo_references import OF_A_CRITIC, SHORT, WITHOUT_CRITIC, letters, steps_of
 from safetensors.torch import load_file
 from two_processes import DEEPSPEED, together
 
@@ -118,6 +118,30 @@ def test_fact_25_two_processes_make_the_run_of_one(
     assert together(lambda: run(tmp_path / os.environ["RANK"]), **variables) == ["", ""]
     assert_same_run(tmp_path / "0", one_process)
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [pytest.param({}, id="ddp"), pytest.param(FSDP2, id="fsdp2")],
+)
+def test_two_processes_make_the_run_of_one_without_a_critic(
+    variables: dict[str, str], tmp_path: Path, run: Run
+) -> None:
+    """Each process samples only one of a prompt's two responses: advantages need both."""
+    assert together(lambda: run(tmp_path / "two", **WITHOUT_CRITIC), **variables) == ["", ""]
+    run(tmp_path / "one", **WITHOUT_CRITIC)
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+    assert not OF_A_CRITIC & {name for record in metrics_of(tmp_path / "two") for name in record}
+
+
+def test_a_killed_run_without_a_critic_goes_on_with_more_processes(
+    tmp_path: Path, run: Run
+) -> None:
+    with pytest.raises(KilledError):
+        run(tmp_path / "more", kill_after_two, **WITHOUT_CRITIC)
+    assert together(lambda: run(tmp_path / "more", **WITHOUT_CRITIC)) == ["", ""]
+    run(tmp_path / "one", **WITHOUT_CRITIC)
+    assert_same_run(tmp_path / "more", tmp_path / "one")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cai.pipeline.launch import Job, Launcher, find_launcher, launch
 from cai.pipeline.manifest import significant
@@ -13,6 +13,9 @@ from cai.pipeline.stage import Context, Stage
 from cai.records import PromptRow, content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import read_rows
+
+if TYPE_CHECKING:
+    from cai.ppo import PPO
 
 VERSION = 1
 
@@ -73,30 +76,26 @@ class PPOJob(Job, frozen=True):
 
     def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
         """Do it, in this process or as one of several; returns the stage's metrics."""
-        return train(self, on_step)
+        ppo, arguments = self.prepared()
+        return dict(ppo.train(**arguments, on_step=on_step))
 
+    def prepared(self) -> tuple[PPO, dict[str, Any]]:
+        """Read the rows; return the trainer, with nothing loaded, and the arguments of `train`."""
+        from cai.ppo import PPO
+        from cai.ppo.pretraining import read_texts
 
-def train(job: PPOJob, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
-    """Do it, in this process or as one of several; returns the stage's metrics."""
-    from cai.ppo import PPO
-    from cai.ppo.pretraining import read_texts
-
-    guard = job.settings.guard
-    prompts = [row for row in read_rows(job.prompts, PromptRow) if row.split == "train"]
-    held_out = watched(prompts, guard.prompts) if guard else []
-    kept = {prompt.key for prompt in held_out}
-    ppo = PPO(job.policy, job.preference_model, job.settings, seed=job.seed)
-    return dict(
-        ppo.train(
-            [prompt for prompt in prompts if prompt.key not in kept],
-            job.folder,
-            held_out=held_out,
-            independent=job.independent,
-            pretraining=read_texts(job.pretraining) if job.pretraining else (),
-            log_dir=job.log_dir,
-            on_step=on_step,
-        )
-    )
+        guard = self.settings.guard
+        prompts = [row for row in read_rows(self.prompts, PromptRow) if row.split == "train"]
+        held_out = watched(prompts, guard.prompts) if guard else []
+        kept = {prompt.key for prompt in held_out}
+        return PPO(self.policy, self.preference_model, self.settings, seed=self.seed), {
+            "prompts": [prompt for prompt in prompts if prompt.key not in kept],
+            "folder": self.folder,
+            "held_out": held_out,
+            "independent": self.independent,
+            "pretraining": read_texts(self.pretraining) if self.pretraining else (),
+            "log_dir": self.log_dir,
+        }
 
 
 def _run(context: Context) -> dict[str, Any]:
@@ -118,7 +117,8 @@ def _run(context: Context) -> dict[str, Any]:
             show({**metrics, "steps": settings.steps})
 
         if settings.launch is None:
-            return train(job, on_step)
+            ppo, arguments = job.prepared()
+            return dict(ppo.train(**arguments, on_step=on_step))
         file = job.folder / "job.json"
         file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
         say = context.progress.say
