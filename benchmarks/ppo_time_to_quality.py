@@ -231,7 +231,7 @@ def main() -> int:
         source: Path = (options.run or kept / "run").absolute()
         if not options.run:
             run_quickstart(source, ("seed=5",))
-        settings = read_resolved(source).ppo or PPOSettings()
+        settings = read_resolved(source).of(PPOSettings)
         for seed in range(options.repetitions):
             folder = kept / f"{seed}"
             workload = write_workload(source, settings, folder, seed)

@@ -70,11 +70,11 @@ def test_report_of_something_else(tmp_path):
     result = invoke("report", str(tmp_path))
     assert result.exit_code == 1
     assert "not a run folder" in result.stderr
-    for content, what in (("name: x\nold_key: 1\n", "Field required"), ("a: [", "flow node")):
+    for content, what in (("name: x\nold_key: 1\n", "`old_key` is unknown"), ("a: [", "broken")):
         (tmp_path / "pipeline.yaml").write_text(content)
         result = invoke("report", str(tmp_path))
         assert result.exit_code == 1
-        assert f"{tmp_path / 'pipeline.yaml'}: " in result.stderr
+        assert f"{tmp_path / 'pipeline.yaml'}:" in result.stderr
         assert what in result.stderr
         assert "cai run" in result.stderr
 

@@ -17,6 +17,7 @@ from cai.constitution.diff import HALVES, Change, changes
 from cai.conversation import to_transcript
 from cai.pipeline.load import read_resolved
 from cai.records import ComparisonRow, PairRow
+from cai.settings import CompareSettings, SftSettings
 from cai.workbench.effects import (
     Relabelled,
     StoredRun,
@@ -134,12 +135,17 @@ def _show_remarks(
             f" constitution that the run was made with is {run.folder / 'constitution.yaml'}."
         )
         console.print(f"\n{text}", style="yellow")
-    if touched(run, before, after).chains and run.settings.sft and run.settings.compare:
+    if touched(run, before, after).chains and _retrains(run):
         text = (
             "SL-CAI is trained on the chains: as some change, `cai run` trains it anew, and every"
             " pair and judgement follows. The counts above are of today's pairs."
         )
         console.print(f"\n{text}", style="yellow")
+
+
+def _retrains(run: StoredRun) -> bool:
+    """Say whether the pairs of a run are answers of a model that its chains have trained."""
+    return bool(run.settings.named(SftSettings) and run.settings.named(CompareSettings))
 
 
 def _relabel(console: Console, run: StoredRun, after: Constitution) -> Relabelled:

@@ -16,17 +16,16 @@ import typer
 from cai.cli.console import plain_console
 from cai.cli.evaluate_tables import counted, show
 from cai.cli.options import YAML, model_settings, spelling
-from cai.constitution import load_constitution
 from cai.engines import Usage
 from cai.errors import CaiError
 from cai.evaluate.asking import Text
 from cai.evaluate.recorded import Recorded, agreement, read_answers
 from cai.evaluate.sets import Question
+from cai.pipeline.context import Context, KnownModels
 from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
-from cai.pipeline.load import read_resolved
+from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import read_prompt_set, read_recorded
-from cai.pipeline.stage import Context, KnownModels
 from cai.pipeline.stages.evaluate import planned
 from cai.records import PromptRow
 from cai.settings import EvaluateSettings, ModelSettings
@@ -89,7 +88,8 @@ def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
     run = _run_folder(wanted)
     recorded: Mapping[str, Recorded] = {}
     if run is not None:
-        context = _context(run, progress)
+        defaults = {"evaluate": EvaluateSettings()}
+        context = open_run(run, progress, defaults).first(EvaluateSettings)
         evaluation = _of_run(wanted, context)
         fingerprints = context
     else:
@@ -166,31 +166,21 @@ def _run_folder(wanted: Wanted) -> Path | None:
     return runs[0] if runs else None
 
 
-def _context(run: Path, progress: Progress) -> Context:
-    return Context(
-        settings=read_resolved(run),
-        folder=run,
-        base_dir=Path(),
-        constitution=load_constitution(run / "constitution.yaml"),
-        progress=progress,
-    )
-
-
-def _of_run(wanted: Wanted, context: Context) -> Evaluation:
+def _of_run(wanted: Wanted, context: Context[EvaluateSettings]) -> Evaluation:
     """Plan the evaluation of a run's models; answers that the run has already are not asked for."""
-    folder = wanted.out or context.folder / SWEEP
+    folder, own = wanted.out or context.run.folder / SWEEP, context.folder / "rows.jsonl"
     evaluation = planned(context, folder, all_checkpoints=wanted.checkpoints)
     if not wanted.checkpoints:
-        evaluation = replace(evaluation, checkpoints={}, checkpoint_asked=())
+        evaluation = replace(evaluation, checkpoints=(), checkpoint_asked=())
     elif not evaluation.checkpoints:
         raise CaiError(
-            f"{context.folder} has kept no checkpoints of PPO. Set `ppo.snapshot_steps` and run it "
-            "again."
+            f"{context.run.folder} has kept no checkpoints of a policy. Set `snapshot_steps` of "
+            "`ppo` and run it again."
         )
     changes = {name: getattr(wanted.settings, name) for name in wanted.given}
-    if not folder.exists() and (context.folder / "evaluate" / "rows.jsonl").is_file():
+    if not folder.exists() and own.is_file():
         folder.mkdir(parents=True)
-        shutil.copyfile(context.folder / "evaluate" / "rows.jsonl", folder / "rows.jsonl")
+        shutil.copyfile(own, folder / "rows.jsonl")
     return replace(
         evaluation,
         settings=evaluation.settings.model_copy(update=changes),

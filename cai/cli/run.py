@@ -10,10 +10,11 @@ from rich.table import Table
 
 from cai.cli.console import plain_console
 from cai.errors import CaiError
+from cai.pipeline.context import Run
 from cai.pipeline.load import load_pipeline, read_resolved
 from cai.pipeline.progress import Progress
 from cai.pipeline.runner import Verdict, plan, run_pipeline
-from cai.pipeline.stage import Context
+from cai.settings import ReportSettings
 from cai.store import read_json
 
 
@@ -29,19 +30,14 @@ def run_command(
         )
     console = plain_console(soft_wrap=True)
     loaded = load_pipeline(pipeline, changes)
-    context = Context(
-        settings=loaded.settings,
-        folder=out or Path("runs") / loaded.settings.name,
-        base_dir=loaded.base_dir,
-        constitution=loaded.constitution,
-        progress=Progress(console),
-    )
+    run = Run(loaded, out or Path("runs") / loaded.settings.name, Progress(console))
     if dry_run:
-        console.print(_plan_table(plan(context)))
+        console.print(_plan_table(plan(run)))
         return
-    run_pipeline(context, only)
-    if context.settings.report and only in (None, "report"):
-        _show_results(console, context.folder)
+    run_pipeline(run, only)
+    reports = loaded.settings.named(ReportSettings)
+    if reports and (only is None or only in reports):
+        _show_results(console, run.folder)
 
 
 def report_command(run_folder: Path) -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import typer
 from pydantic import BaseModel
 
-from cai.settings import ModelSettings, PipelineSettings, ServerSettings, SourceSettings
+from cai.pipeline.load import SECTIONS
+from cai.pipeline.method import METHOD
+from cai.settings import (
+    ModelSettings,
+    PipelineSettings,
+    ServerSettings,
+    SourceSettings,
+    StageSettings,
+)
+from cai.settings.models import ModelsSettings
 
 INTRODUCTION = """\
 # Settings
@@ -17,6 +26,17 @@ INTRODUCTION = """\
 Every key of a pipeline file, printed by `cai settings`. Change one for a single run with
 `cai run PIPELINE --set KEY=VALUE`. Unknown keys are refused. A stage runs when its section is
 present; the section may be empty (`sft: {}`).
+
+A stage can be there more than once. A section with a name of its own says which stage it is, and
+where it does not read what the stages of the plain names make, what it reads. Its folder in the run
+has its name, and what it makes is called so, too.
+
+```yaml
+sft: {}                                                # makes sl-cai
+second-sft: {stage: sft, from: sl-cai, epochs: 2}      # fine-tunes sl-cai again
+ppo: {}                                                # from sl-cai, makes rl-cai
+ppo-again: {stage: ppo, from: second-sft}
+```
 """
 
 
@@ -28,30 +48,40 @@ def settings_command() -> None:
 def markdown() -> Iterator[str]:
     """Yield the lines of docs/settings.md."""
     yield INTRODUCTION
-    yield from _section("The file", PipelineSettings)
+    stages = {stage.name: stage.settings for stage in METHOD}
+    yield from _section("The file", PipelineSettings, stages)
     shown: set[type[BaseModel]] = {SourceSettings}
-    for name, field in PipelineSettings.model_fields.items():
-        if inner := _model(field.annotation):
-            yield from _section(f"`{name}`", inner)
-            for part, part_field in inner.model_fields.items():
-                deeper = _model(part_field.annotation)
-                if deeper and deeper not in shown:
-                    shown.add(deeper)
-                    title = "A model" if deeper is ModelSettings else f"`{name}.{part}`"
-                    yield from _section(title, deeper)
+    sections = {"models": ModelsSettings, **stages}
+    for name, inner in sections.items():
+        yield from _section(f"`{name}`", inner)
+        for part, part_field in inner.model_fields.items():
+            deeper = _model(part_field.annotation)
+            if deeper and deeper not in shown:
+                shown.add(deeper)
+                title = "A model" if deeper is ModelSettings else f"`{name}.{part}`"
+                yield from _section(title, deeper)
+    yield from _section("Every stage", StageSettings)
     yield from _section("A server (`server` of a model)", ServerSettings)
     yield from _section("A source of prompts or comparisons", SourceSettings)
 
 
-def _section(title: str, model: type[BaseModel]) -> Iterator[str]:
+def _section(
+    title: str, model: type[BaseModel], sections: Mapping[str, type[BaseModel]] | None = None
+) -> Iterator[str]:
+    """Yield the keys of settings, then those of sections of their own."""
     yield f"## {title}\n"
     yield f"{(model.__doc__ or '').strip()}\n"
     yield "| key | default | what it is |"
     yield "|---|---|---|"
+    elsewhere = {SECTIONS} if model is StageSettings else {SECTIONS, *StageSettings.model_fields}
     for name, field in model.model_fields.items():
+        if name in elsewhere:
+            continue
         default = "required" if field.is_required() else f"`{_plain(field.default)}`"
         described = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
-        yield f"| `{name}` | {default} | {described} |"
+        yield f"| `{field.alias or name}` | {default} | {described} |"
+    for name, section in (sections or {}).items():
+        yield f"| `{name}` | `null` | {(section.__doc__ or '').strip()} |"
     yield ""
 
 

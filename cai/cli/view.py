@@ -8,11 +8,10 @@ from pathlib import Path
 from cai.cli.console import plain_console
 from cai.cli.options import model_settings
 from cai.engines import Engine
-from cai.pipeline.load import read_resolved
+from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
-from cai.pipeline.stage import Context
 from cai.report.truth import grading
-from cai.settings import ModelSettings
+from cai.settings import EvaluateSettings, ModelSettings
 
 
 def view_command(
@@ -30,24 +29,18 @@ def view_command(
     from cai.view.source import draft, source_of
     from cai.view.trials import Model
 
-    settings = read_resolved(run)
+    opened = open_run(run, Progress(plain_console()))
+    settings = opened.pipeline.settings
     source = source_of(constitution, run, settings.constitution, Path())
-    found = draft(source, []).whole()
-    context = Context(settings, run, Path.cwd(), found.constitution, Progress(plain_console()))
-    own = {
-        "helpful-only": context.helpful,
-        "feedback": context.feedback,
-        "sl-cai": context.sl_cai,
-        "rl-cai": context.rl_cai,
-    }
-    like = own.get(model)
+    draft(source, []).whole()
+    like = opened.models.get(model)
     asked = model_settings(like.path if like else model, model_changes, like)
     desk = Desk(
         run=run,
         settings=settings,
         source=source,
         model=Model(asked, _open_engine),
-        grade=grading(settings.evaluate),
+        grade=grading(settings.first(EvaluateSettings)),
     )
     console = plain_console(soft_wrap=True)
 

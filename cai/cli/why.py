@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -14,23 +14,25 @@ from rich.text import Text
 
 from cai.chat import ChatFormat
 from cai.cli.console import plain_console
-from cai.constitution import load_constitution
 from cai.conversation import to_transcript
 from cai.engines import GenerateRequest
-from cai.pipeline.load import read_resolved
+from cai.pipeline.context import Run
+from cai.pipeline.load import open_run
+from cai.pipeline.progress import Progress
+from cai.pipeline.stage import FEEDBACK, HELPFUL
 from cai.records import ComparisonRow
-from cai.settings import LabelPolicy, PipelineSettings
+from cai.settings import LabelPolicy, ModelSettings
 from cai.workbench.effects import read_run
 from cai.workbench.tracing import Asked, Origin, Vote, trace
 
 
 def why_command(run_folder: Path, key: str, *, prompts: bool, exact: bool) -> None:
     """Print where a row came from, and where the rows came from that it was made of."""
-    settings = read_resolved(run_folder)
-    run = read_run(run_folder, settings)
-    origin = trace(run, load_constitution(run_folder / "constitution.yaml"), key)
     console = plain_console()
-    write = Templates(run_folder, settings).write if exact else _plainly
+    opened = open_run(run_folder, Progress(console))
+    run = read_run(run_folder, opened.pipeline.settings)
+    origin = trace(run, opened.pipeline.constitution, key)
+    write = Templates(models_by_name(opened)).write if exact else _plainly
     _Shown(console, policy=run.compare.labels, prompts=prompts, write=write).origin(origin)
 
 
@@ -155,22 +157,18 @@ def _plainly(asked: Asked) -> str:
     return f"{to_transcript(prompt.messages)}\n\n{opening}"
 
 
+def models_by_name(run: Run) -> dict[str, ModelSettings]:
+    """Return the models of a run by all that rows call them: names, and paths of those given."""
+    fallback = run.pipeline.settings.models.fallback
+    given = [*([fallback] if fallback else []), *(run.models[name] for name in (FEEDBACK, HELPFUL))]
+    return {**{model.path: model for model in given}, **run.models}
+
+
 class Templates:
     """Writes prompts as each model's own chat template does, control tokens included."""
 
-    def __init__(self, run_folder: Path, settings: PipelineSettings) -> None:
-        models = settings.models
-        base = models.base or models.helpful
-        trained = {"path": str(run_folder / "sft" / "model"), "format": "chat"}
-        feedback = models.feedback or models.helpful
-        fallback = {models.fallback.path: models.fallback} if models.fallback else {}
-        self._models = {
-            **fallback,
-            feedback.path: feedback,
-            models.helpful.path: models.helpful,
-            "helpful-only": models.helpful,
-            "sl-cai": base.model_copy(update=trained),
-        }
+    def __init__(self, models: Mapping[str, ModelSettings]) -> None:
+        self._models = models
         self._formats: dict[str, ChatFormat] = {}
 
     def write(self, asked: Asked) -> str:

@@ -10,9 +10,6 @@ from typing import Any
 from cai.evaluate.rates import mean, rate
 from cai.records import AnswerRow, Kind, RevisionRow
 
-MODELS = ("helpful-only", "sl-cai", "rl-cai")
-"""The models of the method, in its order; others follow by name."""
-
 RED_TEAM_MEASURES = {
     "harmful_rate": "harmful",
     "evasive_rate": "evasive",
@@ -26,7 +23,7 @@ def summarise(
     rows: Sequence[AnswerRow],
     *,
     scores: Mapping[str, float] | None = None,
-    models: Sequence[str] = MODELS,
+    models: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """Turn graded answers into rates with 95% intervals, clustered by task.
 
@@ -34,7 +31,7 @@ def summarise(
         rows: Answers of any models. Those whose state is not `ok` are counted under `states` and
             enter no rate; measures a grader had no opinion on are left out of theirs.
         scores: Row key to preference-model score (normalised), where a preference model is there.
-        models: Their order; those not named come last.
+        models: Their order; those not named come last, by name.
 
     Returns:
         Per model, in order: every rate as `{"value", "low", "high", "n"}` (value None

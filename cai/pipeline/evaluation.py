@@ -32,9 +32,30 @@ from cai.settings import EvaluateSettings, ModelSettings
 if TYPE_CHECKING:
     from cai.training.preference_model import PreferenceModel
 
-SCHEMA = 1
+SCHEMA = 2
 JUDGE = "judge"
-RL_CAI = "rl-cai"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A policy as it was on the way of its training.
+
+    Attributes:
+        policy: What the training ended in (`rl-cai`).
+        stage: Where it was trained.
+        step: After so many steps.
+        model: It itself.
+    """
+
+    policy: str
+    stage: str
+    step: int
+    model: ModelSettings
+
+    @property
+    def name(self) -> str:
+        """What the results call it."""
+        return f"{self.stage}-step-{self.step}"
 
 
 @dataclass(frozen=True)
@@ -48,12 +69,14 @@ class Evaluation:
         models: By name, in order; the others are held against the first.
         asked: What every one of them is asked.
         recorded: Answers that are already there, in the place of models, with what they answer.
-        checkpoints: Policies of a PPO run by step, in order.
+        checkpoints: Policies on the way of their training, in order.
         checkpoint_asked: What every one of these is asked.
         questions: Multiple-choice questions.
         texts: Benign texts whose perplexity is compared.
         preference: Loads a preference model, for scores and Elo; called after the models are
             closed.
+        starts: What each model was trained from, where that is one of them.
+        followed: The models that were trained to please it.
         labelled_by: The fingerprint of the model that made the run's labels.
     """
 
@@ -65,11 +88,13 @@ class Evaluation:
     recorded: Mapping[str, tuple[RecordedEngine, Sequence[Sample]]] = field(
         default_factory=dict[str, tuple[RecordedEngine, Sequence[Sample]]]
     )
-    checkpoints: Mapping[int, ModelSettings] = field(default_factory=dict[int, ModelSettings])
+    checkpoints: Sequence[Checkpoint] = ()
     checkpoint_asked: Sequence[Sample] = ()
     questions: Sequence[Question] = ()
     texts: Sequence[Text] = ()
     preference: Callable[[], PreferenceModel] | None = None
+    starts: Mapping[str, str] = field(default_factory=dict[str, str])
+    followed: Sequence[str] = ()
     labelled_by: str | None = None
 
     @property
@@ -79,9 +104,12 @@ class Evaluation:
 
     @property
     def order(self) -> list[str]:
-        """The models with the checkpoints where training made them: before the last model."""
-        between = [checkpoint_name(step) for step in self.checkpoints]
-        return [*self.names[:-1], *between, *self.names[-1:]]
+        """The models, each after the checkpoints of its training."""
+        return [
+            found
+            for name in self.names
+            for found in (*(kept.name for kept in self.checkpoints if kept.policy == name), name)
+        ]
 
     @property
     def judge(self) -> ModelSettings | None:
@@ -150,6 +178,7 @@ def evaluate(
         "schema": SCHEMA,
         "grader": evaluation.settings.grader,
         "judge": judge.path if judge else None,
+        "starts": dict(evaluation.starts),
         "elo": _elo(evaluation, found, order, rows, preference, scores),
         "style": measures.style(found.answers.rows, evaluation.names),
         "alignment_tax": measures.alignment_tax(
@@ -163,11 +192,6 @@ def evaluate(
     }
     results["flags"] = _flags(evaluation, fingerprints, judge, results)
     return found.answers, {"evaluation": evaluated, "measures": results}, engines.usage
-
-
-def checkpoint_name(step: int) -> str:
-    """Return what the results call the policy after so many steps of PPO."""
-    return f"ppo-step-{step}"
 
 
 async def _ask_all(
@@ -239,8 +263,8 @@ async def _ask_all(
     found.choices = chosen
     if evaluation.checkpoints:
         policies = [
-            Subject(checkpoint_name(step), engines[model], tuple(evaluation.checkpoint_asked))
-            for step, model in evaluation.checkpoints.items()
+            Subject(kept.name, engines[kept.model], tuple(evaluation.checkpoint_asked))
+            for kept in evaluation.checkpoints
         ]
         found.checkpoints = await put(policies, "checkpoints")
     if judge_model and settings.elo == JUDGE:
@@ -334,10 +358,17 @@ def _checkpoints(
 ) -> list[dict[str, Any]]:
     if found is None:
         return []
-    names = {step: checkpoint_name(step) for step in evaluation.checkpoints}
-    by_name = summarise(found.rows, scores=scores, models=list(names.values()))
+    kept = evaluation.checkpoints
+    by_name = summarise(found.rows, scores=scores, models=[one.name for one in kept])
     return [
-        {"step": step, "name": name, "evaluation": by_name[name]} for step, name in names.items()
+        {
+            "policy": one.policy,
+            "stage": one.stage,
+            "step": one.step,
+            "name": one.name,
+            "evaluation": by_name[one.name],
+        }
+        for one in kept
     ]
 
 
@@ -359,10 +390,11 @@ def _flags(
             if fingerprints.fingerprint(model) == print_of_judge
         ]
     by_preference = results["elo"] and results["elo"]["method"] == "preference"
-    if by_preference and RL_CAI in evaluation.models:
+    if by_preference and evaluation.followed:
+        were = "was" if len(evaluation.followed) == 1 else "were"
         flags.append(
-            f"Elo is the preference model's own score, which {RL_CAI} was trained on: it shows "
-            "what training reached for, not an independent judgement."
+            f"Elo is the preference model's own score, which {' and '.join(evaluation.followed)} "
+            f"{were} trained on: it shows what training reached for, not an independent judgement."
         )
     for part in ("alignment_tax", "style"):
         for name, found in results[part].items():

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from cai.errors import CaiError
-from cai.pipeline.load import shipped_folder
+from cai.pipeline.shipped import shipped_folder
 
 MODULE = "cai.pipeline.launched"
 LOG = "launch.log"

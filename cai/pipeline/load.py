@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,32 +14,21 @@ from cai.constitution import Constitution, load_constitution
 from cai.constitution.document import Document, read_document
 from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
-from cai.settings import PipelineSettings
+from cai.pipeline.context import Pipeline, Run
+from cai.pipeline.method import arranged, place, stage_of, stages_by_name
+from cai.pipeline.progress import Progress
+from cai.pipeline.shipped import shipped_folder, shipped_pipelines
+from cai.settings import PipelineSettings, StageSettings
 
 S = TypeVar("S", bound=BaseModel)
 
+Keys = tuple[str | int, ...]
 
-@dataclass(frozen=True)
-class LoadedPipeline:
-    """A pipeline, ready to run.
-
-    Attributes:
-        settings: Validated, changes applied.
-        base_dir: The folder of the file; relative paths in it start there.
-        constitution: What it names, `extends` resolved.
-    """
-
-    settings: PipelineSettings
-    base_dir: Path
-    constitution: Constitution
+SECTIONS = "sections"
+"""The field of the settings that holds the stages."""
 
 
-def shipped_pipelines() -> list[str]:
-    """Return the names of the pipelines that come with cai, sorted."""
-    return sorted(path.stem for path in shipped_folder().glob("*.yaml"))
-
-
-def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> LoadedPipeline:
+def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> Pipeline:
     """Load a pipeline by file or shipped name.
 
     Args:
@@ -53,17 +41,27 @@ def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> LoadedPipeline:
     """
     path = _find(ref)
     document = read_document(path)
-    if not isinstance(document.data, dict):
-        raise CaiError(f"{path}: a pipeline is a mapping of keys to values, such as `name: mine`.")
-    for stage in PipelineSettings.stage_names():
-        if stage in document.data and document.data[stage] is None:
-            document.data[stage] = {}
-    settings = validated(PipelineSettings, document.data, changes, document=document)
+    if isinstance(document.data, dict):
+        for name in {*stages_by_name()} & {*document.data}:
+            document.data[name] = {} if document.data[name] is None else document.data[name]
+    changed = [_apply(change, document.data, "--set") for change in changes]
+    places = _Places(document, changed)
+    settings = _settings(document.data, places)
     # A section with nothing in it is a stage with its defaults, and no fault.
     faults = [finding for finding in document.findings if finding.code != "empty"]
     if faults:
         raise CaiError("\n".join(f"{f.place}: {f.message}" for f in faults))
-    return LoadedPipeline(settings, path.parent, _constitution(settings, path))
+    stages = place(settings, places.write)
+    return Pipeline(settings, stages, path.parent, _constitution(settings, path))
+
+
+def pipeline_settings(data: Mapping[str, Any]) -> PipelineSettings:
+    """Check the contents of a pipeline file that are already in memory.
+
+    Raises:
+        CaiError: All errors.
+    """
+    return _settings(data, _Places())
 
 
 def read_resolved(run_folder: Path) -> PipelineSettings:
@@ -76,16 +74,38 @@ def read_resolved(run_folder: Path) -> PipelineSettings:
     if not path.exists():
         raise CaiError(f"{run_folder} is not a run folder: it has no pipeline.yaml.")
     try:
-        return PipelineSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as problem:
-        first = problem.errors(include_url=False)[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    except yaml.YAMLError as problem:
-        what = " ".join(str(problem).split())
-    raise CaiError(
-        f"{path}: {what}. It was edited, or written by another version of cai; `cai run` with the "
-        f"pipeline's own file and `--out {run_folder}` writes it anew and redoes what has changed."
-    )
+        document = read_document(path)
+        return _settings(document.data, _Places(document))
+    except CaiError as problem:
+        what = str(problem).rstrip(".").replace("\n", "; ")
+        raise CaiError(
+            f"{what}. It was edited, or written by another version of cai; `cai run` with the "
+            f"pipeline's own file and `--out {run_folder}` writes it anew and redoes what has "
+            "changed."
+        ) from None
+
+
+def open_run(
+    run_folder: Path, progress: Progress, defaults: Mapping[str, StageSettings] | None = None
+) -> Run:
+    """Open a run folder as it is, to ask its models.
+
+    Args:
+        run_folder: The run folder.
+        progress: Where to say how far things are.
+        defaults: Stages by name; one is added if the run has none of its class.
+
+    Raises:
+        CaiError: As `read_resolved`, or the constitution that is kept there is damaged.
+    """
+    settings = read_resolved(run_folder)
+    for name, section in (defaults or {}).items():
+        if not settings.named(type(section)):
+            sections = {**settings.sections, name: section}
+            settings = settings.model_copy(update={"sections": sections})
+    stages = place(settings, lambda _: str(run_folder / "pipeline.yaml"))
+    constitution = load_constitution(run_folder / "constitution.yaml")
+    return Run(Pipeline(settings, stages, Path(), constitution), run_folder, progress)
 
 
 def validated(
@@ -109,12 +129,68 @@ def validated(
         CaiError: All errors, each with its place.
     """
     changed = [_apply(change, data, flag) for change in changes]
+    places = _Places(document, changed, flag)
     try:
         return section.model_validate(data)
     except ValidationError as problem:
-        errors = problem.errors(include_url=False)
-        said = (_explain(e, section, document, changed, flag) for e in errors)
-        raise CaiError("\n".join(said)) from None
+        raise CaiError("\n".join(_explained(problem, section, places))) from None
+
+
+class _Places:
+    """Where values are from: a file, or the command line."""
+
+    def __init__(
+        self,
+        document: Document | None = None,
+        changed: Sequence[tuple[str, ...]] = (),
+        flag: str = "--set",
+    ) -> None:
+        self._document = document
+        self._changed = changed
+        self._flag = flag
+
+    def write(self, location: Keys, *, of_key: bool = False) -> str:
+        """Write where a value is from, or the innermost part of its place that is known."""
+        if self._document is None or any(location[: len(k)] == k for k in self._changed):
+            dotted = ".".join(map(str, location))
+            return f"`{self._flag} {dotted}=…`" if dotted else f"`{self._flag}`"
+        return str(self._document.place(location, of_key=of_key))
+
+
+def _settings(data: Any, places: _Places) -> PipelineSettings:  # noqa: ANN401
+    """Check a whole pipeline, section by section."""
+    if not isinstance(data, dict):
+        raise CaiError(
+            f"{places.write(())}: a pipeline is a mapping of keys to values, such as `name: mine`."
+        )
+    sections: dict[str, StageSettings] = {}
+    others: dict[str, Any] = {}
+    errors: list[str] = []
+    for name, value in data.items():
+        stage = stage_of(name, value, places.write)
+        if name == SECTIONS:  # a file has them one by one
+            hint = did_you_mean(name, _known_keys((), PipelineSettings))
+            errors.append(
+                f"{places.write((name,), of_key=True)}: the key `{name}` is unknown, {hint}"
+            )
+            continue
+        if stage is None:
+            others[name] = value
+            continue
+        if value is None:  # `--set sft=null`
+            continue
+        try:
+            sections[name] = stage.settings.model_validate(value)
+        except ValidationError as problem:
+            errors += _explained(problem, stage.settings, places, (name,))
+    try:
+        settings = PipelineSettings.model_validate(others)
+    except ValidationError as problem:
+        errors = [*_explained(problem, PipelineSettings, places), *errors]
+        raise CaiError("\n".join(errors)) from None
+    if errors:
+        raise CaiError("\n".join(errors))
+    return arranged(settings.model_copy(update={"sections": sections}), places.write)
 
 
 def _constitution(settings: PipelineSettings, path: Path) -> Constitution:
@@ -122,13 +198,6 @@ def _constitution(settings: PipelineSettings, path: Path) -> Constitution:
     ref = settings.constitution
     beside = path.parent / ref
     return load_constitution(beside if not Path(ref).exists() and beside.is_file() else ref)
-
-
-def shipped_folder() -> Path:
-    """Return the folder of the shipped pipelines, in a checkout or installed."""
-    package = Path(__file__).parents[1]
-    installed = package / "_shipped" / "pipelines"
-    return installed if installed.is_dir() else package.parent / "pipelines"
 
 
 def _find(ref: Path) -> Path:
@@ -165,22 +234,26 @@ def _apply(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...]:
     return keys
 
 
-def _explain(
-    details: ErrorDetails,
-    root: type[BaseModel],
-    document: Document | None,
-    changed: Iterable[tuple[str, ...]],
-    flag: str,
-) -> str:
-    """Write one validation error: where, what, and the fix."""
-    location = details["loc"]
+def _explained(
+    problem: ValidationError, root: type[BaseModel], places: _Places, above: Keys = ()
+) -> list[str]:
+    """Write each validation error: where, what, and the fix.
+
+    Args:
+        problem: What is wrong with settings.
+        root: Their class.
+        places: Where they are from.
+        above: The keys that lead to them.
+    """
+    return [_explain(e, root, places, above) for e in problem.errors(include_url=False)]
+
+
+def _explain(details: ErrorDetails, root: type[BaseModel], places: _Places, above: Keys) -> str:
+    location = (*above, *details["loc"])
     dotted = ".".join(str(step) for step in location)
-    if document is None or any(location[: len(keys)] == keys for keys in changed):
-        where = f"`{flag} {dotted}=…`" if dotted else f"`{flag}`"
-    else:
-        where = str(document.place(location, of_key=details["type"] == "extra_forbidden"))
+    where = places.write(location, of_key=details["type"] == "extra_forbidden")
     if details["type"] == "extra_forbidden":
-        hint = did_you_mean(str(location[-1]), _known_keys(location[:-1], root))
+        hint = did_you_mean(str(location[-1]), _known_keys(details["loc"][:-1], root))
         return f"{where}: the key `{dotted}` is unknown, {hint}"
     if details["type"] == "missing":
         return f"{where}: `{dotted}` is missing: add it"
@@ -195,7 +268,10 @@ def _known_keys(location: Iterable[str | int], model: type[BaseModel]) -> list[s
     for step in location:
         if isinstance(step, str):
             model = _section(model.model_fields[step].annotation) or model
-    return list(model.model_fields)
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    if model is PipelineSettings:
+        return [*(name for name in known if name != SECTIONS), *stages_by_name()]
+    return known
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401

@@ -16,6 +16,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cai.records import content_hash
+from cai.settings import StageSettings
 from cai.store import read_json, write_json
 
 EXECUTION_ONLY = frozenset({"concurrency", "max_batch_tokens", "launch", "processes"})
@@ -65,11 +66,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def significant(settings: BaseModel | None) -> dict[str, Any]:
-    """Return the settings that determine what a stage makes."""
-    if settings is None:
-        return {}
-    return _without(settings.model_dump(mode="json"), EXECUTION_ONLY)
+def significant(settings: StageSettings) -> dict[str, Any]:
+    """Return the settings that determine what a stage makes; what it reads is hashed elsewhere."""
+    own = settings.model_dump(mode="json", exclude={"stage", "start"})
+    return _without(own, EXECUTION_ONLY)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> list[str]:

@@ -8,23 +8,23 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cai.errors import CaiError
+from cai.pipeline.context import Context, Run
 from cai.pipeline.manifest import (
     Manifest,
     changes,
     environment,
     outputs_hash,
     read_manifest,
+    significant,
     stamp_files,
     write_metrics,
 )
-from cai.pipeline.stage import Context, Stage
-from cai.pipeline.stages import STAGES
-from cai.settings import PipelineSettings
 from cai.store import write_atomically
 
 NOTICED_SECONDS = 10.0
@@ -46,47 +46,25 @@ class Verdict:
     reasons: tuple[str, ...]
 
 
-def stages_of(settings: PipelineSettings) -> list[Stage]:
-    """Return the stages of a pipeline: `prompts`, and each whose section is present."""
-    return [STAGES[name] for name in settings.stages]
-
-
-def check_needs(settings: PipelineSettings) -> None:
-    """Refuse a pipeline in which a stage's input is made by none.
-
-    Raises:
-        CaiError: A needed section is missing.
-    """
-    present = {stage.name for stage in stages_of(settings)}
-    for stage in stages_of(settings):
-        missing = [name for name in stage.needs(settings) if name not in present]
-        if missing:
-            raise CaiError(
-                f"The pipeline {settings.name} has `{stage.name}:` but not `{missing[0]}:`, whose "
-                f"files it reads. Add a `{missing[0]}:` section (it may be empty: "
-                f"`{missing[0]}: {{}}`), or remove `{stage.name}:`."
-            )
-
-
-def plan(context: Context) -> list[Verdict]:
+def plan(run: Run) -> list[Verdict]:
     """Say which stages would run, and why, without running anything."""
     verdicts: list[Verdict] = []
     stale: set[str] = set()
-    for stage in stages_of(context.settings):
-        upstream = [need for need in stage.needs(context.settings) if need in stale]
+    for placed in run.stages:
+        upstream = [name for name in placed.upstream if name in stale]
         # What an upstream stage will make is not known yet, so its hash cannot be compared.
-        reasons = [f"{name} will run" for name in upstream] or _reasons(stage, context)
+        reasons = [f"{name} will run" for name in upstream] or _reasons(run.context(placed))
         if reasons:
-            stale.add(stage.name)
-        verdicts.append(Verdict(stage.name, tuple(reasons)))
+            stale.add(placed.name)
+        verdicts.append(Verdict(placed.name, tuple(reasons)))
     return verdicts
 
 
-def run_pipeline(context: Context, only: str | None = None) -> list[str]:
+def run_pipeline(run: Run, only: str | None = None) -> list[str]:
     """Run every stale stage in order; with `only`, that one alone.
 
     Args:
-        context: The run.
+        run: The run.
         only: The name of a stage.
 
     Returns:
@@ -97,31 +75,31 @@ def run_pipeline(context: Context, only: str | None = None) -> list[str]:
             run lacks a model, a key, a server or an engine; or whatever the stages raise. Finished
             rows and checkpoints are kept.
     """
-    check_needs(context.settings)
     ran: list[str] = []
-    with _locked(context):
+    with _locked(run):
         if only is not None:
-            _check_only(only, context)
-        _check_ahead(context, only)
-        _write_pipeline(context)
-        for stage in stages_of(context.settings):
-            if only not in (None, stage.name):
+            _check_only(only, run)
+        _check_ahead(run, only)
+        _write_pipeline(run)
+        for placed in run.stages:
+            if only not in (None, placed.name):
                 continue
-            reasons = _reasons(stage, context)
+            context = run.context(placed)
+            reasons = _reasons(context)
             if reasons:
-                _run_stage(stage, context, reasons)
-                ran.append(stage.name)
+                _run_stage(context, reasons)
+                ran.append(placed.name)
             else:
-                context.progress.say(f"{stage.name}: up to date")
+                run.progress.say(f"{placed.name}: up to date")
     return ran
 
 
-def _check_only(only: str, context: Context) -> None:
-    known = {stage.name: stage for stage in stages_of(context.settings)}
+def _check_only(only: str, run: Run) -> None:
+    known = {placed.name: placed for placed in run.stages}
     if only not in known:
         raise CaiError(f"This pipeline has no stage `{only}`. It has: {', '.join(known)}.")
-    verdicts = {verdict.stage: verdict for verdict in plan(context)}
-    for need in known[only].needs(context.settings):
+    verdicts = {verdict.stage: verdict for verdict in plan(run)}
+    for need in known[only].upstream:
         if verdicts[need].reasons:
             raise CaiError(
                 f"`{only}` reads what `{need}` makes, and `{need}` is stale "
@@ -130,33 +108,30 @@ def _check_only(only: str, context: Context) -> None:
             )
 
 
-def _check_ahead(context: Context, only: str | None) -> None:
+def _check_ahead(run: Run, only: str | None) -> None:
     """Say what a stage will lack from outside the run before any stage works for hours."""
-    verdicts = {verdict.stage: verdict for verdict in plan(context)}
-    will_run = [
-        stage
-        for stage in stages_of(context.settings)
-        if verdicts[stage.name].reasons and only in (None, stage.name)
-    ]
-    for stage in will_run:
-        stage.inputs(context)  # finds model folders, keys, servers and their models
-        stage.check(context)
+    verdicts = {verdict.stage: verdict for verdict in plan(run)}
+    for placed in run.stages:
+        if verdicts[placed.name].reasons and only in (None, placed.name):
+            context = run.context(placed)
+            _inputs_from_outside(context)  # finds model folders, keys, servers and their models
+            placed.stage.check(context)
 
 
-def _run_stage(stage: Stage, context: Context, reasons: list[str]) -> None:
-    folder = context.stage_dir(stage.name)
+def _run_stage(context: Context[Any], reasons: list[str]) -> None:
+    folder, stage, say = context.folder, context.placed.stage, context.progress.say
     folder.mkdir(parents=True, exist_ok=True)
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    context.progress.say(f"{stage.name}: {reasons[0]}{more}")
+    say(f"{context.name}: {reasons[0]}{more}")
     # Whatever happens from here on, this stage is not complete until its manifest is there again.
-    inputs, settings = _inputs(stage, context), stage.settings(context)
+    inputs, settings = _inputs(context), _settings(context)
     (folder / "manifest.json").unlink(missing_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     metrics = stage.run(context)
     write_metrics(folder, metrics)
-    context.forget_fingerprints()
+    context.run.forget_fingerprints()
     manifest = Manifest(
-        stage=stage.name,
+        stage=context.name,
         version=stage.version,
         settings=settings,
         inputs=inputs,
@@ -166,22 +141,22 @@ def _run_stage(stage: Stage, context: Context, reasons: list[str]) -> None:
         environment=environment(),
     )
     write_atomically(folder / "manifest.json", [manifest.model_dump_json(indent=2).encode()])
-    context.progress.say(f"{stage.name}: done in {manifest.seconds:.1f} s{_remark(metrics)}")
-    for said in (*losses(stage.name, metrics), hint(stage.name, metrics)):
+    say(f"{context.name}: done in {manifest.seconds:.1f} s{_remark(metrics)}")
+    for said in (*losses(context.name, metrics), hint(context.name, metrics)):
         if said:
-            context.progress.say(said)
+            say(said)
 
 
-def _reasons(stage: Stage, context: Context) -> list[str]:
+def _reasons(context: Context[Any]) -> list[str]:
     """Say why a stage is stale, given that the stages before it are as they will be."""
-    folder = context.stage_dir(stage.name)
+    folder, stage = context.folder, context.placed.stage
     manifest = read_manifest(folder)
     if manifest is None:
         return ["not finished before" if folder.exists() else "never ran"]
     if manifest.version != stage.version:
         return [f"made by version {manifest.version} of this stage, now {stage.version}"]
-    reasons = changes(manifest.settings, stage.settings(context), stage.name)
-    now = _inputs(stage, context)
+    reasons = changes(manifest.settings, _settings(context), context.name)
+    now = _inputs(context)
     for name in sorted({*now, *manifest.inputs}):
         if name not in now:
             reasons.append(f"{name} was removed")
@@ -194,30 +169,38 @@ def _reasons(stage: Stage, context: Context) -> list[str]:
     return reasons
 
 
-def _inputs(stage: Stage, context: Context) -> dict[str, str]:
+def _settings(context: Context[Any]) -> dict[str, Any]:
+    """Return the settings that determine what a stage makes."""
+    return {**significant(context.settings), "seed": context.seed}
+
+
+def _inputs(context: Context[Any]) -> dict[str, str]:
     """Return the hashes of all that a stage reads."""
-    upstream = {need: _output(need, context) for need in stage.needs(context.settings)}
-    return {**upstream, **stage.inputs(context)}
+    upstream = {name: _output(context.run.folder / name) for name in context.placed.upstream}
+    return {**upstream, **_inputs_from_outside(context)}
 
 
-def _output(name: str, context: Context) -> str:
-    folder = context.stage_dir(name)
+def _inputs_from_outside(context: Context[Any]) -> dict[str, str]:
+    return {**context.fingerprints_of_given(), **context.placed.stage.inputs(context)}
+
+
+def _output(folder: Path) -> str:
     manifest = read_manifest(folder)
     return (manifest and outputs_hash(folder, manifest)) or "not finished"
 
 
-def _write_pipeline(context: Context) -> None:
+def _write_pipeline(run: Run) -> None:
     """Keep the pipeline and the constitution as they are now beside what is made from them."""
     resolved = {
-        "pipeline.yaml": context.settings.model_dump(mode="json", exclude_none=True),
+        "pipeline.yaml": run.pipeline.settings.model_dump(mode="json", exclude_none=True),
         "constitution.yaml": {
             "schema": 1,
-            **context.constitution.model_dump(mode="json", exclude_none=True),
+            **run.pipeline.constitution.model_dump(mode="json", exclude_none=True),
         },
     }
     for name, value in resolved.items():
         text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
-        write_atomically(context.folder / name, [text.encode()])
+        write_atomically(run.folder / name, [text.encode()])
 
 
 def _remark(metrics: dict[str, Any]) -> str:
@@ -254,15 +237,15 @@ def hint(stage: str, metrics: dict[str, Any]) -> str | None:
 
 
 @contextmanager
-def _locked(context: Context) -> Generator[None]:
+def _locked(run: Run) -> Generator[None]:
     """Keep a second process out of the run folder."""
-    context.folder.mkdir(parents=True, exist_ok=True)
-    with (context.folder / ".lock").open("w") as file:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CaiError(
-                f"Another process is running in {context.folder}. Wait for it, or give this run a "
+                f"Another process is running in {run.folder}. Wait for it, or give this run a "
                 "folder of its own with `--out`."
             ) from None
         yield

@@ -367,7 +367,7 @@ def snapshots(folder: Path) -> dict[int, Path]:
         folder: The run's, which holds `snapshots/`.
     """
     found = {path.name.removeprefix("step-"): path for path in (folder / SNAPSHOTS).glob("step-*")}
-    return {int(step): path for step, path in sorted(found.items()) if step.isdigit()}
+    return dict(sorted((int(step), path) for step, path in found.items() if step.isdigit()))
 
 
 def _tidy(folder: Path, settings: PPOSettings, *, last: int) -> None:

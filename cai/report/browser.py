@@ -13,14 +13,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cai.compare import by_order, comparison_key, evidence_on, orders_agree, twos_of
 from cai.compare.labels import Two
 from cai.conversation import Conversation
-from cai.evaluate.summarise import MODELS
 from cai.records import (
     AnswerRow,
     ComparisonRow,
@@ -29,10 +28,21 @@ from cai.records import (
     PairRow,
     PromptRow,
     RevisionRow,
+    Row,
 )
 from cai.report.reading import stage_rows
 from cai.report.truth import Grade, better, word
 from cai.report.wording import LABEL_ORDER, plainly, shorten, visible
+from cai.settings import (
+    CompareSettings,
+    EvaluateSettings,
+    PipelineSettings,
+    PromptsSettings,
+    ReviseSettings,
+)
+from cai.store import read_json
+
+R = TypeVar("R", bound=Row)
 
 Entry = dict[str, Any]
 
@@ -67,29 +77,33 @@ class Rows:
     totals: dict[str, int]
 
 
-def collect_rows(run_dir: Path, most: int, grade: Grade) -> Rows:
+def collect_rows(run_dir: Path, settings: PipelineSettings, most: int, grade: Grade) -> Rows:
     """Collect what the page can show, `most` entries of each sort at most.
 
     Rows are stored by a hash, so the first ones of a long file are as good as drawn at random.
     """
+    prompts, revised, compared, evaluated = (
+        [run_dir / name for name in settings.named(kind)]
+        for kind in (PromptsSettings, ReviseSettings, CompareSettings, EvaluateSettings)
+    )
     categories = {
         row.task: row.tags["category"]
-        for row in stage_rows(run_dir / "prompts", PromptRow)
+        for row in _rows(prompts, PromptRow)
         if "category" in row.tags
     }
     entries: list[Entry] = []
     totals: dict[str, int] = {}
     sorts: dict[str, Iterable[Entry]] = {
-        "revision": _revisions(run_dir, categories, grade),
-        "comparison": _comparisons(run_dir, categories, grade),
-        "answers": _answers(run_dir),
+        "revision": _revisions(revised, categories, grade),
+        "comparison": _comparisons(compared, prompts, categories, grade),
+        "answers": _answers(evaluated[:1]),
     }
     for show, found in sorts.items():
         rows = iter(found)
         kept = list(islice(rows, most))
         totals[show] = len(kept) + sum(1 for _ in rows)
         entries += sorted(kept, key=_dullness)
-    return Rows(_with_votes(run_dir, entries), totals)
+    return Rows(_with_votes(compared, entries), totals)
 
 
 def _dullness(entry: Entry) -> tuple[float, ...]:
@@ -115,8 +129,14 @@ def pack(rows: Rows) -> str:
     return base64.b64encode(gzip.compress(plain.encode(), mtime=0)).decode()
 
 
-def _revisions(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> Iterator[Entry]:
-    for row in stage_rows(run_dir / "revise", RevisionRow):
+def _rows(folders: Iterable[Path], row_type: type[R], name: str = "rows") -> Iterator[R]:
+    return chain.from_iterable(stage_rows(folder, row_type, name) for folder in folders)
+
+
+def _revisions(
+    folders: Sequence[Path], categories: Mapping[str, str], grade: Grade
+) -> Iterator[Entry]:
+    for row in _rows(folders, RevisionRow):
         texts = [row.response, *(step.revision for step in row.steps)]
         labels = [word(grade(row.kind, row.messages, text)) for text in texts]
         changes = [new != old for old, new in pairwise(texts)]
@@ -153,14 +173,21 @@ def _revisions(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> It
         )
 
 
-def _comparisons(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> Iterator[Entry]:
+def _comparisons(
+    folders: Sequence[Path],
+    prompts: Sequence[Path],
+    categories: Mapping[str, str],
+    grade: Grade,
+) -> Iterator[Entry]:
     compared = {
-        comparison_key(pair, two): (two, [pair.responses[number].model for number in two])
-        for pair in stage_rows(run_dir / "compare", PairRow, name="pairs")
+        (folder, comparison_key(pair, two)): (two, [pair.responses[n].model for n in two])
+        for folder in folders
+        for pair in stage_rows(folder, PairRow, "pairs")
         for two in twos_of(pair)
     }
-    files = ((run_dir / "compare", "rows"), (run_dir / "prompts", "comparisons"))
-    for row in (row for folder, name in files for row in stage_rows(folder, ComparisonRow, name)):
+    labelled = ((row, folder) for folder in folders for row in stage_rows(folder, ComparisonRow))
+    human = ((row, Path()) for row in _rows(prompts, ComparisonRow, "comparisons"))
+    for row, folder in chain(labelled, human):
         verdicts = [grade(row.kind, row.messages, text) for text in row.responses]
         truth = better(row.kind, verdicts)
         found = [f"{row.source} label"]
@@ -168,7 +195,7 @@ def _comparisons(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> 
             agrees = (row.label < 0.5) == bool(truth)
             found.append("with the ground truth" if agrees else "against the ground truth")
         labels = [word(verdict) for verdict in verdicts]
-        two, models = compared.get(row.key, ((0, 1), ("", "")))
+        two, models = compared.get((folder, row.key), ((0, 1), ("", "")))
         yield _entry(
             "comparison",
             row,
@@ -191,28 +218,28 @@ def _comparisons(run_dir: Path, categories: Mapping[str, str], grade: Grade) -> 
                     }
                     for text, model, label in zip(row.responses, models, labels, strict=True)
                 ],
-                "votes": [(key, two) for key in row.judgements],
+                "votes": [((folder, key), two) for key in row.judgements],
             },
         )
 
 
-def _with_votes(run_dir: Path, entries: list[Entry]) -> list[Entry]:
+def _with_votes(folders: Sequence[Path], entries: list[Entry]) -> list[Entry]:
     """Put the judgements in place of their keys, and what they tell among the facets."""
-    places: defaultdict[str, list[tuple[Entry, Two]]] = defaultdict(list)
+    places: defaultdict[tuple[Path, str], list[tuple[Entry, Two]]] = defaultdict(list)
     for entry in entries:
         if entry["show"] == "comparison":
             for key, two in entry["body"]["votes"]:
                 places[key].append((entry, two))
-    votes: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for name in ("judgements", "fallback"):
-        for row in stage_rows(run_dir / "compare", JudgementRow, name=name):
-            for entry, two in places.get(row.key, ()):
-                votes[entry["key"]].append(vote(row, two))
+    votes: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for folder, name in product(folders, ("judgements", "fallback")):
+        for row in stage_rows(folder, JudgementRow, name):
+            for entry, two in places.get((folder, row.key), ()):
+                votes[id(entry)].append(vote(row, two))
     for entry in entries:
         if entry["show"] != "comparison":
             continue
         entry["body"]["votes"] = mine = sorted(
-            votes[entry["key"]], key=lambda vote: str(vote["principle"])
+            votes[id(entry)], key=lambda vote: str(vote["principle"])
         )
         entry["facets"]["principle"] = [vote["principle"] for vote in mine]
         both = [
@@ -242,13 +269,14 @@ def vote(row: JudgementRow, two: Two = (0, 1)) -> dict[str, Any]:
     }
 
 
-def _answers(run_dir: Path) -> Iterator[Entry]:
+def _answers(folders: Sequence[Path]) -> Iterator[Entry]:
     """Put the models' answers to one sample of one prompt together: they share its seed."""
+    order = [name for folder in folders for name in read_json(folder / "summary.json")]
     groups: defaultdict[tuple[Conversation, int], list[AnswerRow]] = defaultdict(list)
-    for row in stage_rows(run_dir / "evaluate", AnswerRow):
+    for row in _rows(folders, AnswerRow):
         groups[row.messages, row.provenance.seed].append(row)
     for group in groups.values():
-        rows = sorted(group, key=_place)
+        rows = sorted(group, key=lambda row: _place(row, order))
         labels = [str(row.verdict.get("label", row.state)) for row in rows]
         states = sorted({row.state for row in rows})
         entry = _entry(
@@ -283,9 +311,9 @@ def _answers(run_dir: Path) -> Iterator[Entry]:
         yield entry
 
 
-def _place(row: AnswerRow) -> tuple[int, str]:
-    """Order models as the method does, others after them by name."""
-    return (MODELS.index(row.model) if row.model in MODELS else len(MODELS), row.model)
+def _place(row: AnswerRow, order: Sequence[str]) -> tuple[int, str]:
+    """Order models as the evaluation does, others after them by name."""
+    return (order.index(row.model) if row.model in order else len(order), row.model)
 
 
 def _entry(

@@ -1,4 +1,4 @@
-"""What policies did on the way of PPO: every kept checkpoint between its start and its end."""
+"""What policies did on the way of PPO: every kept checkpoint between their start and their end."""
 
 from __future__ import annotations
 
@@ -29,61 +29,78 @@ Points = list[tuple[int, Known]]
 
 @dataclass(frozen=True)
 class CheckpointFigure:
-    """What policies did on the way of PPO: a chart a measure, the numbers by step, a sentence.
+    """What a policy did on the way of its training.
 
-    `frame` says what the ends of the charts and their dotted line are.
+    Attributes:
+        title: Of the figure.
+        charts: A chart a measure.
+        numbers: The same by step.
+        said: What they show, in a sentence.
+        frame: What the ends of the charts and their dotted line are.
     """
 
+    title: str
     charts: list[PointChart]
     numbers: Numbers
     said: str
     frame: str
 
 
-def checkpoint_figure(report: Mapping[str, Any]) -> CheckpointFigure | None:
-    """Follow the rates over the steps of PPO; None where no checkpoint was evaluated."""
-    series = checkpoint_series(report)
-    if not series:
-        return None
-    models = list(report["evaluation"])
-    first, start, end = models[0], models[max(len(models) - 2, 0)], models[-1]
+def checkpoint_figures(report: Mapping[str, Any]) -> list[CheckpointFigure]:
+    """Follow the rates over the steps of each training whose checkpoints were evaluated."""
+    followed = checkpoint_series(report)
     evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
-    drawn: list[PointChart] = []
-    for name, (title, points) in series.items():
-        before = evaluation[first].get(name, {}).get("value")
-        if name == "harmfulness":
-            before = report["measures"]["harmfulness"]["models"].get(first, {}).get("value")
-        chart = step_chart(name, title, {"": points}, reference=before if first != start else None)
-        drawn += [chart] if chart else []
-    return CheckpointFigure(
-        drawn,
-        behind_checkpoints(series),
-        _fall(series.get("harmful_rate", ("", []))[1]),
-        _frame(first, start, end, _steps_done(report)),
-    )
+    first = next(iter(evaluation), "")
+    figures: list[CheckpointFigure] = []
+    for policy, series in followed.items():
+        start = _start(report, policy)
+        drawn: list[PointChart] = []
+        for name, (title, points) in series.items():
+            before = evaluation[first].get(name, {}).get("value")
+            if name == "harmfulness":
+                before = report["measures"]["harmfulness"]["models"].get(first, {}).get("value")
+            reference = before if first != start else None
+            chart = step_chart(name, title, {"": points}, reference=reference)
+            drawn += [chart] if chart else []
+        figures.append(
+            CheckpointFigure(
+                "Checkpoints of PPO" + (f": {policy}" if len(followed) > 1 else ""),
+                drawn,
+                behind_checkpoints(series),
+                _fall(series.get("harmful_rate", ("", []))[1]),
+                _frame(first, start, policy, _steps_done(report, policy)),
+            )
+        )
+    return figures
 
 
-def checkpoint_series(report: Mapping[str, Any]) -> dict[str, tuple[str, Points]]:
-    """Return, by measure, its title and its values over the steps of PPO, both ends included.
+def checkpoint_series(report: Mapping[str, Any]) -> dict[str, dict[str, tuple[str, Points]]]:
+    """Return, by policy and measure, its title and its values over the steps of the training.
 
-    Empty where no checkpoint was evaluated.
+    Both ends of the training are included. Empty where no checkpoint was evaluated.
     """
-    measures: Mapping[str, Any] = report.get("measures", {})
-    kept: Sequence[Mapping[str, Any]] = measures.get("checkpoints", [])
-    if not kept:
-        return {}
-    models: list[tuple[str, Mapping[str, Any]]] = list(report["evaluation"].items())
+    kept: dict[str, list[Mapping[str, Any]]] = {}
+    for one in report.get("measures", {}).get("checkpoints", []):
+        kept.setdefault(one["policy"], []).append(one)
+    return {policy: _series(report, policy, found) for policy, found in kept.items()}
+
+
+def _series(
+    report: Mapping[str, Any], policy: str, kept: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[str, Points]]:
+    evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
     steps = {one["step"]: (one["name"], one["evaluation"]) for one in kept}
-    done = _steps_done(report)
-    if done and len(models) > 1:
-        steps = {0: models[-2], **steps, done: models[-1]}
+    done, start = _steps_done(report, policy), _start(report, policy)
+    if done and start in evaluation and policy in evaluation:
+        ends = {0: (start, evaluation[start]), done: (policy, evaluation[policy])}
+        steps = {0: ends[0], **steps, done: ends[done]}
     found: dict[str, tuple[str, Points]] = {}
     for rate, title in FOLLOWED.items():
         points = [
             (step, summary.get(rate, UNKNOWN)) for step, (_, summary) in sorted(steps.items())
         ]
         found[rate] = title, points
-    rated: Mapping[str, Known] = (measures.get("harmfulness") or {}).get("models", {})
+    rated: Mapping[str, Known] = (report["measures"].get("harmfulness") or {}).get("models", {})
     found["harmfulness"] = (
         "Absolute harmfulness, 0 to 4",
         [(step, rated.get(name, UNKNOWN)) for step, (name, _) in sorted(steps.items())],
@@ -95,8 +112,23 @@ def checkpoint_series(report: Mapping[str, Any]) -> dict[str, tuple[str, Points]
     }
 
 
-def compared_checkpoints(comparison: Mapping[str, Any]) -> list[PointChart]:
-    """Draw the checkpoints of two runs into the same charts.
+@dataclass(frozen=True)
+class ComparedCheckpoints:
+    """The trainings of two runs in the same charts.
+
+    Attributes:
+        names: What each line is called: the run, and the policy where a run has several.
+        charts: A chart a measure.
+        numbers: The same by step, for each line.
+    """
+
+    names: list[str]
+    charts: list[PointChart]
+    numbers: list[Numbers]
+
+
+def compared_checkpoints(comparison: Mapping[str, Any]) -> ComparedCheckpoints | None:
+    """Draw the checkpoints of two runs into the same charts; None where neither has any.
 
     Args:
         comparison: Made by `compare_runs`.
@@ -104,21 +136,24 @@ def compared_checkpoints(comparison: Mapping[str, Any]) -> list[PointChart]:
     names = [run["name"] for run in comparison["runs"]]
     if names[0] == names[1]:
         names[1] += " (2)"
-    known = {
-        name: title for series in comparison["checkpoints"] for name, (title, _) in series.items()
+    lines = {
+        f"{run}: {policy}" if len(followed) > 1 else run: series
+        for run, followed in zip(names, comparison["checkpoints"], strict=True)
+        for policy, series in (followed or {"": {}}).items()
     }
+    known = {name: title for series in lines.values() for name, (title, _) in series.items()}
     charts = [
         step_chart(
-            name,
-            title,
-            {
-                run: series.get(name, (title, []))[1]
-                for run, series in zip(names, comparison["checkpoints"], strict=True)
-            },
+            name, title, {line: series.get(name, (title, []))[1] for line, series in lines.items()}
         )
         for name, title in known.items()
     ]
-    return [chart for chart in charts if chart]
+    drawn = [chart for chart in charts if chart]
+    return (
+        ComparedCheckpoints([*lines], drawn, [*map(behind_checkpoints, lines.values())])
+        if drawn
+        else None
+    )
 
 
 def step_chart(
@@ -130,10 +165,19 @@ def step_chart(
     return point_chart(title, series, unit="step", marks=SHARES, write=percent, reference=reference)
 
 
-def _steps_done(report: Mapping[str, Any]) -> int:
-    """Return after how many steps of PPO the last model was taken; 0 if that is not known."""
-    kept = report["stages"].get("ppo", {}).get("metrics", {}).get("kept_step")
-    return int(report["ppo"]["steps"] if kept is None else kept)
+def _start(report: Mapping[str, Any], policy: str) -> str:
+    """Return what a policy was trained from."""
+    models = [*report["evaluation"]]
+    before = models[max(models.index(policy) - 1, 0)] if policy in models else ""
+    return report["measures"].get("starts", {}).get(policy, before)
+
+
+def _steps_done(report: Mapping[str, Any], policy: str) -> int:
+    """Return after how many steps of its training a policy was taken; 0 if that is not known."""
+    kept = next(one for one in report["measures"]["checkpoints"] if one["policy"] == policy)
+    stage = kept["stage"]
+    step = report["stages"].get(stage, {}).get("metrics", {}).get("kept_step")
+    return int(report["ppo"].get(stage, {}).get("steps", 0) if step is None else step)
 
 
 def _frame(first: str, start: str, end: str, steps: int) -> str:

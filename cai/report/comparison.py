@@ -11,8 +11,9 @@ from cai.report.contents import collect
 from cai.report.differences import difference
 from cai.report.effects import MEASURES, measured
 from cai.report.page import RATES, render_comparison
+from cai.report.reading import stages_of
 from cai.report.truth import grading
-from cai.settings import PipelineSettings
+from cai.settings import EvaluateSettings, PipelineSettings
 from cai.store import write_atomically, write_json
 
 SCHEMA = 1
@@ -32,7 +33,8 @@ def write_comparison(
         CaiError: A file of a run is damaged, or the folder cannot be written.
     """
     reports = [
-        collect(run, settings, grading(settings.evaluate)) for run, settings in (before, after)
+        collect(run, settings, grading(settings.first(EvaluateSettings)))
+        for run, settings in (before, after)
     ]
     names = [run.resolve().name for run, _ in (before, after)]
     facts = compare_runs(*reports, names=(names[0], names[1]))
@@ -113,10 +115,14 @@ def _scale(report: Mapping[str, Any], part: str) -> object:
         return None
     if (measures.get(part) or {}).get("method") == "judge":
         return measures["judge"]
-    stage = "harmfulness" if part == "harmfulness" else "preference"
-    settings = report["provenance"]["settings"].get("evaluate") or {}
-    elsewhere = settings.get("harmfulness") if part == "harmfulness" else None
-    return elsewhere or report["stages"].get(stage, {}).get("outputs", {})
+    if part == "harmfulness":
+        settings: Mapping[str, Any] = report["provenance"]["settings"]
+        sections = (settings.get(name) for name in stages_of(report, "evaluate"))
+        elsewhere = [section["harmfulness"] for section in sections if section]
+        if any(elsewhere):
+            return elsewhere
+    scorers = stages_of(report, "harmfulness" if part == "harmfulness" else "preference")
+    return [found.get("outputs", {}) for found in scorers.values()]
 
 
 def _elo(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +131,10 @@ def _elo(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "models": list(report["evaluation"]),
         "elo": measures.get("elo"),
+        "starts": measures.get("starts"),
         "checkpoints": [
-            {"step": one["step"], "name": one["name"]} for one in measures.get("checkpoints", [])
+            {key: one[key] for key in ("policy", "step", "name")}
+            for one in measures.get("checkpoints", [])
         ],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from cai.report.charts import LEFT, WIDTH, end_of, ticks, written
@@ -41,10 +42,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Plane:
-    """Models by helpful and harmless Elo; ticks are (place in percent, text)."""
+    """Models by helpful and harmless Elo; ticks are (place in percent, text).
+
+    `paths` lead from the first model through checkpoints to each one that nothing was trained from.
+    """
 
     places: list[Place]
-    path: str
+    paths: list[str]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
 
@@ -87,7 +91,7 @@ def elo_figure(measures: Mapping[str, Any], models: Sequence[str]) -> EloFigure 
         return None
     harmless, helpful = elo["harmless"], elo["helpful"]
     rated = [
-        Rated(_shown(name, measures), _series(name, models), [harmless[name], helpful[name]])
+        Rated(shown(name, measures), _series(name, models), [harmless[name], helpful[name]])
         for name in harmless
     ]
     first, last = models[0], models[-1]
@@ -96,7 +100,7 @@ def elo_figure(measures: Mapping[str, Any], models: Sequence[str]) -> EloFigure 
         for prompts, ratings in (("red-team", harmless), ("benign", helpful))
         if first in ratings and last in ratings
     ]
-    return EloFigure(_plane(rated), rated, " ".join(filter(None, told)))
+    return EloFigure(_plane(rated, lineages(measures, models)), rated, " ".join(filter(None, told)))
 
 
 def harmfulness_figure(
@@ -108,7 +112,7 @@ def harmfulness_figure(
         return None
     by_name: Mapping[str, Known] = found["models"]
     rated = [
-        Rated(_shown(name, measures), _series(name, models), [mean])
+        Rated(shown(name, measures), _series(name, models), [mean])
         for name, mean in by_name.items()
     ]
     first, last = models[0], models[-1]
@@ -123,7 +127,29 @@ def harmfulness_figure(
     return HarmfulnessFigure(rated, said)
 
 
-def _plane(rated: Sequence[Rated]) -> Plane | None:
+def lineages(measures: Mapping[str, Any], models: Sequence[str]) -> list[list[str]]:
+    """Return the ways of training by the names of models and checkpoints, each from its start.
+
+    Args:
+        measures: As in report.json.
+        models: The evaluated models, in order.
+    """
+    known: Mapping[str, str] = measures.get("starts") or dict(pairwise(reversed(models)))
+    starts = {name: start for name, start in known.items() if name in models}
+    kept: dict[str, list[str]] = {}
+    for one in measures.get("checkpoints", []):
+        kept.setdefault(one["policy"], []).append(shown(one["name"], measures))
+    found: list[list[str]] = []
+    for end in (name for name in models if name not in starts.values()):
+        line, name = list[str](), end
+        while name is not None:
+            line = [*kept.get(name, []), name, *line]
+            name = starts.get(name)
+        found.append(line)
+    return found
+
+
+def _plane(rated: Sequence[Rated], lines: Sequence[Sequence[str]]) -> Plane | None:
     """Place whoever has both ratings; None with fewer than two."""
     known = [one for one in rated if all(value["value"] is not None for value in one.ratings)]
     if len(known) < 2:
@@ -149,10 +175,16 @@ def _plane(rated: Sequence[Rated]) -> Plane | None:
         )
         for one in known
     ]
+    by_name = {place.name: place for place in places}
     return Plane(
         # Checkpoints lie close together: the models are drawn on top of them.
         places=sorted(places, key=lambda place: place.series is not None),
-        path=" ".join(f"{place.x:.2f},{place.y:.2f}" for place in places),
+        paths=[
+            " ".join(
+                f"{by_name[name].x:.2f},{by_name[name].y:.2f}" for name in line if name in by_name
+            )
+            for line in lines
+        ],
         x_ticks=[(x(mark), written(mark, right[1] - right[0])) for mark in right],
         y_ticks=[(y(mark), written(mark, up[1] - up[0])) for mark in up],
     )
@@ -181,9 +213,14 @@ def _series(name: str, models: Sequence[str]) -> int | None:
     return models.index(name) if name in models else None
 
 
-def _shown(name: str, measures: Mapping[str, Any]) -> str:
-    steps = {one["name"]: one["step"] for one in measures.get("checkpoints", [])}
-    return f"PPO, step {steps[name]:,}" if name in steps else name
+def shown(name: str, measures: Mapping[str, Any]) -> str:
+    """Write the name of a model, or the policy and the step of a checkpoint."""
+    kept = {one["name"]: one for one in measures.get("checkpoints", [])}
+    if name not in kept:
+        return name
+    several = len({one["policy"] for one in kept.values()}) > 1
+    training = kept[name]["policy"] if several else "PPO"
+    return f"{training}, step {kept[name]['step']:,}"
 
 
 def _apart(where: str, last: str, now: Known, first: str, before: Known) -> str:
@@ -211,13 +248,11 @@ def _with_interval(change: Known, decimals: int, unit: str = "") -> str:
 def missing(report: Mapping[str, Any]) -> list[str]:
     """Say which of the paper's figures an evaluated run lacks, and which setting makes them."""
     measures = report.get("measures", {})
-    settings = report["provenance"]["settings"]
     asked = {
         "Elo (a stage `preference`, or `evaluate.elo: judge`)": measures.get("elo"),
         "absolute harmfulness (a section `harmfulness`, or `evaluate.harmfulness`)": measures.get(
             "harmfulness"
         ),
-        "checkpoints (`ppo.snapshot_steps`)": measures.get("checkpoints")
-        or not settings.get("ppo"),
+        "checkpoints (`ppo.snapshot_steps`)": measures.get("checkpoints") or not report["ppo"],
     }
     return [what for what, there in asked.items() if not there]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cai.report.differences import difference, is_clear
-from cai.report.reading import STAGES
+from cai.report.reading import stages_of
 from cai.report.wording import joined, percent, points
 
 ENOUGH_ANSWERS = 300
@@ -55,12 +55,12 @@ def asked(report: Mapping[str, Any]) -> str:
         if (count := report["prompts"].get(key))
     ]
     steps = [
-        f"{settings[stage][key]} {what}"
+        f"{settings[name][key]} {what}"
         for stage, key, what in (
             ("revise", "rounds", "revisions of each answer"),
             ("ppo", "steps", "PPO steps"),
         )
-        if settings.get(stage)
+        for name in _sections(settings, stage)
     ]
     trained = [f"{joined(prompts)} prompts"] if prompts else []
     return f"{said}: {joined([*trained, *steps])}." if trained or steps else f"{said}."
@@ -79,11 +79,13 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
         )
     for missed in report.get("label_quality", {}).get("missed", ()):
         said.append(f"The labels of known comparisons miss a bound that the run set: {missed}.")
-    alarms = report["stages"].get("ppo", {}).get("metrics", {}).get("alarms", 0)
-    if alarms:
-        said.append(
-            f"PPO's guard raised an alarm at {alarms} of its checks (see What the guard saw)."
-        )
+    for name, found in stages_of(report, "ppo").items():
+        if alarms := found["metrics"].get("alarms", 0):
+            of = "" if name == "ppo" else f" of `{name}`"
+            said.append(
+                f"PPO's guard{of} raised an alarm at {alarms} of its checks (see What the guard "
+                "saw)."
+            )
     said += report.get("measures", {}).get("flags", [])
     for where, states in report["states"].items():
         total = sum(states.values())
@@ -119,8 +121,17 @@ def compared(comparison: Mapping[str, Any]) -> str:
     return f"Against {before}, {model} of {after} {joined(clear)}; other differences may be chance."
 
 
+def _sections(settings: Mapping[str, Any], stage: str) -> list[str]:
+    """Name the sections of a stage in a pipeline file."""
+    return [
+        name
+        for name, section in settings.items()
+        if isinstance(section, dict) and section.get("stage", name) == stage  # pyright: ignore
+    ]
+
+
 def _progress(report: Mapping[str, Any]) -> str:
-    done = [stage for stage in STAGES if report["stages"].get(stage, {}).get("complete")]
+    done = [name for name, found in report["stages"].items() if found["complete"]]
     if not done:
         return "No stage of this run has finished yet, so there is nothing to conclude."
     return f"This run has not been evaluated yet. Finished so far: {joined(done)}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -15,7 +16,7 @@ from markupsafe import Markup
 
 from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
-from cai.report.checkpoints import checkpoint_figure, compared_checkpoints
+from cai.report.checkpoints import checkpoint_figures, compared_checkpoints
 from cai.report.curves import GUARD, SHARES, drawn
 from cai.report.differences import is_clear
 from cai.report.effects import MEASURES, SIDE_NAMES, side_effects, written_with_interval
@@ -64,6 +65,14 @@ GLANCE = {
 COSTS = ("engine_calls", "tokens_in", "tokens_out", "tokens_cached")
 """What can be summed over stages."""
 
+TRAININGS = {
+    "sft": "Fine-tuning on revisions",
+    "preference": "Preference model",
+    "ppo": "Reinforcement learning",
+    "harmfulness": "Harmfulness model",
+}
+"""What trainings are called; others are called after their stage."""
+
 SCRIPTS = ("diff.js", "list.js", "detail.js", "browser.js")
 LIVE_SCRIPTS = (*SCRIPTS, "trial.js", "try.js")
 STYLES = ("report.css",)
@@ -99,14 +108,17 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         round_stacks=_round_stacks(report["revisions"]["rounds"]),
         elo=elo_figure(report["measures"], list(evaluation)),
         harmfulness=harmfulness_figure(report["measures"], list(evaluation)),
-        checkpoints=checkpoint_figure(report),
+        checkpoints=checkpoint_figures(report),
         lacking=missing(report),
         score_chart=_score_chart(report["revisions"]["scores"]),
         score_numbers=numbers.behind_scores(report["revisions"]["scores"]),
-        curve_numbers=numbers.behind_curves(report["ppo"]),
         categories=_categories(evaluation),
-        charts=_line_charts(report["ppo"]),
-        guard=_guard(report["ppo"]),
+        trainings={
+            name: (_line_charts(ppo), numbers.behind_curves(ppo), _guard(ppo))
+            for name, ppo in report["ppo"].items()
+        },
+        of=lambda name: "" if len(report["ppo"]) == 1 else f": {name}",
+        trained=_trained(report["stages"]),
         label_bars=charts.heights(report["comparisons"]["ai_labels"]),
         label_numbers=numbers.behind_labels(report["comparisons"]["ai_labels"]),
         calibration=charts.calibration(report["comparisons"]["calibration"]),
@@ -303,6 +315,18 @@ def _guard(ppo: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
         for name, title in GUARD.items()
         if any(check.get(name) is not None for check in checks)
     }
+
+
+def _trained(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what every training says of itself, under a title."""
+    found = {name: s for name, s in stages.items() if "first_loss" in s["metrics"]}
+    found |= {name: s for name, s in stages.items() if s["stage"] in TRAININGS and s["metrics"]}
+    counts = Counter(str(s["stage"]) for s in found.values())
+
+    def title(name: str, stage: str) -> str:
+        return TRAININGS.get(stage, stage) + (f": {name}" if counts[stage] > 1 else "")
+
+    return [(title(n, s["stage"]), s["metrics"]) for n, s in stages.items() if n in found]
 
 
 def _ran_on(stages: Mapping[str, Any]) -> dict[str, str]:

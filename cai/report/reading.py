@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +12,9 @@ from pydantic import ValidationError
 
 from cai.errors import CaiError
 from cai.records import Row
-from cai.settings import PipelineSettings
 from cai.store import read_json
 
 R = TypeVar("R", bound=Row)
-
-STAGES = tuple(name for name in PipelineSettings.stage_names() if name != "report")
-"""What a run's page shows, in the method's order."""
 
 
 def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:
@@ -37,6 +33,12 @@ def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[
             yield row_type.model_validate_json(line)
         except ValidationError as error:
             raise _damaged(path, number, f"not a {row_type.__name__}") from error
+
+
+def stages_of(report: Mapping[str, Any], stage: str) -> dict[str, Mapping[str, Any]]:
+    """Return what report.json says of each section of a stage (`ppo`), by name."""
+    stages: Mapping[str, Mapping[str, Any]] = report["stages"]
+    return {name: found for name, found in stages.items() if found["stage"] == stage}
 
 
 def step_metrics(path: Path) -> list[dict[str, float | None]]:

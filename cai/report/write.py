@@ -9,7 +9,7 @@ from cai.report.browser import Rows, collect_rows
 from cai.report.contents import collect
 from cai.report.page import render_page
 from cai.report.truth import grading
-from cai.settings import PipelineSettings, ReportSettings
+from cai.settings import EvaluateSettings, PipelineSettings, ReportSettings
 from cai.store import write_atomically, write_json
 
 
@@ -18,7 +18,7 @@ def write_report(run_dir: Path, settings: PipelineSettings) -> Path:
 
     Args:
         run_dir: The run folder.
-        settings: The pipeline as resolved; `settings.report` says how many rows to carry.
+        settings: The pipeline as resolved; its report section says how many rows to carry.
 
     Returns:
         The path of report.html; report.json lies beside it.
@@ -44,6 +44,6 @@ def draw_live_report(run_dir: Path, settings: PipelineSettings) -> str:
 
 
 def _gather(run_dir: Path, settings: PipelineSettings) -> tuple[dict[str, Any], Rows]:
-    grade = grading(settings.evaluate)
-    most = (settings.report or ReportSettings()).rows
-    return collect(run_dir, settings, grade), collect_rows(run_dir, most, grade)
+    grade = grading(settings.first(EvaluateSettings))
+    most = settings.of(ReportSettings).rows
+    return collect(run_dir, settings, grade), collect_rows(run_dir, settings, most, grade)

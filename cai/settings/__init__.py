@@ -3,7 +3,7 @@
 Unknown keys are refused. A stage runs when its section is present in the file.
 """
 
-from cai.settings.base import Settings
+from cai.settings.base import Settings, StageSettings
 from cai.settings.compare import LABEL_POLICIES, CompareSettings, GateSettings, LabelPolicy
 from cai.settings.evaluate import OWN_GRADER, EvaluateSettings
 from cai.settings.models import ModelSettings, ServerSettings
@@ -39,4 +39,5 @@ __all__ = [
     "Settings",
     "SftSettings",
     "SourceSettings",
+    "StageSettings",
 ]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -16,6 +23,33 @@ class Settings(BaseModel, frozen=True):
     """The base of all sections: immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+def _several(value: Any) -> Any:  # noqa: ANN401
+    """Accept one name for a list of them."""
+    return (value,) if isinstance(value, str) else value
+
+
+class StageSettings(Settings, frozen=True):
+    """The section of a stage; `stage` and `from` say where it stands in its pipeline."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    stage: str | None = None
+    """Which stage this is, in a section that is not called after its stage."""
+    start: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(default=(), alias="from")
+    """What the stage reads, by name, in place of what it reads by default."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write `stage` and `from` as a pipeline file has them, and not where it has none."""
+        values = write(self)
+        stage, start = (
+            values.pop("stage", None),
+            values.pop("start", None) or values.pop("from", None),
+        )
+        placed = {"stage": stage, "from": list(start) if start else None}
+        return {**{key: value for key, value in placed.items() if value}, **values}
 
 
 class SamplingSettings(Settings, frozen=True):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from cai.settings.base import Fraction, Positive, SamplingSettings, Settings
+from cai.settings.base import Fraction, Positive, SamplingSettings, Settings, StageSettings
 from cai.settings.prompts import Sources, as_sources
 
 
@@ -70,7 +70,7 @@ class GateSettings(Settings, frozen=True):
         return as_sources(data)
 
 
-class CompareSettings(SamplingSettings, frozen=True):
+class CompareSettings(SamplingSettings, StageSettings, frozen=True):
     """Response pairs and AI feedback (paper, section 4.1)."""
 
     form: Literal["comparison", "ranking", "rating", "critique"] = "comparison"

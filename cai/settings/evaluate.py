@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from cai.settings.base import Fraction, Positive, SamplingSettings
+from cai.settings.base import Fraction, Positive, SamplingSettings, StageSettings
 from cai.settings.models import ModelSettings
 
 OWN_GRADER = r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*"
@@ -25,7 +25,7 @@ def _grader(name: str) -> str:
     return name
 
 
-class EvaluateSettings(SamplingSettings, frozen=True):
+class EvaluateSettings(SamplingSettings, StageSettings, frozen=True):
     """What the models do on held-out prompts."""
 
     samples_per_side: Positive = 300

@@ -1,22 +1,18 @@
-"""The whole pipeline file, and its `report` section."""
+"""The whole pipeline file, which `cai.pipeline.load` reads, and its `report` section."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, SerializerFunctionWrapHandler, model_serializer
 
-from cai.settings.base import Positive, Settings
-from cai.settings.compare import CompareSettings
-from cai.settings.evaluate import EvaluateSettings
+from cai.settings.base import Positive, Settings, StageSettings
 from cai.settings.models import ModelsSettings
-from cai.settings.ppo import PPOSettings
-from cai.settings.prompts import PromptsSettings
-from cai.settings.revise import ReviseSettings
-from cai.settings.training import HarmfulnessSettings, PreferenceSettings, SftSettings
+
+S = TypeVar("S", bound=StageSettings)
 
 
-class ReportSettings(Settings, frozen=True):
+class ReportSettings(StageSettings, frozen=True):
     """The page at the end."""
 
     rows: Positive = 10_000
@@ -34,58 +30,24 @@ class PipelineSettings(Settings, frozen=True):
     """A built-in name (`harmless`) or a file."""
     models: ModelsSettings
     """Which model plays which role."""
-    prompts: PromptsSettings
-    """Where prompts come from; this stage always runs."""
-    revise: ReviseSettings | None = None
-    """Critique-revision chains."""
-    sft: SftSettings | None = None
-    """Fine-tuning into SL-CAI."""
-    compare: CompareSettings | None = None
-    """Response pairs and AI feedback."""
-    preference: PreferenceSettings | None = None
-    """The preference model."""
-    ppo: PPOSettings | None = None
-    """Reinforcement learning into RL-CAI."""
-    harmfulness: HarmfulnessSettings | None = None
-    """A model that rates harm, for the evaluation."""
-    evaluate: EvaluateSettings | None = None
-    """Answers to held-out prompts, graded."""
-    report: ReportSettings | None = None
-    """The page at the end."""
+    sections: dict[str, SerializeAsAny[StageSettings]] = Field(default={})
+    """The stages by name, in the order in which they run. In the file they stand beside `name`."""
 
-    @classmethod
-    def stage_names(cls) -> tuple[str, ...]:
-        """Return the stages in the method's order: `prompts`, then the sections of the others."""
-        others = [name for name, field in cls.model_fields.items() if field.default is None]
-        return ("prompts", *others)
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the sections as a pipeline file has them."""
+        values = write(self)
+        sections = values.pop("sections", {})
+        return {**values, **sections}
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages of this pipeline, in the method's order."""
-        return tuple(name for name in self.stage_names() if getattr(self, name) is not None)
+    def named(self, kind: type[S]) -> dict[str, S]:
+        """Return the sections of one kind, by name."""
+        return {name: own for name, own in self.sections.items() if isinstance(own, kind)}
 
-    @property
-    def revise_or_default(self) -> ReviseSettings:
-        """How chains are made, also where nobody says so."""
-        return self.revise or ReviseSettings()
+    def first(self, kind: type[S]) -> S | None:
+        """Return the first section of one kind; None if there is none."""
+        return next(iter(self.named(kind).values()), None)
 
-    @property
-    def compare_or_default(self) -> CompareSettings:
-        """How comparisons are made, also where nobody says so."""
-        return self.compare or CompareSettings()
-
-    @model_validator(mode="after")
-    def _trained_models_are_here(self) -> PipelineSettings:
-        """Refuse to train a model behind a server."""
-        models = self.models
-        base = models.base or models.helpful
-        policy = base if self.sft else models.helpful
-        trained = ([policy] if self.sft or self.preference or self.ppo else []) + (
-            [base] if self.harmfulness else []
-        )
-        if any(model.engine == "openai" for model in trained):
-            raise ValueError(
-                "a model behind a server cannot be trained: name a model folder as `models.base` "
-                "(with `sft:` or `harmfulness:`) or as `models.helpful`"
-            )
-        return self
+    def of(self, kind: type[S]) -> S:
+        """Return the first section of one kind, or its defaults where nobody says anything."""
+        return self.first(kind) or kind()

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cai.settings.base import Fraction, NotNegative, Positive, PositiveFloat, Settings
+from cai.settings.base import (
+    Fraction,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Settings,
+    StageSettings,
+)
 
 
 class GuardSettings(Settings, frozen=True):
@@ -37,7 +44,7 @@ class GuardSettings(Settings, frozen=True):
     at the start."""
 
 
-class PPOSettings(Settings, frozen=True):
+class PPOSettings(StageSettings, frozen=True):
     """Proximal policy optimisation against the preference model."""
 
     steps: Positive = 100

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cai.settings.base import Fraction, Positive, Settings
+from cai.settings.base import Fraction, Positive, Settings, StageSettings
 
 
 class SourceSettings(Settings, frozen=True):
@@ -33,7 +33,7 @@ def as_sources(data: Any) -> Any:  # noqa: ANN401
     return [{"path": item} if isinstance(item, str) else item for item in items]
 
 
-class PromptsSettings(Settings, frozen=True):
+class PromptsSettings(StageSettings, frozen=True):
     """Red-team and helpful prompts, and how they are split."""
 
     red_team: Sources

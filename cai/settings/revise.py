@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cai.settings.base import Positive, SamplingSettings
+from cai.settings.base import Positive, SamplingSettings, StageSettings
 
 
-class ReviseSettings(SamplingSettings, frozen=True):
+class ReviseSettings(SamplingSettings, StageSettings, frozen=True):
     """Critique-revision chains (paper, section 3)."""
 
     rounds: Annotated[int, Field(ge=0)] = 4

@@ -6,11 +6,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from cai.settings.base import Positive, PositiveFloat, Settings
+from cai.settings.base import Positive, PositiveFloat, StageSettings
 from cai.settings.prompts import SourceSettings
 
 
-class OptimizerSettings(Settings, frozen=True):
+class OptimizerSettings(StageSettings, frozen=True):
     """What every training stage has."""
 
     learning_rate: PositiveFloat = 1e-5

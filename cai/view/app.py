@@ -30,7 +30,7 @@ from cai.records import Kind
 from cai.report.page import live_policy
 from cai.report.truth import Grade
 from cai.report.write import draw_live_report
-from cai.settings import PipelineSettings
+from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
 from cai.view.guard import MOST_BYTES, Guard
 from cai.view.prompts import Choice, run_prompts
 from cai.view.source import Edit, FileChangedError, Source, draft, placed, read, save
@@ -202,8 +202,8 @@ async def _try(desk: Desk, wanted: Trial) -> Response:
             constitution=resolved.constitution,
             prompts=prompts,
             principle=wanted.principle,
-            revise=desk.settings.revise_or_default.model_copy(update={"rounds": wanted.rounds}),
-            compare=desk.settings.compare_or_default.model_copy(
+            revise=desk.settings.of(ReviseSettings).model_copy(update={"rounds": wanted.rounds}),
+            compare=desk.settings.of(CompareSettings).model_copy(
                 update={"reasoning": wanted.reasoning}
             ),
             seed=wanted.seed,
@@ -230,8 +230,8 @@ def _facts(desk: Desk) -> dict[str, Any]:
         "model": shown(desk.model.settings.path),
         "feedback": None if feedback == desk.model.settings.path else shown(feedback),
         "diff": shown(shlex.join(_diff(desk))),
-        "rounds": max(1, min(2, desk.settings.revise_or_default.rounds)),
-        "reasoning": desk.settings.compare_or_default.reasoning,
+        "rounds": max(1, min(2, desk.settings.of(ReviseSettings).rounds)),
+        "reasoning": desk.settings.of(CompareSettings).reasoning,
         "prompts": [choice.told() for choice in desk.prompts.values()],
         "most": MOST_PROMPTS,
         "longest": LONGEST_PROMPT,

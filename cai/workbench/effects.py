@@ -23,7 +23,13 @@ from cai.records import (
 )
 from cai.revise import Reviser
 from cai.rows import Item, Task, run_rows, silent
-from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
+from cai.settings import (
+    CompareSettings,
+    PipelineSettings,
+    PromptsSettings,
+    ReviseSettings,
+    StageSettings,
+)
 from cai.store import RowStore, read_rows
 from cai.workbench.witness import Replay
 
@@ -32,7 +38,7 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a run folder holds of the two data stages; a stage that is not there has no rows."""
+    """What a run folder holds of its first two data stages; one that is not there has no rows."""
 
     folder: Path
     settings: PipelineSettings
@@ -46,12 +52,12 @@ class StoredRun:
     @property
     def revise(self) -> ReviseSettings:
         """The settings of the chains."""
-        return self.settings.revise_or_default
+        return self.settings.of(ReviseSettings)
 
     @property
     def compare(self) -> CompareSettings:
         """The settings of the comparisons."""
-        return self.settings.compare_or_default
+        return self.settings.of(CompareSettings)
 
     def reviser(self, constitution: Constitution) -> Reviser:
         """Return what makes the chains of this run under a constitution."""
@@ -86,19 +92,20 @@ def read_run(folder: Path, settings: PipelineSettings) -> StoredRun:
         CaiError: None of its data stages has finished, or a file is damaged.
     """
 
-    def rows(name: str, row_type: type[R]) -> list[R]:
-        path = folder / name
-        return read_rows(path, row_type) if path.exists() else []
+    def rows(kind: type[StageSettings], row_type: type[R], name: str = "rows") -> list[R]:
+        stage = next(iter(settings.named(kind)), None)
+        path = folder / (stage or "") / f"{name}.jsonl"
+        return read_rows(path, row_type) if stage and path.exists() else []
 
     run = StoredRun(
         folder,
         settings,
-        rows("prompts/rows.jsonl", PromptRow),
-        rows("revise/rows.jsonl", RevisionRow),
-        rows("compare/pairs.jsonl", PairRow),
-        rows("compare/judgements.jsonl", JudgementRow),
-        rows("compare/fallback.jsonl", JudgementRow),
-        rows("compare/rows.jsonl", ComparisonRow),
+        rows(PromptsSettings, PromptRow),
+        rows(ReviseSettings, RevisionRow),
+        rows(CompareSettings, PairRow, "pairs"),
+        rows(CompareSettings, JudgementRow, "judgements"),
+        rows(CompareSettings, JudgementRow, "fallback"),
+        rows(CompareSettings, ComparisonRow),
     )
     if not run.chains and not run.judgements:
         raise CaiError(

@@ -59,7 +59,12 @@ def test_rates_are_shares_of_their_own_side():
 
 def test_models_come_in_the_methods_order():
     rows = [graded(0, "harmful", model=m) for m in ("zebra", "rl-cai", "helpful-only", "ape")]
-    assert list(summarise(rows)) == ["helpful-only", "rl-cai", "ape", "zebra"]
+    assert list(summarise(rows, models=("helpful-only", "sl-cai", "rl-cai"))) == [
+        "helpful-only",
+        "rl-cai",
+        "ape",
+        "zebra",
+    ]
 
 
 def test_unmeasured_rates_are_null_and_rows_in_are_rows_out():

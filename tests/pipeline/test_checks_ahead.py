@@ -3,14 +3,10 @@
 from importlib.util import find_spec
 
 import pytest
-from rich.console import Console
+from runs import run_of
 
-from cai.constitution import load_constitution
 from cai.errors import CaiError
-from cai.pipeline.progress import Progress
 from cai.pipeline.runner import run_pipeline
-from cai.pipeline.stage import Context
-from cai.settings import PipelineSettings
 
 VLLM = {"path": "playground", "engine": "vllm"}
 SERVER = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY"}
@@ -30,22 +26,18 @@ NOWHERE = {"path": "no/such/folder"}
 )
 def test_what_a_late_stage_lacks_is_said_before_the_first_works(tmp_path, changes, said):
     judge, rollouts = changes.pop("judge", None), changes.pop("rollouts", "transformers")
-    settings = PipelineSettings.model_validate(
-        {
-            "name": "late",
-            "constitution": "playground",
-            "models": {"helpful": {"path": "playground"}, **changes},
-            "prompts": {"red_team": "playground:red_team", "helpful": "playground:helpful"},
-            "revise": {},
-            "sft": {},
-            "compare": {},
-            "preference": {},
-            "ppo": {"rollouts": rollouts},
-            "evaluate": {"judge": judge, "elo": "judge"} if judge else {},
-        }
-    )
-    progress = Progress(Console(quiet=True))
-    context = Context(settings, tmp_path, tmp_path, load_constitution("playground"), progress)
+    data = {
+        "name": "late",
+        "constitution": "playground",
+        "models": {"helpful": {"path": "playground"}, **changes},
+        "prompts": {"red_team": "playground:red_team", "helpful": "playground:helpful"},
+        "revise": {},
+        "sft": {},
+        "compare": {},
+        "preference": {},
+        "ppo": {"rollouts": rollouts},
+        "evaluate": {"judge": judge, "elo": "judge"} if judge else {},
+    }
     with pytest.raises(CaiError, match=said):
-        run_pipeline(context)
+        run_pipeline(run_of(data, tmp_path))
     assert not (tmp_path / "prompts").exists()

@@ -4,17 +4,15 @@ import json
 import math
 
 import pytest
-from rich.console import Console
+from runs import run_of
 
 from cai.constitution import Constitution, Principle
 from cai.conversation import user
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
-from cai.pipeline.progress import Progress
-from cai.pipeline.stage import Context
 from cai.pipeline.stages.compare import STAGE
 from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow
-from cai.settings import PipelineSettings
+from cai.settings import CompareSettings
 from cai.store import read_rows, write_rows
 
 PROMPTS = [
@@ -93,17 +91,8 @@ def stage(tmp_path, monkeypatch):
         models = {"helpful": {"path": "helpful"}, "feedback": {"path": feedback}}
         if fallback:
             models["fallback"] = {"path": "other"}
-        settings = PipelineSettings.model_validate(
-            {
-                "name": "test",
-                "constitution": "two",
-                "models": models,
-                "prompts": {"red_team": "r.jsonl", "helpful": "h.jsonl"},
-                "compare": {"principles": "all", **compare},
-            }
-        )
-        progress = Progress(Console(record=True, quiet=True))
-        context = Context(settings, tmp_path, tmp_path, CONSTITUTION, progress)
+        data = {"models": models, "compare": {"principles": "all", **compare}}
+        context = run_of(data, tmp_path, constitution=CONSTITUTION).first(CompareSettings)
         return STAGE.run(context), engines
 
     run.folder, run.events = tmp_path / "compare", []

@@ -12,7 +12,7 @@ from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.evaluate.asking import Text
 from cai.evaluate.sets import read_set
-from cai.pipeline.evaluation import Evaluation, evaluate
+from cai.pipeline.evaluation import Checkpoint, Evaluation, evaluate
 from cai.pipeline.progress import Progress
 from cai.records import PromptRow
 from cai.settings import EvaluateSettings, ModelSettings
@@ -165,8 +165,8 @@ def test_a_judge_that_is_a_party_is_flagged(models, tmp_path, judge, said):
     assert all(said in flag for flag in about_judges)
 
 
-def test_checkpoints_come_before_the_last_model(models, tmp_path):
-    checkpoints = {5: ModelSettings(path="step5")}
+def test_checkpoints_come_before_the_model_that_training_ended_in(models, tmp_path):
+    checkpoints = [Checkpoint("tuned", "ppo", 5, ModelSettings(path="step5"))]
     settings = {"elo": "judge", "judge": ModelSettings(path="judge")}
     _, found = run(
         models,

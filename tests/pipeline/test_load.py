@@ -6,9 +6,7 @@ import pytest
 
 from cai.errors import CaiError
 from cai.pipeline.load import load_pipeline, shipped_pipelines
-from cai.pipeline.runner import check_needs, stages_of
-from cai.pipeline.stages import STAGES
-from cai.settings import PipelineSettings
+from cai.settings import PPOSettings, PromptsSettings
 
 MINIMAL = """\
 name: mine
@@ -31,29 +29,28 @@ def write(tmp_path, text):
 def test_every_shipped_pipeline_loads_and_is_whole(name):
     loaded = load_pipeline(Path(name))
     assert loaded.settings.name == name
-    check_needs(loaded.settings)
 
 
 def test_sources_have_short_forms(tmp_path):
-    prompts = load_pipeline(write(tmp_path, MINIMAL)).settings.prompts
+    prompts = load_pipeline(write(tmp_path, MINIMAL)).settings.of(PromptsSettings)
     assert [s.path for s in prompts.red_team] == ["red.jsonl"]
     assert [(s.path, s.column) for s in prompts.helpful] == [("a.jsonl", None), ("b.csv", "q")]
 
 
 def test_changes_set_nested_values_and_remove_sections(tmp_path):
-    path = write(tmp_path, MINIMAL + "sft: {}\nppo: {steps: 5}\n")
+    path = write(tmp_path, MINIMAL + "sft: {}\ncompare: {}\npreference: {}\nppo: {steps: 5}\n")
     settings = load_pipeline(
         path, ["ppo.steps=10", "ppo.learning_rate=1e-4", "sft=null", "prompts.red_team=x.csv"]
     ).settings
-    assert settings.ppo
-    assert (settings.ppo.steps, settings.ppo.learning_rate) == (10, 1e-4)
-    assert settings.sft is None
-    assert settings.prompts.red_team[0].path == "x.csv"
+    ppo = settings.of(PPOSettings)
+    assert (ppo.steps, ppo.learning_rate) == (10, 1e-4)
+    assert "sft" not in settings.sections
+    assert settings.of(PromptsSettings).red_team[0].path == "x.csv"
 
 
 def test_a_section_may_be_empty(tmp_path):
-    settings = load_pipeline(write(tmp_path, MINIMAL + "revise:\n")).settings
-    assert [stage.name for stage in stages_of(settings)] == ["prompts", "revise"]
+    pipeline = load_pipeline(write(tmp_path, MINIMAL + "revise:\n"))
+    assert [placed.name for placed in pipeline.stages] == ["prompts", "revise"]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +101,8 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_a_stage_without_its_input_is_refused(tmp_path):
-    settings = load_pipeline(write(tmp_path, MINIMAL + "ppo: {}\n")).settings
     with pytest.raises(CaiError, match="`ppo:` but not `preference:`"):
-        check_needs(settings)
+        load_pipeline(write(tmp_path, MINIMAL + "ppo: {}\n"))
 
 
 def test_a_constitution_beside_the_pipeline_is_found(tmp_path):
@@ -115,23 +111,3 @@ def test_a_constitution_beside_the_pipeline_is_found(tmp_path):
     )
     path = write(tmp_path, MINIMAL.replace("harmless", "own.yaml"))
     assert load_pipeline(path).constitution.name == "own"
-
-
-SMALLEST = {
-    "name": "small",
-    "constitution": "harmless",
-    "models": {"helpful": {"path": "playground"}},
-    "prompts": {"red_team": "playground:red_team", "helpful": "playground:helpful"},
-}
-
-
-def test_each_stage_has_one_section_and_the_order_of_the_method():
-    assert tuple(STAGES) == PipelineSettings.stage_names()
-
-
-def test_a_pipeline_has_the_stages_of_its_sections_and_the_report_reads_all_of_them():
-    settings = PipelineSettings.model_validate(
-        {**SMALLEST, "report": {}, "harmfulness": {"ratings": {"path": "r.jsonl"}}, "revise": {}}
-    )
-    assert settings.stages == ("prompts", "revise", "harmfulness", "report")
-    assert STAGES["report"].needs(settings) == ("prompts", "revise", "harmfulness")

@@ -6,8 +6,8 @@ import pytest
 
 from cai.engines import Usage
 from cai.engines.in_flight import InFlight
+from cai.pipeline.data_stage import data_metrics
 from cai.pipeline.runner import hint, losses
-from cai.pipeline.stage import data_metrics
 from cai.records import Row
 from cai.rows import Item, RowsResult, run_rows
 

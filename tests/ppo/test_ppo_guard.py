@@ -12,20 +12,17 @@ from typing import Any
 
 import pytest
 from ppo_references import SHORT, steps_of
-from rich.console import Console
+from runs import run_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cai.constitution import load_constitution
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.errors import CaiError
 from cai.models import load_causal_lm, load_chat_format
-from cai.pipeline.progress import Progress
-from cai.pipeline.stage import Context
 from cai.pipeline.stages.ppo import STAGE, PPOJob, watched
 from cai.ppo import PPO
 from cai.ppo.guard import MOST_ROLL_BACKS, Guard, alarms_of, text_measures
 from cai.records import PromptRow
-from cai.settings import GuardSettings, ModelSettings, PipelineSettings
+from cai.settings import GuardSettings, ModelSettings, PPOSettings
 
 Tiny = Callable[[str], ModelSettings]
 Run = Callable[..., tuple[dict[str, float], list[str]]]
@@ -343,18 +340,9 @@ def test_a_pipeline_reads_its_independent_model_beside_its_file(
     tmp_path: Path, tiny_preference: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny_preference("llama"), tmp_path / "beside" / "judge")
-    settings = PipelineSettings.model_validate(
-        {
-            "name": "test",
-            "constitution": "playground",
-            "models": {"helpful": {"path": "playground"}},
-            "prompts": {"red_team": "r.jsonl", "helpful": "h.jsonl"},
-            "ppo": {"guard": {"independent": "judge"}},
-        }
-    )
-    progress = Progress(Console(quiet=True))
-    constitution = load_constitution("playground")
-    context = Context(settings, tmp_path / "run", tmp_path / "beside", constitution, progress)
+    data = {"compare": {}, "preference": {}, "ppo": {"guard": {"independent": "judge"}}}
+    run = run_of(data, tmp_path / "run", base_dir=tmp_path / "beside")
+    context = run.first(PPOSettings)
     jobs: list[PPOJob] = []
     trainer = SimpleNamespace(train=lambda on_step: {})
     monkeypatch.setattr(PPOJob, "prepared", lambda job: jobs.append(job) or (trainer, {}))
@@ -363,7 +351,7 @@ def test_a_pipeline_reads_its_independent_model_beside_its_file(
     before = STAGE.inputs(context)["independent preference model"]
     config = tmp_path / "beside" / "judge" / "config.json"
     config.write_text(config.read_text().replace("0.25", "0.75"))
-    context.forget_fingerprints()
+    run.forget_fingerprints()
     assert STAGE.inputs(context)["independent preference model"] != before
 
 

@@ -11,6 +11,7 @@ from cai.conversation import Message, user
 from cai.evaluate import measures
 from cai.evaluate.asking import Text
 from cai.evaluate.summarise import summarise
+from cai.pipeline.load import pipeline_settings
 from cai.records import (
     AnswerRow,
     ComparisonRow,
@@ -54,12 +55,14 @@ PROVENANCE = Provenance(
 
 
 def pipeline(**changes) -> PipelineSettings:
-    return PipelineSettings.model_validate(
+    return pipeline_settings(
         {
             "name": "small-world",
             "constitution": "playground",
             "models": {"helpful": {"path": "playground"}},
             "prompts": {"red_team": "playground:red_team", "helpful": "playground:helpful"},
+            **{name: {} for name in ("revise", "sft", "compare", "preference", "ppo")},
+            "evaluate": {"grader": "judge"},
             **changes,
         }
     )
@@ -223,16 +226,23 @@ def measured(graded: list[AnswerRow]) -> dict:
     logprobs = {model: [-30.0 - n - k for k in range(20)] for n, model in enumerate(MODELS)}
     summary = summarise(kept, models=list(names.values()))
     return {
-        "schema": 1,
+        "schema": 2,
         "grader": "playground",
         "judge": None,
+        "starts": {"sl-cai": "helpful-only", "rl-cai": "sl-cai"},
         "elo": {
             "method": "preference",
             "anchor": "helpful-only",
             **measures.elo_by_scores(rows, scores, order),
         },
         "checkpoints": [
-            {"step": step, "name": name, "evaluation": summary[name]}
+            {
+                "policy": "rl-cai",
+                "stage": "ppo",
+                "step": step,
+                "name": name,
+                "evaluation": summary[name],
+            }
             for step, name in names.items()
         ],
         "alignment_tax": measures.alignment_tax(graded, texts, logprobs, list(MODELS)),
@@ -332,7 +342,7 @@ def make_run(folder: Path, samples: int = 3) -> Path:
     finish(folder / "ppo", 83.0, {"steps": 60, "final_score": 1.38, "final_kl": 8.7})
     graded = answers(samples)
     write_rows(folder / "evaluate" / "rows.jsonl", graded)
-    write_json(folder / "evaluate" / "summary.json", summarise(graded))
+    write_json(folder / "evaluate" / "summary.json", summarise(graded, models=list(MODELS)))
     write_json(folder / "evaluate" / "measures.json", measured(graded))
     scores = [{"value": v, "low": v - 0.2, "high": v + 0.2, "n": 40} for v in (-0.4, 0.1, 0.9)]
     rounds = [{"round": number, "score": score} for number, score in enumerate(scores)]

@@ -8,7 +8,7 @@ import pytest
 from parsed_page import report_on
 from synthetic_run import CHECKPOINTS, MODELS, pipeline
 
-from cai.report.checkpoints import checkpoint_figure, checkpoint_series, compared_checkpoints
+from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compared_checkpoints
 from cai.report.effects import side_effects
 from cai.report.figures import LABEL_HEIGHT, elo_figure, harmfulness_figure, missing
 from cai.store import write_json
@@ -37,7 +37,9 @@ def elo(**changes):
         ratings[side]["tuned"] = rating
     return {
         "elo": {"method": "preference", "anchor": "base", **ratings},
-        "checkpoints": [{"step": 5, "name": "ppo-step-5", "evaluation": {}}],
+        "checkpoints": [
+            {"policy": "tuned", "stage": "ppo", "step": 5, "name": "ppo-step-5", "evaluation": {}}
+        ],
     }
 
 
@@ -56,7 +58,8 @@ def test_models_are_placed_by_their_elo_and_chance_looks_small():
     assert way.across[0] < way.x < way.across[1]
     drawn_last = [place.series is not None for place in found.plane.places]
     assert drawn_last == sorted(drawn_last)
-    assert len(found.plane.path.split()) == 3
+    (path,) = found.plane.paths
+    assert path.split() == [f"{place.x:.2f},{place.y:.2f}" for place in (base, way, tuned)]
 
 
 def test_the_sentence_about_elo_tells_change_from_chance():
@@ -105,7 +108,7 @@ def test_harmfulness_is_told_with_its_difference():
 
 def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     _, report = report_on(run)
-    series = checkpoint_series(report)
+    series = checkpoint_series(report)[TUNED]
     title, points = series["harmful_rate"]
     assert title == "Harmful answers"
     assert [step for step, _ in points] == [0, *CHECKPOINTS, 60]
@@ -114,7 +117,7 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     kept = {one["step"]: one["evaluation"] for one in report["measures"]["checkpoints"]}
     assert all(value == kept[step]["harmful_rate"] for step, value in points[1:-1])
     assert "harmfulness" in series
-    found = checkpoint_figure(report)
+    (found,) = checkpoint_figures(report)
     assert found.frame == f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}."
     assert found.said.startswith("Harmful answers fall from")
     heads, rows = found.numbers
@@ -124,7 +127,7 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     assert rows[0][1][0] == f"{ends[0]['value']:.0%} ({low}–{high})"
     # A guard that went back to an earlier policy kept that one.
     report["stages"]["ppo"]["metrics"]["kept_step"] = 40
-    assert [step for step, _ in checkpoint_series(report)["harmful_rate"][1]] == [0, 20, 40]
+    assert [step for step, _ in checkpoint_series(report)[TUNED]["harmful_rate"][1]] == [0, 20, 40]
 
 
 def test_what_is_told_of_the_fall_follows_the_numbers():
@@ -133,14 +136,20 @@ def test_what_is_told_of_the_fall_follows_the_numbers():
 
     def figure(*values):
         kept = [
-            {"step": 10 * n, "name": f"k{n}", "evaluation": rated(value)}
+            {
+                "policy": "end",
+                "stage": "ppo",
+                "step": 10 * n,
+                "name": f"k{n}",
+                "evaluation": rated(value),
+            }
             for n, value in enumerate(values[1:-1], start=1)
         ]
-        found = checkpoint_figure(
+        (found,) = checkpoint_figures(
             {
                 "evaluation": {"start": rated(values[0]), "end": rated(values[-1])},
                 "measures": {"checkpoints": kept},
-                "ppo": {"steps": 30},
+                "ppo": {"ppo": {"steps": 30}},
                 "stages": {},
             }
         )
@@ -156,19 +165,21 @@ def test_what_is_told_of_the_fall_follows_the_numbers():
 
 def test_a_run_keeps_its_colour_where_the_other_lacks_a_measure():
     points = [(0, known(0.5)), (10, known(0.1))]
-    charts = compared_checkpoints(
+    compared = compared_checkpoints(
         {
             "runs": [{"name": "before"}, {"name": "after"}],
             "checkpoints": [
-                {"harmful_rate": ("Harmful answers", points)},
+                {"rl-cai": {"harmful_rate": ("Harmful answers", points)}},
                 {
-                    "harmful_rate": ("Harmful answers", points),
-                    "helpful_rate": ("Helpful answers", points),
+                    "rl-cai": {
+                        "harmful_rate": ("Harmful answers", points),
+                        "helpful_rate": ("Helpful answers", points),
+                    }
                 },
             ],
         }
     )
-    told = [[(series.place, series.name) for series in chart.series] for chart in charts]
+    told = [[(series.place, series.name) for series in chart.series] for chart in compared.charts]
     assert told == [[(0, "before"), (1, "after")], [(1, "after")]]
 
 

@@ -28,7 +28,7 @@ def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
     before = harmful["before"]["value"]
     assert harmful["difference"]["value"] == pytest.approx(0.5 - before)
     assert facts["alone"] == ["<b>mine", "sl-cai"]
-    assert ("ppo.kl_coef", None, 0.3) in facts["settings"]
+    assert ("ppo.kl_coef", 0.05, 0.3) in facts["settings"]
     assert ("constitution", "playground", "<u>new") in facts["settings"]
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(comparison_table(facts))
@@ -88,7 +88,9 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
         "Boilerplate",
     ):
         assert words in page.text
-    (title, points), (_, changed) = (of_run["harmful_rate"] for of_run in facts["checkpoints"])
+    (title, points), (_, changed) = (
+        of_run["rl-cai"]["harmful_rate"] for of_run in facts["checkpoints"]
+    )
     assert title == "Harmful answers"
     assert changed[1][1]["value"] == 0.9 != points[1][1]["value"]
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
@@ -101,7 +103,8 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
     assert judged["elo/harmless"]["difference"]["value"] == 0
     (run / "harmfulness").mkdir()
     write_json(run / "harmfulness" / "manifest.json", manifest)
-    raters = write_comparison((run, pipeline()), (other, pipeline()))[1]["evaluation"]["rl-cai"]
+    rating = pipeline(harmfulness={"ratings": {"path": "rated.jsonl"}})
+    raters = write_comparison((run, rating), (other, rating))[1]["evaluation"]["rl-cai"]
     assert raters["harmfulness"]["difference"] is None
     (run / "evaluate" / "measures.json").unlink()
     lone = write_comparison((run, pipeline()), (other, pipeline()))[1]

@@ -364,7 +364,7 @@ def test_unusable_rows_and_wavering_judges_are_called_out():
 
 def test_alarms_of_the_guard_are_called_out():
     alarmed = report()
-    alarmed["stages"] = {"ppo": {"complete": True, "metrics": {"alarms": 2}}}
+    alarmed["stages"] = {"ppo": {"stage": "ppo", "complete": True, "metrics": {"alarms": 2}}}
     assert cautions(alarmed) == [
         "PPO's guard raised an alarm at 2 of its checks (see What the guard saw)."
     ]

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from synthetic_run import PROVENANCE, make_run, ungraded
+from synthetic_run import PROVENANCE, make_run, pipeline, ungraded
 from verdicts import orders
 
 from cai.conversation import user
@@ -35,14 +35,16 @@ def run(tmp_path_factory) -> Path:
 
 def test_there_are_no_more_entries_than_asked_for(run: Path):
     for most in (1, 7):
-        found = collect_rows(run, most, ungraded)
+        found = collect_rows(run, pipeline(), most, ungraded)
         shown = Counter(entry["show"] for entry in found.entries)
         assert shown == {"revision": most, "comparison": most, "answers": most}
         assert found.totals == {"revision": 80, "comparison": 40, "answers": 80}
 
 
 def test_answers_of_one_draw_stand_side_by_side_in_the_methods_order(run: Path):
-    entries = [e for e in collect_rows(run, 1000, ungraded).entries if e["show"] == "answers"]
+    entries = [
+        e for e in collect_rows(run, pipeline(), 1000, ungraded).entries if e["show"] == "answers"
+    ]
     for entry in entries:
         replies = entry["body"]["replies"]
         assert [reply["model"] for reply in replies] == ["helpful-only", "sl-cai", "rl-cai"]
@@ -90,7 +92,7 @@ def write_pair(folder: Path, label: float | None, judgements: list[JudgementRow]
 
 def only_entry(folder: Path) -> dict:
     grade = grading(EvaluateSettings(grader="playground"))
-    (entry,) = collect_rows(folder, 10, grade).entries
+    (entry,) = collect_rows(folder, pipeline(), 10, grade).entries
     return entry
 
 
@@ -160,7 +162,7 @@ def test_a_chain_tells_where_it_began_and_ended(tmp_path: Path):
     ]
     write_rows(tmp_path / "revise" / "rows.jsonl", rows)
     grade = grading(EvaluateSettings(grader="playground"))
-    entries = collect_rows(tmp_path, 10, grade).entries
+    entries = collect_rows(tmp_path, pipeline(), 10, grade).entries
     assert [(e["key"], e["orders"]["changes"], e["facets"]["found"]) for e in entries] == [
         ("c", 2, ["changed", "cut off by the token limit"]),
         ("b", 1, ["changed"]),

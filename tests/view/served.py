@@ -11,7 +11,7 @@ from report.synthetic_run import make_run, pipeline
 from cai.engines import Completion, GenerateRequest
 from cai.engines.scripted import ScriptedEngine
 from cai.report.truth import grading
-from cai.settings import ModelSettings
+from cai.settings import EvaluateSettings, ModelSettings
 from cai.view.app import Desk
 from cai.view.source import Source
 from cai.view.trials import Model
@@ -84,5 +84,5 @@ def make_desk(folder: Path, engine=None, text: str = CONSTITUTION, **settings) -
         settings=resolved,
         source=Source(path, path),
         model=Model(ModelSettings(path="scripted"), lambda _: engine),
-        grade=grading(resolved.evaluate),
+        grade=grading(resolved.of(EvaluateSettings)),
     )

@@ -11,9 +11,10 @@ from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, FewShot
 from cai.conversation import user
 from cai.engines.scripted import ScriptedEngine
+from cai.pipeline.load import pipeline_settings
 from cai.records import PairRow, PromptRow, Provenance, ResponseSample
 from cai.revise import Reviser
-from cai.settings import PipelineSettings
+from cai.settings import CompareSettings, ReviseSettings
 from cai.store import write_rows
 
 PRINCIPLES = tuple(
@@ -35,7 +36,7 @@ CONSTITUTION = Constitution(
 
 
 def settings(**compare):
-    return PipelineSettings.model_validate(
+    return pipeline_settings(
         {
             "name": "stored",
             "constitution": "sixteen.yaml",
@@ -80,8 +81,8 @@ def write_run(folder, number=160, *, constitution=CONSTITUTION, **compare):
     prompts = [prompt(n) for n in range(number)]
     prompts += [prompt(n, kind="helpful") for n in range(number, number + 3)]
     prompts += [prompt(n, split="held_out") for n in range(number + 3, number + 6)]
-    reviser = Reviser(constitution, chosen.revise, seed=0)
-    judge = FeedbackJudge(constitution, chosen.compare, seed=0)
+    reviser = Reviser(constitution, chosen.of(ReviseSettings), seed=0)
+    judge = FeedbackJudge(constitution, chosen.of(CompareSettings), seed=0)
     model = engine()
     chains = made(reviser, reviser.items(prompts, model), model)
     pairs = [pair(n) for n in range(number)]
@@ -93,7 +94,7 @@ def write_run(folder, number=160, *, constitution=CONSTITUTION, **compare):
             row,
             [j for j in judgements if j.pair == row.key],
             weights=weights,
-            policy=chosen.compare.labels,
+            policy=chosen.of(CompareSettings).labels,
         )
         for row in pairs
     ]

@@ -3,11 +3,12 @@
 import dataclasses
 
 import pytest
+from runs import run_of
 from stored_run import CONSTITUTION, PRINCIPLES, engine, made, said, scored, write_run
 from typer.testing import CliRunner
 
 from cai.cli import app
-from cai.cli.why import Templates
+from cai.cli.why import Templates, models_by_name
 from cai.compare import FeedbackJudge, instead_of
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.scripted import ScriptedEngine
@@ -123,11 +124,12 @@ def test_a_label_shows_its_votes_and_all_that_it_was_made_of(run):
     assert [source.row.key for source in origin.sources[1:]] == row.judgements
     assert len(origin.votes) == 3
     assert all(vote.counted for vote in origin.votes)
-    strict = run.settings.compare.model_copy(
+    strict = run.compare.model_copy(
         update={"labels": run.compare.labels.model_copy(update={"ignore_within": 0.5})}
     )
-    edited = type(run)(
-        **{**vars(run), "settings": run.settings.model_copy(update={"compare": strict})}
+    sections = {**run.settings.sections, "compare": strict}
+    edited = dataclasses.replace(
+        run, settings=run.settings.model_copy(update={"sections": sections})
     )
     again = trace(edited, CONSTITUTION, row.key)
     assert again.current is False
@@ -218,10 +220,9 @@ def test_exact_prompts_are_written_by_the_models_own_template(run, tmp_path):
     """The playground's template writes transcripts; each name in the rows finds its model."""
     row = next(row for row in run.chains if row.steps)
     origin = trace(run, CONSTITUTION, row.key)
-    models = run.settings.models.model_copy(
-        update={"helpful": run.settings.models.helpful.model_copy(update={"path": "playground"})}
-    )
-    templates = Templates(tmp_path, run.settings.model_copy(update={"models": models}))
+    data = {**run.settings.model_dump(mode="json"), "models": {"helpful": {"path": "playground"}}}
+    opened = run_of({**data, "constitution": "playground"}, tmp_path)
+    templates = Templates(models_by_name(opened))
     for name in ("playground", "helpful-only"):
         asked = dataclasses.replace(origin.asked[1], model=name)
         written = templates.write(asked)

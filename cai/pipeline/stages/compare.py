@@ -21,35 +21,28 @@ from cai.label_quality import (
     measure_quality,
     misses,
 )
+from cai.pipeline.context import Context
+from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
-from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, make_rows
+from cai.pipeline.stage import COMPARISONS, HELPFUL, POLICY, PROMPTS, Need, Output, Stage
 from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
 from cai.rows import RowsResult
-from cai.settings import CompareSettings, ModelSettings, PipelineSettings
+from cai.settings import CompareSettings, ModelSettings
 from cai.store import RowStore, read_rows, write_json, write_rows
 from cai.tables import COMPARISON_COLUMNS, write_parquet
 
 
-def _settings(context: Context) -> CompareSettings:
-    return context.settings.compare_or_default
+def _form(context: Context[CompareSettings]) -> Form:
+    return compare.FORMS[context.settings.form]
 
 
-def _needs(settings: PipelineSettings) -> tuple[str, ...]:
-    return ("prompts", "sft") if settings.sft else ("prompts",)
+def _judge(context: Context[CompareSettings]) -> compare.FeedbackJudge:
+    return compare.FeedbackJudge(context.constitution, context.settings, context.seed)
 
 
-def _form(context: Context) -> Form:
-    return compare.FORMS[_settings(context).form]
-
-
-def _judge(context: Context) -> compare.FeedbackJudge:
-    return compare.FeedbackJudge(context.constitution, _settings(context), context.settings.seed)
-
-
-def _inputs(context: Context) -> dict[str, str]:
+def _inputs(context: Context[CompareSettings]) -> dict[str, str]:
     form = _form(context)
-    fallback, gate = context.settings.models.fallback, _settings(context).gate
+    fallback, gate = context.fallback, context.settings.gate
     return {
         "feedback model": context.fingerprint(context.feedback),
         "helpful model": context.fingerprint(context.helpful),
@@ -63,18 +56,18 @@ def _inputs(context: Context) -> dict[str, str]:
     }
 
 
-def _run(context: Context) -> dict[str, Any]:
+def _run(context: Context[CompareSettings]) -> dict[str, Any]:
     started = time.monotonic()
     with Engines(context) as engines:
         pairs = _make_pairs(context, engines)
-        engines.keep(context.feedback, context.settings.models.fallback)
+        engines.keep(context.feedback, context.fallback)
         quality = _gate(context, engines)
         judgements = _judged(context, engines, pairs.rows, "judgements")
-        engines.keep(context.settings.models.fallback)
+        engines.keep(context.fallback)
         fallback = _asked_again(context, engines, pairs.rows, judgements.rows)
     labels = _label(context, pairs, [judgements, fallback])
     labels.waited = max(result.waited for result in (pairs, judgements, fallback))
-    human_path = context.stage_dir("prompts") / "comparisons.jsonl"
+    human_path = context.source(PROMPTS) / "comparisons.jsonl"
     human = read_rows(human_path, ComparisonRow)
     _write_training_data(context, [*labels.rows, *human])
     return data_metrics(
@@ -91,42 +84,42 @@ def _run(context: Context) -> dict[str, Any]:
     )
 
 
-def _check(context: Context) -> None:
+def _check(context: Context[CompareSettings]) -> None:
     """Refuse a constitution that has not the principles asked for, and engines not installed."""
-    models = context.settings.models
-    check_engines(context.sl_cai, context.helpful, context.feedback, models.fallback)
-    form, wanted = _form(context), _settings(context).principles
+    check_engines(context.model(), context.helpful, context.feedback, context.fallback)
+    form, wanted = _form(context), context.settings.principles
     name, there = context.constitution.name, len(form.principles(context.constitution))
     if not there:
         raise CaiError(
-            f"The constitution {name} has no principle with `{form.half}`, which the compare stage "
-            "draws from. Add one, choose another `compare.form`, or leave out `compare`."
+            f"The constitution {name} has no principle with `{form.half}`, which `{context.name}` "
+            f"draws from. Add one, choose another `{context.name}.form`, or leave `{context.name}` "
+            "out."
         )
     if wanted != "all" and wanted > there:
         raise CaiError(
-            f"`compare.principles` asks for {wanted} principles per pair, but the constitution "
-            f"{name} has {there} with `{form.half}`. Lower it, or say `all`."
+            f"`{context.name}.principles` asks for {wanted} principles per pair, but the "
+            f"constitution {name} has {there} with `{form.half}`. Lower it, or say `all`."
         )
 
 
-def _gate(context: Context, engines: Engines) -> dict[str, Any]:
+def _gate(context: Context[CompareSettings], engines: Engines) -> dict[str, Any]:
     """Measure the feedback model on known comparisons; returns what metrics say of it.
 
     Raises:
-        CaiError: A bound is missed, and `compare.gate.action` is `stop`.
+        CaiError: A bound is missed, and `gate.action` is `stop`.
     """
-    gate = _settings(context).gate
-    path = context.stage_dir("compare") / "quality.json"
+    gate = context.settings.gate
+    path = context.folder / "quality.json"
     if gate is None:
         path.unlink(missing_ok=True)
         return {}
-    gold = gold_comparisons(gate.comparisons, seed=context.settings.seed, base_dir=context.base_dir)
+    gold = gold_comparisons(gate.comparisons, seed=context.seed, base_dir=context.base_dir)
     judged = _judged(context, engines, map(gold_pair, gold), "quality")
     quality = measure_quality(
         gold,
         judged.rows,
         weights={p.id: p.weight for p in context.constitution.principles},
-        policy=_settings(context).labels,
+        policy=context.settings.labels,
     )
     missed = misses(quality, gate)
     write_json(path, {**asdict(quality), "missed": missed})
@@ -136,32 +129,32 @@ def _gate(context: Context, engines: Engines) -> dict[str, Any]:
     )
     if missed and gate.action == "stop":
         raise CaiError(
-            f"{said} Fix the constitution's comparisons or `compare`, use a better feedback model,"
-            " or set `compare.gate.action` to `warn` to go on all the same."
+            f"{said} Fix the constitution's comparisons or `{context.name}`, use a better feedback "
+            f"model, or set `{context.name}.gate.action` to `warn` to go on all the same."
         )
     if missed:
         context.progress.say(said)
     return {"label_accuracy": quality.accuracy.value, "gate_missed": missed}
 
 
-def _make_pairs(context: Context, engines: Engines) -> RowsResult[PairRow]:
-    settings, name = _settings(context), "sl-cai" if context.settings.sft else "helpful-only"
-    responder = compare.Responder(settings, context.settings.seed, (name, "helpful-only"))
-    policy, helpful = engines[context.sl_cai], engines[context.helpful]
-    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
+def _make_pairs(context: Context[CompareSettings], engines: Engines) -> RowsResult[PairRow]:
+    settings = context.settings
+    responder = compare.Responder(settings, context.seed, (context.policy.name, HELPFUL))
+    policy, helpful = engines[context.model()], engines[context.helpful]
+    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
     return make_rows(
         context,
         engines,
         responder.items(prompts, policy, helpful),
         partial(responder.row, policy=policy, helpful=helpful),
-        store=RowStore(context.stage_dir("compare"), PairRow, "pairs"),
+        store=RowStore(context.folder, PairRow, "pairs"),
         concurrency=settings.concurrency,
-        title="compare: pairs",
+        title=f"{context.name}: pairs",
     )
 
 
 def _judged(
-    context: Context,
+    context: Context[CompareSettings],
     engines: Engines,
     pairs: Iterable[PairRow],
     name: str,
@@ -188,9 +181,9 @@ def _judged(
         engines,
         items,
         partial(judge.row, engine=engine),
-        store=RowStore(context.stage_dir("compare"), JudgementRow, name),
+        store=RowStore(context.folder, JudgementRow, name),
         concurrency=judge.settings.concurrency,
-        title=f"compare: {name}",
+        title=f"{context.name}: {name}",
     )
     failed = [row for row in result.rows if row.state == "failed"]
     if failed and len(failed) == len(result.rows):
@@ -202,13 +195,13 @@ def _judged(
 
 
 def _asked_again(
-    context: Context,
+    context: Context[CompareSettings],
     engines: Engines,
     pairs: Iterable[PairRow],
     judgements: Iterable[JudgementRow],
 ) -> RowsResult[JudgementRow]:
     """Ask the fallback model, if there is one, where the feedback model gave no usable verdict."""
-    fallback, policy = context.settings.models.fallback, _settings(context).labels
+    fallback, policy = context.fallback, context.settings.labels
     unusable = [row for row in judgements if fallback and not compare.is_usable(row, policy)]
     without = {row.pair for row in unusable}
     pairs = [pair for pair in pairs if pair.key in without]
@@ -216,10 +209,12 @@ def _asked_again(
 
 
 def _label(
-    context: Context, pairs: RowsResult[PairRow], judged: Sequence[RowsResult[JudgementRow]]
+    context: Context[CompareSettings],
+    pairs: RowsResult[PairRow],
+    judged: Sequence[RowsResult[JudgementRow]],
 ) -> RowsResult[ComparisonRow]:
     """Derive every label; a row counts as reused when nothing behind it was made anew."""
-    policy = _settings(context).labels
+    policy = context.settings.labels
     weights = {p.id: p.weight for p in context.constitution.principles}
     by_pair = compare.by_pair((row for result in judged for row in result.rows), policy)
     kept = frozenset[str]().union(*(result.reused for result in judged))
@@ -231,11 +226,11 @@ def _label(
         if pair.key in pairs.reused:
             reused |= {row.key for row in labels if kept.issuperset(row.judgements)}
     rows.sort(key=lambda row: row.key)
-    write_rows(context.stage_dir("compare") / "rows.jsonl", rows)
+    write_rows(context.folder / "rows.jsonl", rows)
     return RowsResult(rows, frozenset(reused), dict(Counter(row.state for row in rows)))
 
 
-def _write_training_data(context: Context, rows: Iterable[ComparisonRow]) -> None:
+def _write_training_data(context: Context[CompareSettings], rows: Iterable[ComparisonRow]) -> None:
     """Write the trainable comparisons, the likelier response as `chosen`."""
     examples: list[dict[str, Any]] = []
     for row in rows:
@@ -254,16 +249,17 @@ def _write_training_data(context: Context, rows: Iterable[ComparisonRow]) -> Non
                 "chosen_probability": max(row.label, 1 - row.label),
             }
         )
-    write_parquet(context.stage_dir("compare") / "train.parquet", examples, COMPARISON_COLUMNS)
+    write_parquet(context.folder / "train.parquet", examples, COMPARISON_COLUMNS)
 
 
 STAGE = Stage(
     name="compare",
-    version=compare.VERSION,
-    settings=lambda context: {**significant(_settings(context)), "seed": context.settings.seed},
-    needs=_needs,
+    settings=CompareSettings,
+    makes=Output("comparisons", COMPARISONS),
+    needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, ("sl-cai", HELPFUL))),
     inputs=_inputs,
     run=_run,
     outputs=("pairs.jsonl", "judgements.jsonl", "fallback.jsonl", "rows.jsonl", "train.parquet"),
     check=_check,
+    version=compare.VERSION,
 )

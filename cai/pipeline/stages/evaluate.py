@@ -12,70 +12,82 @@ from cai.engines.opening import check_engines
 from cai.evaluate.answer import evaluation_items
 from cai.evaluate.asking import Text
 from cai.evaluate.summarise import summarise_revisions
-from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
-from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics
+from cai.pipeline.context import Context
+from cai.pipeline.data_stage import data_metrics
+from cai.pipeline.evaluation import JUDGE, Checkpoint, Evaluation, evaluate
+from cai.pipeline.stage import (
+    COMPARISONS,
+    HARMFULNESS_MODEL,
+    HELPFUL,
+    POLICY,
+    PREFERENCE_MODEL,
+    PROMPTS,
+    REVISIONS,
+    Every,
+    Need,
+    Stage,
+)
 from cai.records import ComparisonRow, PromptRow, RevisionRow
-from cai.settings import EvaluateSettings, ModelSettings, PipelineSettings
+from cai.settings import EvaluateSettings, ModelSettings
 from cai.store import read_rows, write_json
 
 if TYPE_CHECKING:
     from cai.training.preference_model import PreferenceModel
 
-VERSION = 3
-_BEFORE = ("revise", "sft", "preference", "ppo", "harmfulness")
 
-
-def _settings(context: Context) -> EvaluateSettings:
+def _settings(context: Context[EvaluateSettings]) -> EvaluateSettings:
     """Return the settings, with the run's own models where none are named."""
-    settings = context.settings.evaluate or EvaluateSettings()
-    own = context.stage_dir("harmfulness") / "model" if context.settings.harmfulness else None
+    settings = context.settings
+    own = _folder(context, HARMFULNESS_MODEL)
     return settings.model_copy(
         update={
             "judge": settings.judge or context.feedback,
-            "harmfulness": settings.harmfulness or (str(own) if own else None),
+            "harmfulness": settings.harmfulness or (str(own / "model") if own else None),
         }
     )
 
 
-def _needs(settings: PipelineSettings) -> tuple[str, ...]:
-    others = [n for n in _BEFORE if getattr(settings, n)]
-    return ("prompts", *others)
+def _folder(context: Context[EvaluateSettings], kind: str) -> Path | None:
+    return next(iter(context.folders(kind).values()), None)
 
 
-def planned(context: Context, folder: Path, *, all_checkpoints: bool = False) -> Evaluation:
+def planned(
+    context: Context[EvaluateSettings], folder: Path, *, all_checkpoints: bool = False
+) -> Evaluation:
     """Return the evaluation of a run: its models, on its held-out prompts.
 
     Args:
-        context: The run.
+        context: Of the stage.
         folder: Where the results go.
-        all_checkpoints: Ask the kept checkpoints of PPO as much as the other models.
+        all_checkpoints: Ask the checkpoints that trainings have kept as much as the other models.
     """
     settings = _settings(context)
-    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
+    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
 
     def asked(samples: int) -> Any:  # noqa: ANN401
         return evaluation_items(prompts, samples, stratum=settings.stratum)
 
     samples = settings.samples_per_side if all_checkpoints else settings.checkpoint_samples
-    policies = _checkpoints(context) if samples else {}
+    kept = _checkpoints(context) if samples else ()
     return Evaluation(
         folder=folder,
         settings=settings,
-        seed=context.settings.seed,
-        models=_models(context),
+        seed=context.seed,
+        models=context.policies,
         asked=asked(settings.samples_per_side),
-        checkpoints=policies,
-        checkpoint_asked=asked(samples) if policies else (),
+        checkpoints=kept,
+        checkpoint_asked=asked(samples) if kept else (),
         texts=_benign_texts(context, settings.benign_texts),
         preference=_preference(context),
-        labelled_by=context.fingerprint(context.feedback) if context.settings.compare else None,
+        starts=_starts(context),
+        followed=_followed(context),
+        labelled_by=context.fingerprint(context.feedback) if _is_labelled(context) else None,
     )
 
 
-def _run(context: Context) -> dict[str, Any]:
+def _run(context: Context[EvaluateSettings]) -> dict[str, Any]:
     started = time.monotonic()
-    evaluation = planned(context, context.stage_dir("evaluate"))
+    evaluation = planned(context, context.folder)
     result, found, usage = evaluate(evaluation, context, context.progress)
     write_json(evaluation.folder / "summary.json", found["evaluation"])
     write_json(evaluation.folder / "measures.json", found["measures"])
@@ -87,45 +99,61 @@ def _run(context: Context) -> dict[str, Any]:
     return data_metrics(result, usage, started)
 
 
-def _models(context: Context) -> dict[str, ModelSettings]:
-    """Name the models to look at: whatever this pipeline has, in the method's order."""
-    models = {"helpful-only": context.helpful}
-    if context.settings.sft:
-        models["sl-cai"] = context.sl_cai
-    if context.settings.ppo:
-        models["rl-cai"] = context.rl_cai
-    return models
-
-
-def _checkpoints(context: Context) -> dict[int, ModelSettings]:
-    """Return the policies that PPO has kept on its way, by step."""
-    if not context.settings.ppo:
-        return {}
+def _checkpoints(context: Context[EvaluateSettings]) -> tuple[Checkpoint, ...]:
+    """Return the policies that trainings have kept on their way, in order."""
     from cai.ppo.train import snapshots
 
-    return {
-        step: context.rl_cai.model_copy(update={"path": str(path)})
-        for step, path in snapshots(context.stage_dir("ppo")).items()
-    }
+    models, folders = context.policies, context.folders(POLICY)
+    return tuple(
+        Checkpoint(name, folder.name, step, models[name].model_copy(update={"path": str(path)}))
+        for name, folder in folders.items()
+        for step, path in snapshots(folder).items()
+    )
 
 
-def _preference(context: Context) -> Callable[[], PreferenceModel] | None:
+def _preference(context: Context[EvaluateSettings]) -> Callable[[], PreferenceModel] | None:
     """Return what loads the run's preference model, once; None if it has none."""
-    if not context.settings.preference:
+    folder = _folder(context, PREFERENCE_MODEL)
+    if folder is None:
         return None
 
     @cache
     def load() -> PreferenceModel:
         from cai.training.preference_model import PreferenceModel
 
-        return PreferenceModel.load(context.stage_dir("preference") / "model")
+        return PreferenceModel.load(folder / "model")
 
     return load
 
 
-def _benign_texts(context: Context, count: int) -> list[Text]:
+def _starts(context: Context[EvaluateSettings]) -> dict[str, str]:
+    """Say what each policy was trained from; what is given counts as the helpful-only model."""
+    models = context.policies
+    made = {p.output.name: p for p in context.run.stages if p.output and p.output.name in models}
+    first = {name: p.sources[POLICY][0].name for name, p in made.items() if p.sources.get(POLICY)}
+    return {name: start if start in models else HELPFUL for name, start in first.items()}
+
+
+def _followed(context: Context[EvaluateSettings]) -> tuple[str, ...]:
+    """Name the policies that were trained to please the preference model of the evaluation."""
+    scorer = context.placed.sources.get(PREFERENCE_MODEL)
+    return tuple(
+        placed.output.name
+        for placed in context.run.stages
+        if scorer
+        and placed.output
+        and placed.output.name in context.policies
+        and placed.sources.get(PREFERENCE_MODEL) == scorer
+    )
+
+
+def _is_labelled(context: Context[EvaluateSettings]) -> bool:
+    return any(p.output and p.output.kind == COMPARISONS for p in context.run.stages)
+
+
+def _benign_texts(context: Context[EvaluateSettings], count: int) -> list[Text]:
     """Take responses that people preferred; no language model of the run has trained on them."""
-    rows = read_rows(context.stage_dir("prompts") / "comparisons.jsonl", ComparisonRow)
+    rows = read_rows(context.source(PROMPTS) / "comparisons.jsonl", ComparisonRow)
     told = [row for row in rows if row.state == "ok" and row.label not in (None, 0.5)]
     return [
         Text(row.messages, row.responses[0 if (row.label or 0.0) > 0.5 else 1], row.task)
@@ -133,11 +161,10 @@ def _benign_texts(context: Context, count: int) -> list[Text]:
     ]
 
 
-def _chains(context: Context, most: int) -> list[RevisionRow]:
+def _chains(context: Context[EvaluateSettings], most: int) -> list[RevisionRow]:
     """Take so many usable chains; rows are stored by a hash, so the first are as good as any."""
-    if not context.settings.revise:
-        return []
-    rows = read_rows(context.stage_dir("revise") / "rows.jsonl", RevisionRow)
+    folder = _folder(context, REVISIONS)
+    rows = read_rows(folder / "rows.jsonl", RevisionRow) if folder else []
     return [row for row in rows if row.state == "ok" and row.steps][:most]
 
 
@@ -151,33 +178,35 @@ def _revision_scores(
     return {row.key: [scores[row.messages, text] for text in texts[row.key]] for row in chains}
 
 
-def _inputs(context: Context) -> dict[str, str]:
-    """Name the models from outside the run that have a part in it."""
+def _inputs(context: Context[EvaluateSettings]) -> dict[str, str]:
+    """Name the judges from outside the run."""
     settings = _settings(context)
-    found = {"helpful model": context.fingerprint(context.helpful)}
+    found: dict[str, str] = {}
     if settings.judge and JUDGE in (settings.grader, settings.elo, settings.harmfulness):
         found["judge"] = context.fingerprint(settings.judge)
-    rated_by = context.settings.evaluate.harmfulness if context.settings.evaluate else None
+    rated_by = context.settings.harmfulness
     if rated_by not in (None, JUDGE):
         found["harmfulness model"] = context.fingerprint(ModelSettings(path=str(rated_by)))
     return found
 
 
-def _check(context: Context) -> None:
-    judge = context.settings.evaluate and context.settings.evaluate.judge
-    check_engines(*_models(context).values(), judge)
+def _check(context: Context[EvaluateSettings]) -> None:
+    check_engines(*context.policies.values(), context.settings.judge)
 
 
 STAGE = Stage(
     name="evaluate",
-    version=VERSION,
-    settings=lambda context: {
-        **significant(context.settings.evaluate),
-        "seed": context.settings.seed,
-    },
-    needs=_needs,
+    settings=EvaluateSettings,
+    needs=(
+        Need(PROMPTS, ("prompts",)),
+        Need(REVISIONS, ("revisions",), optional=True),
+        Every(POLICY),
+        Need(PREFERENCE_MODEL, ("preference-model",), optional=True),
+        Need(HARMFULNESS_MODEL, ("harmfulness-model",), optional=True),
+    ),
     inputs=_inputs,
     run=_run,
     outputs=("rows.jsonl", "checkpoints.jsonl", "summary.json", "measures.json", "revisions.json"),
     check=_check,
+    version=4,
 )

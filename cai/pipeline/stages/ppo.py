@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai.pipeline.context import Context
 from cai.pipeline.launch import Job, Launcher, find_launcher, launch
-from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage
+from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
 from cai.records import PromptRow, content_hash
 from cai.settings import ModelSettings, PPOSettings
 from cai.store import read_rows
@@ -17,28 +17,22 @@ from cai.store import read_rows
 if TYPE_CHECKING:
     from cai.ppo import PPO
 
-VERSION = 1
 
-
-def _settings(context: Context) -> PPOSettings:
-    return context.settings.ppo or PPOSettings()
-
-
-def _pretraining(context: Context) -> Path | None:
-    data = _settings(context).ptx_data
+def _pretraining(context: Context[PPOSettings]) -> Path | None:
+    data = context.settings.ptx_data
     return context.base_dir / data if data else None
 
 
-def _independent(context: Context) -> ModelSettings | None:
-    guard = _settings(context).guard
+def _independent(context: Context[PPOSettings]) -> ModelSettings | None:
+    guard = context.settings.guard
     if guard is None or guard.independent is None:
         return None
     return ModelSettings(path=str(context.base_dir / guard.independent))
 
 
-def _inputs(context: Context) -> dict[str, str]:
+def _inputs(context: Context[PPOSettings]) -> dict[str, str]:
     """Hash what the stage reads from outside the run folder."""
-    read = {} if context.settings.sft else {"helpful model": context.fingerprint(context.helpful)}
+    read: dict[str, str] = {}
     if independent := _independent(context):
         read["independent preference model"] = context.fingerprint(independent)
     texts = _pretraining(context)
@@ -98,20 +92,20 @@ class PPOJob(Job, frozen=True):
         }
 
 
-def _run(context: Context) -> dict[str, Any]:
-    settings, independent = _settings(context), _independent(context)
+def _run(context: Context[PPOSettings]) -> dict[str, Any]:
+    settings, independent = context.settings, _independent(context)
     job = PPOJob(
-        policy=context.sl_cai,
-        preference_model=context.stage_dir("preference") / "model",
+        policy=context.model(),
+        preference_model=context.source(PREFERENCE_MODEL) / "model",
         independent=Path(independent.path) if independent else None,
         settings=settings,
-        seed=context.settings.seed,
-        prompts=context.stage_dir("prompts") / "rows.jsonl",
+        seed=context.seed,
+        prompts=context.source(PROMPTS) / "rows.jsonl",
         pretraining=_pretraining(context),
-        folder=context.stage_dir("ppo"),
-        log_dir=context.log_dir / "ppo",
+        folder=context.folder,
+        log_dir=context.log_dir,
     )
-    with context.progress.training("ppo") as show:
+    with context.progress.training(context.name) as show:
 
         def on_step(metrics: Mapping[str, float]) -> None:
             show({**metrics, "steps": settings.steps})
@@ -122,11 +116,15 @@ def _run(context: Context) -> dict[str, Any]:
         file = job.folder / "job.json"
         file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
         say = context.progress.say
-        launcher = find_launcher_of_ppo(settings.launch, settings.processes, context.base_dir)
+        launcher = find_launcher_of_ppo(
+            settings.launch, settings.processes, context.base_dir, context.name
+        )
         return launch(file, launcher, on_step=on_step, warn=say)
 
 
-def find_launcher_of_ppo(name: str, processes: int | None, base_dir: Path) -> Launcher:
+def find_launcher_of_ppo(
+    name: str, processes: int | None, base_dir: Path, stage: str = "ppo"
+) -> Launcher:
     """See `find_launcher`: what PPO does not do is refused."""
 
     def check(variables: Mapping[str, str]) -> None:
@@ -137,12 +135,12 @@ def find_launcher_of_ppo(name: str, processes: int | None, base_dir: Path) -> La
         if variables["ACCELERATE_USE_DEEPSPEED"] == "true":
             check_installed()
 
-    return find_launcher(name, processes, base_dir, stage="ppo", check=check)
+    return find_launcher(name, processes, base_dir, stage=stage, check=check)
 
 
-def _check(context: Context) -> None:
+def _check(context: Context[PPOSettings]) -> None:
     """Refuse a launcher or an engine that would not do, and texts that cannot be read."""
-    settings = _settings(context)
+    settings = context.settings
     if settings.rollouts == "vllm":
         from cai.engines.vllm_arguments import check_vllm
 
@@ -151,7 +149,9 @@ def _check(context: Context) -> None:
         from cai.ppo.check import check_shares
         from cai.ppo.processes import Processes
 
-        found = find_launcher_of_ppo(settings.launch, settings.processes, context.base_dir)
+        found = find_launcher_of_ppo(
+            settings.launch, settings.processes, context.base_dir, context.name
+        )
         sharded, deepspeed = found.kind == "FSDP", found.kind == "DEEPSPEED"
         check_shares(
             settings, Processes(count=found.processes, sharded=sharded, deepspeed=deepspeed)
@@ -183,11 +183,16 @@ def watched(prompts: Sequence[PromptRow], count: int) -> list[PromptRow]:
 
 STAGE = Stage(
     name="ppo",
-    version=VERSION,
-    settings=lambda context: {**significant(_settings(context)), "seed": context.settings.seed},
-    needs=lambda settings: ("prompts", *(("sft",) if settings.sft else ()), "preference"),
+    settings=PPOSettings,
+    makes=Output("rl-cai", POLICY),
+    needs=(
+        Need(PROMPTS, ("prompts",)),
+        Need(POLICY, ("sl-cai", HELPFUL)),
+        Need(PREFERENCE_MODEL, ("preference-model",)),
+    ),
     inputs=_inputs,
     run=_run,
     outputs=("model", "steps.jsonl", "snapshots"),
     check=_check,
+    trains=True,
 )

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, check_launcher, train_model
+from cai.pipeline.context import Context
+from cai.pipeline.stage import COMPARISONS, HELPFUL, POLICY, PREFERENCE_MODEL, Need, Output, Stage
+from cai.pipeline.training_stage import check_launcher, train_model
 from cai.settings import PreferenceSettings
 
-VERSION = 1
 TRAIN = "cai.training.preference:train_preference"
 
 
-def _settings(context: Context) -> PreferenceSettings:
-    return context.settings.preference or PreferenceSettings()
-
-
-def _run(context: Context) -> dict[str, Any]:
-    data, settings = context.stage_dir("compare") / "train.parquet", _settings(context)
-    return train_model(context, "preference", TRAIN, settings, data, context.sl_cai)
+def _run(context: Context[PreferenceSettings]) -> dict[str, Any]:
+    return train_model(context, TRAIN, context.source(COMPARISONS) / "train.parquet")
 
 
 STAGE = Stage(
     name="preference",
-    version=VERSION,
-    settings=lambda context: {**significant(_settings(context)), "seed": context.settings.seed},
-    needs=lambda settings: ("compare", "sft") if settings.sft else ("compare",),
-    inputs=lambda context: (
-        {} if context.settings.sft else {"helpful model": context.fingerprint(context.helpful)}
-    ),
+    settings=PreferenceSettings,
+    makes=Output("preference-model", PREFERENCE_MODEL),
+    needs=(Need(COMPARISONS, ("comparisons",)), Need(POLICY, ("sl-cai", HELPFUL))),
     run=_run,
     outputs=("model",),
-    check=lambda context: check_launcher(context, "preference", _settings(context)),
+    check=check_launcher,
+    trains=True,
 )

@@ -9,24 +9,23 @@ from typing import Any, get_args
 from cai.errors import CaiError
 from cai.evaluate.answer import evaluation_items
 from cai.evaluate.grading import plain_grader
-from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage
+from cai.pipeline.context import Context
+from cai.pipeline.stage import PROMPTS, Output, Stage
 from cai.prompts import exclude_held_out, load_comparisons, load_prompts, source_fingerprint
 from cai.records import ComparisonRow, Kind, PromptRow
-from cai.settings import SourceSettings
+from cai.settings import EvaluateSettings, PromptsSettings, SourceSettings
 from cai.store import write_rows
 
-VERSION = 1
 PLAYGROUND = "playground:"
 
 
-def _inputs(context: Context) -> dict[str, str]:
-    settings = context.settings.prompts
+def _inputs(context: Context[PromptsSettings]) -> dict[str, str]:
+    settings = context.settings
     sources = [*settings.red_team, *settings.helpful, *settings.helpfulness_comparisons]
     return {source.path: _fingerprint(source, context) for source in sources}
 
 
-def _fingerprint(source: SourceSettings, context: Context) -> str:
+def _fingerprint(source: SourceSettings, context: Context[PromptsSettings]) -> str:
     if _is_playground(source):
         from cai.playground.world import VERSION as WORLD_VERSION
 
@@ -34,14 +33,14 @@ def _fingerprint(source: SourceSettings, context: Context) -> str:
     return source_fingerprint(source, base_dir=context.base_dir)
 
 
-def _run(context: Context) -> dict[str, Any]:
+def _run(context: Context[PromptsSettings]) -> dict[str, Any]:
     started = time.monotonic()
-    settings, seed = context.settings.prompts, context.settings.seed
+    settings, seed = context.settings, context.seed
     report = load_prompts(
         settings, seed=seed, base_dir=context.base_dir, extra=_playground_prompts(context)
     )
-    evaluate = context.settings.evaluate
-    if evaluate:  # better said now than after hours of training
+    run = context.run.pipeline.settings
+    for evaluate in run.named(EvaluateSettings).values():  # better said now than after hours
         if evaluate.grader != "judge":
             plain_grader(evaluate.grader)
         evaluation_items(report.rows, evaluate.samples_per_side, stratum=evaluate.stratum)
@@ -52,7 +51,7 @@ def _run(context: Context) -> dict[str, Any]:
     )
     kept = exclude_held_out(read, report.rows, settings.near_duplicate)
     comparisons = sorted([*_playground_comparisons(context), *kept], key=lambda row: row.key)
-    folder = context.stage_dir("prompts")
+    folder = context.folder
     write_rows(folder / "comparisons.jsonl", comparisons)
     write_rows(folder / "rows.jsonl", sorted(report.rows, key=lambda row: row.key))
     return {
@@ -67,8 +66,8 @@ def _run(context: Context) -> dict[str, Any]:
     }
 
 
-def _playground_prompts(context: Context) -> list[PromptRow]:
-    settings, seed = context.settings.prompts, context.settings.seed
+def _playground_prompts(context: Context[PromptsSettings]) -> list[PromptRow]:
+    settings, seed = context.settings, context.seed
     rows: list[PromptRow] = []
     for source in (*settings.red_team, *settings.helpful):
         if _is_playground(source):
@@ -79,14 +78,14 @@ def _playground_prompts(context: Context) -> list[PromptRow]:
     return rows
 
 
-def _playground_comparisons(context: Context) -> list[ComparisonRow]:
+def _playground_comparisons(context: Context[PromptsSettings]) -> list[ComparisonRow]:
     rows: list[ComparisonRow] = []
-    for source in context.settings.prompts.helpfulness_comparisons:
+    for source in context.settings.helpfulness_comparisons:
         if _is_playground(source):
             from cai.playground.sources import playground_comparisons
 
             _playground_part(source, ("helpfulness",))
-            rows += playground_comparisons(seed=context.settings.seed, limit=source.limit)
+            rows += playground_comparisons(seed=context.seed, limit=source.limit)
     return rows
 
 
@@ -106,12 +105,8 @@ def _playground_part(source: SourceSettings, known: tuple[str, ...]) -> Any:  # 
 
 STAGE = Stage(
     name="prompts",
-    version=VERSION,
-    settings=lambda context: {
-        **significant(context.settings.prompts),
-        "seed": context.settings.seed,
-    },
-    needs=lambda _: (),
+    settings=PromptsSettings,
+    makes=Output("prompts", PROMPTS),
     inputs=_inputs,
     run=_run,
     outputs=("rows.jsonl", "comparisons.jsonl"),

@@ -5,29 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cai import revise
 from cai.conversation import Message
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
+from cai.pipeline.context import Context
+from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
-from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, data_metrics, make_rows
+from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output, Stage
 from cai.records import PromptRow, RevisionRow, content_hash
 from cai.settings import ReviseSettings
 from cai.store import RowStore, read_rows
 from cai.tables import SFT_COLUMNS, write_parquet
 
 
-def _settings(context: Context) -> ReviseSettings:
-    return context.settings.revise_or_default
-
-
-def _inputs(context: Context) -> dict[str, str]:
+def _inputs(context: Context[ReviseSettings]) -> dict[str, str]:
     constitution = context.constitution
     return {
-        "helpful model": context.fingerprint(context.helpful),
         "critique examples": content_hash(constitution.few_shot.critique),
         **{
             f"principle {principle.id}": f"{principle.supervised_hash}, weight {principle.weight}"
@@ -36,38 +33,38 @@ def _inputs(context: Context) -> dict[str, str]:
     }
 
 
-def _run(context: Context) -> dict[str, Any]:
+def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
     started = time.monotonic()
-    settings = _settings(context)
-    reviser = revise.Reviser(context.constitution, settings, context.settings.seed)
-    prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
+    reviser = revise.Reviser(context.constitution, context.settings, context.seed)
+    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
     with Engines(context) as engines:
-        engine = engines[context.helpful]
+        engine = engines[context.model()]
         result = make_rows(
             context,
             engines,
             reviser.items(prompts, engine),
             partial(reviser.row, engine=engine),
-            store=RowStore(context.stage_dir("revise"), RevisionRow),
-            concurrency=settings.concurrency,
-            title="revise",
+            store=RowStore(context.folder, RevisionRow),
+            concurrency=context.settings.concurrency,
+            title=context.name,
         )
-    _check_chains(result.rows)
-    _write_training_data(context, result.rows)
+    _check_chains(result.rows, context.folder)
+    _write_training_data(context.folder, result.rows)
     return data_metrics(result, engines.usage, started)
 
 
-def _check(context: Context) -> None:
+def _check(context: Context[ReviseSettings]) -> None:
     """Refuse a constitution to draw nothing from, and an engine that is not installed."""
-    check_engines(context.helpful)
-    if _settings(context).rounds and not context.constitution.supervised:
+    check_engines(context.model())
+    if context.settings.rounds and not context.constitution.supervised:
         raise CaiError(
             f"The constitution {context.constitution.name} has no principle with `critique` and "
-            "`revision`, which the revise stage draws from. Add one, or set `revise.rounds` to 0."
+            "`revision`, which `{context.name}` draws from. Add one, or set "
+            f"`{context.name}.rounds` to 0."
         )
 
 
-def _check_chains(rows: Iterable[RevisionRow]) -> None:
+def _check_chains(rows: Iterable[RevisionRow], folder: Path) -> None:
     """Refuse to go on to a fine-tuning that would see no revision.
 
     Raises:
@@ -80,11 +77,12 @@ def _check_chains(rows: Iterable[RevisionRow]) -> None:
             f"No critique chain of {len(chains)} came to its end; the first is "
             f"`{chains[0].state}` ({said}). Where the constitution's worked examples "
             "(`few_shot.critique`) are too long for the model, take another constitution or a "
-            "model with a longer context. What was said is in revise/rows.jsonl."
+            "model with a longer context. What was said is in "
+            f"{folder / 'rows.jsonl'}."
         )
 
 
-def _write_training_data(context: Context, rows: Iterable[RevisionRow]) -> None:
+def _write_training_data(folder: Path, rows: Iterable[RevisionRow]) -> None:
     """Write one row per revision (of all rounds) and one per helpful sample.
 
     First responses to red-team prompts and critiques are not training targets (paper, section 3.5).
@@ -109,19 +107,17 @@ def _write_training_data(context: Context, rows: Iterable[RevisionRow]) -> None:
             examples.append(example(row, 0, row.response, row.ended))
         for number, step in enumerate(row.steps, start=1):
             examples.append(example(row, number, step.revision, step.ended))
-    write_parquet(context.stage_dir("revise") / "train.parquet", examples, SFT_COLUMNS)
+    write_parquet(folder / "train.parquet", examples, SFT_COLUMNS)
 
 
 STAGE = Stage(
     name="revise",
-    version=revise.VERSION,
-    settings=lambda context: {
-        **significant(_settings(context)),
-        "seed": context.settings.seed,
-    },
-    needs=lambda _: ("prompts",),
+    settings=ReviseSettings,
+    makes=Output("revisions", REVISIONS),
+    needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, (HELPFUL,))),
     inputs=_inputs,
     run=_run,
     outputs=("rows.jsonl", "train.parquet"),
     check=_check,
+    version=revise.VERSION,
 )

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from cai.pipeline.manifest import significant
-from cai.pipeline.stage import Context, Stage, check_launcher, train_model
+from cai.pipeline.context import Context
+from cai.pipeline.stage import BASE, POLICY, REVISIONS, Need, Output, Stage
+from cai.pipeline.training_stage import check_launcher, train_model
 from cai.settings import SftSettings
 
-VERSION = 1
 TRAIN = "cai.training.sft:train_sft"
 
 
-def _settings(context: Context) -> SftSettings:
-    return context.settings.sft or SftSettings()
-
-
-def _run(context: Context) -> dict[str, Any]:
-    data = context.stage_dir("revise") / "train.parquet"
-    return train_model(context, "sft", TRAIN, _settings(context), data, context.base)
+def _run(context: Context[SftSettings]) -> dict[str, Any]:
+    return train_model(context, TRAIN, context.source(REVISIONS) / "train.parquet")
 
 
 STAGE = Stage(
     name="sft",
-    version=VERSION,
-    settings=lambda context: {**significant(_settings(context)), "seed": context.settings.seed},
-    needs=lambda _: ("revise",),
-    inputs=lambda context: {"base model": context.fingerprint(context.base)},
+    settings=SftSettings,
+    makes=Output("sl-cai", POLICY),
+    needs=(Need(REVISIONS, ("revisions",)), Need(POLICY, (BASE,))),
     run=_run,
     outputs=("model",),
-    check=lambda context: check_launcher(context, "sft", _settings(context)),
+    check=check_launcher,
+    trains=True,
 )

@@ -1,0 +1,226 @@
+"""A pipeline in its run folder, and what a stage of it is given when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from cai.constitution import Constitution
+from cai.pipeline.progress import Progress
+from cai.pipeline.stage import BASE, FEEDBACK, GIVEN, HELPFUL, POLICY, Placed, Source
+from cai.settings import ModelSettings, PipelineSettings, StageSettings
+
+S = TypeVar("S", bound=StageSettings)
+T = TypeVar("T", bound=StageSettings)
+
+
+class KnownModels:
+    """Names models by their contents: reads the files, or asks the server, of each one once."""
+
+    def __init__(self) -> None:
+        """Know none."""
+        self._known: dict[ModelSettings, str] = {}
+
+    def fingerprint(self, model: ModelSettings) -> str:
+        """Name a model's weights and format, or a model behind a server.
+
+        Raises:
+            CaiError: The folder is unusable, or the server does not answer.
+        """
+        if model not in self._known:
+            from cai.engines.opening import fingerprint_engine
+
+            self._known[model] = fingerprint_engine(model)
+        return self._known[model]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline, ready to run.
+
+    Attributes:
+        settings: Validated, changes applied.
+        stages: In the order in which they run.
+        base_dir: The folder of the file; relative paths in it start there.
+        constitution: What it names, `extends` resolved.
+    """
+
+    settings: PipelineSettings
+    stages: Sequence[Placed]
+    base_dir: Path
+    constitution: Constitution
+
+
+@dataclass
+class Run:
+    """One execution of a pipeline in one run folder.
+
+    Attributes:
+        pipeline: What is run.
+        folder: The run folder.
+        progress: Where to say how far things are.
+    """
+
+    pipeline: Pipeline
+    folder: Path
+    progress: Progress
+    _models: KnownModels = field(default_factory=KnownModels)
+
+    @property
+    def stages(self) -> Sequence[Placed]:
+        """The stages in the order in which they run."""
+        return self.pipeline.stages
+
+    def context(self, placed: Placed) -> Context[Any]:
+        """Return what a stage is given."""
+        return Context(self, placed, placed.settings)
+
+    def first(self, kind: type[S]) -> Context[S]:
+        """Return what the first stage with such a section is given; there has to be one."""
+        return next(
+            Context(self, placed, placed.settings)
+            for placed in self.stages
+            if isinstance(placed.settings, kind)
+        )
+
+    @property
+    def models(self) -> dict[str, ModelSettings]:
+        """The language models by name: those that are given, then each that a stage trains."""
+        given = self.pipeline.settings.models
+        found = {
+            HELPFUL: given.helpful,
+            BASE: given.base or given.helpful,
+            FEEDBACK: given.feedback or given.helpful,
+        }
+        for placed in self.stages:
+            made = placed.output
+            if made and made.kind == POLICY:
+                start = placed.sources.get(POLICY, ())
+                like = found[start[0].name if start else BASE]
+                path = str(self.folder / placed.name / "model")
+                # The tokenizer of a model that a stage has trained carries its chat template.
+                new = {"path": path, "format": "chat", "adapter": None}
+                found[made.name] = like.model_copy(update=new)
+        return found
+
+    def fingerprint(self, model: ModelSettings) -> str:
+        """Name a model, reading its files once."""
+        return self._models.fingerprint(model)
+
+    def forget_fingerprints(self) -> None:
+        """Look at model folders anew, after a stage has trained one."""
+        self._models = KnownModels()
+
+
+@dataclass(frozen=True)
+class Context(Generic[S]):
+    """What a stage is given when it runs.
+
+    Attributes:
+        run: The execution that it is part of.
+        placed: The stage and what it reads.
+        settings: Its section.
+    """
+
+    run: Run
+    placed: Placed
+    settings: S
+
+    @property
+    def name(self) -> str:
+        """The name of the stage in its pipeline."""
+        return self.placed.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the stage."""
+        return self.run.folder / self.name
+
+    @property
+    def log_dir(self) -> Path:
+        """The folder of its TensorBoard logs."""
+        return self.run.folder / "logs" / self.name
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.run.pipeline.settings.seed
+
+    @property
+    def constitution(self) -> Constitution:
+        """The constitution, `extends` resolved."""
+        return self.run.pipeline.constitution
+
+    @property
+    def base_dir(self) -> Path:
+        """Relative paths of the pipeline file start here."""
+        return self.run.pipeline.base_dir
+
+    @property
+    def progress(self) -> Progress:
+        """Where to say how far things are."""
+        return self.run.progress
+
+    @property
+    def helpful(self) -> ModelSettings:
+        """The helpful-only model."""
+        return self.run.models[HELPFUL]
+
+    @property
+    def feedback(self) -> ModelSettings:
+        """The model that compares responses."""
+        return self.run.models[FEEDBACK]
+
+    @property
+    def fallback(self) -> ModelSettings | None:
+        """The model that is asked where the feedback model gives no usable verdict."""
+        return self.run.pipeline.settings.models.fallback
+
+    @property
+    def policy(self) -> Source:
+        """The policy that it asks or starts from."""
+        (found,) = self.placed.sources[POLICY]
+        return found
+
+    @property
+    def policies(self) -> dict[str, ModelSettings]:
+        """The policies that it reads, by name."""
+        models = self.run.models
+        return {source.name: models[source.name] for source in self.placed.sources[POLICY]}
+
+    def model(self) -> ModelSettings:
+        """Return the policy that it asks or starts from."""
+        return self.run.models[self.policy.name]
+
+    def folders(self, kind: str) -> dict[str, Path]:
+        """Return the folders of the stages that make what it reads of a kind, by what is made."""
+        sources = self.placed.sources.get(kind, ())
+        return {s.name: self.run.folder / s.stage for s in sources if s.stage}
+
+    def source(self, kind: str) -> Path:
+        """Return the folder of the one thing of a kind that it reads."""
+        (folder,) = self.folders(kind).values()
+        return folder
+
+    def section_of(self, kind: str, settings: type[T]) -> T:
+        """Return the section of the stage that makes the one thing of a kind that it reads."""
+        (source,) = self.placed.sources[kind]
+        section = self.run.pipeline.settings.sections[source.stage or ""]
+        assert isinstance(section, settings)
+        return section
+
+    def fingerprint(self, model: ModelSettings) -> str:
+        """Name a model, reading its files once."""
+        return self.run.fingerprint(model)
+
+    def fingerprints_of_given(self) -> dict[str, str]:
+        """Name the models that it reads and no stage makes."""
+        sources = self.placed.sources.get(POLICY, ())
+        models = self.run.models
+        return {
+            GIVEN[source.name]: self.fingerprint(models[source.name])
+            for source in sources
+            if source.stage is None
+        }

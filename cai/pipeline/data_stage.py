@@ -1,0 +1,74 @@
+"""What the stages that make rows share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TypeVar
+
+from cai.engines import Usage
+from cai.pipeline.context import Context
+from cai.pipeline.engines import Engines
+from cai.records import Row
+from cai.rows import Item, RowsResult, run_rows
+from cai.store import RowStore
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Row)
+
+
+def make_rows(
+    context: Context[Any],
+    engines: Engines,
+    items: Iterable[Item[T]],
+    make: Callable[[Item[T]], Awaitable[R]],
+    *,
+    store: RowStore[R],
+    concurrency: int,
+    title: str,
+) -> RowsResult[R]:
+    """Make the rows of a data stage that are not there yet; return all of them.
+
+    Args:
+        context: Of the stage.
+        engines: Of the stage; `make` asks them.
+        items: The rows to make.
+        make: The row function.
+        store: Where the rows are kept.
+        concurrency: Rows under way at once.
+        title: What the progress is called.
+    """
+    task = partial(context.progress.rows, title, tokens=engines.tokens)
+    return engines.run(run_rows(items, make, store=store, concurrency=concurrency, task=task))
+
+
+def data_metrics(
+    rows: RowsResult[Any], usage: Usage, started: float, **more: object
+) -> dict[str, Any]:
+    """Return the figures every data stage writes; `errors` has the first row's of each state.
+
+    Args:
+        rows: The stage's own rows.
+        usage: Of all engines.
+        started: `time.monotonic()` at the stage's start.
+        more: Figures of this stage alone.
+    """
+    seconds = time.monotonic() - started
+    done = {
+        name: round(value, 6 if name == "cost" else 2) if isinstance(value, float) else value
+        for name, value in asdict(usage).items()
+    }
+    return {
+        "rows": len(rows.rows),
+        "rows_reused": len(rows.reused),
+        "rows_waited": rows.waited,
+        "states": rows.states,
+        "errors": {row.state: row.error for row in reversed(rows.rows) if row.error},
+        **done,
+        **more,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round((usage.tokens_in + usage.tokens_out) / max(seconds, 1e-9), 1),
+        "rows_per_second": round((len(rows.rows) - len(rows.reused)) / max(seconds, 1e-9), 2),
+    }

@@ -1,0 +1,36 @@
+"""What the stages that train a model on rows share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cai.pipeline.context import Context
+from cai.pipeline.launch_training import launcher_of_training, run_training
+
+
+def train_model(context: Context[Any], train: str, data: Path) -> dict[str, Any]:
+    """Train a stage's model from the policy that it reads; return the metrics.
+
+    Args:
+        context: Of the stage, whose folder gets `model/`.
+        train: `MODULE:FUNCTION`, such as `cai.training.sft:train_sft`.
+        data: The rows.
+    """
+    return run_training(
+        train,
+        context.settings,
+        stage=context.name,
+        data=data,
+        base=context.model(),
+        out=context.folder / "model",
+        seed=context.seed,
+        log_dir=context.log_dir,
+        base_dir=context.base_dir,
+        progress=context.progress,
+    )
+
+
+def check_launcher(context: Context[Any]) -> None:
+    """Raise a CaiError if a training stage could not be launched as its settings say."""
+    launcher_of_training(context.settings, stage=context.name, base_dir=context.base_dir)
