@@ -19,9 +19,9 @@ from cai.cli.options import YAML, model_settings, spelling
 from cai.constitution import load_constitution
 from cai.engines import Usage
 from cai.errors import CaiError
-from cai.evaluate.asking import Text
 from cai.evaluate.recorded import Recorded, agreement, read_answers
-from cai.evaluate.sets import Question
+from cai.evaluate.sets import ChoiceQuestion
+from cai.evaluate.texts import BenignText
 from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
 from cai.pipeline.load import read_resolved
 from cai.pipeline.progress import Progress
@@ -223,7 +223,7 @@ def _of_models(wanted: Wanted, named: _Models) -> Evaluation:
 def _with_sets(wanted: Wanted, evaluation: Evaluation) -> Evaluation:
     """Ask what the prompt sets of the command line hold; without any, what is planned."""
     prompts: dict[str, PromptRow] = {}
-    questions: list[Question] = []
+    questions: list[ChoiceQuestion] = []
     for spec in wanted.prompts:
         found = read_prompt_set(spec, seed=evaluation.seed, limit=wanted.limit)
         prompts.update((row.key, row) for row in found.prompts if row.key not in prompts)
@@ -289,10 +289,10 @@ def _loader(folder: str) -> Callable[[], PreferenceModel]:
     return load
 
 
-def _texts(path: str) -> list[Text]:
+def _texts(path: str) -> list[BenignText]:
     found = read_answers(path, "helpful")
     return [
-        Text(prompt.messages, text, prompt.task)
+        BenignText(prompt.messages, text, prompt.task)
         for (prompt, _), text in zip(found.asked, found.texts, strict=True)
         if text
     ]

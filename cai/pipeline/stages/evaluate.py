@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.engines.opening import check_engines
-from cai.evaluate.answer import evaluation_items
-from cai.evaluate.asking import Text
+from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.summarise import summarise_revisions
+from cai.evaluate.texts import BenignText
 from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage, data_metrics
@@ -55,7 +55,7 @@ def planned(context: Context, folder: Path, *, all_checkpoints: bool = False) ->
     prompts = read_rows(context.stage_dir("prompts") / "rows.jsonl", PromptRow)
 
     def asked(samples: int) -> Any:  # noqa: ANN401
-        return evaluation_items(prompts, samples, stratum=settings.stratum)
+        return evaluation_samples(prompts, samples, stratum=settings.stratum)
 
     samples = settings.samples_per_side if all_checkpoints else settings.checkpoint_samples
     policies = _checkpoints(context) if samples else {}
@@ -123,12 +123,12 @@ def _preference(context: Context) -> Callable[[], PreferenceModel] | None:
     return load
 
 
-def _benign_texts(context: Context, count: int) -> list[Text]:
+def _benign_texts(context: Context, count: int) -> list[BenignText]:
     """Take responses that people preferred; no language model of the run has trained on them."""
     rows = read_rows(context.stage_dir("prompts") / "comparisons.jsonl", ComparisonRow)
     told = [row for row in rows if row.state == "ok" and row.label not in (None, 0.5)]
     return [
-        Text(row.messages, row.responses[0 if (row.label or 0.0) > 0.5 else 1], row.task)
+        BenignText(row.messages, row.responses[0 if (row.label or 0.0) > 0.5 else 1], row.task)
         for row in told[:count]
     ]
 
