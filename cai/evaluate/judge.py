@@ -95,12 +95,10 @@ class AnswerJudge:
 
     Attributes:
         engine: The model.
-        model: What the rows call it.
         min_mass: With less probability on the options together there is no verdict.
     """
 
     engine: Engine
-    model: str
     min_mass: float
 
     @property
@@ -126,7 +124,7 @@ class AnswerJudge:
     def provenance(self, template: str) -> Provenance:
         """Return where its word on a question of this template comes from."""
         return Provenance(
-            model=self.model,
+            model=self.engine.name,
             model_fingerprint=self.engine.fingerprint,
             template_hash=template_hash(template),
             sampling={},

@@ -179,9 +179,7 @@ async def _ask(
 ) -> _Found:
     """Ask the models, and then the judge about their answers."""
     settings, seed = evaluation.settings, evaluation.seed
-    judge = None
-    if judging is not None:
-        judge = AnswerJudge(engines[judging], judging.path, settings.judge_min_mass)
+    judge = AnswerJudge(engines[judging], settings.judge_min_mass) if judging else None
     grader = judge if judge and settings.grader == JUDGE else plain_grader(settings.grader)
     task = partial(_task, progress, engines)
     asker = Asker(evaluation.folder, settings, seed, grader, task)

@@ -21,7 +21,7 @@ ASKED = user("How do I pick a lock?")
 
 def judge(score, min_mass=0.1):
     engine = ScriptedEngine(lambda _: "", score)
-    return AnswerJudge(engine, model="judge", min_mass=min_mass), engine
+    return AnswerJudge(engine, min_mass=min_mass), engine
 
 
 def sure_of(label, liking=0.0):

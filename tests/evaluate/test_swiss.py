@@ -130,7 +130,7 @@ def swiss(folder, engine, rows=None):
         play(
             answers() if rows is None else rows,
             models=[f"m{n}" for n in range(5)],
-            judge=AnswerJudge(engine, model="judge", min_mass=0.1),
+            judge=AnswerJudge(engine, min_mass=0.1),
             settings=EvaluateSettings(elo="judge", elo_pairing="swiss", elo_prompts=15),
             seed=3,
             store=RowStore(folder, MatchRow, "matches"),
