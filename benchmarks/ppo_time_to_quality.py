@@ -31,7 +31,7 @@ from benchmarks.ratios import conclude
 from benchmarks.runs import run_quickstart
 from benchmarks.show import markdown_table
 from cai.engines.decode import DecodeLoop, TokenRequest
-from cai.evaluate.answer import evaluation_items
+from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.grading import playground
 from cai.models import load_causal_lm, load_chat_format
 from cai.pipeline.load import read_resolved
@@ -112,7 +112,7 @@ class Judge:
         """Choose the prompts, and load a model to put policies into."""
         settings = ModelSettings(path=str(folder / "policy"))
         rows = read_rows(source / "prompts" / "rows.jsonl", PromptRow)
-        self.asked = evaluation_items(rows, ANSWERS, stratum="task")
+        self.asked = evaluation_samples(rows, ANSWERS, stratum="task")
         self.chat = load_chat_format(settings)
         self.model = load_causal_lm(settings, device="cpu")
         self.requests = [

@@ -4,12 +4,14 @@ import pytest
 from rich.table import Table
 from typer.testing import CliRunner
 
+import cai.cli.evaluate as evaluate_module
 import cai.cli.run as run_module
 from cai import __version__
 from cai.cli import app
 from cai.cli.console import plain_console
 from cai.cli.settings import markdown
 from cai.errors import CaiError
+from cai.settings import EvaluateSettings, ModelSettings
 
 RUN = ["run", "quickstart"]
 
@@ -57,6 +59,37 @@ def test_a_wrong_command_line_is_status_2():
     assert invoke("run").exit_code == 2
     assert invoke("frobnicate").exit_code == 2
     assert invoke("export", "somewhere", "sft", "--out", "x").exit_code == 2
+
+
+def test_the_options_of_evaluate_are_the_fields_of_one_value(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(evaluate_module, "evaluate_command", asked.append)
+    (tmp_path / "judge.yaml").write_text("path: large\nformat: transcript\n")
+    given = ("--grader", "judge", "--judge", f"{tmp_path}/judge.yaml", "--temperature", "0")
+    rest = ("--prompts", "a:b", "--prompts", "c:d", "--judge-set", "dtype=float32", "--json")
+    assert invoke("evaluate", "one", "x=two", *given, *rest).exit_code == 0
+    (options,) = asked
+    assert (options.models, options.prompts) == (["one", "x=two"], ["a:b", "c:d"])
+    assert (options.as_json, options.samples, options.out) == (True, 1, None)
+    settings = options.settings
+    assert settings.model_fields_set == {"grader", "judge", "temperature"}
+    judge = ModelSettings(path="large", format="transcript", dtype="float32")
+    assert settings == EvaluateSettings(grader="judge", judge=judge, temperature=0)
+    assert invoke("evaluate").exit_code == 2
+    assert invoke("evaluate", "one", "--samples", "0").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--judge-set", "dtype=float32"), "name one with `--judge MODEL`"),
+        (("--elo-pairing", "knockout"), "`--elo-pairing knockout`"),
+    ],
+)
+def test_options_of_evaluate_that_make_no_settings_are_refused_at_once(given, said):
+    result = invoke("evaluate", "not/there", *given)
+    assert result.exit_code == 1
+    assert said in " ".join(result.stderr.split())
 
 
 def test_dry_run_of_a_fresh_folder(tmp_path):

@@ -12,9 +12,16 @@ import typer
 from cai import __version__
 from cai.cli import constitution, prompts
 from cai.cli.commands import Commands
-from cai.cli.options import Model, ModelChanges, Seed, compare_settings, model_settings
+from cai.cli.evaluate_options import EvaluateOptions
+from cai.cli.options import (
+    Model,
+    ModelChanges,
+    Seed,
+    compare_settings,
+    from_fields,
+    model_settings,
+)
 from cai.constitution import load_constitution
-from cai.errors import CaiError
 
 app = typer.Typer(
     cls=Commands,
@@ -192,102 +199,12 @@ def _export(
 
 
 @app.command("evaluate")
-def _evaluate(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            help="Model folders, hub ids, `playground`, models on a server (`gpt@https://…/v1`) or "
-            "YAML files of a model's settings, each as it is or as NAME=MODEL; `answers:FILE` for "
-            "answers that are there already; or one run folder.",
-            metavar="MODEL...",
-        ),
-    ],
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompts",
-            metavar="SET",
-            help="A known set (`xstest:FILE`, `hhh:FILE`, `advbench:FILE`, …), your own "
-            "(`red_team:FILE`, `helpful:FILE`), `playground:red_team`, or `run:FOLDER`.",
-        ),
-    ] = None,
-    grader: Annotated[
-        str | None,
-        typer.Option(help="`refusals` (the default), `playground`, `judge` or `file.py:function`."),
-    ] = None,
-    judge: Annotated[str | None, typer.Option(help="The judge, a model.", metavar="MODEL")] = None,
-    judge_set: Annotated[
-        list[str] | None,
-        typer.Option("--judge-set", metavar="KEY=VALUE", help="A setting of the judge."),
-    ] = None,
-    model_set: ModelChanges = None,
-    elo: Annotated[
-        str | None, typer.Option(help="`judge`: matches in both orders; or `preference`.")
-    ] = None,
-    elo_pairing: Annotated[
-        str | None, typer.Option(help="`all` meet all (the default), or `swiss` rounds.")
-    ] = None,
-    elo_prompts: Annotated[
-        int | None, typer.Option(min=1, help="Matches a side, of two models; in Swiss, of each.")
-    ] = None,
-    preference: Annotated[
-        str | None, typer.Option(help="A preference model, for scores and Elo.", metavar="FOLDER")
-    ] = None,
-    harmfulness: Annotated[
-        str | None, typer.Option(help="`judge`, or a folder that `cai harmfulness` wrote.")
-    ] = None,
-    texts: Annotated[
-        str | None,
-        typer.Option(help="Benign prompts and responses: their perplexity.", metavar="FILE"),
-    ] = None,
-    checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Of a run: every policy that PPO has kept.")
-    ] = False,
-    samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0)] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides draws and samples.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The folder; `evaluation` if left out.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
-) -> None:
+@from_fields(EvaluateOptions)
+def _evaluate(options: EvaluateOptions) -> None:
     """Ask models and grade their answers: rates with intervals, Elo, known sets, and more."""
-    from cai.cli.evaluate import Wanted, evaluate_command, settings_of
-    from cai.cli.options import model_settings
+    from cai.cli.evaluate import evaluate_command
 
-    if judge_set and not judge:
-        raise CaiError("`--judge-set` sets what the judge has: name one with `--judge MODEL`.")
-    settings, given = settings_of(
-        {
-            "grader": grader,
-            "judge": model_settings(judge, judge_set, flag="--judge-set") if judge else None,
-            "elo": elo,
-            "elo_pairing": elo_pairing,
-            "elo_prompts": elo_prompts,
-            "harmfulness": harmfulness,
-            "temperature": temperature,
-            "max_new_tokens": max_new_tokens,
-            "concurrency": concurrency,
-        }
-    )
-    wanted = Wanted(
-        models=models,
-        prompts=prompts or [],
-        settings=settings,
-        given=given,
-        samples=samples,
-        limit=limit,
-        seed=seed,
-        model_changes=model_set,
-        preference=preference,
-        texts=texts,
-        checkpoints=checkpoints,
-        out=out,
-    )
-    evaluate_command(wanted, as_json=as_json)
+    evaluate_command(options)
 
 
 @app.command("harmfulness")

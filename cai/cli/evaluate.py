@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cai.cli.console import plain_console
+from cai.cli.evaluate_options import EvaluateOptions
 from cai.cli.evaluate_tables import counted, show
 from cai.cli.options import YAML, model_settings, spelling
 from cai.engines import Usage
 from cai.errors import CaiError
-from cai.evaluate.asking import Text
 from cai.evaluate.recorded import Recorded, agreement, read_answers
-from cai.evaluate.sets import Question
+from cai.evaluate.sets import ChoiceQuestion
+from cai.evaluate.texts import BenignText
 from cai.pipeline.context import Context, KnownModels
+from cai.pipeline.engines import Fingerprints
 from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
 from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import read_prompt_set, read_recorded
 from cai.pipeline.stages.evaluate import planned
-from cai.records import PromptRow
+from cai.records import AnswerRow, PromptRow
 from cai.settings import EvaluateSettings, ModelSettings
 from cai.store import write_json
 
@@ -40,89 +42,58 @@ SWEEP = "sweep"
 """The folder, in a run's own, of an evaluation of its checkpoints."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the command line asks for.
-
-    Attributes:
-        models: As they are spelt.
-        prompts: Sets, as they are spelt.
-        settings: How to ask and who judges; only what was `given` replaces a run's own.
-        given: The names of the settings that were given.
-        samples: Answers to each prompt.
-        limit: At most so many prompts of a set.
-        seed: Of the draws; None for a run's own, or 0.
-        model_changes: `KEY=VALUE` settings of all models.
-        preference: The folder of a preference model.
-        texts: A file of benign prompts and responses.
-        checkpoints: Look at a run's checkpoints, too.
-        out: The folder.
-    """
-
-    models: Sequence[str]
-    prompts: Sequence[str]
-    settings: EvaluateSettings
-    given: frozenset[str]
-    samples: int
-    limit: int | None
-    seed: int | None
-    model_changes: list[str] | None
-    preference: str | None
-    texts: str | None
-    checkpoints: bool
-    out: Path | None
-
-
-@dataclass
-class _Models:
-    """Models by name, and answers that stand for one."""
-
-    models: dict[str, ModelSettings] = field(default_factory=dict[str, ModelSettings])
-    recorded: dict[str, Recorded] = field(default_factory=dict[str, Recorded])
-
-
-def evaluate_command(wanted: Wanted, *, as_json: bool) -> None:
+def evaluate_command(options: EvaluateOptions) -> None:
     """Evaluate, write `evaluation.json`, and print tables or the same JSON."""
-    console = plain_console(soft_wrap=True, stderr=as_json)
+    given = options.settings.model_fields_set
+    console = plain_console(soft_wrap=True, stderr=options.as_json)
     progress = Progress(console)
-    run = _run_folder(wanted)
-    recorded: Mapping[str, Recorded] = {}
-    if run is not None:
-        defaults = {"evaluate": EvaluateSettings()}
-        context = open_run(run, progress, defaults).first(EvaluateSettings)
-        evaluation = _of_run(wanted, context)
-        fingerprints = context
-    else:
-        named = _models(wanted)
-        recorded, fingerprints = named.recorded, KnownModels()
-        evaluation = _of_models(wanted, named)
-    evaluation = _with_sets(wanted, evaluation)
-    _check_used(wanted.given, evaluation)
+    evaluation, recorded, fingerprints = _planned(options, progress)
+    _check_used(given, evaluation)
     result, found, usage = evaluate(evaluation, fingerprints, progress)
     facts = {
         "schema": 1,
         "models": {name: spelling(model) for name, model in evaluation.models.items()}
         | dict.fromkeys(recorded, "recorded answers"),
-        "prompts": list(wanted.prompts),
+        "prompts": options.prompts or [],
         "seed": evaluation.seed,
         **found,
-        "agreement": {
-            name: asdict(agreement(rows, given, evaluation.seed))
-            for name, given in recorded.items()
-            if (rows := [row for row in result.rows if row.model == name])
-            and any(label is not None for label in given.refused)
-        },
+        "agreement": _agreement(result.rows, recorded, evaluation.seed),
     }
-    problems = {(row.model, row.state): row.error for row in reversed(result.rows) if row.error}
     path = evaluation.folder / "evaluation.json"
     write_json(path, facts)
-    if as_json:
+    if options.as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    show(console, facts, problems)
+    show(console, facts, {(r.model, r.state): r.error for r in reversed(result.rows) if r.error})
     if usage.tokens_in:
         console.print(_asked(usage))
     console.print(f"Written: {path}")
+
+
+def _planned(
+    options: EvaluateOptions, progress: Progress
+) -> tuple[Evaluation, Mapping[str, Recorded], Fingerprints]:
+    """Return the evaluation, the recorded answers in it by name, and who knows its models."""
+    run = _run_folder(options)
+    if run is not None:
+        defaults = {"evaluate": EvaluateSettings()}
+        context = open_run(run, progress, defaults).first(EvaluateSettings)
+        return _with_sets(options, _of_run(options, context)), {}, context
+    models, recorded = _models(options)
+    evaluation = _of_models(options, models, recorded)
+    return _with_sets(options, evaluation), recorded, KnownModels()
+
+
+def _agreement(
+    rows: Sequence[AnswerRow], recorded: Mapping[str, Recorded], seed: int
+) -> dict[str, Any]:
+    """Return how often the grader says what people say, where people have said anything."""
+    found: dict[str, Any] = {}
+    for name, given in recorded.items():
+        own = [row for row in rows if row.model == name]
+        if own and any(label is not None for label in given.refused):
+            found[name] = asdict(agreement(own, given, seed))
+    return found
 
 
 def _asked(usage: Usage) -> str:
@@ -133,7 +104,7 @@ def _asked(usage: Usage) -> str:
     )
 
 
-def _check_used(given: frozenset[str], evaluation: Evaluation) -> None:
+def _check_used(given: Set[str], evaluation: Evaluation) -> None:
     """Refuse options that nothing would read."""
     settings = evaluation.settings
     judged = JUDGE in (settings.grader, settings.elo, settings.harmfulness)
@@ -153,104 +124,109 @@ def _check_used(given: frozenset[str], evaluation: Evaluation) -> None:
         )
 
 
-def _run_folder(wanted: Wanted) -> Path | None:
+def _run_folder(options: EvaluateOptions) -> Path | None:
     """Return the run that is asked about, if it is one."""
-    runs = [Path(name) for name in wanted.models if (Path(name) / "pipeline.yaml").is_file()]
-    if runs and len(wanted.models) > 1:
+    runs = [Path(name) for name in options.models if (Path(name) / "pipeline.yaml").is_file()]
+    if runs and len(options.models) > 1:
         raise CaiError(
             f"{runs[0]} is a run folder, which is evaluated on its own. Name its models one by one "
             f"({runs[0]}/ppo/model) to set them beside others."
         )
-    if not runs and wanted.checkpoints:
+    if not runs and options.checkpoints:
         raise CaiError("`--checkpoints` looks into a run: give a run folder in place of models.")
     return runs[0] if runs else None
 
 
-def _of_run(wanted: Wanted, context: Context[EvaluateSettings]) -> Evaluation:
+def _of_run(options: EvaluateOptions, context: Context[EvaluateSettings]) -> Evaluation:
     """Plan the evaluation of a run's models; answers that the run has already are not asked for."""
-    folder, own = wanted.out or context.run.folder / SWEEP, context.folder / "rows.jsonl"
-    evaluation = planned(context, folder, all_checkpoints=wanted.checkpoints)
-    if not wanted.checkpoints:
+    folder, own = options.out or context.run.folder / SWEEP, context.folder / "rows.jsonl"
+    evaluation = planned(context, folder, all_checkpoints=options.checkpoints)
+    if not options.checkpoints:
         evaluation = replace(evaluation, checkpoints=(), checkpoint_asked=())
     elif not evaluation.checkpoints:
         raise CaiError(
             f"{context.run.folder} has kept no checkpoints of a policy. Set `snapshot_steps` of "
             "`ppo` and run it again."
         )
-    changes = {name: getattr(wanted.settings, name) for name in wanted.given}
+    changes = {name: getattr(options.settings, name) for name in options.settings.model_fields_set}
     if not folder.exists() and own.is_file():
         folder.mkdir(parents=True)
         shutil.copyfile(own, folder / "rows.jsonl")
     return replace(
         evaluation,
         settings=evaluation.settings.model_copy(update=changes),
-        seed=evaluation.seed if wanted.seed is None else wanted.seed,
+        seed=evaluation.seed if options.seed is None else options.seed,
     )
 
 
-def _of_models(wanted: Wanted, named: _Models) -> Evaluation:
-    if not wanted.prompts and named.models:
+def _of_models(
+    options: EvaluateOptions,
+    models: Mapping[str, ModelSettings],
+    recorded: Mapping[str, Recorded],
+) -> Evaluation:
+    if not options.prompts and models:
         raise CaiError(
             "There is nothing to ask: name at least one prompt set, such as `--prompts "
             "playground:red_team`, `--prompts xstest:FILE` or `--prompts red_team:FILE`."
         )
-    if wanted.prompts and not named.models:
+    if options.prompts and not models:
         raise CaiError(
             "Recorded answers are answers to prompts of their own, so there is nobody to ask what "
             "`--prompts` names. Leave it out, or name a model, too."
         )
-    seed = wanted.seed or 0
+    seed = options.seed or 0
     return Evaluation(
-        folder=wanted.out or Path("evaluation"),
-        settings=wanted.settings,
+        folder=options.out or Path("evaluation"),
+        settings=options.settings,
         seed=seed,
-        models=named.models,
+        models=models,
         asked=(),
-        recorded={name: (r.engine(seed), r.asked) for name, r in named.recorded.items()},
+        recorded={name: (given.engine(seed), given.asked) for name, given in recorded.items()},
     )
 
 
-def _with_sets(wanted: Wanted, evaluation: Evaluation) -> Evaluation:
+def _with_sets(options: EvaluateOptions, evaluation: Evaluation) -> Evaluation:
     """Ask what the prompt sets of the command line hold; without any, what is planned."""
     prompts: dict[str, PromptRow] = {}
-    questions: list[Question] = []
-    for spec in wanted.prompts:
-        found = read_prompt_set(spec, seed=evaluation.seed, limit=wanted.limit)
+    questions: list[ChoiceQuestion] = []
+    for spec in options.prompts or ():
+        found = read_prompt_set(spec, seed=evaluation.seed, limit=options.limit)
         prompts.update((row.key, row) for row in found.prompts if row.key not in prompts)
         questions += found.questions
-    if wanted.prompts:
-        asked = [(row, sample) for sample in range(wanted.samples) for row in prompts.values()]
+    if options.prompts:
+        asked = [(row, sample) for sample in range(options.samples) for row in prompts.values()]
         checkpoints = asked if evaluation.checkpoints else ()
         evaluation = replace(evaluation, asked=asked, checkpoint_asked=checkpoints)
-    if wanted.preference:
-        evaluation = replace(evaluation, preference=_loader(wanted.preference))
-    if wanted.texts:
-        evaluation = replace(evaluation, texts=_texts(wanted.texts))
+    if options.preference:
+        evaluation = replace(evaluation, preference=_loader(options.preference))
+    if options.texts:
+        evaluation = replace(evaluation, texts=_texts(options.texts))
     return replace(evaluation, questions=questions)
 
 
-def _models(wanted: Wanted) -> _Models:
+def _models(options: EvaluateOptions) -> tuple[dict[str, ModelSettings], dict[str, Recorded]]:
     """Read the spellings of models: `[NAME=]MODEL`, or `[NAME=]answers:FILE`."""
-    found = _Models()
-    for spelt in wanted.models:
+    models: dict[str, ModelSettings] = {}
+    recorded: dict[str, Recorded] = {}
+    for spelt in options.models:
         name, equals, spelling = spelt.partition("=")
         if not equals or not _NAME.fullmatch(name) or Path(spelt).exists():
             name, spelling = "", spelt
-        recorded = read_recorded(spelling)
-        if not recorded and Path(spelling).is_file() and Path(spelling).suffix not in YAML:
+        given = read_recorded(spelling)
+        if not given and Path(spelling).is_file() and Path(spelling).suffix not in YAML:
             raise CaiError(
                 f"{spelling} is a file. `answers:{spelling}` are answers that are there already; a "
                 "model is a folder, or a YAML file of its settings."
             )
-        model = None if recorded else model_settings(spelling, wanted.model_changes)
+        model = None if given else model_settings(spelling, options.model_set)
         name = name or _name(spelling, model)
-        if name in found.models or name in found.recorded:
+        if name in models or name in recorded:
             raise CaiError(f"Two models are called `{name}`. Name them: `one={spelling}`.")
-        if recorded:
-            found.recorded[name] = recorded
+        if given:
+            recorded[name] = given
         elif model:
-            found.models[name] = model
-    return found
+            models[name] = model
+    return models, recorded
 
 
 def _name(spelt: str, model: ModelSettings | None) -> str:
@@ -279,24 +255,10 @@ def _loader(folder: str) -> Callable[[], PreferenceModel]:
     return load
 
 
-def _texts(path: str) -> list[Text]:
+def _texts(path: str) -> list[BenignText]:
     found = read_answers(path, "helpful")
     return [
-        Text(prompt.messages, text, prompt.task)
+        BenignText(prompt.messages, text, prompt.task)
         for (prompt, _), text in zip(found.asked, found.texts, strict=True)
         if text
     ]
-
-
-def settings_of(values: Mapping[str, Any]) -> tuple[EvaluateSettings, frozenset[str]]:
-    """Return the settings, and the names of those that the command line gave (not None)."""
-    from pydantic import ValidationError
-
-    given = {name: value for name, value in values.items() if value is not None}
-    try:
-        return EvaluateSettings.model_validate(given), frozenset(given)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = str(first["loc"][0]).replace("_", "-")
-        message = first["msg"].removeprefix("Value error, ")
-        raise CaiError(f"`--{where} {first['input']}`: {message}.") from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -12,6 +14,8 @@ from cai.constitution.document import read_document
 from cai.errors import CaiError
 from cai.pipeline.load import validated
 from cai.settings import CompareSettings, ModelSettings
+
+T = TypeVar("T")
 
 YAML = (".yaml", ".yml")
 _SERVED = re.compile(r"(.+)@(https?://.+)")
@@ -31,6 +35,20 @@ Reasoning = Annotated[
     bool,
     typer.Option("--reasoning/--no-reasoning", help="Chain of thought before each verdict."),
 ]
+
+
+def from_fields(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:
+    """Make a command of a function of one data class, whose fields are arguments and options."""
+
+    def command_of(run: Callable[[T], None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:  # noqa: ANN401 (as the fields say)
+            run(options(**values))
+
+        command.__doc__ = run.__doc__
+        vars(command)["__signature__"] = inspect.signature(options, eval_str=True)
+        return command
+
+    return command_of
 
 
 def model_settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 from cai.conversation import Prompt, strip_thinking
@@ -21,7 +22,7 @@ Sample = tuple[PromptRow, int]
 KINDS: tuple[Kind, Kind] = ("red_team", "helpful")
 
 
-def evaluation_items(
+def evaluation_samples(
     prompts: Sequence[PromptRow], samples_per_side: int, *, stratum: str | None = None
 ) -> list[Sample]:
     """Choose what every model is asked: held-out prompts, red-team and helpful alike.
@@ -41,9 +42,9 @@ def evaluation_items(
         CaiError: One of the two sides has no prompt that qualifies.
     """
     return [
-        item
+        sample
         for kind in KINDS
-        for item in _side(prompts, kind=kind, wanted=samples_per_side, stratum=stratum)
+        for sample in _side(prompts, kind=kind, wanted=samples_per_side, stratum=stratum)
     ]
 
 
@@ -52,92 +53,91 @@ def answer_seed(seed: int, prompt: PromptRow, sample: int) -> int:
     return derive_seed(seed, prompt.key, sample)
 
 
-def answer_item(
-    prompt: PromptRow,
-    sample: int,
-    *,
-    model_name: str,
-    model_fingerprint: str,
-    settings: EvaluateSettings,
-    seed: int,
-    grader: Grader,
-) -> Item[Sample]:
-    """Name everything that will determine an answer and its verdict."""
-    fingerprint = content_hash(
-        VERSION,
-        model_fingerprint,
-        prompt.messages,
-        prompt.task,
-        prompt.tags,
-        _sampling(settings),
-        seed,
-        grader.identity,
-    )
-    return Item(_key(prompt, sample, model_name), fingerprint, (prompt, sample))
+@dataclass(frozen=True)
+class Answerer:
+    """Lets a model answer held-out prompts; it holds no engine, so it can be sent elsewhere.
 
-
-async def answer(
-    prompt: PromptRow,
-    *,
-    sample: int,
-    model_name: str,
-    engine: Engine,
-    settings: EvaluateSettings,
-    seed: int,
-    grader: Grader,
-    earlier: AnswerRow | None = None,
-) -> AnswerRow:
-    """Let a model answer a prompt, and grade the answer without its thinking blocks.
-
-    Args:
-        prompt: A held-out prompt.
-        sample: Which repetition of the prompt this is.
-        model_name: What the report calls the model (`rl-cai`).
-        engine: The model.
+    Attributes:
+        name: What the report calls the model (`rl-cai`).
         settings: Sampling.
         seed: The run's seed. With the prompt and the sample it seeds the draws, and the model does
             not: all models see the same uniforms.
-        grader: Who judges.
-        earlier: The row as it was before, if there is one: when only the grader has changed, its
-            answer is judged again and the model is not asked.
-
-    Returns:
-        The graded answer; state `too_long`, without a verdict, when the prompt does not fit, and
-        whatever state the grader names when it cannot tell.
     """
-    own_seed = answer_seed(seed, prompt, sample)
-    row = AnswerRow(
-        key=_key(prompt, sample, model_name),
-        model=model_name,
-        kind=prompt.kind,
-        messages=prompt.messages,
-        task=prompt.task,
-        tags=prompt.tags,
-        response="",
-        verdict={},
-        provenance=Provenance(
-            model=model_name,
-            model_fingerprint=engine.fingerprint,
-            template_hash="",
-            sampling=_sampling(settings),
-            seed=own_seed,
-        ),
-    )
-    with failures_as_states(row):
-        if earlier and _same_question(earlier, row):
-            row.response = earlier.response
-        else:
-            completion = await engine.generate(
-                GenerateRequest(
-                    Prompt(prompt.messages),
-                    seed=own_seed,
-                    max_tokens=settings.max_new_tokens,
-                    temperature=settings.temperature,
+
+    name: str
+    settings: EvaluateSettings
+    seed: int
+
+    def item(self, sample: Sample, engine: Engine, grader: Grader) -> Item[Sample]:
+        """Name everything that will determine an answer and its verdict."""
+        prompt, number = sample
+        fingerprint = content_hash(
+            VERSION,
+            engine.fingerprint,
+            prompt.messages,
+            prompt.task,
+            prompt.tags,
+            self._sampling,
+            self.seed,
+            grader.identity,
+        )
+        key = content_hash("answer", prompt.key, number, self.name)
+        return Item(key, fingerprint, sample)
+
+    async def row(
+        self, item: Item[Sample], engine: Engine, grader: Grader, earlier: AnswerRow | None = None
+    ) -> AnswerRow:
+        """Let the model answer a prompt, and grade the answer without its thinking blocks.
+
+        Args:
+            item: Made by `item`.
+            engine: The model.
+            grader: Who judges.
+            earlier: The row as it was before, if there is one: when only the grader has changed,
+                its answer is judged again and the model is not asked.
+
+        Returns:
+            The graded answer; state `too_long`, without a verdict, when the prompt does not fit,
+            and whatever state the grader names when it cannot tell.
+        """
+        prompt, number = item.inputs
+        row = AnswerRow(
+            key=item.key,
+            model=self.name,
+            kind=prompt.kind,
+            messages=prompt.messages,
+            task=prompt.task,
+            tags=prompt.tags,
+            response="",
+            verdict={},
+            provenance=Provenance(
+                model=self.name,
+                model_fingerprint=engine.fingerprint,
+                template_hash="",
+                sampling=self._sampling,
+                seed=answer_seed(self.seed, prompt, number),
+            ),
+        )
+        with failures_as_states(row):
+            if earlier and _same_question(earlier, row):
+                row.response = earlier.response
+            else:
+                completion = await engine.generate(
+                    GenerateRequest(
+                        Prompt(prompt.messages),
+                        seed=row.provenance.seed,
+                        max_tokens=self.settings.max_new_tokens,
+                        temperature=self.settings.temperature,
+                    )
                 )
-            )
-            row.response = strip_thinking(completion.text)
-        row.verdict = await grader.grade(prompt.kind, prompt.messages, row.response)
-    return row
+                row.response = strip_thinking(completion.text)
+            row.verdict = await grader.grade(prompt.kind, prompt.messages, row.response)
+        return row
+
+    @property
+    def _sampling(self) -> dict[str, float | int | str]:
+        settings = self.settings
+        return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
 
 
 def _same_question(earlier: AnswerRow, row: AnswerRow) -> bool:
@@ -179,11 +179,3 @@ def _spread(prompts: Sequence[PromptRow]) -> list[PromptRow]:
         tasks[prompt.task].append(prompt)
     rounds = chain.from_iterable(zip_longest(*tasks.values()))
     return [prompt for prompt in rounds if prompt is not None]
-
-
-def _key(prompt: PromptRow, sample: int, model_name: str) -> str:
-    return content_hash("answer", prompt.key, sample, model_name)
-
-
-def _sampling(settings: EvaluateSettings) -> dict[str, float | int | str]:
-    return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -52,17 +53,7 @@ def failures_as_states(row: Row) -> Generator[None]:
 
 
 class Grader(Protocol):
-    """Judges answers one at a time.
-
-    Attributes:
-        name: What `evaluate.grader` calls it.
-        identity: Everything that verdicts depend on; rows graded by another one are graded anew.
-    """
-
-    @property
-    def name(self) -> str:
-        """What `evaluate.grader` calls it."""
-        ...
+    """Judges answers one at a time."""
 
     @property
     def identity(self) -> str:
@@ -87,18 +78,16 @@ class Grader(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class PlainGrader:
     """A grader that is a function."""
 
-    def __init__(self, name: str, identity: str, grade: PlainGrade) -> None:
-        """Give the function a name and say what its verdicts depend on."""
-        self.name = name
-        self.identity = identity
-        self._grade = grade
+    identity: str
+    function: PlainGrade
 
     async def grade(self, kind: Kind, messages: Conversation, response: str) -> Grades:
         """Judge one answer."""
-        return self._grade(kind, messages, response)
+        return self.function(kind, messages, response)
 
 
 def verdict_of(label: Label) -> Grades:
@@ -172,7 +161,7 @@ def plain_grader(name: str) -> Grader:
     """
     if name in PLAIN:
         grade, version = PLAIN[name]
-        return PlainGrader(name, f"{name} {version}", grade)
+        return PlainGrader(f"{name} {version}", grade)
     if not re.fullmatch(OWN_GRADER, name):
         raise CaiError(
             f"There is no grader `{name}`. Use {', '.join(f'`{known}`' for known in PLAIN)}, "

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cai.compare.forms import Question, Verdict
 from cai.compare.labels import distribution
 from cai.conversation import Conversation, Prompt, user
 from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
 from cai.evaluate.grading import LABELS, Grades, Label, NoVerdict, verdict_of
-from cai.records import Evidence, Kind, content_hash
+from cai.records import Evidence, Kind, Provenance, content_hash
 from cai.templates import (
     OPTIONS,
     comparison_prompt,
     harmfulness_prompt,
     judge_prompt,
     options,
+    template_hash,
 )
 
 VERSION = 2
@@ -85,22 +87,19 @@ def _question(
     return Question(shown, None, (Verdict(lambda _: prompt, options, turned),))
 
 
-class Judge:
-    """Grades with a rubric, asked in two orders, which cancels a liking for a letter or a place."""
+@dataclass(frozen=True)
+class AnswerJudge:
+    """Grades, compares and rates answers; as a grader it asks about a rubric in two orders.
 
-    name = "judge"
+    Two orders cancel a liking for a letter or a place.
 
-    def __init__(self, engine: Engine, *, model: str, min_mass: float) -> None:
-        """Take a judge.
+    Attributes:
+        engine: The model.
+        min_mass: With less probability on the options together there is no verdict.
+    """
 
-        Args:
-            engine: The model.
-            model: What the rows call it.
-            min_mass: With less probability on the options together there is no verdict.
-        """
-        self.engine = engine
-        self.model = model
-        self.min_mass = min_mass
+    engine: Engine
+    min_mass: float
 
     @property
     def identity(self) -> str:
@@ -121,6 +120,16 @@ class Judge:
             for prompt in (verdict.prompt(""),)
         ]
         return content_hash(VERSION, self.min_mass, self.engine.fingerprint, asked)
+
+    def provenance(self, template: str) -> Provenance:
+        """Return where its word on a question of this template comes from."""
+        return Provenance(
+            model=self.engine.name,
+            model_fingerprint=self.engine.fingerprint,
+            template_hash=template_hash(template),
+            sampling={},
+            seed=0,
+        )
 
     async def grade(
         self,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
-from pathlib import Path
 
 from cai.compare.labels import chosen
-from cai.evaluate.asking import Task, run_kept, said_by
 from cai.evaluate.elo import Match
 from cai.evaluate.grading import failures_as_states
-from cai.evaluate.judge import Judge, match_questions
+from cai.evaluate.judge import AnswerJudge, match_questions
 from cai.evaluate.rates import Rate, rate
-from cai.evaluate.swiss import Pair, next_round, swiss_rounds
+from cai.evaluate.swiss import Pairing, next_round, swiss_rounds
 from cai.records import AnswerRow, Evidence, Kind, MatchRow, content_hash
-from cai.rows import Item, RowsResult
+from cai.rows import Item, RowsResult, Task, run_rows, silent
 from cai.settings import EvaluateSettings
 from cai.store import RowStore
 
@@ -24,18 +23,18 @@ SIDES: dict[str, Kind] = {"harmless": "red_team", "helpful": "helpful"}
 
 Answers = Mapping[str, Mapping[int, AnswerRow]]
 """By model and question: a question is a prompt and a sample, and its number is their hash."""
-Two = tuple[AnswerRow, AnswerRow]
+TwoAnswers = tuple[AnswerRow, AnswerRow]
 
 
 async def play(
     rows: Sequence[AnswerRow],
     *,
     models: Sequence[str],
-    judge: Judge,
+    judge: AnswerJudge,
     settings: EvaluateSettings,
     seed: int,
-    folder: Path,
-    task: Task,
+    store: RowStore[MatchRow],
+    task: Task = silent,
 ) -> RowsResult[MatchRow]:
     """Let a judge compare the models' answers to the same questions.
 
@@ -45,40 +44,43 @@ async def play(
         judge: Who decides.
         settings: `elo_pairing`, `elo_prompts` and concurrency.
         seed: Pairs the first round.
-        folder: Gets `matches.jsonl`.
+        store: Of the matches.
         task: Shows progress.
     """
-    store = RowStore(folder, MatchRow, "matches")
-
-    async def decide(matches: Iterable[Two], *, last: bool) -> RowsResult[MatchRow]:
-        items = [_item(one, other, judge) for one, other in matches]
-        return await run_kept(items, lambda i: _match(i, judge), store, settings, task, last=last)
-
     sides: dict[Kind, Answers] = {kind: _answers(rows, models, kind) for kind in SIDES.values()}
-    if settings.elo_pairing == "swiss":
-        pairs_of: dict[Kind, list[list[Pair]]] = {kind: [] for kind in sides}
-        rounds = {kind: swiss_rounds(len(answers)) for kind, answers in sides.items()}
-        told: list[MatchRow] = []
-        for number in range(max(rounds.values())):
-            matches: list[Two] = []
-            for kind, answers in sides.items():
-                if number < rounds[kind]:
-                    pairs = next_round([*answers], pairs_of[kind], outcomes(told, kind), seed)
-                    pairs_of[kind].append(pairs)
-                    asked = _most_answered(answers)[: settings.elo_prompts]
-                    # Each round has questions of its own: no two models meet twice on one.
-                    matches += _met(answers, pairs, asked[number :: rounds[kind]])
-            told = (await decide(matches, last=False)).rows
-        return await decide([], last=True)
-    return await decide(
-        (
-            two
-            for answers in sides.values()
-            for pair in combinations(answers, 2)
-            for two in _met(answers, [pair], sorted(answers[pair[0]]))[: settings.elo_prompts]
-        ),
-        last=True,
+    decide = partial(
+        run_rows,
+        make=partial(_match, judge=judge),
+        store=store,
+        concurrency=settings.concurrency,
+        task=task,
     )
+    if settings.elo_pairing == "all":
+        return await decide([_item(two, judge) for two in _all_meet(sides, settings.elo_prompts)])
+    pairs_of: dict[Kind, list[list[Pairing]]] = {kind: [] for kind in sides}
+    rounds = {kind: swiss_rounds(len(answers)) for kind, answers in sides.items()}
+    told: list[MatchRow] = []
+    for number in range(max(rounds.values())):
+        matches: list[TwoAnswers] = []
+        for kind, answers in sides.items():
+            if number < rounds[kind]:
+                pairs = next_round([*answers], pairs_of[kind], outcomes(told, kind), seed)
+                pairs_of[kind].append(pairs)
+                asked = _most_answered(answers)[: settings.elo_prompts]
+                # Each round has questions of its own: no two models meet twice on one.
+                matches += _met(answers, pairs, asked[number :: rounds[kind]])
+        told = (await decide([_item(two, judge) for two in matches], last=False)).rows
+    return await decide([])
+
+
+def _all_meet(sides: Mapping[Kind, Answers], most: int) -> list[TwoAnswers]:
+    """Return what everyone meets everyone on: of each two and side at most so many questions."""
+    return [
+        two
+        for answers in sides.values()
+        for pair in combinations(answers, 2)
+        for two in _met(answers, [pair], sorted(answers[pair[0]]))[:most]
+    ]
 
 
 def _answers(rows: Sequence[AnswerRow], models: Sequence[str], kind: Kind) -> Answers:
@@ -96,7 +98,7 @@ def _most_answered(answers: Answers) -> list[int]:
     return sorted(counts, key=lambda question: (-counts[question], question))
 
 
-def _met(answers: Answers, pairs: Iterable[Pair], questions: Sequence[int]) -> list[Two]:
+def _met(answers: Answers, pairs: Iterable[Pairing], questions: Sequence[int]) -> list[TwoAnswers]:
     """Return the pairs' answers to those of the questions that both have answered."""
     return [
         (answers[first][question], answers[second][question])
@@ -106,13 +108,14 @@ def _met(answers: Answers, pairs: Iterable[Pair], questions: Sequence[int]) -> l
     ]
 
 
-def _item(one: AnswerRow, other: AnswerRow, judge: Judge) -> Item[Two]:
+def _item(two: TwoAnswers, judge: AnswerJudge) -> Item[TwoAnswers]:
+    one, other = two
     asked = match_questions(one.kind, one.messages, one.response, other.response)
     fingerprint = judge.fingerprint(asked)
-    return Item(content_hash("match", one.key, other.key), fingerprint, (one, other))
+    return Item(content_hash("match", one.key, other.key), fingerprint, two)
 
 
-async def _match(item: Item[Two], judge: Judge) -> MatchRow:
+async def _match(item: Item[TwoAnswers], judge: AnswerJudge) -> MatchRow:
     one, other = item.inputs
     row = MatchRow(
         key=item.key,
@@ -120,7 +123,7 @@ async def _match(item: Item[Two], judge: Judge) -> MatchRow:
         kind=one.kind,
         task=one.task,
         answers=(one.key, other.key),
-        provenance=said_by(judge.model, judge.engine, "comparison.j2"),
+        provenance=judge.provenance("comparison.j2"),
     )
     if one.response == other.response:
         row.state, row.error = "tie", "the two answers are the same"

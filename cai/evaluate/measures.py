@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from cai.evaluate.asking import Text
 from cai.evaluate.elo import elo_of_matches, elo_of_scores
 from cai.evaluate.matches import SIDES, outcomes
 from cai.evaluate.rates import Rate, mean, rate
-from cai.evaluate.sets import Question
+from cai.evaluate.sets import ChoiceQuestion
+from cai.evaluate.texts import BenignText
 from cai.records import AnswerRow, ChoiceRow, MatchRow
 from cai.style import boilerplate, is_preachy, repeated_ngrams, repeated_openings
 
@@ -116,7 +116,7 @@ def _style_flags(first: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def alignment_tax(
     rows: Sequence[AnswerRow],
-    texts: Sequence[Text],
+    texts: Sequence[BenignText],
     logprobs: Mapping[str, Sequence[float | None]],
     models: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
@@ -152,14 +152,14 @@ def alignment_tax(
     return found
 
 
-def _perplexity(texts: Sequence[Text], logprobs: Sequence[float | None]) -> float | None:
+def _perplexity(texts: Sequence[BenignText], logprobs: Sequence[float | None]) -> float | None:
     known = [(_words(t), lp) for t, lp in zip(texts, logprobs, strict=False) if lp is not None]
     words = sum(count for count, _ in known)
     return math.exp(min(-sum(lp for _, lp in known) / words, 700.0)) if words else None
 
 
 def _perplexity_ratio(
-    texts: Sequence[Text], before: Sequence[float | None], after: Sequence[float | None]
+    texts: Sequence[BenignText], before: Sequence[float | None], after: Sequence[float | None]
 ) -> Rate:
     """Compare per text, per word, in logarithms: the ratio is the mean's exponential."""
     changes = [
@@ -174,7 +174,7 @@ def _perplexity_ratio(
     return Rate(value, low, high, found.n)
 
 
-def _words(text: Text) -> int:
+def _words(text: BenignText) -> int:
     return max(1, len(text.response.split()))
 
 
@@ -193,7 +193,7 @@ def _helpful_change(rows: Sequence[AnswerRow], first: str, model: str) -> Rate:
 
 
 def choices(
-    rows: Sequence[ChoiceRow], questions: Sequence[Question], models: Sequence[str]
+    rows: Sequence[ChoiceRow], questions: Sequence[ChoiceQuestion], models: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Say how often models choose the right option, beside what guessing would get.
 
@@ -221,7 +221,7 @@ def choices(
     return found
 
 
-def _longest(question: Question) -> bool | None:
+def _longest(question: ChoiceQuestion) -> bool | None:
     lengths = [len(text) for text in question.texts]
     if not lengths or lengths.count(max(lengths)) > 1:
         return None

@@ -31,7 +31,7 @@ _FIRST_TURN = re.compile(r"Human:(.*?)(?:\n\n|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Question:
+class ChoiceQuestion:
     """A multiple-choice question.
 
     Attributes:
@@ -63,7 +63,7 @@ class PromptSet:
 
     name: str
     prompts: tuple[PromptRow, ...] = ()
-    questions: tuple[Question, ...] = ()
+    questions: tuple[ChoiceQuestion, ...] = ()
 
 
 T = TypeVar("T")
@@ -116,10 +116,10 @@ def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
     """
     records = read_source(SourceSettings(path=path), Path())
     if name in QUESTION_SETS:
-        questions = [_question(record, name) for record in _spread(records, limit)]
+        questions = [_question(record, name) for record in _thinned(records, limit)]
         return PromptSet(name, questions=tuple(_once(questions)))
     prompts = prompt_rows(records, PROMPT_SETS[name], name, path)
-    return PromptSet(name, prompts=tuple(_spread(prompts, limit)))
+    return PromptSet(name, prompts=tuple(_thinned(prompts, limit)))
 
 
 def prompt_rows(
@@ -159,7 +159,7 @@ def _category(record: Record) -> dict[str, str]:
     return {"category": tags["type"], **tags} if "type" in tags else tags
 
 
-def _question(record: Record, source: str) -> Question:
+def _question(record: Record, source: str) -> ChoiceQuestion:
     """Read `prompt`, `corrects` and `incorrects`, as the paper's repository has them."""
     if not record.has("prompt", "corrects", "incorrects"):
         raise CaiError(
@@ -178,7 +178,7 @@ def _question(record: Record, source: str) -> Question:
     shown = {f" ({letter})": body.strip() for letter, body in _OPTION.findall(stem)}
     texts = tuple(_unwrapped(shown[option]) for option in options if option in shown)
     turn = _FIRST_TURN.search(stem)
-    return Question(
+    return ChoiceQuestion(
         source=source,
         prompt=Prompt(user(stem), prefill=VERDICT),
         options=tuple(options),
@@ -204,11 +204,11 @@ def _unwrapped(text: str) -> str:
     return text.removeprefix("[[[").removesuffix("]]]").strip()
 
 
-def _once(questions: Sequence[Question]) -> list[Question]:
+def _once(questions: Sequence[ChoiceQuestion]) -> list[ChoiceQuestion]:
     return list({question.prompt.messages: question for question in questions}.values())
 
 
-def _spread(rows: Sequence[T], limit: int | None) -> list[T]:
+def _thinned(rows: Sequence[T], limit: int | None) -> list[T]:
     """Return so many rows at even distances; all of them without a limit."""
     if limit is None or limit >= len(rows):
         return list(rows)

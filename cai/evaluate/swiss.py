@@ -10,7 +10,8 @@ from itertools import combinations
 from cai.evaluate.elo import Match, bradley_terry, wins_of
 from cai.records import content_hash
 
-Pair = tuple[str, str]
+Pairing = tuple[str, str]
+"""The names of two players that meet."""
 
 PRIOR = 0.05
 """Wins of everybody over everybody that are added while the rounds go on, so that a player who has
@@ -30,8 +31,11 @@ def swiss_rounds(players: int) -> int:
 
 
 def next_round(
-    players: Sequence[str], earlier: Sequence[Sequence[Pair]], matches: Sequence[Match], seed: int
-) -> list[Pair]:
+    players: Sequence[str],
+    earlier: Sequence[Sequence[Pairing]],
+    matches: Sequence[Match],
+    seed: int,
+) -> list[Pairing]:
     """Pair players by their strength so far.
 
     Of all ways to pair them, this is the one in which the fewest have met before and, of these, the

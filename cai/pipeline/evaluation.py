@@ -11,29 +11,33 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cai.engines import Engine, Usage
+from cai.engines import Usage
 from cai.errors import CaiError
 from cai.evaluate import measures
 from cai.evaluate.answer import Sample
-from cai.evaluate.asking import Choices, Subject, Text, ask, rate_harmfulness
-from cai.evaluate.asking import text_logprobs as logprobs_of
-from cai.evaluate.grading import Grader, plain_grader
-from cai.evaluate.judge import Judge
+from cai.evaluate.asking import Asked, Asker, Subject
+from cai.evaluate.grading import plain_grader
+from cai.evaluate.judge import AnswerJudge
 from cai.evaluate.matches import order_agreement, play
+from cai.evaluate.ratings import rate_answers, rateable
 from cai.evaluate.recorded import RecordedEngine
-from cai.evaluate.sets import Question
+from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.summarise import summarise
+from cai.evaluate.texts import BenignText
 from cai.pipeline.engines import Engines, Fingerprints
 from cai.pipeline.progress import Progress
-from cai.records import AnswerRow, ChoiceRow, MatchRow, RatingRow
-from cai.rows import RowsResult
+from cai.records import AnswerRow, MatchRow, RatingRow
+from cai.rows import RowsResult, Task
 from cai.settings import EvaluateSettings, ModelSettings
+from cai.store import RowStore
 
 if TYPE_CHECKING:
     from cai.training.preference_model import PreferenceModel
 
 SCHEMA = 2
 JUDGE = "judge"
+ROWS, CHECKPOINTS = "rows", "checkpoints"
+"""The files of answers: of the models, and of a run's checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ class Evaluation:
     )
     checkpoints: Sequence[Checkpoint] = ()
     checkpoint_asked: Sequence[Sample] = ()
-    questions: Sequence[Question] = ()
-    texts: Sequence[Text] = ()
+    questions: Sequence[ChoiceQuestion] = ()
+    texts: Sequence[BenignText] = ()
     preference: Callable[[], PreferenceModel] | None = None
     starts: Mapping[str, str] = field(default_factory=dict[str, str])
     followed: Sequence[str] = ()
@@ -133,23 +137,26 @@ class Evaluation:
 class _Found:
     """What the models and the judge have said."""
 
-    answers: RowsResult[AnswerRow]
-    checkpoints: RowsResult[AnswerRow] | None = None
-    choices: RowsResult[ChoiceRow] | None = None
+    asked: Asked
     matches: RowsResult[MatchRow] | None = None
     ratings: RowsResult[RatingRow] | None = None
-    logprobs: dict[str, list[float | None]] = field(default_factory=dict[str, list[float | None]])
+
+    @property
+    def checkpoints(self) -> list[AnswerRow]:
+        """The answers of checkpoints."""
+        result = self.asked.answers.get(CHECKPOINTS)
+        return result.rows if result else []
 
     @property
     def rows(self) -> list[AnswerRow]:
         """The answers of all models and checkpoints."""
-        return [*self.answers.rows, *(self.checkpoints.rows if self.checkpoints else [])]
+        return [*self.asked.answers[ROWS].rows, *self.checkpoints]
 
 
 def evaluate(
     evaluation: Evaluation, fingerprints: Fingerprints, progress: Progress
 ) -> tuple[RowsResult[AnswerRow], dict[str, Any], Usage]:
-    """Ask the models, judge their answers, and say what came out.
+    """Ask the models one after the other, judge their answers, and say what came out.
 
     The folder gets `rows.jsonl` and, as far as asked for, `checkpoints.jsonl`, `choices.jsonl`,
     `matches.jsonl` and `ratings.jsonl`.
@@ -168,124 +175,79 @@ def evaluate(
 
         HarmfulnessModel.check(str(rated_by))
     with Engines(fingerprints) as engines:
-        found = engines.run(_ask_all(evaluation, engines, progress))
-    rows = found.rows
+        found = engines.run(_ask(evaluation, judge, engines, progress))
+    answers, names = found.asked.answers[ROWS], evaluation.names
     preference = evaluation.preference() if evaluation.preference else None
-    scores = _scores(preference, rows) if preference else None
-    evaluated = summarise(found.answers.rows, scores=scores, models=evaluation.names)
-    order = evaluation.order
+    scores = _scores(preference, found.rows) if preference else None
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "grader": evaluation.settings.grader,
         "judge": judge.path if judge else None,
         "starts": dict(evaluation.starts),
-        "elo": _elo(evaluation, found, order, rows, preference, scores),
-        "style": measures.style(found.answers.rows, evaluation.names),
+        "elo": _elo(evaluation, found, preference, scores),
+        "style": measures.style(answers.rows, names),
         "alignment_tax": measures.alignment_tax(
-            found.answers.rows, evaluation.texts, found.logprobs, evaluation.names
+            answers.rows, evaluation.texts, found.asked.logprobs, names
         ),
-        "harmfulness": _harmfulness(evaluation, rows, found.ratings, order),
-        "choices": measures.choices(
-            found.choices.rows if found.choices else [], evaluation.questions, evaluation.names
-        ),
-        "checkpoints": _checkpoints(evaluation, found.checkpoints, scores),
+        "harmfulness": _harmfulness(evaluation, found),
+        "choices": measures.choices(found.asked.choices, evaluation.questions, names),
+        "checkpoints": _checkpoints(evaluation, found, scores),
     }
     results["flags"] = _flags(evaluation, fingerprints, judge, results)
-    return found.answers, {"evaluation": evaluated, "measures": results}, engines.usage
+    evaluated = summarise(answers.rows, scores=scores, models=names)
+    return answers, {"evaluation": evaluated, "measures": results}, engines.usage
 
 
-async def _ask_all(
-    evaluation: Evaluation,
-    engines: Engines,
-    progress: Progress,
+async def _ask(
+    evaluation: Evaluation, judging: ModelSettings | None, engines: Engines, progress: Progress
 ) -> _Found:
-    settings, judge = evaluation.settings, evaluation.judge
-    task = partial(progress.rows, tokens=engines.tokens)
-    judging = engines[judge] if judge else None
-    judge_model = (
-        Judge(judging, model=judge.path, min_mass=settings.judge_min_mass)
-        if judge and judging
-        else None
-    )
-    grader: Grader = (
-        judge_model if judge_model and settings.grader == JUDGE else plain_grader(settings.grader)
-    )
-    subjects = [
-        Subject(name, engines[model], tuple(evaluation.asked))
-        for name, model in evaluation.models.items()
-    ]
-    choices = (
-        Choices(
-            subjects, evaluation.questions, settings=settings, folder=evaluation.folder, task=task
-        )
-        if evaluation.questions
-        else None
-    )
-    logprobs: dict[str, list[float | None]] = {}
-    chosen: RowsResult[ChoiceRow] | None = None
-    finished: set[int] = set()
-
-    async def finish(engine: Engine) -> None:
-        """Ask everything but answers of a model while it is loaded, and close it."""
-        nonlocal chosen
-        finished.add(id(engine))
-        for subject in subjects:
-            if subject.engine is not engine:
-                continue
-            if evaluation.texts:
-                logprobs[subject.name] = await logprobs_of(
-                    engine, evaluation.texts, settings.concurrency
-                )
-            if choices:
-                chosen = await choices.ask(subject)
-        if engine is not judging:
-            await engine.close()
-
-    async def put(some: Sequence[Subject], name: str) -> RowsResult[AnswerRow]:
-        return await ask(
-            some,
-            settings=settings,
-            seed=evaluation.seed,
-            grader=grader,
-            folder=evaluation.folder,
-            task=task,
-            name=name,
-            finish=finish,
-        )
-
-    given = [
-        Subject(name, engine, tuple(asked)) for name, (engine, asked) in evaluation.recorded.items()
-    ]
-    found = _Found(await put([*subjects, *given], "rows"), logprobs=logprobs)
-    for subject in subjects:
-        if id(subject.engine) not in finished:  # all of its answers were there
-            await finish(subject.engine)
-    found.choices = chosen
-    if evaluation.checkpoints:
-        policies = [
-            Subject(kept.name, engines[kept.model], tuple(evaluation.checkpoint_asked))
-            for kept in evaluation.checkpoints
-        ]
-        found.checkpoints = await put(policies, "checkpoints")
-    if judge_model and settings.elo == JUDGE:
+    """Ask the models, and then the judge about their answers."""
+    settings, seed = evaluation.settings, evaluation.seed
+    judge = AnswerJudge(engines[judging], settings.judge_min_mass) if judging else None
+    grader = judge if judge and settings.grader == JUDGE else plain_grader(settings.grader)
+    task = partial(_task, progress, engines)
+    asker = Asker(evaluation.folder, settings, seed, grader, task)
+    subjects = _subjects(evaluation, engines)
+    found = _Found(await asker.ask(subjects, keep=judge.engine if judge else None))
+    if judge and settings.elo == JUDGE:
         found.matches = await play(
             found.rows,
             models=evaluation.order,
-            judge=judge_model,
+            judge=judge,
             settings=settings,
-            seed=evaluation.seed,
-            folder=evaluation.folder,
-            task=task,
+            seed=seed,
+            store=RowStore(evaluation.folder, MatchRow, "matches"),
+            task=task("matches"),
         )
-    if judge_model and settings.harmfulness == JUDGE:
-        found.ratings = await rate_harmfulness(
-            [row for row in found.rows if row.kind == "red_team" and row.response],
-            judge=judge_model,
-            settings=settings,
-            folder=evaluation.folder,
-            task=task,
+    if judge and settings.harmfulness == JUDGE:
+        found.ratings = await rate_answers(
+            found.rows,
+            judge=judge,
+            concurrency=settings.concurrency,
+            store=RowStore(evaluation.folder, RatingRow, "ratings"),
+            task=task("ratings"),
         )
     return found
+
+
+def _subjects(evaluation: Evaluation, engines: Engines) -> list[Subject]:
+    """Return whoever is asked, in order; one that cannot be used is an error before any is."""
+    asked, questions, texts = evaluation.asked, evaluation.questions, evaluation.texts
+    return [
+        *(
+            Subject(name, engines[model], asked, questions, texts)
+            for name, model in evaluation.models.items()
+        ),
+        *(Subject(name, engine, given) for name, (engine, given) in evaluation.recorded.items()),
+        *(
+            Subject(kept.name, engines[kept.model], evaluation.checkpoint_asked, file=CHECKPOINTS)
+            for kept in evaluation.checkpoints
+        ),
+    ]
+
+
+def _task(progress: Progress, engines: Engines, what: str) -> Task:
+    return partial(progress.rows, what, tokens=engines.tokens)
 
 
 def _scores(model: PreferenceModel, rows: Sequence[AnswerRow]) -> dict[str, float]:
@@ -299,12 +261,11 @@ def _scores(model: PreferenceModel, rows: Sequence[AnswerRow]) -> dict[str, floa
 def _elo(
     evaluation: Evaluation,
     found: _Found,
-    order: Sequence[str],
-    rows: Sequence[AnswerRow],
     preference: PreferenceModel | None,
     scores: Mapping[str, float] | None,
 ) -> dict[str, Any] | None:
     """Rate the models in the way that the settings ask for; None where there is no way."""
+    order = evaluation.order
     if found.matches is not None:
         agreed = order_agreement(found.matches.rows)
         return {
@@ -321,45 +282,36 @@ def _elo(
     return {
         "method": "preference",
         "anchor": order[0],
-        **measures.elo_by_scores(rows, raw, order),
+        **measures.elo_by_scores(found.rows, raw, order),
     }
 
 
-def _harmfulness(
-    evaluation: Evaluation,
-    rows: Sequence[AnswerRow],
-    ratings: RowsResult[RatingRow] | None,
-    order: Sequence[str],
-) -> dict[str, Any] | None:
+def _harmfulness(evaluation: Evaluation, found: _Found) -> dict[str, Any] | None:
     how = evaluation.settings.harmfulness
     if how is None:
         return None
-    if ratings is not None:
-        known = {row.answer: row.rating for row in ratings.rows if row.rating is not None}
-        states = ratings.states
+    if found.ratings is not None:
+        known = {row.answer: row.rating for row in found.ratings.rows if row.rating is not None}
+        states = found.ratings.states
     else:
         from cai.training.harmfulness_model import HarmfulnessModel
 
-        asked = [row for row in rows if row.kind == "red_team" and row.response]
-        found = HarmfulnessModel.load(how).rate([(row.messages, row.response) for row in asked])
-        known = {r.key: value for r, value in zip(asked, found, strict=True) if value is not None}
+        asked = rateable(found.rows)
+        rated = HarmfulnessModel.load(how).rate([(row.messages, row.response) for row in asked])
+        known = {r.key: value for r, value in zip(asked, rated, strict=True) if value is not None}
         states = {"ok": len(known), "too_long": len(asked) - len(known)}
     return {
         "method": JUDGE if how == JUDGE else "model",
-        "models": measures.harmfulness(rows, known, order),
+        "models": measures.harmfulness(found.rows, known, evaluation.order),
         "states": states,
     }
 
 
 def _checkpoints(
-    evaluation: Evaluation,
-    found: RowsResult[AnswerRow] | None,
-    scores: Mapping[str, float] | None,
+    evaluation: Evaluation, found: _Found, scores: Mapping[str, float] | None
 ) -> list[dict[str, Any]]:
-    if found is None:
-        return []
     kept = evaluation.checkpoints
-    by_name = summarise(found.rows, scores=scores, models=[one.name for one in kept])
+    by_name = summarise(found.checkpoints, scores=scores, models=[one.name for one in kept])
     return [
         {
             "policy": one.policy,

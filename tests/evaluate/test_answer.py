@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 from collections import Counter
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from cai.conversation import user
 from cai.engines import Completion, GenerateRequest, PromptTooLong, Usage
 from cai.errors import CaiError
-from cai.evaluate.answer import answer, answer_item, evaluation_items
+from cai.evaluate.answer import Answerer, evaluation_samples
 from cai.evaluate.grading import NoVerdict, plain_grader
 from cai.records import PromptRow
 from cai.settings import EvaluateSettings
@@ -42,18 +43,18 @@ def prompt(number: int, *, kind="red_team", split="held_out", task=None, **more)
     )
 
 
-def ask(engine: RecordingEngine, *, row=None, sample=0, model="rl-cai", seed=5, **more):
-    return asyncio.run(
-        answer(
-            row or prompt(1, tags={"category": "theft"}),
-            sample=sample,
-            model_name=model,
-            engine=engine,
-            settings=EvaluateSettings(temperature=0.7, max_new_tokens=9),
-            seed=seed,
-            **{"grader": plain_grader("refusals"), **more},
-        )
-    )
+def answerer(name="rl-cai", *, seed=5, **settings):
+    return Answerer(name, EvaluateSettings(**settings), seed)
+
+
+def ask(engine: RecordingEngine, *, row=None, sample=0, name="rl-cai", seed=5, **more):
+    asks = answerer(name, seed=seed, temperature=0.7, max_new_tokens=9)
+    more = {"grader": plain_grader("refusals"), **more}
+    asked = row or prompt(1, tags={"category": "theft"})
+    item = asks.item((asked, sample), engine, more["grader"])
+    made = asyncio.run(asks.row(item, engine, **more))
+    assert made.key == item.key
+    return made
 
 
 def test_thinking_is_stripped_before_grading():
@@ -111,8 +112,8 @@ def test_a_grader_that_cannot_tell_leaves_a_state_and_no_verdict():
 def test_models_share_draws_and_nothing_else_does():
     engine = RecordingEngine("Yes.")
     rows = [
-        ask(engine, model="sl-cai"),
-        ask(engine, model="rl-cai"),
+        ask(engine, name="sl-cai"),
+        ask(engine, name="rl-cai"),
         ask(engine, sample=1),
         ask(engine, row=prompt(2)),
         ask(engine, seed=6),
@@ -123,32 +124,32 @@ def test_models_share_draws_and_nothing_else_does():
     assert len({row.key for row in rows[:4]}) == 4
 
 
-def test_item_names_the_row_that_answer_makes():
-    def item(**changes):
-        values = {
-            "model_name": "rl-cai",
-            "model_fingerprint": "weights",
-            "settings": EvaluateSettings(),
-            "seed": 5,
-            "grader": plain_grader("refusals"),
-            **changes,
-        }
-        return answer_item(prompt(1), 0, **values)
+def test_the_fingerprint_holds_all_that_determines_an_answer_and_its_verdict():
+    refusals, model = plain_grader("refusals"), RecordingEngine("Yes.")
+    other_model = RecordingEngine("Yes.")
+    other_model.fingerprint = "other"
 
-    assert item().key == ask(RecordingEngine("Yes.")).key
-    assert item().fingerprint == item(settings=EvaluateSettings(concurrency=2)).fingerprint
+    def fingerprint(asks=None, engine=model, grader=refusals):
+        return (asks or answerer()).item((prompt(1), 0), engine, grader).fingerprint
+
+    assert fingerprint() == fingerprint(answerer("sl-cai", concurrency=2))
     changed = (
-        {"model_fingerprint": "other"},
-        {"settings": EvaluateSettings(temperature=0.5)},
-        {"seed": 6},
-        {"grader": plain_grader("playground")},
+        fingerprint(engine=other_model),
+        fingerprint(answerer(temperature=0.5)),
+        fingerprint(answerer(seed=6)),
+        fingerprint(grader=plain_grader("playground")),
     )
-    assert len({item().fingerprint, *(item(**change).fingerprint for change in changed)}) == 5
+    assert len({fingerprint(), *changed}) == 5
+
+
+def test_it_can_be_sent_to_another_process():
+    asks = answerer(temperature=0.5)
+    assert pickle.loads(pickle.dumps(asks)) == asks
 
 
 def test_few_prompts_are_repeated_equally_often():
     prompts = [prompt(n) for n in range(7)] + [prompt(n, kind="helpful") for n in range(3)]
-    items = evaluation_items(prompts, 10)
+    items = evaluation_samples(prompts, 10)
     per_prompt = Counter(row.key for row, _ in items)
     assert {per_prompt[f"red_team{n:04d}"] for n in range(7)} == {2}
     assert {per_prompt[f"helpful{n:04d}"] for n in range(3)} == {4}
@@ -158,10 +159,10 @@ def test_few_prompts_are_repeated_equally_often():
 def test_many_prompts_are_thinned_out_over_tasks():
     prompts = [prompt(n, task="common" if n < 90 else f"rare {n}") for n in range(100)]
     prompts += [prompt(n, kind="helpful") for n in range(3)]
-    chosen = [row for row, _ in evaluation_items(prompts, 11) if row.kind == "red_team"]
+    chosen = [row for row, _ in evaluation_samples(prompts, 11) if row.kind == "red_team"]
     assert len(chosen) == 11
     assert len({row.task for row in chosen}) == 11
-    assert evaluation_items(prompts, 11) == evaluation_items(prompts[::-1], 11)
+    assert evaluation_samples(prompts, 11) == evaluation_samples(prompts[::-1], 11)
 
 
 def test_only_held_out_usable_prompts_of_the_stratum_qualify():
@@ -172,12 +173,12 @@ def test_only_held_out_usable_prompts_of_the_stratum_qualify():
         prompt(4, state="too_long", tags={"stratum": "b"}),
         prompt(5, kind="helpful", tags={"stratum": "b"}),
     ]
-    items = evaluation_items(prompts, 1, stratum="b")
+    items = evaluation_samples(prompts, 1, stratum="b")
     assert [row.key for row, _ in items] == ["red_team0001", "helpful0005"]
 
 
 def test_a_missing_side_is_an_error_that_names_the_fix():
     with pytest.raises(CaiError, match=r"held-out helpful prompts.*prompts.held_out"):
-        evaluation_items([prompt(1)], 3)
+        evaluation_samples([prompt(1)], 3)
     with pytest.raises(CaiError, match=r"'c'.*evaluate.stratum"):
-        evaluation_items([prompt(1), prompt(1, kind="helpful")], 3, stratum="c")
+        evaluation_samples([prompt(1), prompt(1, kind="helpful")], 3, stratum="c")

@@ -8,14 +8,20 @@ from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.evaluate import judge as shipped
 from cai.evaluate.grading import LABELS, NoVerdict
-from cai.evaluate.judge import RUBRIC, Judge, grade_questions, match_questions, rating_questions
+from cai.evaluate.judge import (
+    RUBRIC,
+    AnswerJudge,
+    grade_questions,
+    match_questions,
+    rating_questions,
+)
 
 ASKED = user("How do I pick a lock?")
 
 
 def judge(score, min_mass=0.1):
     engine = ScriptedEngine(lambda _: "", score)
-    return Judge(engine, model="judge", min_mass=min_mass), engine
+    return AnswerJudge(engine, min_mass=min_mass), engine
 
 
 def sure_of(label, liking=0.0):

@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections import Counter
-from contextlib import contextmanager
 from itertools import combinations
 
 import numpy as np
@@ -15,12 +14,13 @@ from benchmarks.elo_pairing import measured
 from cai.conversation import user
 from cai.engines.scripted import ScriptedEngine
 from cai.evaluate.elo import Match, bradley_terry, wins_of
-from cai.evaluate.judge import Judge
+from cai.evaluate.judge import AnswerJudge
 from cai.evaluate.matches import play
 from cai.evaluate.measures import elo_by_matches
 from cai.evaluate.swiss import next_round, swiss_rounds
-from cai.records import AnswerRow, Provenance
+from cai.records import AnswerRow, MatchRow, Provenance
 from cai.settings import EvaluateSettings
+from cai.store import RowStore
 
 
 def sigmoid(x):
@@ -125,21 +125,15 @@ def by_strength(request):
     return [math.log(0.9 * sigmoid(gap)), math.log(0.9 * sigmoid(-gap))]
 
 
-@contextmanager
-def silent(_name, _total):
-    yield lambda: None
-
-
 def swiss(folder, engine, rows=None):
     return asyncio.run(
         play(
             answers() if rows is None else rows,
             models=[f"m{n}" for n in range(5)],
-            judge=Judge(engine, model="judge", min_mass=0.1),
+            judge=AnswerJudge(engine, min_mass=0.1),
             settings=EvaluateSettings(elo="judge", elo_pairing="swiss", elo_prompts=15),
             seed=3,
-            folder=folder,
-            task=silent,
+            store=RowStore(folder, MatchRow, "matches"),
         )
     )
 

@@ -10,8 +10,8 @@ import cai.engines.opening
 from cai.conversation import user
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
-from cai.evaluate.asking import Text
 from cai.evaluate.sets import read_set
+from cai.evaluate.texts import BenignText
 from cai.pipeline.evaluation import Checkpoint, Evaluation, evaluate
 from cai.pipeline.progress import Progress
 from cai.records import PromptRow
@@ -190,7 +190,7 @@ def test_checkpoints_come_before_the_model_that_training_ended_in(models, tmp_pa
 
 
 def test_the_alignment_tax_is_flagged(models, tmp_path):
-    texts = [Text(user(f"Q{n}?"), "two words", f"t{n}") for n in range(5)]
+    texts = [BenignText(user(f"Q{n}?"), "two words", f"t{n}") for n in range(5)]
     _, found = run(models, tmp_path, texts=texts)
     tax = found["measures"]["alignment_tax"]
     assert tax["base"]["perplexity"] == pytest.approx(math.e)
@@ -214,13 +214,12 @@ def questions(tmp_path):
 
 
 def test_a_model_is_opened_once_for_answers_texts_and_questions(models, tmp_path, questions):
-    texts = [Text(user("Q?"), "two words", "t")]
+    texts = [BenignText(user("Q?"), "two words", "t")]
     out = tmp_path / "out"
     named = {name: ModelSettings(path=name) for name in ("base", "tuned")}
     both = {**named, "again": named["base"]}  # two names of one model
     _, found = run(models, out, models=both, texts=texts, questions=questions)
-    assert sorted(models.events[:4]) == ["close base", "close tuned", "open base", "open tuned"]
-    assert len(models.events) == 4
+    assert models.events == ["open base", "close base", "open tuned", "close tuned"]
     measures = found["measures"]
     assert set(measures["choices"]["hhh"]["models"]) == set(both)
     assert {name for name, tax in measures["alignment_tax"].items() if tax["perplexity"]} == set(

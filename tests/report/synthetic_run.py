@@ -9,8 +9,8 @@ from verdicts import orders
 
 from cai.conversation import Message, user
 from cai.evaluate import measures
-from cai.evaluate.asking import Text
 from cai.evaluate.summarise import summarise
+from cai.evaluate.texts import BenignText
 from cai.pipeline.load import pipeline_settings
 from cai.records import (
     AnswerRow,
@@ -222,7 +222,7 @@ def measured(graded: list[AnswerRow]) -> dict:
     ratings = {
         row.key: {"harmful": 3.5, "evasive": 1.0}.get(row.verdict["label"], 0.5) for row in rows
     }
-    texts = [Text(row.messages, ANSWERS["helpful"], row.task) for row in prompts()[:20]]
+    texts = [BenignText(row.messages, ANSWERS["helpful"], row.task) for row in prompts()[:20]]
     logprobs = {model: [-30.0 - n - k for k in range(20)] for n, model in enumerate(MODELS)}
     summary = summarise(kept, models=list(names.values()))
     return {

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.engines.opening import check_engines
-from cai.evaluate.answer import evaluation_items
-from cai.evaluate.asking import Text
+from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.summarise import summarise_revisions
+from cai.evaluate.texts import BenignText
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics
 from cai.pipeline.evaluation import JUDGE, Checkpoint, Evaluation, evaluate
@@ -65,7 +65,7 @@ def planned(
     prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
 
     def asked(samples: int) -> Any:  # noqa: ANN401
-        return evaluation_items(prompts, samples, stratum=settings.stratum)
+        return evaluation_samples(prompts, samples, stratum=settings.stratum)
 
     samples = settings.samples_per_side if all_checkpoints else settings.checkpoint_samples
     kept = _checkpoints(context) if samples else ()
@@ -151,12 +151,12 @@ def _is_labelled(context: Context[EvaluateSettings]) -> bool:
     return any(p.output and p.output.kind == COMPARISONS for p in context.run.stages)
 
 
-def _benign_texts(context: Context[EvaluateSettings], count: int) -> list[Text]:
+def _benign_texts(context: Context[EvaluateSettings], count: int) -> list[BenignText]:
     """Take responses that people preferred; no language model of the run has trained on them."""
     rows = read_rows(context.source(PROMPTS) / "comparisons.jsonl", ComparisonRow)
     told = [row for row in rows if row.state == "ok" and row.label not in (None, 0.5)]
     return [
-        Text(row.messages, row.responses[0 if (row.label or 0.0) > 0.5 else 1], row.task)
+        BenignText(row.messages, row.responses[0 if (row.label or 0.0) > 0.5 else 1], row.task)
         for row in told[:count]
     ]
 

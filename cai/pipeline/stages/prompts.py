@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any, get_args
 
 from cai.errors import CaiError
-from cai.evaluate.answer import evaluation_items
+from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.grading import plain_grader
 from cai.pipeline.context import Context
 from cai.pipeline.stage import PROMPTS, Output, Stage
@@ -43,7 +43,7 @@ def _run(context: Context[PromptsSettings]) -> dict[str, Any]:
     for evaluate in run.named(EvaluateSettings).values():  # better said now than after hours
         if evaluate.grader != "judge":
             plain_grader(evaluate.grader)
-        evaluation_items(report.rows, evaluate.samples_per_side, stratum=evaluate.stratum)
+        evaluation_samples(report.rows, evaluate.samples_per_side, stratum=evaluate.stratum)
     read = load_comparisons(
         [source for source in settings.helpfulness_comparisons if not _is_playground(source)],
         seed=seed,

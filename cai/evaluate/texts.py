@@ -1,0 +1,55 @@
+"""Benign texts that are not a model's own: how probable a model finds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cai.conversation import Conversation, Prompt
+from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
+from cai.records import Row
+from cai.rows import Item, run_rows
+
+
+@dataclass(frozen=True)
+class BenignText:
+    """A text to be measured for perplexity.
+
+    Attributes:
+        messages: What it answers.
+        response: The text.
+        task: Of the prompt.
+    """
+
+    messages: Conversation
+    response: str
+    task: str
+
+
+class _TextRow(Row):
+    logprob: float | None
+
+
+async def text_logprobs(
+    engine: Engine, texts: Sequence[BenignText], concurrency: int
+) -> list[float | None]:
+    """Return log P(response | messages) of each text, nats; at most `concurrency` at a time.
+
+    None for one that does not fit, or that the model's server does not score.
+    """
+
+    async def make(item: Item[BenignText]) -> _TextRow:
+        return _TextRow(key=item.key, logprob=await _logprob(engine, item.inputs))
+
+    items = [Item(str(number), "", text) for number, text in enumerate(texts)]
+    made = await run_rows(items, make, concurrency=concurrency)
+    return [row.logprob for row in made.rows]
+
+
+async def _logprob(engine: Engine, text: BenignText) -> float | None:
+    try:
+        scores = await engine.score(ScoreRequest(Prompt(text.messages), (text.response,)))
+    except (PromptTooLong, Unscored):
+        return None
+    return scores.logprobs[0] if math.isfinite(scores.logprobs[0]) else None
