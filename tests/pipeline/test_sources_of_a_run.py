@@ -9,6 +9,7 @@ import json
 import re
 from functools import cache
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 from rich.console import Console
@@ -22,6 +23,8 @@ from cai.pipeline.sets import read_prompt_set
 from cai.pipeline.stage import Context
 from cai.pipeline.stages import STAGES, harmfulness
 from cai.playground.sources import playground_prompts
+from cai.prompts.readers import READERS, Reader, reader_of
+from cai.prompts.record import Record
 from cai.settings import OptimizerSettings, PipelineSettings, PromptsSettings, SourceSettings
 
 SEED = 7
@@ -259,3 +262,48 @@ def test_known_comparisons_of_another_purpose_are_refused(tmp_path):
     said = "The playground has no 'playground:helpfulness' to measure labels on: write"
     with pytest.raises(CaiError, match=f"{said} `playground:feedback`"):
         gold_comparisons([SourceSettings(path="playground:helpfulness")], seed=0, base_dir=tmp_path)
+
+
+class LettersReader(Reader):
+    """Reads `letters:N`: made-up rows about N letters of the alphabet."""
+
+    def records(self):
+        count = int(self.source.path.removeprefix("letters:"))
+        return [
+            Record.of(
+                {
+                    "prompt": f"{letter}?",
+                    "chosen": letter.upper(),
+                    "rejected": "no",
+                    "response": letter,
+                    "rating": 1,
+                },
+                f"letter {letter}",
+            )
+            for letter in ascii_lowercase[:count]
+        ]
+
+    def fingerprint(self, purpose):
+        return f"{self.source.path} for {purpose}"
+
+
+def test_a_fourth_kind_of_source_is_one_class_and_one_entry(context, monkeypatch):
+    monkeypatch.setitem(READERS, "letters", LettersReader)
+    source = SourceSettings(path="letters:20", limit=8)
+    prompts = PromptsSettings(
+        red_team=["playground:red_team"], helpful=[source], helpfulness_comparisons=[source]
+    )
+    context.settings = context.settings.model_copy(update={"prompts": prompts})
+    assert STAGES["prompts"].inputs(context) == {
+        "playground:red_team": "playground world 2",
+        "letters:20": "letters:20 for helpfulness",
+    }
+    found = STAGES["prompts"].run(context)
+    assert (found["read"], found["prompts"], found["beyond_limit"]) == (20, 8, 12)
+    assert found["comparisons"]["ok"] + found["comparisons_of_held_out_prompts"] == 8
+    assert len(gold_comparisons([source], seed=0, base_dir=Path())) == 8
+    assert gold_fingerprints([source], base_dir=Path()) == {
+        "known comparisons letters:20": "letters:20 for feedback"
+    }
+    assert len(reader_of(source, Path()).ratings(seed=0)) == 8
+    assert len(read_prompt_set("helpful:letters:3", seed=0, limit=None).prompts) == 3
