@@ -7,6 +7,7 @@ there already would not be made again as they were.
 import hashlib
 import json
 import re
+import sqlite3
 from functools import cache
 from pathlib import Path
 from string import ascii_lowercase
@@ -16,15 +17,16 @@ from rich.console import Console
 
 from cai.cli import harmfulness as command
 from cai.constitution import load_constitution
+from cai.conversation import user
 from cai.errors import CaiError
 from cai.label_quality import gold_comparisons, gold_fingerprints
+from cai.pipeline import sets
 from cai.pipeline.progress import Progress
-from cai.pipeline.sets import read_prompt_set
 from cai.pipeline.stage import Context
 from cai.pipeline.stages import STAGES, harmfulness
 from cai.playground.sources import playground_prompts
-from cai.prompts.readers import READERS, Reader, reader_of
-from cai.prompts.record import Record
+from cai.prompts.readers import READERS, Reader
+from cai.records import ComparisonRow, PromptRow
 from cai.settings import OptimizerSettings, PipelineSettings, PromptsSettings, SourceSettings
 
 SEED = 7
@@ -195,6 +197,11 @@ def test_fingerprints_of_ratings(context, path, named):
     [("rated.jsonl", 64, "2f6bcb5cebf7294a"), ("playground:ratings", 600, "5c7e9c5767979e1b")],
 )
 def test_ratings_of_the_command(context, monkeypatch, ratings, rows, sum_):
+    written = ratings_of_the_command(context, monkeypatch, ratings)
+    assert (written.count(b"\n"), digest(written)) == (rows, sum_)
+
+
+def ratings_of_the_command(context, monkeypatch, ratings):
     monkeypatch.setattr(command, "validated", lambda *_: OptimizerSettings())
     monkeypatch.setattr(
         command,
@@ -203,8 +210,7 @@ def test_ratings_of_the_command(context, monkeypatch, ratings, rows, sum_):
     )
     model = context.settings.models.helpful
     command.harmfulness_command(ratings, base=model, out=Path("out/rater"), changes=[], seed=SEED)
-    written = Path("out/rater-ratings.jsonl").read_bytes()
-    assert (written.count(b"\n"), digest(written)) == (rows, sum_)
+    return Path("out/rater-ratings.jsonl").read_bytes()
 
 
 def test_known_comparisons(context):
@@ -229,7 +235,7 @@ def test_known_comparisons(context):
     ],
 )
 def test_prompt_sets(spec, limit, name, sum_):
-    found = read_prompt_set(spec, seed=SEED, limit=limit)
+    found = sets.read_prompt_set(spec, seed=SEED, limit=limit)
     assert found.name == spec
     assert {row.tags["set"] for row in found.prompts} == {name}
     assert digest_rows(found.prompts) == sum_
@@ -264,46 +270,97 @@ def test_known_comparisons_of_another_purpose_are_refused(tmp_path):
         gold_comparisons([SourceSettings(path="playground:helpfulness")], seed=0, base_dir=tmp_path)
 
 
-class LettersReader(Reader):
-    """Reads `letters:N`: made-up rows about N letters of the alphabet."""
-
-    def records(self):
-        count = int(self.source.path.removeprefix("letters:"))
-        return [
-            Record.of(
-                {
-                    "prompt": f"{letter}?",
-                    "chosen": letter.upper(),
-                    "rejected": "no",
-                    "response": letter,
-                    "rating": 1,
-                },
-                f"letter {letter}",
-            )
-            for letter in ascii_lowercase[:count]
-        ]
-
-    def fingerprint(self, purpose):
-        return f"{self.source.path} for {purpose}"
-
-
-def test_a_fourth_kind_of_source_is_one_class_and_one_entry(context, monkeypatch):
-    monkeypatch.setitem(READERS, "letters", LettersReader)
-    source = SourceSettings(path="letters:20", limit=8)
+def test_the_kind_of_source_in_the_docs_is_read_everywhere(context, monkeypatch):
+    """A fourth kind is one class and one entry; docs/prompts.md has an example."""
+    monkeypatch.setitem(READERS, "sqlite", Reader)  # so that the example's is taken out again
+    page = (Path(__file__).parents[2] / "docs" / "prompts.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+    names = ("prompt", "chosen", "rejected", "response", "rating")
+    with sqlite3.connect("some.db") as database:
+        database.execute(f"CREATE TABLE rows ({', '.join(names)})")
+        rows = [(f"{letter}?", letter.upper(), "no", letter, 1) for letter in ascii_lowercase[:20]]
+        database.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", rows)
+    database.close()
+    source = SourceSettings(path="sqlite:some.db", limit=8)
     prompts = PromptsSettings(
         red_team=["playground:red_team"], helpful=[source], helpfulness_comparisons=[source]
     )
     context.settings = context.settings.model_copy(update={"prompts": prompts})
-    assert STAGES["prompts"].inputs(context) == {
-        "playground:red_team": "playground world 2",
-        "letters:20": "letters:20 for helpfulness",
-    }
+    named = hashlib.sha256(Path("some.db").read_bytes()).hexdigest()
+    assert STAGES["prompts"].inputs(context)["sqlite:some.db"] == named
     found = STAGES["prompts"].run(context)
     assert (found["read"], found["prompts"], found["beyond_limit"]) == (20, 8, 12)
     assert found["comparisons"]["ok"] + found["comparisons_of_held_out_prompts"] == 8
     assert len(gold_comparisons([source], seed=0, base_dir=Path())) == 8
     assert gold_fingerprints([source], base_dir=Path()) == {
-        "known comparisons letters:20": "letters:20 for feedback"
+        "known comparisons sqlite:some.db": named
     }
-    assert len(reader_of(source, Path()).ratings(seed=0)) == 8
-    assert len(read_prompt_set("helpful:letters:3", seed=0, limit=None).prompts) == 3
+    assert ratings_of_the_command(context, monkeypatch, "sqlite:some.db").count(b"\n") == 20
+    context = with_ratings(context, path="sqlite:some.db")
+    assert harmfulness.STAGE.inputs(context)["sqlite:some.db"] == named
+    assert len(sets.read_prompt_set("helpful:sqlite:some.db", seed=0, limit=None).prompts) == 20
+
+
+class OtherWorldReader(Reader):
+    """Makes prompts with a split of their own: `other:red_team` and `other:helpful`."""
+
+    own_split = True
+
+    def records(self):
+        raise NotImplementedError
+
+    def fingerprint(self, purpose):
+        return "other world"
+
+    def prompts(self, kind, *, seed):
+        return [
+            PromptRow(
+                key=f"{kind}{n}-{seed}",
+                kind=kind,
+                split="train" if n % 2 else "held_out",
+                messages=user(f"{kind} {n}?"),
+                source=self.source.path,
+                task=f"{kind}{n}",
+            )
+            for n in range(6)
+        ]
+
+    def comparisons(self, purpose, *, seed):
+        return [
+            ComparisonRow(
+                key=f"{purpose}{n}-{seed}",
+                kind="helpful",
+                source="human",
+                messages=user(f"helpful {n}?"),
+                task=f"helpful{n}",
+                responses=("a", "b"),
+                label=1.0,
+            )
+            for n in range(6)
+        ]
+
+
+def test_what_brings_a_split_keeps_it_whichever_kind_it_is(context, monkeypatch):
+    monkeypatch.setitem(READERS, "other", OtherWorldReader)
+    prompts = PromptsSettings(
+        red_team=["other:red_team"],
+        helpful=["other:helpful"],
+        helpfulness_comparisons=["other:helpfulness"],
+    )
+    context.settings = context.settings.model_copy(update={"prompts": prompts})
+    found = STAGES["prompts"].run(context)
+    assert found["splits"] == {
+        "red_team held_out": 3,
+        "red_team train": 3,
+        "helpful held_out": 3,
+        "helpful train": 3,
+    }
+    assert (found["comparisons"], found["comparisons_of_held_out_prompts"]) == ({"ok": 6}, 0)
+    unseen = sets.read_prompt_set("other:helpful", seed=5, limit=2).prompts
+    assert [(row.key, row.tags) for row in unseen] == [
+        ("helpful0-5", {"set": "other_helpful"}),
+        ("helpful2-5", {"set": "other_helpful"}),
+    ]
+    with pytest.raises(CaiError, match="`playground:helpful`, `other:red_team`, `other:helpful`"):
+        sets.read_prompt_set("other:nothing", seed=0, limit=None)
