@@ -65,7 +65,7 @@ def model_folder(settings: ModelSettings) -> Path:
         CaiError: It cannot be found, or lacks or damages what a model folder must hold.
     """
     resolved = resolve_model(settings.path)
-    is_hub_id = settings.path != "playground" and not Path(resolved).is_dir()
+    is_hub_id = _HUB_ID.fullmatch(resolved) and not Path(resolved).is_dir()
     folder = _download(resolved) if is_hub_id else Path(resolved)
     _check_folder(folder)
     return folder

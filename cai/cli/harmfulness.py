@@ -8,12 +8,9 @@ from cai.cli.console import plain_console
 from cai.pipeline.launch_training import run_training
 from cai.pipeline.load import validated
 from cai.pipeline.progress import Progress
-from cai.pipeline.sets import RATINGS, read_rated
-from cai.records import RatedRow
+from cai.prompts import reader_of
 from cai.settings import ModelSettings, OptimizerSettings, SourceSettings
 from cai.store import write_rows
-
-PLAYGROUND_ROWS = 600
 
 
 def harmfulness_command(
@@ -21,7 +18,9 @@ def harmfulness_command(
 ) -> None:
     """Train a harmfulness model and say how good it is on ratings that it has not seen."""
     console = plain_console(soft_wrap=True)
-    settings, rated = validated(OptimizerSettings, {}, changes), _rated(ratings, seed)
+    settings = validated(OptimizerSettings, {}, changes)
+    reader = reader_of(SourceSettings(path=ratings), Path())
+    rated = reader.ratings(seed=seed)[: reader.default_ratings]
     data = out.parent / f"{out.name}-ratings.jsonl"
     data.parent.mkdir(parents=True, exist_ok=True)
     write_rows(data, rated)
@@ -50,8 +49,3 @@ def harmfulness_command(
             f"{found['held_out_rmse_of_mean']:.2f}){said}."
         )
     console.print(f"Written: {out}")
-
-
-def _rated(ratings: str, seed: int) -> list[RatedRow]:
-    limit = PLAYGROUND_ROWS if ratings == RATINGS else None
-    return read_rated(SourceSettings(path=ratings, limit=limit), seed=seed, base_dir=Path())

@@ -12,7 +12,6 @@ import typer
 from cai.cli.console import bar, plain_console
 from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.errors import CaiError
-from cai.settings import SourceSettings
 
 app = typer.Typer(no_args_is_help=True, help="Prompt files.")
 
@@ -74,8 +73,7 @@ def grow_(
 def _seeds(file: Path) -> list[str]:
     """Read the last turns of a file's prompts, each once."""
     from cai.prompts.extraction import prompt_of
-    from cai.prompts.sources import read_source
+    from cai.prompts.readers import read_records
 
-    records = read_source(SourceSettings(path=str(file)), Path())
-    found = [prompt_of(record) for record in records]
+    found = [prompt_of(record) for record in read_records(str(file))]
     return list(dict.fromkeys(messages[-1].content.strip() for messages in found if messages))

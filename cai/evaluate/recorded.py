@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
@@ -14,10 +13,9 @@ from cai.evaluate.answer import Sample, answer_seed
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.sets import prompt_rows, xstest_kind
 from cai.prompts.extraction import prompt_of
+from cai.prompts.readers import read_records
 from cai.prompts.record import Record
-from cai.prompts.sources import read_source
 from cai.records import AnswerRow, Kind, content_hash
-from cai.settings import SourceSettings
 
 ANSWER_COLUMNS = ("response", "completion", "answer", "output")
 
@@ -96,7 +94,7 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
     Raises:
         CaiError: The file cannot be read, or a row has no answer.
     """
-    records = read_source(SourceSettings(path=path), Path())
+    records = read_records(path)
     asked: list[Sample] = []
     texts: list[str] = []
     refused: list[bool | None] = []

@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar, cast
 
 from cai.conversation import Conversation, Prompt, user
 from cai.errors import CaiError
 from cai.prompts.extraction import checked_text, prompt_of, tags_of
 from cai.prompts.near_duplicates import near_duplicate_groups
+from cai.prompts.readers import read_records
 from cai.prompts.record import Record
-from cai.prompts.sources import read_source
 from cai.prompts.splitting import compared_text
 from cai.records import Kind, PromptRow, content_hash
-from cai.settings import SourceSettings
 from cai.templates import VERDICT
 
 NEAR_DUPLICATE = 0.5
@@ -114,7 +112,7 @@ def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
     Raises:
         CaiError: The name is unknown, or the file cannot be read as this set.
     """
-    records = read_source(SourceSettings(path=path), Path())
+    records = read_records(path)
     if name in QUESTION_SETS:
         questions = [_question(record, name) for record in _thinned(records, limit)]
         return PromptSet(name, questions=tuple(_once(questions)))

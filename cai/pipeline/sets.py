@@ -1,22 +1,22 @@
-"""What evaluations are told to read: prompt sets, recorded answers and ratings by name."""
+"""What evaluations are told to read: prompt sets and recorded answers by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from cai.errors import CaiError
 from cai.evaluate.recorded import Recorded, read_answers
 from cai.evaluate.sets import PROMPT_SETS, QUESTION_SETS, PromptSet, read_set
-from cai.prompts import source_fingerprint
-from cai.records import Kind, PromptRow, RatedRow
-from cai.settings import SourceSettings
+from cai.pipeline.load import read_resolved
+from cai.prompts.readers import READERS
+from cai.records import Kind, PromptRow
+from cai.settings import PromptsSettings, SourceSettings
 from cai.store import read_rows
 
-PLAYGROUND = "playground"
 RUN = "run"
 ANSWERS = "answers"
-RATINGS = f"{PLAYGROUND}:ratings"
 
 
 def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
@@ -24,9 +24,9 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
 
     Args:
         spec: `NAME:FILE` with a known set's name, or `red_team` or `helpful` for a file of one's
-            own; `playground:red_team`, `playground:helpful` (tasks that training never sees); or
-            `run:FOLDER` (a run's held-out prompts).
-        seed: Draws the playground's prompts.
+            own; `SCHEME:red_team` or `SCHEME:helpful` with a source that has a split of its own
+            (tasks that training never sees); or `run:FOLDER` (a run's held-out prompts).
+        seed: Draws the prompts of such a source.
         limit: Take so many.
 
     Raises:
@@ -34,10 +34,18 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
     """
     name, _, rest = spec.partition(":")
     name = name.replace("-", "_").lower()
-    if name == PLAYGROUND and (rest == "red_team" or rest == "helpful"):
-        return PromptSet(spec, prompts=tuple(_playground(rest, seed)[:limit]))
+    with_split = {scheme: reader for scheme, reader in READERS.items() if reader.own_split}
+    if name in with_split and (rest == "red_team" or rest == "helpful"):
+        reader = with_split[name](SourceSettings(path=f"{name}:{rest}"), Path())
+        rows = [
+            row
+            for row in reader.prompts(rest, seed=seed)
+            if row and row.split == "held_out"
+            if reader.unseen_stratum in (None, row.tags.get("stratum"))
+        ]
+        return PromptSet(spec, prompts=tuple(_named(rows[:limit], f"{name}_{rest}")))
     if name == RUN and rest:
-        rows = read_rows(Path(rest) / "prompts" / "rows.jsonl", PromptRow)
+        rows = _prompts_of_run(Path(rest))
         held_out = [row for row in rows if row.split == "held_out" and row.state == "ok"]
         if not held_out:
             raise CaiError(f"The run {rest} has no held-out prompts. Raise `prompts.held_out`.")
@@ -45,14 +53,14 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
     if rest and (name in PROMPT_SETS or name in QUESTION_SETS):
         return read_set(name, rest, limit=limit)
     known = [f"`{known}:FILE`" for known in (*PROMPT_SETS, *QUESTION_SETS)]
+    known += [f"`{scheme}:{kind}`" for scheme in with_split for kind in get_args(Kind)]
     hint = (
         f" For a file of your own, say what is in it: `red_team:{spec}` or `helpful:{spec}`."
         if Path(spec).exists()
         else ""
     )
     raise CaiError(
-        f"There is no prompt set `{spec}`.{hint} Known are {', '.join(known)}, "
-        f"`{PLAYGROUND}:red_team`, `{PLAYGROUND}:helpful` and `{RUN}:FOLDER`."
+        f"There is no prompt set `{spec}`.{hint} Known are {', '.join(known)} and `{RUN}:FOLDER`."
     )
 
 
@@ -71,35 +79,9 @@ def read_recorded(spec: str) -> Recorded | None:
     return read_answers(path)
 
 
-def read_rated(source: SourceSettings, *, seed: int, base_dir: Path) -> list[RatedRow]:
-    """Read rated conversations: a file's, or `playground:ratings`.
-
-    Raises:
-        CaiError: The file cannot be read, or a row has no conversation or no rating.
-    """
-    if source.path == RATINGS:
-        from cai.playground.sources import playground_ratings
-
-        return playground_ratings(seed=seed, limit=source.limit)
-    from cai.prompts.ratings import read_ratings
-
-    return read_ratings(source, seed=seed, base_dir=base_dir)
-
-
-def rated_fingerprint(source: SourceSettings, *, base_dir: Path) -> str:
-    """Name what a source of ratings holds."""
-    if source.path == RATINGS:
-        from cai.playground.world import VERSION
-
-        return f"playground world {VERSION}"
-    return source_fingerprint(source, base_dir)
-
-
-def _playground(kind: Kind, seed: int) -> list[PromptRow]:
-    from cai.playground.sources import playground_prompts
-
-    rows = playground_prompts(kind, seed=seed)
-    return _named([row for row in rows if row.tags["stratum"] == "task"], f"{PLAYGROUND}_{kind}")
+def _prompts_of_run(folder: Path) -> list[PromptRow]:
+    stages = read_resolved(folder).named(PromptsSettings)
+    return [row for name in stages for row in read_rows(folder / name / "rows.jsonl", PromptRow)]
 
 
 def _named(rows: Sequence[PromptRow], name: str) -> list[PromptRow]:

@@ -1,15 +1,16 @@
-"""Prompts and human comparisons from files and the hub: reading, de-duplication, splitting."""
+"""Prompts, human comparisons and ratings from sources: reading, de-duplication, splitting."""
 
-from cai.prompts.comparisons import exclude_held_out, load_comparisons
-from cai.prompts.loading import PromptReport, load_prompts
-from cai.prompts.sources import source_fingerprint
+from cai.prompts.comparisons import exclude_held_out
+from cai.prompts.loading import PromptReport, load_comparisons, load_prompts
+from cai.prompts.readers import fingerprints, reader_of
 from cai.prompts.transcripts import parse_transcript
 
 __all__ = [
     "PromptReport",
     "exclude_held_out",
+    "fingerprints",
     "load_comparisons",
     "load_prompts",
     "parse_transcript",
-    "source_fingerprint",
+    "reader_of",
 ]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from cai.errors import CaiError
 from cai.prompts.layouts import Judged, judged_pair
-from cai.prompts.loading import draw_limit
 from cai.prompts.near_duplicates import near_duplicate_groups
-from cai.prompts.sources import PLAYGROUND, read_source
-from cai.prompts.splitting import compared_text, uniform
+from cai.prompts.record import Record
+from cai.prompts.splitting import compared_text, draw_limit, uniform
 from cai.records import ComparisonRow, PromptRow, RatedRow, content_hash
 from cai.settings import SourceSettings
 
@@ -22,29 +20,32 @@ log = logging.getLogger(__name__)
 R = TypeVar("R", ComparisonRow, RatedRow)
 
 
-def load_comparisons(
-    sources: Sequence[SourceSettings], *, seed: int, base_dir: Path
+def comparison_rows(
+    records: Sequence[Record], source: SourceSettings, seed: int
 ) -> list[ComparisonRow]:
-    """Read human comparisons.
-
-    The label is the probability that `responses[0]` is the better one. Which response that is, a
-    hash of the seed and the key decides, so that position carries no information. Rows that cannot
-    be trained on stay, with their state: `failed` (the two prompts differ), `unparsed` (a response
-    is missing or is no text, the label is unknown) or `tie`. Exact duplicates are left out.
-
-    Args:
-        sources: The sources; those that begin with `playground:` are the caller's, and skipped.
-        seed: The run's seed.
-        base_dir: The pipeline file's folder, from which paths are relative.
+    """Read human comparisons in any of the known layouts, as `load_comparisons` describes them.
 
     Raises:
-        CaiError: A source cannot be read, has none of the known layouts or no usable row.
+        CaiError: A record has none of the known layouts, or no record can be used.
     """
     rows: dict[str, ComparisonRow] = {}
-    for source in sources:
-        if not source.path.startswith(PLAYGROUND):
-            rows |= _read_comparisons(source, seed, base_dir)
-    return list(rows.values())
+    for record in records:
+        row = _row(judged_pair(record), seed)
+        rows.setdefault(row.key, row)
+    states = Counter(row.state for row in rows.values())
+    if not states["ok"]:
+        problem = next(row.error for row in rows.values())
+        raise CaiError(f"{source.path} has no usable comparison. The first row: {problem}")
+    if len(rows) < len(records):
+        log.warning(
+            "%s: comparisons left out as exact duplicates: %d of %d.",
+            source.path,
+            len(records) - len(rows),
+            len(records),
+        )
+    if states["ok"] < len(rows):
+        log.warning("%s: states of the comparisons: %s.", source.path, dict(states))
+    return draw_limit(list(rows.values()), source.limit, seed)
 
 
 def exclude_held_out(
@@ -72,30 +73,6 @@ def exclude_held_out(
             len(rows) - len(kept),
         )
     return kept
-
-
-def _read_comparisons(
-    source: SourceSettings, seed: int, base_dir: Path
-) -> dict[str, ComparisonRow]:
-    records = read_source(source, base_dir)
-    rows: dict[str, ComparisonRow] = {}
-    for record in records:
-        row = _row(judged_pair(record), seed)
-        rows.setdefault(row.key, row)
-    states = Counter(row.state for row in rows.values())
-    if not states["ok"]:
-        problem = next(row.error for row in rows.values())
-        raise CaiError(f"{source.path} has no usable comparison. The first row: {problem}")
-    if len(rows) < len(records):
-        log.warning(
-            "%s: comparisons left out as exact duplicates: %d of %d.",
-            source.path,
-            len(records) - len(rows),
-            len(records),
-        )
-    if states["ok"] < len(rows):
-        log.warning("%s: states of the comparisons: %s.", source.path, dict(states))
-    return {row.key: row for row in draw_limit(list(rows.values()), source.limit, seed)}
 
 
 def _row(pair: Judged, seed: int) -> ComparisonRow:

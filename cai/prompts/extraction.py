@@ -1,4 +1,4 @@
-"""A record to the conversation that a prompt is."""
+"""A record to the prompt in it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,32 @@ from cai.conversation import Conversation, Message
 from cai.errors import CaiError
 from cai.prompts.record import PROMPT_COLUMNS, Record
 from cai.prompts.transcripts import ROLES, is_transcript, join_turns, split_turns, strip_markup
+from cai.records import Kind, PromptRow, content_hash
+from cai.settings import SourceSettings
 
 _TAGS = ("category", "stratum", "type", "label")
 _ALTERNATING = ("conversation", "conversations", "messages")
+
+
+def prompt_row(record: Record, source: SourceSettings, kind: Kind) -> PromptRow | None:
+    """Return the prompt in a record, not yet split, or None when it is blank.
+
+    Raises:
+        CaiError: The source's column is missing, or what it holds is no prompt.
+    """
+    messages = prompt_of(record, source.column)
+    if messages is None:
+        return None
+    key = content_hash(messages)
+    return PromptRow(
+        key=key,
+        kind=kind,
+        split="train",
+        messages=messages,
+        source=source.path,
+        task=key,
+        tags=tags_of(record),
+    )
 
 
 def prompt_of(record: Record, column: str | None = None) -> Conversation | None:

@@ -51,7 +51,7 @@ def read_file(path: Path, file_format: str = "auto") -> list[Record]:
 
     Args:
         path: The file; gzipped content is unpacked, whatever the name says.
-        file_format: A key of `READERS`, or `auto`: by extension, else by content.
+        file_format: A key of `FORMATS`, or `auto`: by extension, else by content.
 
     Raises:
         CaiError: The file cannot be read as this format, or holds no rows.
@@ -59,7 +59,7 @@ def read_file(path: Path, file_format: str = "auto") -> list[Record]:
     data = _contents(path)
     if file_format == "auto":
         file_format = _format_of(path, data)
-    records = READERS[file_format](data, path)
+    records = FORMATS[file_format](data, path)
     if not records:
         raise CaiError(f"{path} holds no rows (read as {file_format}). Add some or remove it.")
     return records
@@ -217,7 +217,7 @@ def _read_parquet(data: bytes, path: Path) -> list[Record]:
     return [Record.of(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
-READERS: dict[str, Callable[[bytes, Path], list[Record]]] = {
+FORMATS: dict[str, Callable[[bytes, Path], list[Record]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
     "csv": _read_csv,

@@ -1,36 +1,35 @@
-"""Rated conversations from files: what the harmfulness model learns from."""
+"""Rated conversations: what the harmfulness model learns from."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, cast
 
 from cai.conversation import Conversation
 from cai.errors import CaiError
 from cai.prompts.extraction import checked_text, prompt_of, turns_of, until_user
-from cai.prompts.loading import draw_limit
 from cai.prompts.record import Record
-from cai.prompts.sources import read_source
+from cai.prompts.splitting import draw_limit
 from cai.records import HIGHEST, LOWEST, RatedRow, content_hash
 from cai.settings import SourceSettings
 
 
-def read_ratings(source: SourceSettings, *, seed: int, base_dir: Path) -> list[RatedRow]:
+def rated_rows(records: Iterable[Record], source: SourceSettings, seed: int) -> list[RatedRow]:
     """Read transcripts with ratings, each once.
 
     Args:
-        source: A file whose rows have a `rating` from 0 (harmless) to 4, and either a whole
-            conversation that ends with the assistant's turn (`transcript`, `messages`, …) or a
-            prompt and a `response`. Anthropic's red-team attempts are such a file.
+        records: Each has a `rating` from 0 (harmless) to 4, and either a whole conversation that
+            ends with the assistant's turn (`transcript`, `messages`, …) or a prompt and a
+            `response`. Anthropic's red-team attempts are such records.
+        source: Where they are from; its `limit` is drawn.
         seed: Draws the rows of a source with a `limit`.
-        base_dir: Relative paths start here.
 
     Raises:
-        CaiError: The file cannot be read, or a row has no conversation or no such rating.
+        CaiError: A record has no conversation or no such rating.
     """
-    rows = [_rated(record) for record in read_source(source, base_dir)]
-    return draw_limit(list({row.key: row for row in rows}.values()), source.limit, seed)
+    rows = {row.key: row for row in map(_rated, records)}
+    return draw_limit(list(rows.values()), source.limit, seed)
 
 
 def _rated(record: Record) -> RatedRow:

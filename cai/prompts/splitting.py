@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from cai.conversation import Conversation
 from cai.prompts.near_duplicates import near_duplicate_groups
-from cai.records import Kind, PromptRow, Split, content_hash
+from cai.records import Kind, PromptRow, Row, Split, content_hash
+
+R = TypeVar("R", bound=Row)
 
 
 def uniform(*parts: object) -> float:
     """Return a number in [0, 1) that depends on the content of `parts` alone."""
     return int(content_hash(*parts), 16) / 2**64
+
+
+def draw_limit(rows: Sequence[R], limit: int | None, seed: int) -> list[R]:
+    """Draw `limit` rows by the rank of their keys' hashes, so that adding rows changes few of them.
+
+    They stay in their order.
+    """
+    ranked = sorted((row.key for row in rows), key=lambda key: uniform("limit", seed, key))
+    drawn = set(ranked[:limit])
+    return [row for row in rows if row.key in drawn]
 
 
 def compared_text(messages: Conversation) -> str:
@@ -21,19 +34,19 @@ def compared_text(messages: Conversation) -> str:
 
 
 def with_tasks(
-    rows: Sequence[PromptRow], extra: Sequence[PromptRow], near_duplicate: float
+    rows: Sequence[PromptRow], given: Sequence[PromptRow], near_duplicate: float
 ) -> list[PromptRow]:
     """Give each row the task of its near-duplicates, which is named by the smallest of their keys.
 
-    Near-duplicates of `extra` rows get the task and the split of those; if some of those are held
+    Near-duplicates of rows whose split is given get the task of those; if some of those are held
     out, of the held-out ones.
     """
     if not rows:
         return []
-    everyone = [*rows, *extra]
+    everyone = [*rows, *given]
     groups = near_duplicate_groups([compared_text(r.messages) for r in everyone], near_duplicate)
     fixed: dict[int, PromptRow] = {}
-    for group, row in zip(groups[len(rows) :], extra, strict=True):
+    for group, row in zip(groups[len(rows) :], given, strict=True):
         fixed[group] = min(fixed.get(group, row), row, key=lambda r: (r.split == "train", r.key))
     names: dict[int, str] = {}
     for group, row in zip(groups, rows, strict=False):

@@ -19,7 +19,7 @@ def load(folder, rows, *, seed=0, limit=None):
     path = folder / "pairs.json"
     path.write_text(json.dumps(rows))
     return load_comparisons(
-        [SourceSettings(path=str(path), limit=limit)], seed=seed, base_dir=folder
+        [SourceSettings(path=str(path), limit=limit)], "helpfulness", seed=seed, base_dir=folder
     )
 
 

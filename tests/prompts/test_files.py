@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 
 from cai.errors import CaiError
 from cai.prompts.files import find_file, read_file
-from cai.prompts.sources import read_source, source_fingerprint
+from cai.prompts.readers import read_records, reader_of
 from cai.settings import SourceSettings
 
 ROWS = [{"prompt": "One,\n“two”"}, {"prompt": "Three\u2028four"}]
@@ -129,10 +130,11 @@ def test_paths_are_relative_to_the_pipeline_file_then_to_the_current_folder(tmp_
 def test_a_fingerprint_follows_the_content(tmp_path):
     source = SourceSettings(path="a.txt")
     written(tmp_path / "a.txt", "one")
-    before = source_fingerprint(source, base_dir=tmp_path)
-    assert source_fingerprint(source, base_dir=tmp_path) == before
+    reader = reader_of(source, tmp_path)
+    before = reader.fingerprint("helpful")
+    assert reader.fingerprint("helpful") == before
     written(tmp_path / "a.txt", "two")
-    assert source_fingerprint(source, base_dir=tmp_path) != before
+    assert reader.fingerprint("helpful") != before
 
 
 def test_hub_data_sets_are_loaded_by_name_configuration_and_split(monkeypatch):
@@ -146,13 +148,13 @@ def test_hub_data_sets_are_loaded_by_name_configuration_and_split(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     for path in ("hub:someone/things", "hub:someone/things/small"):
-        records = read_source(SourceSettings(path=path, split="test"), base_dir=None)
+        records = reader_of(SourceSettings(path=path, split="test"), Path()).records()
         assert [record.get("prompt") for record in records] == ["x"]
     assert asked == [("someone/things", None, "test"), ("someone/things", "small", "test")]
 
 
-def test_a_hub_data_set_out_of_reach_is_said_plainly(tmp_path):
+def test_a_hub_data_set_out_of_reach_is_said_plainly():
     with pytest.raises(CaiError, match=r"someone/nothing-here.*cannot be loaded.*network"):
-        read_source(SourceSettings(path="hub:someone/nothing-here"), base_dir=tmp_path)
+        read_records("hub:someone/nothing-here")
     with pytest.raises(CaiError, match="hub:owner/name"):
-        read_source(SourceSettings(path="hub:nothing"), base_dir=tmp_path)
+        read_records("hub:nothing")

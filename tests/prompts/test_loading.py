@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from cai.conversation import user
 from cai.errors import CaiError
+from cai.playground.sources import playground_prompts
 from cai.prompts import load_prompts
+from cai.prompts.readers import READERS, Reader
 from cai.prompts.splitting import split_tasks, with_tasks
 from cai.records import PromptRow, content_hash
 from cai.settings import PromptsSettings
@@ -24,11 +26,11 @@ def write(folder, name, texts):
     return name
 
 
-def load(folder, red_team, helpful, *, seed=0, extra=(), limit=None, **settings):
+def load(folder, red_team, helpful, *, seed=0, limit=None, more=(), **settings):
     red = {"path": write(folder, "red.jsonl", red_team), "limit": limit}
     helping = {"path": write(folder, "help.jsonl", helpful)}
-    prompts = PromptsSettings(red_team=[red], helpful=[helping], **settings)
-    return load_prompts(prompts, seed=seed, base_dir=folder, extra=extra)
+    prompts = PromptsSettings(red_team=[red, *more], helpful=[helping], **settings)
+    return load_prompts(prompts, seed=seed, base_dir=folder)
 
 
 def row(text, kind="red_team", split="train", task=None):
@@ -155,12 +157,26 @@ def test_a_limit_draws_by_seed_and_adding_rows_replaces_few(tmp_path):
     assert report.counts["beyond_limit"] == 0
 
 
-def test_rows_from_elsewhere_keep_their_side_and_take_near_duplicates_with_them(tmp_path):
+def test_rows_with_a_split_of_their_own_take_near_duplicates_with_them(tmp_path, monkeypatch):
     text = SENTENCE.format("paint a house")
-    extra = [row(text, split="held_out", task="t1"), row("other words entirely", task="t2")]
+    given = [row(text, split="held_out", task="t1"), row("other words entirely", task="t2")]
+
+    class GivenReader(Reader):
+        own_split = True
+
+        def records(self):
+            raise NotImplementedError
+
+        def fingerprint(self, purpose):
+            return "v1"
+
+        def prompts(self, kind, *, seed):
+            return given
+
+    monkeypatch.setitem(READERS, "given", GivenReader)
     near = [text + ", friend", text, "other words entirely!"]
-    report = load(tmp_path, [*near, *numbered(0, 20)], [text.upper(), "x"], extra=extra)
-    assert list(report.rows[:2]) == extra
+    report = load(tmp_path, [*near, *numbered(0, 20)], [text.upper(), "x"], more=["given:"])
+    assert list(report.rows[:2]) == given
     found = {r.messages[0].content: (r.task, r.split) for r in report.rows[2:]}
     assert found[near[0]] == ("t1", "held_out")
     assert found[text.upper()] == ("t1", "held_out")
@@ -170,14 +186,16 @@ def test_rows_from_elsewhere_keep_their_side_and_take_near_duplicates_with_them(
 
 
 def test_between_two_sides_a_near_duplicate_is_held_out():
-    extra = [row("same words here", task="a"), row("Same words here", split="held_out", task="b")]
-    assert [r.task for r in with_tasks([row("SAME words here")], extra, 0.8)] == ["b"]
+    given = [row("same words here", task="a"), row("Same words here", split="held_out", task="b")]
+    assert [r.task for r in with_tasks([row("SAME words here")], given, 0.8)] == ["b"]
 
 
-def test_playground_sources_are_left_to_the_caller(tmp_path):
+def test_prompts_of_the_playground_stay_as_they_are(tmp_path):
     settings = PromptsSettings(red_team=["playground:red_team"], helpful=["playground:helpful"])
-    extra = [row("a"), row("b", kind="helpful", split="held_out")]
-    assert list(load_prompts(settings, seed=0, base_dir=tmp_path, extra=extra).rows) == extra
+    report = load_prompts(settings, seed=3, base_dir=tmp_path)
+    made = [row for kind in ("red_team", "helpful") for row in playground_prompts(kind, seed=3)]
+    assert list(report.rows) == made
+    assert report.counts == {"prompts": 0, "tasks": 0}
 
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=20)

@@ -35,7 +35,9 @@ def texts(path):
 
 
 def comparisons(name):
-    return load_comparisons([SourceSettings(path=str(DATA / name))], seed=0, base_dir=DATA)
+    return load_comparisons(
+        [SourceSettings(path=str(DATA / name))], "helpfulness", seed=0, base_dir=DATA
+    )
 
 
 @pytest.mark.parametrize(

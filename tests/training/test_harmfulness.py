@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from cai.conversation import user
 from cai.errors import CaiError
 from cai.playground.sources import playground_ratings
-from cai.prompts.ratings import read_ratings
+from cai.prompts import reader_of
 from cai.records import RatedRow
 from cai.settings import OptimizerSettings, SourceSettings
 from cai.store import write_rows
@@ -41,7 +41,7 @@ def rows_in(folder, rows):
 
 
 def read(path, **changes):
-    return read_ratings(SourceSettings(path=path, **changes), seed=0, base_dir=Path())
+    return reader_of(SourceSettings(path=path, **changes), Path()).ratings(seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cai.pipeline.context import Context
-from cai.pipeline.sets import RATINGS, rated_fingerprint, read_rated
 from cai.pipeline.stage import BASE, HARMFULNESS_MODEL, POLICY, PROMPTS, Need, Output, Stage
 from cai.pipeline.training_stage import check_launcher, train_model
-from cai.prompts import exclude_held_out
+from cai.prompts import exclude_held_out, fingerprints, reader_of
 from cai.records import PromptRow
 from cai.settings import HarmfulnessSettings, PromptsSettings
 from cai.store import read_rows, write_rows
@@ -18,8 +17,9 @@ TRAIN = "cai.training.harmfulness:train_harmfulness"
 
 def _run(context: Context[HarmfulnessSettings]) -> dict[str, Any]:
     settings, folder = context.settings, context.source(PROMPTS)
-    rated = read = read_rated(settings.ratings, seed=context.seed, base_dir=context.base_dir)
-    if settings.ratings.path != RATINGS:  # the playground's keep to its own split
+    reader = reader_of(settings.ratings, context.base_dir)
+    rated = read = reader.ratings(seed=context.seed)
+    if not reader.own_split:
         prompts = read_rows(folder / "rows.jsonl", PromptRow)
         near = context.section_of(PROMPTS, PromptsSettings).near_duplicate
         rated = exclude_held_out(read, prompts, near)
@@ -30,8 +30,7 @@ def _run(context: Context[HarmfulnessSettings]) -> dict[str, Any]:
 
 
 def _inputs(context: Context[HarmfulnessSettings]) -> dict[str, str]:
-    source = context.settings.ratings
-    return {source.path: rated_fingerprint(source, base_dir=context.base_dir)}
+    return fingerprints([context.settings.ratings], "ratings", context.base_dir)
 
 
 STAGE = Stage(

@@ -4,53 +4,42 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any, get_args
+from functools import partial
+from typing import Any
 
-from cai.errors import CaiError
 from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.grading import plain_grader
 from cai.pipeline.context import Context
 from cai.pipeline.stage import PROMPTS, Output, Stage
-from cai.prompts import exclude_held_out, load_comparisons, load_prompts, source_fingerprint
-from cai.records import ComparisonRow, Kind, PromptRow
-from cai.settings import EvaluateSettings, PromptsSettings, SourceSettings
+from cai.prompts import exclude_held_out, fingerprints, load_comparisons, load_prompts, reader_of
+from cai.settings import EvaluateSettings, PromptsSettings
 from cai.store import write_rows
-
-PLAYGROUND = "playground:"
 
 
 def _inputs(context: Context[PromptsSettings]) -> dict[str, str]:
-    settings = context.settings
-    sources = [*settings.red_team, *settings.helpful, *settings.helpfulness_comparisons]
-    return {source.path: _fingerprint(source, context) for source in sources}
-
-
-def _fingerprint(source: SourceSettings, context: Context[PromptsSettings]) -> str:
-    if _is_playground(source):
-        from cai.playground.world import VERSION as WORLD_VERSION
-
-        return f"playground world {WORLD_VERSION}"
-    return source_fingerprint(source, base_dir=context.base_dir)
+    settings, base_dir = context.settings, context.base_dir
+    return {
+        **fingerprints(settings.red_team, "red_team", base_dir),
+        **fingerprints(settings.helpful, "helpful", base_dir),
+        **fingerprints(settings.helpfulness_comparisons, "helpfulness", base_dir),
+    }
 
 
 def _run(context: Context[PromptsSettings]) -> dict[str, Any]:
     started = time.monotonic()
-    settings, seed = context.settings, context.seed
-    report = load_prompts(
-        settings, seed=seed, base_dir=context.base_dir, extra=_playground_prompts(context)
-    )
+    settings, seed, base_dir = context.settings, context.seed, context.base_dir
+    report = load_prompts(settings, seed=seed, base_dir=base_dir)
     run = context.run.pipeline.settings
     for evaluate in run.named(EvaluateSettings).values():  # better said now than after hours
         if evaluate.grader != "judge":
             plain_grader(evaluate.grader)
         evaluation_samples(report.rows, evaluate.samples_per_side, stratum=evaluate.stratum)
-    read = load_comparisons(
-        [source for source in settings.helpfulness_comparisons if not _is_playground(source)],
-        seed=seed,
-        base_dir=context.base_dir,
-    )
+    load = partial(load_comparisons, purpose="helpfulness", seed=seed, base_dir=base_dir)
+    sources = settings.helpfulness_comparisons
+    own_split = [source for source in sources if reader_of(source, base_dir).own_split]
+    read = load([source for source in sources if source not in own_split])
     kept = exclude_held_out(read, report.rows, settings.near_duplicate)
-    comparisons = sorted([*_playground_comparisons(context), *kept], key=lambda row: row.key)
+    comparisons = sorted([*load(own_split), *kept], key=lambda row: row.key)
     folder = context.folder
     write_rows(folder / "comparisons.jsonl", comparisons)
     write_rows(folder / "rows.jsonl", sorted(report.rows, key=lambda row: row.key))
@@ -64,43 +53,6 @@ def _run(context: Context[PromptsSettings]) -> dict[str, Any]:
         **report.counts,
         "seconds": round(time.monotonic() - started, 2),
     }
-
-
-def _playground_prompts(context: Context[PromptsSettings]) -> list[PromptRow]:
-    settings, seed = context.settings, context.seed
-    rows: list[PromptRow] = []
-    for source in (*settings.red_team, *settings.helpful):
-        if _is_playground(source):
-            from cai.playground.sources import playground_prompts
-
-            kind = _playground_part(source, get_args(Kind))
-            rows += playground_prompts(kind, seed=seed, limit=source.limit)
-    return rows
-
-
-def _playground_comparisons(context: Context[PromptsSettings]) -> list[ComparisonRow]:
-    rows: list[ComparisonRow] = []
-    for source in context.settings.helpfulness_comparisons:
-        if _is_playground(source):
-            from cai.playground.sources import playground_comparisons
-
-            _playground_part(source, ("helpfulness",))
-            rows += playground_comparisons(seed=context.seed, limit=source.limit)
-    return rows
-
-
-def _is_playground(source: SourceSettings) -> bool:
-    return source.path.startswith(PLAYGROUND)
-
-
-def _playground_part(source: SourceSettings, known: tuple[str, ...]) -> Any:  # noqa: ANN401
-    part = source.path.removeprefix(PLAYGROUND)
-    if part not in known:
-        raise CaiError(
-            f"The playground has no {part!r} here. Use "
-            f"{' or '.join(f'`{PLAYGROUND}{name}`' for name in known)}."
-        )
-    return part
 
 
 STAGE = Stage(
