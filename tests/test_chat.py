@@ -207,9 +207,9 @@ def test_labels_and_speakers_do_not_reach_chat_templates():
 
 def test_text_is_cut_at_the_first_stop_text():
     chat = FORMATS["gpt2"]
-    ids = chat.completion_ids("Fine.\n\nHuman: And?\n\nAssistant: No.")
+    ids = chat.option_ids("Fine.\n\nHuman: And?\n\nAssistant: No.")
     assert chat.text(ids, stop=("\n\nAssistant:", "\n\nHuman:")) == "Fine."
-    assert chat.text(chat.completion_ids("\n\nHuman: me"), stop=("\n\nHuman:",)) == ""
+    assert chat.text(chat.option_ids("\n\nHuman: me"), stop=("\n\nHuman:",)) == ""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
