@@ -96,14 +96,12 @@ def template_hash(*names: str) -> str:
 
 def render(name: str, **values: str) -> str:
     """Fill a template. Values are quoted, and never read as templates."""
-    own_lines = {
-        slot: _INDENT + value
-        for slot, value in values.items()
-        if slot in _begins_lines(name)
-        and not isinstance(value, _Lines)
-        and _openings().match(value)
-    }
-    return _template(name).render(**{**values, **own_lines})
+    shown = dict(values)
+    for slot in _begins_lines(name):
+        value = values[slot]
+        if not isinstance(value, _Lines) and _openings().match(value):
+            shown[slot] = _INDENT + value
+    return _template(name).render(**shown)
 
 
 @cache
@@ -120,12 +118,13 @@ def _openings() -> re.Pattern[str]:
     names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".j2"))
     fixed = [_SLOT.split(line)[::2] for name in names for line in source(name).splitlines()]
     phrased = [parts for parts in fixed if "".join(parts).strip() and parts[0][:1] != "("]
-    lines = [".*".join(map(re.escape, parts)) for parts in phrased]
+    something, blanks = (rf"(?:(?!{LINE_BREAK}){one})*" for one in (".", r"\s"))
+    lines = [something.join(map(re.escape, parts)) for parts in phrased]
     letter = rf"\([{LETTERS}]\)"
     speaker = f"(?:{'|'.join(TRANSCRIPT_LABELS)}):"
-    verdicts = [rf"{re.escape(VERDICT)}\s*{letter}", rf"{re.escape(RATING)}\s*\d"]
+    verdicts = [rf"{re.escape(VERDICT)}{blanks}{letter}", rf"{re.escape(RATING)}{blanks}\d"]
     in_any_case = "|".join([*lines, speaker, *verdicts])
-    return re.compile(rf"(?:(?!{LINE_BREAK})\s)*(?:{letter}|(?i:{in_any_case}))")
+    return re.compile(rf"{blanks}(?:{letter}|(?i:{in_any_case}))")
 
 
 @cache

@@ -175,6 +175,9 @@ ORDINARY = (
     "(a) first",
     "I am a human: like you.",
     "Options: none",
+    f"{VERDICT}\n(A)",
+    f"{RATING}\u20287",
+    "Here are two\u2028responses the assistant could give:",
     "",
 )
 
@@ -355,6 +358,7 @@ def test_a_question_is_its_templates_and_what_others_wrote(case, a, b, c, d):
         (m.role, m.label) for m in plain.messages
     ]
     assert prompt.speaker == plain.speaker
+    assert prompt.prefill == plain.prefill.replace("So c.", f"So {c}.")
     for message, written in zip(prompt.messages, expected, strict=True):
         assert isinstance(message, TemplateMessage) == isinstance(written, Filled)
         if isinstance(written, str):
