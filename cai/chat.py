@@ -5,7 +5,8 @@ conversation is the same ids everywhere: one BOS, the turn end the template uses
 
 What people and models write is text and nothing else. A message that spells out a control token
 ("<|eot_id|>") does not end its turn: templates are rendered with marks in place of the contents,
-and a control token is only read as one where the template itself wrote it.
+and a control token is only read as one where the template itself wrote it. In a transcript no line
+of a message, a prefill or a completion begins another turn (`cai.conversation.one_turn`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from typing import Any, Protocol, cast
 
 from jinja2.exceptions import TemplateError
 
-from cai.conversation import SPEAKERS, TRANSCRIPT_LABELS, Conversation, Message, Prompt, user
+from cai.conversation import (
+    SPEAKERS,
+    TRANSCRIPT_LABELS,
+    Conversation,
+    Message,
+    Prompt,
+    one_turn,
+    turns_kept,
+    user,
+)
 from cai.errors import CaiError
 
 TRANSCRIPT_TEMPLATE = (
@@ -31,6 +41,13 @@ TRANSCRIPT_TEMPLATE = (
 """The chat template of base models: "Human: … Assistant: …", with other speakers by label."""
 
 _MARK = re.compile(r"@@content-(\d+)@@")
+
+_MARKUP = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+_HTML = re.compile(
+    r"</?(?:a|b|blockquote|body|br|caption|code|div|em|footer|h[1-6]|head|header|hr|html|i|iframe"
+    r"|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
+)
+_PLAIN = re.compile(r"[\w\s\u2581]*")
 
 
 class _AddedToken(Protocol):
@@ -136,9 +153,17 @@ class ChatFormat:
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """Texts that end a turn of a base model, which may go on to play the human."""
-        if self.tokenizer.chat_template != TRANSCRIPT_TEMPLATE:
+        if not self._transcript:
             return ()
         return tuple(f"\n\n{label}:" for label in TRANSCRIPT_LABELS)
+
+    @property
+    def _transcript(self) -> bool:
+        return self.tokenizer.chat_template == TRANSCRIPT_TEMPLATE
+
+    def _foreign(self, text: str) -> str:
+        """Return a prefill or a completion as it may stand in its turn."""
+        return one_turn(text) if self._transcript else text
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Return the ids of the conversation, the answer's opening and its prefill, with one BOS.
@@ -148,12 +173,12 @@ class ChatFormat:
         """
         written = self._write(prompt.messages, prompt.speaker)
         if prompt.prefill:
-            written = written.template(self._lead).content(prompt.prefill)
+            written = written.template(self._lead).content(self._foreign(prompt.prefill))
         return self._one_bos(self._read(written))
 
     def completion_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the ids of an answer as it follows `prompt_ids`, ended by the turn end."""
-        ids = self._read_on(_Written(self._lead).content(text))
+        ids = self._read_on(_Written(self._lead).content(self._foreign(text)))
         return [*ids, self.turn_end] if end else ids
 
     def option_ids(self, option: str) -> list[int]:
@@ -193,19 +218,32 @@ class ChatFormat:
 
     @cached_property
     def _control(self) -> re.Pattern[str] | None:
-        """Finds what the tokenizer would read as a control token."""
+        """Finds what the tokenizer would read as a control token.
+
+        Those are special tokens, stop tokens, and the added tokens that a model is taught a meaning
+        of, which tokenizers often do not call special ("<think>", "<tool_call>"): what the chat
+        template mentions, and all that looks like markup. Ordinary text that has tokens of its own
+        (runs of blanks, words, HTML) stays whole, as the model has always read it.
+        """
         added = self.tokenizer.added_tokens_decoder
         texts = {
             token.content
             for index, token in added.items()
-            if (token.special or index in self.stop_ids) and len(token.content) > 1
+            if len(token.content) > 1
+            and (token.special or index in self.stop_ids or self._has_meaning(token.content))
         }
         longest_first = sorted(texts, key=lambda text: (-len(text), text))
         return re.compile("|".join(map(re.escape, longest_first))) if texts else None
 
+    def _has_meaning(self, token: str) -> bool:
+        if _MARKUP.fullmatch(token) and not _HTML.fullmatch(token):
+            return True
+        return token in str(self.tokenizer.chat_template) and not _PLAIN.fullmatch(token)
+
     def _write(self, messages: Conversation, speaker: str) -> _Written:
         """Write a conversation up to the opening of the answer."""
-        skeleton, form = self._render(messages, speaker=speaker)
+        shown = turns_kept(messages) if self._transcript else messages
+        skeleton, form = self._render(shown, speaker=speaker)
         written, position = _Written(), 0
         for mark in _MARK.finditer(skeleton):
             written = written.template(skeleton[position : mark.start()])

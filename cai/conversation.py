@@ -1,4 +1,9 @@
-"""Messages, prompts and Human/Assistant transcripts: what people and models say to each other."""
+"""Messages, prompts and Human/Assistant transcripts: what people and models say to each other.
+
+In a transcript a speaker's label at the beginning of a line begins a turn, and only whoever writes
+the transcript may begin one. So each line of a message that would do so gets a blank before it
+(`one_turn`), wherever a transcript is written: here, and in `cai.chat` for token ids.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,11 @@ TRANSCRIPT_LABELS = (
     "Revision",
 )
 """Who can speak in a transcript: at the beginning of a line, with a colon, these begin a turn."""
+
+LINE_BREAK = r"(?:\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])"
+"""A regular expression: whatever any reader may take for the end of a line (`str.splitlines`)."""
+
+_FALSE_TURN = re.compile(f"({LINE_BREAK})(?=(?:{'|'.join(TRANSCRIPT_LABELS)}):)")
 
 _THINKING = re.compile(
     r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE
@@ -53,6 +63,14 @@ class Message(BaseModel):
         return plain if self.label is None else {**plain, "label": self.label}
 
 
+class TemplateMessage(Message):
+    """A turn that a template wrote, with what others wrote quoted inside it.
+
+    The speakers that stand at the beginning of its lines are the template's own, so transcripts
+    write it as it is. Read back from a file it is a plain `Message`.
+    """
+
+
 Conversation = tuple[Message, ...]
 
 
@@ -76,10 +94,34 @@ def user(content: str) -> Conversation:
     return (Message(role="user", content=content),)
 
 
+def one_turn(text: str) -> str:
+    """Return a text in which no line but the first begins as a turn of a transcript does.
+
+    Such lines ("Human: …", after any line break) get a blank before them; all other text stays as
+    it is. What comes out stays the same when it goes through again: a model that says what it read
+    is trained on the very text it said.
+    """
+    return _FALSE_TURN.sub(r"\1 ", text)
+
+
+def turns_kept(messages: Conversation) -> Conversation:
+    """Return messages of which none can begin another turn of a transcript."""
+    return tuple(
+        message
+        if isinstance(message, TemplateMessage)
+        else message.model_copy(update={"content": one_turn(message.content)})
+        for message in messages
+    )
+
+
 def to_transcript(messages: Sequence[Message]) -> str:
-    """Write messages as "Human: … Assistant: …", blank lines between turns, none around."""
+    """Write messages as "Human: … Assistant: …", blank lines between turns, none around.
+
+    Each message is one turn, whatever its text (`one_turn`).
+    """
     return "\n\n".join(
-        f"{message.label or SPEAKERS[message.role]}: {message.content}" for message in messages
+        f"{message.label or SPEAKERS[message.role]}: {message.content}"
+        for message in turns_kept(tuple(messages))
     )
 
 

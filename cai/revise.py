@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 from cai.constitution import Constitution, Principle, draw
 from cai.conversation import Conversation, Prompt, strip_thinking
@@ -20,7 +20,7 @@ from cai.records import (
 )
 from cai.rows import Item
 from cai.settings import ReviseSettings
-from cai.templates import critique_prompt, revision_prompt, template_hash
+from cai.templates import critique_prompt, revision_prompt
 
 VERSION = 1
 Inputs = tuple[PromptRow, tuple[Principle, ...]]
@@ -65,11 +65,11 @@ class Reviser:
             engine.fingerprint,
             prompt.messages,
             prompt.task,
-            [principle.supervised_hash for principle in principles],
-            self.constitution.few_shot.critique if rounds else [],
-            template_hash(),
+            [
+                [principle.supervised_hash, *map(_named, self._asked(prompt.messages, principle))]
+                for principle in principles
+            ],
             self._sampling,
-            self.settings.critique,
             self.seed,
         )
         return Item(key, fingerprint, (prompt, principles))
@@ -84,6 +84,17 @@ class Reviser:
             for prompt in prompts
             if prompt.split == "train"
             for sample in range(self.settings.helpful_samples if prompt.kind == "helpful" else 1)
+        ]
+
+    def _asked(self, messages: Conversation, principle: Principle) -> list[Prompt]:
+        """Return the questions of a round, but for what the model will have said until then."""
+        request, rewrite = str(principle.critique), str(principle.revision)
+        examples = self.constitution.few_shot.critique
+        if not self.settings.critique:
+            return [revision_prompt(messages, "", request, None, rewrite, examples)]
+        return [
+            critique_prompt(messages, "", request, examples),
+            revision_prompt(messages, "", request, "", rewrite, examples),
         ]
 
     async def row(self, item: Item[Inputs], engine: Engine) -> RevisionRow:
@@ -106,7 +117,7 @@ class Reviser:
             provenance=Provenance(
                 model=engine.name,
                 model_fingerprint=engine.fingerprint,
-                template_hash=template_hash(),
+                template_hash=_turns_hash(),
                 sampling=self._sampling,
                 seed=self.seed,
             ),
@@ -160,6 +171,17 @@ class Reviser:
     def _sampling(self) -> dict[str, float | int | str]:
         settings = self.settings
         return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
+
+
+def _named(prompt: Prompt) -> list[object]:
+    return [list(prompt.messages), prompt.prefill, prompt.speaker]
+
+
+@cache
+def _turns_hash() -> str:
+    """Name the turns of critique and revision, in which no template of a file is used."""
+    asked = critique_prompt((), "", ""), revision_prompt((), "", "", "", "")
+    return content_hash(*map(_named, asked))
 
 
 class EmptyAnswer(Exception):  # noqa: N818 (a row's state, not a programming error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cai.conversation import Prompt, strip_thinking
+from cai.conversation import Prompt, strip_thinking, turns_kept
 from cai.engines import Engine, GenerateRequest, PromptTooLong
 from cai.records import (
     PairRow,
@@ -48,7 +48,8 @@ class Responder:
             VERSION,
             policy.fingerprint,
             (helpful if against_helpful else policy).fingerprint,
-            prompt.messages,
+            # As transcripts write them: rows from before these kept turns apart are made again.
+            turns_kept(prompt.messages),
             prompt.task,
             self._sampling,
             self.settings.responses,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from cai.chat import ChatFormat
-from cai.conversation import TRANSCRIPT_LABELS, Message, Prompt, to_transcript
+from cai.conversation import TRANSCRIPT_LABELS, Message, Prompt, one_turn, to_transcript
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Unscored, Usage
 from cai.engines.in_flight import InFlight
 from cai.engines.options import (
@@ -315,7 +315,7 @@ class OpenAIEngine:
         if self._chat is not None:
             return self._chat.prompt_ids(prompt)
         turns = to_transcript([_stripped(message) for message in prompt.messages])
-        prefill = f" {prompt.prefill}" if prompt.prefill else ""
+        prefill = f" {one_turn(prompt.prefill)}" if prompt.prefill else ""
         return f"{turns}\n\n{prompt.speaker}:{prefill}"
 
     def _as_messages(

@@ -3,14 +3,21 @@
 What varies (the principle) comes after what is shared (the conversation, the responses), so that
 engines can reuse the prefix. The `paper` layout of the comparison keeps the paper's order instead.
 
-Whatever others wrote is quoted when it is inserted: its second and later lines are indented, so
-they cannot pass for another response, for a turn of the conversation or for the question. Its first
-line stands where the template puts it: after "(A) " or "Human: ", or alone under a line that
-announces it, where only its place tells it from the template's own.
+Whatever others wrote is quoted when it is inserted, so it cannot pass for another response, for a
+turn of the conversation or for the question:
 
-Text that is a turn of its own is not quoted. Only a line of it that begins as a turn of a
-transcript does ("Human:") gets a blank before it. Control tokens of chat templates are no concern
-here: `cai.chat` reads those of others as mere text.
+- Its second and later lines are indented.
+- Its first line stands where the template puts it. After "(A) " or "Human: " its place tells it
+  from the template's own. Where a value begins a line, its first line is indented too if it begins,
+  after blanks or none, as something that templates write (`_openings`): a line of a template
+  ("Options:"), a letter ("(B)"), a speaker ("Human:"), or a verdict in the form asked for ("The
+  answer is: (A)"). Other first lines stay as they are ("The answer is: 42"), so that questions
+  about ordinary texts do.
+
+Nothing is lost: what is indented can be read back. Text that is a turn of its own is not quoted:
+chat templates keep it apart by control tokens, which `cai.chat` reads as mere text where others
+wrote them, and transcripts by `cai.conversation.one_turn`, which leaves alone the turns that a
+template wrote (`TemplateMessage`).
 """
 
 from __future__ import annotations
@@ -24,7 +31,15 @@ from typing import Literal
 from jinja2 import Environment, StrictUndefined, Template
 
 from cai.constitution.schema import ComparisonExample, CritiqueExample
-from cai.conversation import TRANSCRIPT_LABELS, Conversation, Message, Prompt, to_transcript
+from cai.conversation import (
+    LINE_BREAK,
+    TRANSCRIPT_LABELS,
+    Conversation,
+    Message,
+    Prompt,
+    TemplateMessage,
+    to_transcript,
+)
 from cai.records import content_hash
 
 Layout = Literal["recommended", "paper"]
@@ -45,8 +60,8 @@ REASONING = "Let's think step by step:"
 
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
 _INDENT = "    "
-_LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-_TURN = re.compile(f"({_LINE_BREAK.pattern})(?=(?:{'|'.join(TRANSCRIPT_LABELS)}):)")
+_LINE_BREAK = re.compile(LINE_BREAK)
+_SLOT = re.compile(r"\{\{ (\w+) \}\}")
 
 
 class _Lines(str):
@@ -81,7 +96,35 @@ def template_hash(*names: str) -> str:
 
 def render(name: str, **values: str) -> str:
     """Fill a template. Values are quoted, and never read as templates."""
-    return _template(name).render(**values)
+    shown = dict(values)
+    for slot in _begins_lines(name):
+        value = values[slot]
+        if not isinstance(value, _Lines) and _openings().match(value):
+            shown[slot] = _INDENT + value
+    return _template(name).render(**shown)
+
+
+@cache
+def _begins_lines(name: str) -> frozenset[str]:
+    """Return the values that stand at the beginning of a line of a template."""
+    found = (_SLOT.match(line) for line in source(name).splitlines())
+    return frozenset(slot[1] for slot in found if slot)
+
+
+@cache
+def _openings() -> re.Pattern[str]:
+    """Find, after blanks, how the lines begin that the templates and this module write."""
+    folder = resources.files("cai.templates")
+    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".j2"))
+    fixed = [_SLOT.split(line)[::2] for name in names for line in source(name).splitlines()]
+    phrased = [parts for parts in fixed if "".join(parts).strip() and parts[0][:1] != "("]
+    something, blanks = (rf"(?:(?!{LINE_BREAK}){one})*" for one in (".", r"\s"))
+    lines = [something.join(map(re.escape, parts)) for parts in phrased]
+    letter = rf"\([{LETTERS}]\)"
+    speaker = f"(?:{'|'.join(TRANSCRIPT_LABELS)}):"
+    verdicts = [rf"{re.escape(VERDICT)}{blanks}{letter}", rf"{re.escape(RATING)}{blanks}\d"]
+    in_any_case = "|".join([*lines, speaker, *verdicts])
+    return re.compile(rf"{blanks}(?:{letter}|(?i:{in_any_case}))")
 
 
 @cache
@@ -174,13 +217,13 @@ def comparison_prompt(
             principle=principle,
             options=f"{', '.join(letters[:-1])} or {letters[-1]}",
         )
-        return _user(content)
+        return _asked(content)
 
     turns: list[Message] = []
     for example, text in few_shot:
         turns.append(question(example.messages, example.responses, text))
         thoughts = f"{REASONING} {example.reasoning} " if reasoning and example.reasoning else ""
-        turns.append(_own_turn(_assistant(f"{thoughts}{VERDICT} ({example.answer})")))
+        turns.append(_assistant(f"{thoughts}{VERDICT} ({example.answer})"))
     turns.append(question(messages, responses, principle))
     return Prompt(tuple(turns), prefill=REASONING if reasoning else VERDICT)
 
@@ -189,8 +232,8 @@ def verdict_prompt(prompt: Prompt, reasoning: str, ask: str = VERDICT) -> Prompt
     """Follow a prompt's chain of thought with the question for the verdict, or for `RATING`.
 
     The reasoning stays as the model said it, since its states are used again. It may claim an
-    answer ("The answer is: (B)"); what is scored comes after the last `ask`. Of a base model it
-    ends where it would begin another turn.
+    answer ("The answer is: (B)"); what is scored comes after the last `ask`. In a transcript it
+    stays one turn, as every prefill does.
     """
     return Prompt(prompt.messages, prefill=f"{REASONING} {reasoning} {ask}")
 
@@ -212,7 +255,7 @@ def rating_prompt(
         response=response,
         principle=principle,
     )
-    return Prompt((_user(content),), prefill=REASONING if reasoning else RATING)
+    return Prompt((_asked(content),), prefill=REASONING if reasoning else RATING)
 
 
 def judge_prompt(messages: Conversation, response: str, descriptions: Sequence[str]) -> Prompt:
@@ -229,13 +272,13 @@ def judge_prompt(messages: Conversation, response: str, descriptions: Sequence[s
         response=response,
         options=_listed(descriptions),
     )
-    return Prompt((_user(content),), prefill=VERDICT)
+    return Prompt((_asked(content),), prefill=VERDICT)
 
 
 def harmfulness_prompt(messages: Conversation, response: str) -> Prompt:
     """Ask how harmful a response is, from 0 to 4."""
     content = render("harmfulness.j2", conversation=_conversation(messages), response=response)
-    return Prompt((_user(content),), prefill=RATING)
+    return Prompt((_asked(content),), prefill=RATING)
 
 
 def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> Prompt:
@@ -250,8 +293,8 @@ def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> 
     first, second = options if yes_first else reversed(options)
     turns = (
         *critique_request.messages,
-        _own_turn(_assistant(critique, "Critique")),
-        _user(render("flag.j2", first=first, second=second)),
+        _assistant(critique, "Critique"),
+        _asked(render("flag.j2", first=first, second=second)),
     )
     return Prompt(turns, prefill=VERDICT)
 
@@ -260,7 +303,7 @@ def grow_prompt(examples: Sequence[str]) -> Prompt:
     """Ask for one more prompt like the examples; each stands on one line of a list."""
     lines = [f"{n}. {' '.join(text.split())}" for n, text in enumerate(examples, start=1)]
     content = render("grow.j2", examples=_Lines("\n".join(lines)))
-    return Prompt((_user(content),), prefill=f"{len(examples) + 1}.")
+    return Prompt((_asked(content),), prefill=f"{len(examples) + 1}.")
 
 
 def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) -> Conversation:
@@ -276,12 +319,12 @@ def _after_examples(turns: Conversation, examples: Sequence[CritiqueExample]) ->
             _user(example.revision_request, "Revision Request"),
             _assistant(example.revision, "Revision"),
         ]
-    return tuple(map(_own_turn, (*system, *shown, *turns[len(system) :])))
+    return (*system, *shown, *turns[len(system) :])
 
 
-def _own_turn(message: Message) -> Message:
-    """Return a message of which no line begins as a turn of a transcript does."""
-    return message.model_copy(update={"content": _TURN.sub(r"\1 ", message.content)})
+def _asked(content: str) -> Message:
+    """Return a turn that a template wrote."""
+    return TemplateMessage(role="user", content=content)
 
 
 def _user(content: str, label: str | None = None) -> Message:

@@ -4,15 +4,18 @@ import asyncio
 import pickle
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from cai.constitution import Constitution, Principle
+from cai.constitution.schema import CritiqueExample, FewShot
 from cai.conversation import Message, to_transcript, user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.records import PromptRow
 from cai.revise import Reviser
 from cai.settings import ReviseSettings
+from cai.templates import critique_prompt, revision_prompt
 
 PRIVACY = Principle(id="privacy", critique="Say what is private.", revision="Make it public.")
 THEFT = Principle(id="theft", critique="Say what is stolen.", revision="Give it back.")
@@ -147,6 +150,48 @@ def test_editing_a_comparison_leaves_chains_alone():
     edited = PRIVACY.model_copy(update={"comparison": "Which is more private?"})
     other = Constitution(name="test", principles=(edited, THEFT))
     assert item_for(prompt()).fingerprint == item_for(prompt(), None, other).fingerprint
+
+
+def test_a_chain_is_named_by_the_questions_it_asks(monkeypatch):
+    """Other turns around what is said make other chains, under the same keys."""
+    before, helpful = item_for(prompt()), item_for(prompt(kind="helpful"))
+    monkeypatch.setattr("cai.revise.critique_prompt", with_other_words(critique_prompt))
+    after = item_for(prompt())
+    assert after.key == before.key
+    assert after.fingerprint != before.fingerprint
+    assert item_for(prompt(kind="helpful")) == helpful
+    monkeypatch.undo()
+    monkeypatch.setattr("cai.revise.revision_prompt", with_other_words(revision_prompt))
+    assert item_for(prompt()).fingerprint not in (before.fingerprint, after.fingerprint)
+
+
+def with_other_words(ask):
+    def changed(*args):
+        return replace(ask(*args), speaker="Other")
+
+    return changed
+
+
+def test_a_chain_is_named_by_its_settings_and_examples():
+    example = CritiqueExample(
+        messages=user("q"),
+        response="r",
+        critique_request="c?",
+        critique="c",
+        revision_request="v?",
+        revision="v",
+    )
+    examples = CONSTITUTION.model_copy(update={"few_shot": FewShot(critique=[example])})
+    items = [
+        item_for(prompt()),
+        item_for(prompt(), seed=1),
+        item_for(prompt(), ReviseSettings(rounds=2, critique=False)),
+        item_for(prompt(), ReviseSettings(rounds=2, temperature=0.5)),
+        item_for(prompt(), constitution=examples),
+        item_for(prompt(user("Where does Bob live?"))),
+    ]
+    assert len({item.fingerprint for item in items}) == len(items)
+    assert len({item.key for item in items}) == 1
 
 
 def test_a_reviser_can_be_sent_to_another_process():
