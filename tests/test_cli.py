@@ -58,7 +58,7 @@ def test_debug_shows_the_traceback(monkeypatch):
 def test_a_wrong_command_line_is_status_2():
     assert invoke("run").exit_code == 2
     assert invoke("frobnicate").exit_code == 2
-    assert invoke("export", "somewhere", "sft", "--out", "x").exit_code == 2
+    assert invoke("export", "somewhere", "--out", "x").exit_code == 2
 
 
 def test_the_options_of_evaluate_are_the_fields_of_one_value(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cai import __version__
-from cai.cli import constitution, prompts
+from cai.cli import completion, constitution, prompts
 from cai.cli.commands import Commands
 from cai.cli.evaluate_options import EvaluateOptions
 from cai.cli.options import (
@@ -50,7 +50,11 @@ def _options(
 @app.command("run")
 def _run(
     pipeline: Annotated[
-        Path, typer.Argument(help="A pipeline file, or the name of a shipped one (`quickstart`).")
+        Path,
+        typer.Argument(
+            help="A pipeline file, or the name of a shipped one (`quickstart`).",
+            autocompletion=completion.shipped,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="The run folder; `runs/NAME` if left out.")
@@ -59,7 +63,10 @@ def _run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: `ppo.steps=10`."),
     ] = None,
-    only: Annotated[str | None, typer.Option("--only", help="Run this stage alone.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", help="Run this stage alone.", autocompletion=completion.stage_names),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run and why, and run nothing.")
     ] = False,
@@ -99,8 +106,9 @@ def _view(
         str,
         typer.Option(
             metavar="MODEL",
-            help="Who answers: the run's `helpful-only`, `feedback`, `sl-cai` or `rl-cai`, or a "
+            help="Who answers: a model of the run (`helpful-only`, `sl-cai`, `rl-cai`, …), or a "
             "model folder, a hub id, or `playground`.",
+            autocompletion=completion.model_names,
         ),
     ] = "helpful-only",
     model_set: ModelChanges = None,
@@ -186,7 +194,10 @@ def _feedback(
 @app.command("export")
 def _export(
     run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    stage: Annotated[str, typer.Argument(help="`revise` or `compare`.")],
+    stage: Annotated[
+        str,
+        typer.Argument(help="`revise`, `compare`, …", autocompletion=completion.data_stages),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     file_format: Annotated[
         str, typer.Option("--format", help="`jsonl` (all rows), `parquet` or `trl` (trainable).")

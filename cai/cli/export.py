@@ -8,16 +8,20 @@ from pathlib import Path
 import typer
 
 from cai.errors import CaiError
+from cai.pipeline.load import read_resolved
+from cai.pipeline.method import stages_by_name
+from cai.settings import PipelineSettings
 from cai.store import write_atomically, writing
 
-STAGES = ("revise", "compare")
 FILES = {"jsonl": "rows.jsonl", "parquet": "train.parquet", "trl": "train.parquet"}
 
 
 def export_command(run_folder: Path, stage: str, *, out: Path, file_format: str) -> None:
     """Write a stage's rows (`jsonl`), or its trainable rows (`parquet`, or `trl` as JSON Lines)."""
-    if stage not in STAGES:
-        raise typer.BadParameter(f"{stage!r} makes no data set; use {' or '.join(STAGES)}")
+    stages = data_sets(read_resolved(run_folder))
+    if stage not in stages:
+        use = f"use {' or '.join(stages)}" if stages else f"{run_folder} has no stage that does"
+        raise typer.BadParameter(f"{stage!r} makes no data set; {use}")
     if file_format not in FILES:
         raise typer.BadParameter(f"unknown format {file_format!r}; use {', '.join(FILES)}")
     source = run_folder / stage / FILES[file_format]
@@ -36,6 +40,16 @@ def export_command(run_folder: Path, stage: str, *, out: Path, file_format: str)
             out.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, out)
     typer.echo(f"Wrote {out}")
+
+
+def data_sets(settings: PipelineSettings) -> list[str]:
+    """Name the stages of a run that make rows to train on."""
+    known = stages_by_name()
+    return [
+        name
+        for name, section in settings.sections.items()
+        if "train.parquet" in known[section.stage or name].outputs
+    ]
 
 
 def _json_line(row: dict[str, object]) -> bytes:

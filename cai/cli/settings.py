@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel
 
 from cai.pipeline.load import SECTIONS
-from cai.pipeline.method import METHOD
+from cai.pipeline.method import stages_by_name
 from cai.settings import (
     ModelSettings,
     PipelineSettings,
@@ -48,7 +48,7 @@ def settings_command() -> None:
 def markdown() -> Iterator[str]:
     """Yield the lines of docs/settings.md."""
     yield INTRODUCTION
-    stages = {stage.name: stage.settings for stage in METHOD}
+    stages = {name: stage.settings for name, stage in stages_by_name().items()}
     yield from _section("The file", PipelineSettings, stages)
     shown: set[type[BaseModel]] = {SourceSettings}
     sections = {"models": ModelsSettings, **stages}

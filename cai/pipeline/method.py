@@ -208,8 +208,8 @@ class _Placing:
             if kind not in needed:
                 reads = ", ".join(sorted(need or "every stage" for need in needed)) or "nothing"
                 raise CaiError(
-                    f"{place}: `{written}` is a {kind}, and `{section.stage.name}` takes none by "
-                    f"name. It reads: {reads}."
+                    f"{place}: `{written}` is of the kind `{kind}`, and `{section.stage.name}` "
+                    f"takes none by name. It reads: {reads}."
                 )
             named.setdefault(kind, []).append(Source(name, maker.name if maker else None))
         return named
