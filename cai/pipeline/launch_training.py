@@ -109,11 +109,7 @@ def launcher_of_training(
     """
     if settings.launch is None:
         return None
-    from cai.training.fit import check_launcher
-
-    launcher = find_launcher(
-        settings.launch, settings.processes, base_dir, stage=stage, check=check_launcher
-    )
+    launcher = find_launcher(settings.launch, settings.processes, base_dir, stage=stage)
     count, batch = launcher.processes, settings.batch_size
     if batch % count or batch // count % (settings.micro_batch_size or 1):
         micro = settings.micro_batch_size or 1

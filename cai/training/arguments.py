@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 from transformers import TrainingArguments
 
 from cai.errors import CaiError
 from cai.models import device_and_dtype
 from cai.settings import ModelSettings, OptimizerSettings
+from cai.training.processes import ALONE, ProcessGroup
+from cai.training.zero import SAID_BY_TRAINING, zero_config
 
 _WARMUP_SHARE = 0.03
 _MOST_WARMUP_STEPS = 100
@@ -25,22 +29,32 @@ def training_arguments(
     rows: int,
     checkpoints: Path,
     seed: int,
-    processes: int = 1,
+    group: ProcessGroup = ALONE,
+    layers: Sequence[str] = (),
 ) -> TrainingArguments:
     """Translate our settings into those of transformers.
 
     The learning rate comes after a warm-up of 3% of the steps and is constant, as in the paper
     (section 3.5), unless `final_learning_rate` says otherwise. Weights and optimiser are float32;
     on a GPU the arithmetic is bfloat16 by autocast.
+
+    Args:
+        settings: Ours.
+        base: Says on which device to train, and how precisely to compute.
+        rows: How many there are.
+        checkpoints: The folder of the checkpoints.
+        seed: Sets the order of the rows.
+        group: The processes that share the training.
+        layers: The classes of the layers that FSDP2 gathers one at a time.
     """
-    micro = micro_batch_size(settings, processes)
+    micro = micro_batch_size(settings, group.count)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)
     device, dtype = device_and_dtype(base)
     on_cpu = device.type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // (micro * processes),
+        gradient_accumulation_steps=settings.batch_size // (micro * group.count),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         **_schedule(settings),
@@ -52,7 +66,7 @@ def training_arguments(
         seed=seed,
         data_seed=seed,
         use_cpu=on_cpu,
-        bf16=not on_cpu and dtype == torch.bfloat16,
+        bf16=not on_cpu and dtype == torch.bfloat16 and not group.splits,
         gradient_checkpointing=not on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
@@ -64,7 +78,11 @@ def training_arguments(
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
+        **_splitting(group, layers),
     )
+    if group.sharded and on_cpu:
+        # Accelerate takes FSDP for processes on GPUs alone, and would go on by DDP.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
     # Trainer would spread over all visible GPUs with DataParallel, which averages other losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     return arguments
@@ -90,6 +108,21 @@ def micro_batch_size(settings: OptimizerSettings, processes: int = 1) -> int:
             "Choose a `micro_batch_size` that divides it."
         )
     return micro
+
+
+def _splitting(group: ProcessGroup, layers: Sequence[str]) -> dict[str, Any]:
+    """Return what transformers is told of FSDP2 or DeepSpeed, rather than by the environment."""
+    if group.sharded:
+        shards = {
+            "version": 2,
+            "reshard_after_forward": group.reshard,
+            "transformer_layer_cls_to_wrap": list(layers),
+            "activation_checkpointing": False,  # `gradient_checkpointing` is that
+        }
+        return {"fsdp": True, "fsdp_config": shards}
+    if group.deepspeed:
+        return {"deepspeed": zero_config() | dict.fromkeys(SAID_BY_TRAINING, "auto")}
+    return {}
 
 
 def _schedule(settings: OptimizerSettings) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from cai.models import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
 from cai.training.arguments import training_arguments
 from cai.training.data import read_rows
-from cai.training.fit import FitTrainer
 from cai.training.sft import (
     COLUMNS,
     NO_LOSS,
@@ -25,6 +24,7 @@ from cai.training.sft import (
     mixture,
     train_sft,
 )
+from cai.training.trainer import FitTrainer
 
 SETTINGS = SftSettings(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2

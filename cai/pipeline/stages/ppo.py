@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cai.pipeline.launch import Job, Launcher, find_launcher, launch
+from cai.pipeline.launch import Job, find_launcher, launch
 from cai.pipeline.manifest import significant
 from cai.pipeline.stage import Context, Stage
 from cai.records import PromptRow, content_hash
@@ -122,22 +122,8 @@ def _run(context: Context) -> dict[str, Any]:
         file = job.folder / "job.json"
         file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
         say = context.progress.say
-        launcher = find_launcher_of_ppo(settings.launch, settings.processes, context.base_dir)
+        launcher = find_launcher(settings.launch, settings.processes, context.base_dir, stage="ppo")
         return launch(file, launcher, on_step=on_step, warn=say)
-
-
-def find_launcher_of_ppo(name: str, processes: int | None, base_dir: Path) -> Launcher:
-    """See `find_launcher`: what PPO does not do is refused."""
-
-    def check(variables: Mapping[str, str]) -> None:
-        from cai.ppo.processes import check_launcher
-        from cai.ppo.zero import check_installed
-
-        check_launcher(variables)
-        if variables["ACCELERATE_USE_DEEPSPEED"] == "true":
-            check_installed()
-
-    return find_launcher(name, processes, base_dir, stage="ppo", check=check)
 
 
 def _check(context: Context) -> None:
@@ -151,7 +137,7 @@ def _check(context: Context) -> None:
         from cai.ppo.check import check_shares
         from cai.ppo.processes import Processes
 
-        found = find_launcher_of_ppo(settings.launch, settings.processes, context.base_dir)
+        found = find_launcher(settings.launch, settings.processes, context.base_dir, stage="ppo")
         sharded, deepspeed = found.kind == "FSDP", found.kind == "DEEPSPEED"
         check_shares(
             settings, Processes(count=found.processes, sharded=sharded, deepspeed=deepspeed)
