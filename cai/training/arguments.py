@@ -49,8 +49,7 @@ def training_arguments(
     """
     micro = micro_batch_size(settings, group.count)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)
-    device, dtype = device_and_dtype(base)
-    on_cpu = device.type == "cpu"
+    on_cpu = device_and_dtype(base)[0].type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=micro,
@@ -66,7 +65,7 @@ def training_arguments(
         seed=seed,
         data_seed=seed,
         use_cpu=on_cpu,
-        bf16=not on_cpu and dtype == torch.bfloat16 and not group.splits,
+        bf16=computes_in_bfloat16(base) and not group.splits,
         gradient_checkpointing=not on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
@@ -86,6 +85,12 @@ def training_arguments(
     # Trainer would spread over all visible GPUs with DataParallel, which averages other losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     return arguments
+
+
+def computes_in_bfloat16(base: ModelSettings) -> bool:
+    """Return whether forward and backward passes run under autocast."""
+    device, dtype = device_and_dtype(base)
+    return device.type != "cpu" and dtype == torch.bfloat16
 
 
 def micro_batch_size(settings: OptimizerSettings, processes: int = 1) -> int:

@@ -27,14 +27,14 @@ from transformers import (
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from cai.errors import CaiError
-from cai.models import device_and_dtype
 from cai.settings import ModelSettings, OptimizerSettings
-from cai.training.arguments import training_arguments
+from cai.training.arguments import computes_in_bfloat16, training_arguments
 from cai.training.checkpoints import open_checkpoints, training_identity
 from cai.training.lora import merged, with_lora
 from cai.training.order import Row
 from cai.training.processes import ProcessGroup
 from cai.training.sharding import layer_classes, without_weights
+from cai.training.split_trainer import under_autocast
 from cai.training.trainer import Collate, FitTrainer, Loss, quiet_transformers
 
 Finish = Callable[[PreTrainedModel, dict[str, Tensor]], Mapping[str, float]]
@@ -102,7 +102,9 @@ def fit(
     )
     adapted = with_lora(model, settings, arguments)
     hollow = without_weights(adapted) if group.sharded and group.is_main else None
-    trainer = FitTrainer(adapted, arguments, rows, collate, loss, device_and_dtype(base)[1])
+    if group.splits and computes_in_bfloat16(base):
+        under_autocast(adapted, arguments.device.type)
+    trainer = FitTrainer(adapted, arguments, rows, collate, loss)
     if group.is_main:
         _add_callbacks(trainer, log_dir, on_step)
     with quiet_transformers():

@@ -6,11 +6,11 @@ again. Here weights and optimizer are gathered into the files that one process w
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import Trainer
@@ -20,29 +20,22 @@ from cai.training.sharding import gathered_moments, parted_moments
 from cai.training.zero import load_moments, moments_of
 
 
-class SplitTrainer(Trainer):
-    """Trains with FSDP2 or DeepSpeed as without: the same precision, and the same checkpoints."""
+def under_autocast(model: nn.Module, device: str) -> None:
+    """Let a model's forward pass compute in bfloat16, and return float32, as Accelerate does.
 
-    def __init__(self, *args: Any, compute_dtype: torch.dtype, **kwargs: Any) -> None:  # noqa: ANN401
-        """Take what Trainer takes, and in which precision passes compute if something is split."""
-        super().__init__(*args, **kwargs)
-        self._compute_dtype = compute_dtype
-        self._noted: list[Tensor] = []
+    With FSDP2 and DeepSpeed it would rather make weights and gradients bfloat16, and DeepSpeed
+    switches off what is switched on around a forward pass.
+    """
+    half = torch.autocast(device, dtype=torch.bfloat16)
+    model.forward = convert_outputs_to_fp32(half(model.forward))
+
+
+class SplitTrainer(Trainer):
+    """Trains with FSDP2 or DeepSpeed as without: the same steps, and the same checkpoints."""
 
     @property
     def _splits(self) -> bool:
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
-
-    def compute_loss_context_manager(self) -> ExitStack:
-        """Return the precision that forward passes run in.
-
-        Accelerate's autocast is there without FSDP2 and DeepSpeed only: they would keep weights and
-        sum gradients in bfloat16.
-        """
-        contexts = super().compute_loss_context_manager()
-        if self._splits and self._compute_dtype == torch.bfloat16:
-            contexts.enter_context(torch.autocast(self.args.device.type, dtype=torch.bfloat16))
-        return contexts
 
     def create_optimizer(self, model: Any = None) -> Optimizer:  # noqa: ANN401
         """Make the optimizer, with all weights in one group: none of them decays.
@@ -54,6 +47,7 @@ class SplitTrainer(Trainer):
         for group in others:
             first["params"] += group["params"]
         optimizer.param_groups = [first]
+        self._noted: list[Tensor] = []
         if self.is_deepspeed_enabled:
             # It puts one flat tensor in their place. FSDP2 puts their parts there, and would not be
             # rid of the whole ones if they were noted.

@@ -39,7 +39,6 @@ class FitTrainer(SplitTrainer):
         rows: Sequence[Row],
         collate: Collate,
         loss: Loss,
-        compute_dtype: torch.dtype,
     ) -> None:
         """Take what to train, how, and on what; see `cai.training.fit`."""
 
@@ -52,7 +51,6 @@ class FitTrainer(SplitTrainer):
             args=arguments,
             data_collator=cast("Any", collate_with_fillers),
             train_dataset=Rows(rows),
-            compute_dtype=compute_dtype,
         )
         self.remove_callback(PrinterCallback)
         self._loss = loss

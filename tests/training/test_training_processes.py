@@ -35,6 +35,7 @@ from cai.settings import (
     SourceSettings,
 )
 from cai.store import write_rows
+from cai.training.preference_model import last_token_scores
 from cai.training.trainer import FitTrainer
 
 STAGES = ("sft", "preference", "harmfulness")
@@ -241,6 +242,32 @@ def test_a_process_keeps_its_part(
     assert together(lambda: run(made, tmp_path / "notes"), **variables) == ["", ""]
     for rank in "01":
         assert json.loads((tmp_path / rank).read_text()) == pytest.approx(kept, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", LAUNCHED)
+def test_passes_compute_in_bfloat16_as_in_one_process(
+    variables: dict[str, str], tmp_path: Path, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; weights, their gradients and the scores are float32 all the same."""
+    for module in ("arguments", "fit"):
+        monkeypatch.setattr(f"cai.training.{module}.computes_in_bfloat16", lambda _: True)
+
+    def noting(model: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        scores = last_token_scores(model, *inputs)
+        (tmp_path / "notes" / os.environ.get("RANK", "alone")).write_text(
+            f"{torch.is_autocast_enabled('cpu')} {model.model.layers[0].mlp.up_proj.weight.dtype} "
+            f"{scores.dtype}"
+        )
+        return scores
+
+    monkeypatch.setattr("cai.training.scorer.last_token_scores", noting)
+    run(job("preference", tmp_path / "one"), tmp_path / "notes")
+    two = job("preference", tmp_path / "two")
+    assert together(lambda: run(two, tmp_path / "notes"), **variables) == ["", ""]
+    for rank in ("alone", "0", "1"):
+        said = (tmp_path / "notes" / rank).read_text()
+        assert said == "True torch.float32 torch.float32"
 
 
 def test_fewer_rows_than_processes_can_share(tmp_path: Path, job: MakeJob) -> None:
