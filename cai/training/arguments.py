@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,10 @@ def _splitting(group: ProcessGroup, layers: Sequence[str]) -> dict[str, Any]:
         }
         return {"fsdp": True, "fsdp_config": shards}
     if group.deepspeed:
-        return {"deepspeed": zero_config() | dict.fromkeys(SAID_BY_TRAINING, "auto")}
+        config = zero_config() | dict.fromkeys(SAID_BY_TRAINING, "auto")
+        # The launcher's fields are in it by now; Accelerate refuses both.
+        os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
+        return {"deepspeed": config}
     return {}
 
 

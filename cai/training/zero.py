@@ -90,6 +90,8 @@ def load_moments(
     put = importlib.import_module("deepspeed").utils.safe_set_full_optimizer_state
     if not optimizer.state:
         # DeepSpeed makes the moments in its first step: take one that moves nothing.
+        if engine.managed_gradient_accumulation():
+            engine.set_gradient_accumulation_boundary(is_boundary=True)
         engine.backward(0.0 * torch.stack([p.sum() for p in parameters]).sum())
         engine.step()
     for state in optimizer.state.values():

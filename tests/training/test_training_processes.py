@@ -141,7 +141,8 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true"}
 NO_RESHARD = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
-ZERO_1, ZERO_2 = ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in "12")
+ZERO = {**DEEPSPEED, "ACCELERATE_CONFIG_DS_FIELDS": "zero_stage"}  # as the launcher says it
+ZERO_1, ZERO_2 = ({**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in "12")
 LAUNCHED = [
     pytest.param({}, id="ddp"),
     pytest.param(FSDP2, id="fsdp2"),
@@ -190,11 +191,12 @@ def test_a_killed_run_goes_on_with_more_or_fewer_processes(
 ) -> None:
     """One process, then two; and the other way round."""
 
-    def of(name: str) -> TrainingJob:
-        return job("preference", tmp_path / name, checkpoint_steps=3, lora_rank=lora_rank)
+    def of(name: str, **changes: Any) -> TrainingJob:
+        return job("preference", tmp_path / name, lora_rank=lora_rank, **changes)
 
     run(of("once"), tmp_path / "once")
-    fewer, more = of("fewer"), of("more")
+    often = {"checkpoint_steps": 3, "micro_batch_size": 3}
+    fewer, more = of("fewer", **often), of("more", **often)
     ends = together(lambda: run(fewer, tmp_path / "fewer", dies_after=8), **variables)
     assert any("KilledError" in end for end in ends)
     assert (tmp_path / "fewer" / "checkpoints" / "checkpoint-6").is_dir()
