@@ -128,7 +128,7 @@ def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: st
     """
     import torch
 
-    from cai.training.processes import check_launcher
+    from cai.training.launcher import check_launch_variables
 
     file = _config_file(name, base_dir, stage)
     config = _read(file)
@@ -144,7 +144,7 @@ def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: st
             "this machine alone. For several, start a script that trains (`cai.ppo.PPO`, say) "
             "on each of them by `accelerate launch` (docs/ppo.md)."
         )
-    check_launcher(_variables(config))
+    check_launch_variables(_variables(config))
     said = config.num_processes if config.num_processes > 0 else None
     count = processes or said or torch.cuda.device_count()
     if count < 2:

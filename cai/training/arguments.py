@@ -43,10 +43,10 @@ def training_arguments(
         settings: Ours.
         base: Says on which device to train, and how precisely to compute.
         rows: How many there are.
-        checkpoints: The folder of the checkpoints.
+        checkpoints: Their folder.
         seed: Sets the order of the rows.
-        group: The processes that share the training.
-        layers: The classes of the layers that FSDP2 gathers one at a time.
+        group: Who shares the training.
+        layers: The classes of layers, for FSDP2 to gather one at a time.
     """
     micro = micro_batch_size(settings, group.count)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)
@@ -57,8 +57,7 @@ def training_arguments(
         gradient_accumulation_steps=settings.batch_size // (micro * group.count),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
-        **_schedule(settings),
-        warmup_steps=min(_MOST_WARMUP_STEPS, int(_WARMUP_SHARE * steps)),
+        **_schedule(settings, steps),
         optim="adamw_torch",
         adam_epsilon=1e-8,
         weight_decay=0.0,
@@ -74,16 +73,14 @@ def training_arguments(
         save_steps=settings.checkpoint_steps,
         save_total_limit=2,
         logging_steps=math.ceil(steps / _MOST_LOGGED_STEPS),
-        # Filtered, a loss that is not a number would be logged as the mean of the others.
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # or a NaN would be logged as the mean of the others
         report_to="none",
         disable_tqdm=True,
         **_splitting(group, layers),
     )
     if group.sharded and on_cpu:
-        # Accelerate takes FSDP for processes on GPUs alone, and would go on by DDP.
-        PartialState().distributed_type = DistributedType.MULTI_GPU
-    # Trainer would spread over all visible GPUs with DataParallel, which averages other losses.
+        _let_accelerate_shard()
+    # With several GPUs, Trainer would take DataParallel, which averages other losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     return arguments
 
@@ -116,6 +113,11 @@ def micro_batch_size(settings: OptimizerSettings, processes: int = 1) -> int:
     return micro
 
 
+def _let_accelerate_shard() -> None:
+    """Accelerate takes FSDP for processes on GPUs alone; on a CPU it would go on by DDP."""
+    PartialState().distributed_type = DistributedType.MULTI_GPU
+
+
 def _splitting(group: ProcessGroup, layers: Sequence[str]) -> dict[str, Any]:
     """Return what transformers is told of FSDP2 or DeepSpeed, rather than by the environment."""
     if group.sharded:
@@ -134,9 +136,10 @@ def _splitting(group: ProcessGroup, layers: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _schedule(settings: OptimizerSettings) -> dict[str, Any]:
+def _schedule(settings: OptimizerSettings, steps: int) -> dict[str, Any]:
     """Return the learning rate's schedule as transformers names it; the warm-up comes first."""
+    warmup = {"warmup_steps": min(_MOST_WARMUP_STEPS, int(_WARMUP_SHARE * steps))}
     if settings.final_learning_rate == 1:
-        return {"lr_scheduler_type": "constant_with_warmup"}
-    end = settings.final_learning_rate * settings.learning_rate
-    return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": end, "power": 1.0}}
+        return {"lr_scheduler_type": "constant_with_warmup", **warmup}
+    shape = {"lr_end": settings.final_learning_rate * settings.learning_rate, "power": 1.0}
+    return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": shape, **warmup}

@@ -10,6 +10,7 @@ import copy
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,34 @@ OnStep = Callable[[Mapping[str, float]], None]
 """Gets `step`, `steps` (how many there will be) and, once one is logged, `loss`."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """From what a training is made, and where it writes.
+
+    Attributes:
+        base: The model that is trained, as it was; says on which device to train.
+        data: The file that the rows are from; a checkpoint of other data is not resumed.
+        seed: Sets the order of the rows and the initial adapters.
+        checkpoints: The folder of the checkpoints; removed at the end.
+        log_dir: For TensorBoard.
+        on_step: Called at each logged step (below a thousand, at all).
+    """
+
+    base: ModelSettings
+    data: Path
+    seed: int
+    checkpoints: Path
+    log_dir: Path
+    on_step: OnStep | None
+
+
 def fit(
     model: PreTrainedModel,
     rows: Sequence[Row],
     collate: Collate,
     loss: Loss,
     settings: OptimizerSettings,
-    checkpoints: Path,
-    *,
-    base: ModelSettings,
-    data: Path,
-    seed: int,
-    log_dir: Path,
-    on_step: OnStep | None,
+    run: Run,
     finish: Finish,
 ) -> dict[str, float]:
     """Minimise the mean loss over the items of each batch; measure and save what comes out.
@@ -72,12 +88,7 @@ def fit(
         collate: Makes a batch of rows.
         loss: The loss of each row of a batch.
         settings: How to train.
-        checkpoints: The folder of the checkpoints; removed at the end.
-        base: The model that `model` was made of; says on which device to train.
-        data: The file that the rows are from; a checkpoint of other data is not resumed.
-        seed: Sets the order of the rows and the initial adapters.
-        log_dir: For TensorBoard.
-        on_step: Called at each logged step (below a thousand, at all).
+        run: From what, and where.
         finish: Measures and saves.
 
     Returns:
@@ -89,24 +100,16 @@ def fit(
             that is not supported.
     """
     group = ProcessGroup.for_trainer()
-    resume_from = group.from_main(lambda: _newest(settings, checkpoints, data, base, seed))
+    resume_from = group.from_main(lambda: _newest(settings, run))
     configs = _configs(model)
-    arguments = training_arguments(
-        settings,
-        base=base,
-        rows=len(rows),
-        checkpoints=checkpoints,
-        seed=seed,
-        group=group,
-        layers=layer_classes(model),
-    )
+    arguments = _arguments(model, len(rows), settings, run, group)
     adapted = with_lora(model, settings, arguments)
     hollow = without_weights(adapted) if group.sharded and group.is_main else None
-    if group.splits and computes_in_bfloat16(base):
+    if group.splits and computes_in_bfloat16(run.base):
         under_autocast(adapted, arguments.device.type)
     trainer = FitTrainer(adapted, arguments, rows, collate, loss)
     if group.is_main:
-        _add_callbacks(trainer, log_dir, on_step)
+        _add_callbacks(trainer, run)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     whole = trainer.whole_model(hollow)
@@ -117,18 +120,34 @@ def fit(
             setattr(trained, name, value)
         _check_finite(trained, settings)
         measures = finish(trained.eval(), adapter)
-        shutil.rmtree(checkpoints)
+        shutil.rmtree(run.checkpoints)
         return {"steps": trainer.state.global_step, **_loss_metrics(trainer), **measures}
 
     return group.from_main(finished)
 
 
-def _newest(
-    settings: OptimizerSettings, checkpoints: Path, data: Path, base: ModelSettings, seed: int
-) -> Path | None:
+def _arguments(
+    model: PreTrainedModel,
+    rows: int,
+    settings: OptimizerSettings,
+    run: Run,
+    group: ProcessGroup,
+) -> TrainingArguments:
+    return training_arguments(
+        settings,
+        base=run.base,
+        rows=rows,
+        checkpoints=run.checkpoints,
+        seed=run.seed,
+        group=group,
+        layers=layer_classes(model),
+    )
+
+
+def _newest(settings: OptimizerSettings, run: Run) -> Path | None:
     """Return the newest checkpoint of this training, if there is one."""
-    identity = training_identity(settings, data=data, base=base, seed=seed)
-    return open_checkpoints(checkpoints, identity)
+    identity = training_identity(settings, data=run.data, base=run.base, seed=run.seed)
+    return open_checkpoints(run.checkpoints, identity)
 
 
 def _configs(model: PreTrainedModel) -> dict[str, Any]:
@@ -152,10 +171,10 @@ def _loss_metrics(trainer: Trainer) -> dict[str, float]:
     return {"first_loss": losses[0], "final_loss": math.fsum(last) / len(last)}
 
 
-def _add_callbacks(trainer: Trainer, log_dir: Path, on_step: OnStep | None) -> None:
-    trainer.add_callback(TensorBoardCallback(SummaryWriter(log_dir=str(log_dir))))
-    if on_step is not None:
-        trainer.add_callback(_StepCallback(on_step))
+def _add_callbacks(trainer: Trainer, run: Run) -> None:
+    trainer.add_callback(TensorBoardCallback(SummaryWriter(log_dir=str(run.log_dir))))
+    if run.on_step is not None:
+        trainer.add_callback(_StepCallback(run.on_step))
 
 
 class _StepCallback(TrainerCallback):

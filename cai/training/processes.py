@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self, TypeVar, cast
@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from cai.errors import CaiError
-from cai.training.zero import check_installed
+from cai.training.launcher import check_launch_variables, is_set
 
 T = TypeVar("T")
 
@@ -49,14 +49,14 @@ class ProcessGroup:
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
-        check_launcher(os.environ)
+        check_launch_variables(os.environ)
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         return cls(
             state.process_index,
             state.num_processes,
-            sharded=_is_set(os.environ, "ACCELERATE_USE_FSDP"),
-            reshard=_is_set(os.environ, "FSDP_RESHARD_AFTER_FORWARD", default="true"),
-            deepspeed=_is_set(os.environ, "ACCELERATE_USE_DEEPSPEED"),
+            sharded=is_set(os.environ, "ACCELERATE_USE_FSDP"),
+            reshard=is_set(os.environ, "FSDP_RESHARD_AFTER_FORWARD", default="true"),
+            deepspeed=is_set(os.environ, "ACCELERATE_USE_DEEPSPEED"),
         )
 
     @classmethod
@@ -69,9 +69,9 @@ class ProcessGroup:
         group = cls.here()
         if group.count > 1:
             return group
-        check_launcher(os.environ)
+        check_launch_variables(os.environ)
         for kind in ("FSDP", "DEEPSPEED"):
-            if _is_set(os.environ, f"ACCELERATE_USE_{kind}"):
+            if is_set(os.environ, f"ACCELERATE_USE_{kind}"):
                 raise CaiError(
                     f"The launcher's configuration is for {kind}, and this process is alone. "
                     "Launch two or more, or one without a launcher."
@@ -97,40 +97,3 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
-
-
-def check_launcher(variables: Mapping[str, str]) -> None:
-    """Raise a CaiError if a launcher asks for what a training would leave undone.
-
-    Args:
-        variables: What Accelerate puts into the environment of the processes it starts.
-    """
-    precision = variables.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision != "no":
-        raise CaiError(
-            f"The launcher's configuration has `mixed_precision: {precision}`, which no training "
-            "goes by: what is trained is float32, and passes compute in the `dtype` of the model's "
-            'settings. Set `mixed_precision: "no"` there.'
-        )
-    if _is_set(variables, "ACCELERATE_USE_MEGATRON_LM"):
-        raise CaiError(
-            "No training runs on Megatron-LM. Launch with `fsdp2`, `deepspeed` or `ddp`."
-        )
-    if _is_set(variables, "ACCELERATE_USE_DEEPSPEED"):
-        check_installed()
-    if not _is_set(variables, "ACCELERATE_USE_FSDP"):
-        return
-    if variables.get("FSDP_VERSION", "2") != "2":
-        raise CaiError(
-            "The launcher's configuration is for FSDP 1, and models are split by FSDP 2. Set "
-            "`fsdp_version: 2` there, as in pipelines/accelerate/fsdp2.yaml."
-        )
-    if _is_set(variables, "FSDP_OFFLOAD_PARAMS"):
-        raise CaiError(
-            "The launcher's configuration has `fsdp_offload_params: true`, and weights are kept "
-            "where they compute. Set it to false; `lora_rank` with `ddp` saves more memory."
-        )
-
-
-def _is_set(variables: Mapping[str, str], name: str, default: str = "false") -> bool:
-    return variables.get(name, default).lower() in ("true", "1")

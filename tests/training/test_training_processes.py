@@ -35,7 +35,7 @@ from cai.settings import (
     SourceSettings,
 )
 from cai.store import write_rows
-from cai.training.preference_model import last_token_scores
+from cai.training.scores import last_token_scores
 from cai.training.trainer import FitTrainer
 
 STAGES = ("sft", "preference", "harmfulness")
@@ -371,7 +371,7 @@ def test_a_batch_that_processes_cannot_share_is_refused_when_it_is_read() -> Non
 def test_a_script_that_one_process_would_split_is_refused(
     kind: str, tmp_path: Path, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cai.training.processes.check_installed", lambda: None)
+    monkeypatch.setattr("cai.training.launcher.check_installed", lambda: None)
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(CaiError, match=f"is for {kind}, and this process is alone"):
         job("sft", tmp_path).run(lambda _: None)
