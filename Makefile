@@ -90,7 +90,7 @@ test-vllm: .venv-vllm/installed
 		&& touch $@ && echo "Installed in $$(( $$($(SECONDS_NOW)) - start )) s."
 
 test-deepspeed: .venv-deepspeed/installed
-	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed tests/ppo
+	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed tests/ppo tests/training
 
 test-gpu: .venv/installed-dev
 	$(BIN)/python -m pytest -m gpu

@@ -36,7 +36,7 @@ def together(function: Callable[[], None], **variables: str) -> list[str]:
             function()
             failures.put("")
         except Exception:  # noqa: BLE001 (the test reads it)
-            failures.put(traceback.format_exc()[-2000:])
+            failures.put(traceback.format_exc()[-6000:])
         os._exit(0)
 
     children = [fork.Process(target=one, args=(rank,)) for rank in range(2)]

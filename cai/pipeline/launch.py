@@ -29,11 +29,6 @@ _TERMINATED = -signal.SIGTERM
 """How the launcher ends the others once one process has failed."""
 
 
-Check = Callable[[Mapping[str, str]], None]
-"""Raises a CaiError if a training would not do what a launcher asks for; it gets what Accelerate
-puts into the environment of the processes it starts."""
-
-
 class Job(BaseModel, frozen=True):
     """All that some work reads and where it writes, so that other processes can do it.
 
@@ -118,9 +113,7 @@ def launch(
     )
 
 
-def find_launcher(
-    name: str, processes: int | None, base_dir: Path, *, stage: str, check: Check
-) -> Launcher:
+def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: str) -> Launcher:
     """Find out how to start processes, and whether that can work, without starting any.
 
     Args:
@@ -128,13 +121,14 @@ def find_launcher(
         processes: How many; None for what the file says, or one for each GPU.
         base_dir: Where files are looked for, besides the working directory.
         stage: Whose settings `launch` and `processes` these are.
-        check: Refuses what the stage does not do.
 
     Raises:
-        CaiError: There is no such file, it is not a configuration, or it asks for what the stage
-            does not do.
+        CaiError: There is no such file, it is not a configuration, or it asks for what no training
+            does.
     """
     import torch
+
+    from cai.training.launcher import check_launch_variables
 
     file = _config_file(name, base_dir, stage)
     config = _read(file)
@@ -150,7 +144,7 @@ def find_launcher(
             "this machine alone. For several, start a script that trains (`cai.ppo.PPO`, say) "
             "on each of them by `accelerate launch` (docs/ppo.md)."
         )
-    check(_variables(config))
+    check_launch_variables(_variables(config))
     said = config.num_processes if config.num_processes > 0 else None
     count = processes or said or torch.cuda.device_count()
     if count < 2:

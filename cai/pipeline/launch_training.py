@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import cai.settings
 from cai.errors import CaiError
 from cai.pipeline.launch import Job, Launcher, find_launcher, launch
 from cai.pipeline.progress import Progress
@@ -19,7 +18,7 @@ class TrainingJob(Job, frozen=True):
 
     Attributes:
         train: `MODULE:FUNCTION`, such as `cai.training.sft:train_sft`.
-        kind: The class of the settings.
+        section: The class of the settings, `MODULE:CLASS`.
         settings: How to train, as plain data.
         data: The rows.
         base: Where the model starts.
@@ -30,7 +29,7 @@ class TrainingJob(Job, frozen=True):
 
     work: str = f"{__name__}:TrainingJob"
     train: str
-    kind: str
+    section: str
     settings: dict[str, Any]
     data: Path
     base: ModelSettings
@@ -40,9 +39,8 @@ class TrainingJob(Job, frozen=True):
 
     def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
         """Train, in this process or as one of several; return the metrics."""
-        module, _, function = self.train.partition(":")
-        return getattr(import_module(module), function)(
-            getattr(cai.settings, self.kind).model_validate(self.settings),
+        return _found(self.train)(
+            _found(self.section).model_validate(self.settings),
             data=self.data,
             base=self.base,
             out=self.out,
@@ -50,6 +48,12 @@ class TrainingJob(Job, frozen=True):
             log_dir=self.log_dir,
             on_step=on_step,
         )
+
+
+def _found(name: str) -> Any:  # noqa: ANN401
+    """Return what `MODULE:NAME` names."""
+    module, _, inner = name.partition(":")
+    return getattr(import_module(module), inner)
 
 
 def run_training(
@@ -82,7 +86,7 @@ def run_training(
     launcher = launcher_of_training(settings, stage=stage, base_dir=base_dir)
     job = TrainingJob(
         train=train,
-        kind=type(settings).__name__,
+        section=f"{type(settings).__module__}:{type(settings).__name__}",
         settings=settings.model_dump(mode="json"),
         data=data,
         base=base,
@@ -109,11 +113,7 @@ def launcher_of_training(
     """
     if settings.launch is None:
         return None
-    from cai.training.fit import check_launcher
-
-    launcher = find_launcher(
-        settings.launch, settings.processes, base_dir, stage=stage, check=check_launcher
-    )
+    launcher = find_launcher(settings.launch, settings.processes, base_dir, stage=stage)
     count, batch = launcher.processes, settings.batch_size
     if batch % count or batch // count % (settings.micro_batch_size or 1):
         micro = settings.micro_batch_size or 1

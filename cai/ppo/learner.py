@@ -20,9 +20,10 @@ from cai.ppo.optimizers import Optimizer, optimizer_for
 from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat
 from cai.ppo.sampling import Sampler, sample_here
-from cai.ppo.sharding import shard, whole
+from cai.ppo.sharding import shard
 from cai.settings import PPOSettings
-from cai.training.preference_model import AdapterWeights
+from cai.training.adapter import AdapterWeights
+from cai.training.sharding import whole
 
 Role = Literal["policy", "reference", "critic", "preference"]
 

@@ -30,12 +30,8 @@ from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat, prompt_format
 from cai.ppo.rewards import Judge, Reward, preference_models
 from cai.settings import ModelSettings, PPOSettings
-from cai.training.preference_model import (
-    AdapterWeights,
-    PreferenceModel,
-    load_adapter,
-    score_constants,
-)
+from cai.training.adapter import AdapterWeights, load_adapter
+from cai.training.preference_model import PreferenceModel, score_constants
 
 MAX_BATCH_TOKENS = 16384
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cai.ppo.processes import Processes
-from cai.ppo.sharding import parted_like, whole
+from cai.training.sharding import gathered_moments, parted_like, parted_moments, whole
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_EPSILON = 1e-8
@@ -77,20 +77,14 @@ class Optimizer:
 
     def moments(self) -> dict[int, dict[str, Tensor]]:
         """Return Adam's state by the weight's number, as `weights` does; empty before any step."""
-        return {
-            number: {name: self._gathered(x) for name, x in state.items()}
-            for number, state in self.inner.state_dict()["state"].items()
-        }
+        state = self.inner.state_dict()["state"]
+        if not self.processes.sharded:
+            return state
+        return gathered_moments(state, keep=self.processes.is_main)
 
     def load(self, weights: Iterable[Tensor], moments: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Take over what `weights` and `moments` returned, be it of more or fewer processes."""
-        state: dict[int, dict[str, Tensor]] = {
-            number: {
-                name: x if x.dim() == 0 else parted_like(x, self.parameters[number])
-                for name, x in moment.items()
-            }
-            for number, moment in moments.items()
-        }
+        state = parted_moments(moments, self.parameters)
         self.inner.load_state_dict({**self.inner.state_dict(), "state": state})
         self._load_weights(weights)
 

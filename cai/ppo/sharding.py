@@ -7,14 +7,14 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import (
     FSDPModule,
     fully_shard,  # pyright: ignore[reportUnknownVariableType]
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from cai.training.sharding import layers, whole
 
 
 def shard(model: nn.Module, *, reshard: bool) -> None:
@@ -24,14 +24,10 @@ def shard(model: nn.Module, *, reshard: bool) -> None:
         model: Changed in place; `call` is then how functions reach its inner modules.
         reshard: Part a layer's weights again after its forward pass (less memory, more traffic).
     """
-    for layer in [*_layers(model), model]:
+    for layer in [*layers(model), model]:
         fully_shard(layer, reshard_after_forward=reshard and layer is not model)
     cast("Any", model).call_whole = MethodType(lambda self, function: function(self), model)
     register_fsdp_forward_method(model, "call_whole")
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def call(model: nn.Module, function: Callable[[nn.Module], Any]) -> Any:  # noqa: ANN401
@@ -39,19 +35,6 @@ def call(model: nn.Module, function: Callable[[nn.Module], Any]) -> Any:  # noqa
     if isinstance(model, FSDPModule):
         return cast("Any", model).call_whole(function)
     return function(model)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whose parts are gathered; all processes must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def parted_like(tensor: Tensor, example: Tensor) -> Tensor:
-    """Return this process's part of a whole tensor if the example is split, else the tensor."""
-    if not isinstance(example, DTensor):
-        return tensor
-    tensor = tensor.to(example.device)
-    return distribute_tensor(tensor, example.device_mesh, example.placements, src_data_rank=None)
 
 
 @torch.no_grad()

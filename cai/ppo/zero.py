@@ -11,18 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from accelerate.utils import DeepSpeedPlugin, compare_versions, is_deepspeed_available
 from torch import Tensor, nn
 
-from cai.errors import CaiError
 from cai.ppo.optimizers import Optimizer
 from cai.ppo.processes import Processes
-
-OLDEST = "0.19.4"
-"""It can leave it to us when a step is taken (`managed_gradient_accumulation`); 0.19.0 cannot."""
-INSTALL = "pip install 'cai[deepspeed]'"
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+from cai.training.zero import load_moments, moments_of, zero_config
 
 
 class ZeroOptimizer(Optimizer):
@@ -37,10 +30,8 @@ class ZeroOptimizer(Optimizer):
             CaiError: DeepSpeed's configuration asks for more than PPO can do with it.
         """
         super().__init__(parameters, learning_rate, processes)
-        check_installed()
-        self._deepspeed = importlib.import_module("deepspeed")
-        self._engine = self._deepspeed.initialize(
-            model=nn.ParameterList(self.parameters), optimizer=self.inner, config=zero_config()
+        self._engine = importlib.import_module("deepspeed").initialize(
+            model=nn.ParameterList(self.parameters), optimizer=self.inner, config=ppo_config()
         )[0]
 
     def zero_grad(self) -> None:
@@ -64,84 +55,25 @@ class ZeroOptimizer(Optimizer):
         """Nothing is left to do: `clip` took the step."""
 
     def moments(self) -> dict[int, dict[str, Tensor]]:
-        """Return Adam's state by the weight's number, gathered."""
-        get = self._deepspeed.utils.safe_get_full_optimizer_state
-        gathered: dict[int, dict[str, Tensor]] = {}
-        for step in self._steps():
-            for number, parameter in enumerate(self.parameters):
-                moments = {key: get(parameter, key) for key in _MOMENTS}
-                if self.processes.is_main:
-                    gathered[number] = {"step": step.clone()} | moments
-        return gathered
+        """Return Adam's state by the weight's number, gathered, to the main process."""
+        return moments_of(self.inner, self.parameters, keep=self.processes.is_main)
 
     def load(self, weights: Iterable[Tensor], moments: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Take over what another optimizer returned, be it of another kind."""
-        put = self._deepspeed.utils.safe_set_full_optimizer_state
         self._load_weights(weights)
         self._engine.optimizer.refresh_fp32_params()
-        if not self.inner.state:
-            # DeepSpeed makes the moments in its first step: take one that moves nothing.
-            self._engine.backward(0.0 * torch.stack([p.sum() for p in self.parameters]).sum())
-            self._engine.step()
-        for state in self.inner.state.values():
-            for x in state.values():
-                x.zero_()
-        for number, moment in moments.items():
-            for key in _MOMENTS:
-                put(self.parameters[number], moment[key], key)
-            for step in self._steps():
-                step.copy_(moment["step"])
-
-    def _steps(self) -> list[Tensor]:
-        """Return Adam's count of steps; there is one, or none before the first step."""
-        return [state["step"] for state in self.inner.state.values()]
+        load_moments(self._engine, self.inner, self.parameters, moments)
 
 
-def check_installed() -> None:
-    """Raise a CaiError unless DeepSpeed is there, and new enough."""
-    if not is_deepspeed_available():
-        raise CaiError(f"DeepSpeed is not installed: {INSTALL}. Or launch with `fsdp2` or `ddp`.")
-    if compare_versions("deepspeed", "<", OLDEST):
-        raise CaiError(f"PPO needs DeepSpeed {OLDEST} or newer: {INSTALL}.")
-
-
-def zero_config() -> dict[str, Any]:
-    """Return DeepSpeed's configuration: the launcher's, with what PPO says itself.
+def ppo_config() -> dict[str, Any]:
+    """Return DeepSpeed's configuration, in which PPO itself says when a step is taken.
 
     Raises:
-        CaiError: It is of stage 0 or 3, offloads, or sets what PPO does.
+        CaiError: The launcher's asks for more than a training can do with it.
     """
-    given = _decided(DeepSpeedPlugin().deepspeed_config)
-    zero = given["zero_optimization"]
-    if zero["stage"] not in (1, 2):
-        raise CaiError(
-            f"PPO runs on DeepSpeed's ZeRO 1 and 2, and `zero_stage` is {zero['stage']}. To part "
-            "the weights too, as ZeRO 3 does, launch with `fsdp2`; to part nothing, with `ddp`."
-        )
-    refused = [key for key in ("offload_optimizer", "offload_param") if _offloads(zero.get(key))]
-    refused += [key for key in ("fp16", "bf16") if given.pop(key, {}).get("enabled")]
-    refused += [key for key in ("optimizer", "scheduler") if key in given]
-    if refused:
-        raise CaiError(
-            f"DeepSpeed's configuration sets `{'`, `'.join(refused)}`: optimizer, learning rates "
-            "and precision of PPO are those of `ppo` and of the policy's `dtype`, and nothing is "
-            "offloaded. Take it out of the file."
-        )
-    given.pop("train_batch_size", None)
-    return given | {
+    return zero_config() | {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         # A step is taken when PPO says, after as many micro-batches as it likes.
         "managed_gradient_accumulation": False,
     }
-
-
-def _decided(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is to be decided elsewhere, which Accelerate writes as `auto`."""
-    return {
-        key: _decided(x) if isinstance(x, dict) else x for key, x in given.items() if x != "auto"
-    }
-
-
-def _offloads(section: Mapping[str, Any] | None) -> bool:
-    return (section or {}).get("device") not in (None, "none")

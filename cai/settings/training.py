@@ -31,8 +31,8 @@ class OptimizerSettings(StageSettings, frozen=True):
     checkpoint_steps: Positive = 200
     """Optimizer steps between checkpoints; an interrupted training goes on from the last."""
     launch: str | None = None
-    """Spread over several processes: `ddp`, or a file of your own as `accelerate config` writes it;
-    null: this process alone."""
+    """Spread over several processes: `ddp`, `fsdp2`, `fsdp2_no_reshard`, `deepspeed`, or a file of
+    your own as `accelerate config` writes it; null: this process alone."""
     processes: Positive | None = None
     """Processes of `launch`; null: what its file says, or else one for each GPU."""
 

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"
 _IDENTITY = "identity.txt"
+_FORMAT = 2
+"""Of the checkpoints; raised when an older one cannot be read."""
 _NO_EFFECT = {"micro_batch_size", "checkpoint_steps", "launch", "processes"}
 
 
@@ -31,7 +33,7 @@ def training_identity(
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     plain = settings.model_dump(exclude=_NO_EFFECT)
     kind = type(settings).__name__
-    return content_hash(kind, plain, digest, fingerprint_model(base), base.dtype, seed)
+    return content_hash(_FORMAT, kind, plain, digest, fingerprint_model(base), base.dtype, seed)
 
 
 def open_checkpoints(folder: Path, identity: str) -> Path | None:

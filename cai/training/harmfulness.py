@@ -26,7 +26,7 @@ from cai.settings import ModelSettings, OptimizerSettings
 from cai.store import read_rows
 from cai.training.arguments import micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error
-from cai.training.fit import OnStep, fit
+from cai.training.fit import OnStep, Run, fit
 from cai.training.harmfulness_model import MARK
 from cai.training.preference_model import PreferenceModel, pad_right
 from cai.training.scorer import new_preference_model, read_scores_by_mask, save_scorer
@@ -74,9 +74,7 @@ def train_harmfulness(
     tokens = {row.key: _ids(row, chat) for row in rated}
     longest = longest_sequence(settings, model.config)
     fitting = [row for row in rated if len(tokens[row.key]) <= longest]
-    enough = len(fitting) >= _FEWEST_TO_HOLD_OUT
-    held_out = [row for row in fitting if enough and _is_held_out(row)]
-    train = [row for row in fitting if not (enough and _is_held_out(row))]
+    train, held_out = _split(fitting)
     if not train:
         raise no_rows_error(data, settings, len(rated) - len(fitting))
     mean = sum(row.rating for row in train) / len(train)
@@ -92,21 +90,12 @@ def train_harmfulness(
         partial(collate_ratings, pad_id=chat.pad_id),
         rating_loss,
         settings,
-        out.parent / f"{out.name}-checkpoints",
-        base=base,
-        data=data,
-        seed=seed,
-        log_dir=log_dir,
-        on_step=on_step,
-        finish=finish,
+        Run(base, data, seed, out.parent / f"{out.name}-checkpoints", log_dir, on_step),
+        finish,
     )
-    return {
-        "rows": len(train),
-        "rows_held_out": len(held_out),
-        "rows_too_long": len(rated) - len(fitting),
-        **metrics,
-        "seconds": time.monotonic() - start,
-    }
+    counts = {"rows": len(train), "rows_held_out": len(held_out)}
+    counts["rows_too_long"] = len(rated) - len(fitting)
+    return {**counts, **metrics, "seconds": time.monotonic() - start}
 
 
 def collate_ratings(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
@@ -128,6 +117,13 @@ def rating_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 def _ids(row: RatedRow, chat: ChatFormat) -> list[int]:
     return [*chat.prompt_ids(Prompt(row.messages)), *chat.completion_ids(row.response)]
+
+
+def _split(rows: Sequence[RatedRow]) -> tuple[list[RatedRow], list[RatedRow]]:
+    """Return the rows to train on, and those held out, if there are enough."""
+    enough = len(rows) >= _FEWEST_TO_HOLD_OUT
+    held_out = [row for row in rows if enough and _is_held_out(row)]
+    return [row for row in rows if not (enough and _is_held_out(row))], held_out
 
 
 def _is_held_out(row: RatedRow) -> bool:

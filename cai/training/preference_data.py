@@ -18,7 +18,7 @@ from cai.errors import CaiError
 from cai.records import content_hash
 from cai.settings import PreferenceSettings
 from cai.training.data import answer, conversation, read_rows
-from cai.training.preference_model import pad_right
+from cai.training.scores import pad_right
 
 HELD_OUT = 0.05
 """The share of prompts that is kept out of training, to measure accuracy and calibration on."""
@@ -52,6 +52,15 @@ class Pairs:
     train: list[Pair] = field(default_factory=list[Pair])
     held_out: list[Pair] = field(default_factory=list[Pair])
     too_long: int = 0
+
+    def counts(self, epochs: int) -> dict[str, int]:
+        """Return how many there are, and the `tokens` of both responses with prompts, over all."""
+        return {
+            "rows": len(self.train),
+            "rows_held_out": len(self.held_out),
+            "rows_too_long": self.too_long,
+            "tokens": epochs * sum(len(p.chosen) + len(p.rejected) for p in self.train),
+        }
 
 
 def read_pairs(

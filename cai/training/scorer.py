@@ -5,6 +5,7 @@ The preference model and the harmfulness model are both such scorers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +19,10 @@ from cai.errors import CaiError
 from cai.models import model_folder, without_dropout
 from cai.settings import ModelSettings
 from cai.store import whole_folder
-from cai.training.fit import quiet_transformers
-from cai.training.preference_model import (
-    PreferenceModel,
-    last_token_scores,
-    reset_score_head,
-    save_adapter,
-)
+from cai.training.adapter import save_adapter
+from cai.training.preference_model import PreferenceModel
+from cai.training.scores import last_token_scores
+from cai.training.trainer import quiet_transformers
 
 
 def new_preference_model(base: ModelSettings, *, seed: int) -> PreTrainedModel:
@@ -94,3 +92,23 @@ def save_scorer(
         cast("Any", chat.tokenizer).save_pretrained(folder)
         if adapter:
             save_adapter(adapter, folder, base=base)
+
+
+def reset_score_head(model: PreTrainedModel, *, seed: int) -> None:
+    """Draw the score head anew with standard deviation 1/√(d + 1), d the width of the model.
+
+    Scores then start at the order of one whatever the width (Stiennon et al. 2020, appendix B).
+
+    Raises:
+        CaiError: The model has no linear head named `score`.
+    """
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear):
+        raise CaiError(
+            f"{type(model).__name__} has no linear score head, so it cannot become a preference "
+            "model. Take a decoder model (Llama, Qwen, Gemma, Mistral, GPT-2, …) as `models.base`."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    std = 1 / math.sqrt(head.in_features + 1)
+    with torch.no_grad():
+        head.weight.copy_(torch.empty(head.weight.shape).normal_(std=std, generator=generator))

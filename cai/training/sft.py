@@ -6,34 +6,23 @@ learning rate. Only the answer's tokens and the turn end carry loss.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 from cai.chat import ChatFormat
-from cai.conversation import Prompt
 from cai.models import load_causal_lm, load_chat_format
-from cai.records import content_hash
 from cai.settings import ModelSettings, SftSettings
 from cai.store import whole_folder
 from cai.training.arguments import micro_batch_size
-from cai.training.data import answer, conversation, longest_sequence, no_rows_error, read_rows
-from cai.training.fit import OnStep, fit
-from cai.training.preference_model import pad_right
-
-COLUMNS = ("key", "kind", "prompt", "completion", "ended")
-NO_LOSS = -100
-"""The label of tokens that carry no loss: prompts and padding."""
+from cai.training.data import longest_sequence, no_rows_error, read_rows
+from cai.training.fit import OnStep, Run, fit
+from cai.training.sft_data import COLUMNS, collate_completions, completion_rows, mixture
 
 
 def train_sft(
@@ -85,13 +74,8 @@ def train_sft(
         partial(collate_completions, pad_id=chat.pad_id),
         partial(completion_loss, experts=experts),
         settings,
-        out.parent / "checkpoints",
-        base=base,
-        data=data,
-        seed=seed,
-        log_dir=log_dir,
-        on_step=on_step,
-        finish=lambda trained, _: _save(trained, chat, out),
+        Run(base, data, seed, out.parent / "checkpoints", log_dir, on_step),
+        lambda trained, _: _save(trained, chat, out),
     )
     return {
         "rows": len(rows),
@@ -100,78 +84,6 @@ def train_sft(
         "tokens": settings.epochs * sum(len(row["input_ids"]) for row in rows),
         "seconds": time.monotonic() - start,
         **metrics,
-    }
-
-
-def mixture(
-    rows: Sequence[dict[str, Any]], helpful_ratio: float, seed: int
-) -> tuple[list[dict[str, Any]], int]:
-    """Keep at most `helpful_ratio` helpful rows per revision (all, where there are no revisions).
-
-    The paper mixed 27 helpful samples with 73 revisions (section 3.2). Which ones are kept is a
-    ranking by hash, so that a few rows more or less change few of them.
-
-    Returns:
-        The rows in their order, and how many helpful ones were left out.
-    """
-    helpful = [row["key"] for row in rows if row["kind"] == "helpful"]
-    revisions = len(rows) - len(helpful)
-    most = math.floor(helpful_ratio * revisions) if revisions else len(helpful)
-    kept = set(sorted(helpful, key=lambda key: content_hash("mixture", seed, key))[:most])
-    mixed = [row for row in rows if row["kind"] != "helpful" or row["key"] in kept]
-    return mixed, len(rows) - len(mixed)
-
-
-def completion_rows(
-    rows: Sequence[dict[str, Any]], data: Path, chat: ChatFormat, max_length: int
-) -> tuple[list[dict[str, Any]], int]:
-    """Tokenise training data.
-
-    Args:
-        rows: See `train_sft`.
-        data: The file they are from, for error messages.
-        chat: How the model writes conversations.
-        max_length: Longer rows are left out.
-
-    Returns:
-        Rows of `input_ids` and `labels` (`(T,)` int32; labels are `NO_LOSS` on the prompt), and how
-        many rows were too long.
-
-    Raises:
-        CaiError: The file is no training data.
-    """
-    tokenised: list[dict[str, Any]] = []
-    too_long = 0
-    for row in rows:
-        prompt = chat.prompt_ids(Prompt(conversation(row, "prompt", data)))
-        completion = chat.completion_ids(answer(row, "completion", data), end=row["ended"])
-        if len(prompt) + len(completion) > max_length:
-            too_long += 1
-            continue
-        tokenised.append(
-            {
-                "input_ids": np.array([*prompt, *completion], dtype=np.int32),
-                "labels": np.array([NO_LOSS] * len(prompt) + completion, dtype=np.int32),
-            }
-        )
-    return tokenised, too_long
-
-
-def collate_completions(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
-    """Pad rows on the right; what is padding is said by mask and labels, never by the pad id.
-
-    Returns:
-        `input_ids`, `attention_mask` and `labels`, each `(B, T)` int64; and `count`, `(B,)`: the
-        tokens of each row that carry loss.
-    """
-    input_ids, attention_mask = pad_right([row["input_ids"] for row in rows], pad_id)
-    targets = [torch.tensor(row["labels"], dtype=torch.long) for row in rows]
-    labels = pad_sequence(targets, batch_first=True, padding_value=NO_LOSS)
-    return {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "labels": labels,
-        "count": (labels[:, 1:] != NO_LOSS).sum(1),
     }
 
 

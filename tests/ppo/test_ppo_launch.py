@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from ppo_references import SHORT
 from cai.errors import CaiError
 from cai.pipeline import launched
 from cai.pipeline.launch import LOG, Launcher, launch
+from cai.pipeline.launch import find_launcher as find_launcher_of
 from cai.pipeline.stages.ppo import PPOJob
-from cai.pipeline.stages.ppo import find_launcher_of_ppo as find_launcher
 from cai.records import PromptRow
 from cai.settings import ModelSettings
 
 SETTINGS = SHORT.model_copy(update={"checkpoint_steps": 1, "guard": None})
 
 Write = Callable[..., Path]
+
+find_launcher = partial(find_launcher_of, stage="ppo")
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def test_a_launcher_is_a_shipped_name_or_a_file(
 def test_a_launcher_that_would_not_do_what_it_says_is_refused(
     text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cai.ppo.zero.is_deepspeed_available", lambda: False)
+    monkeypatch.setattr("cai.training.zero.is_deepspeed_available", lambda: False)
     (tmp_path / "own.yaml").write_text(text)
     with pytest.raises(CaiError, match=said):
         find_launcher("own.yaml", 2, tmp_path)

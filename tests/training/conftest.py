@@ -13,7 +13,7 @@ import pytest
 from tiny_models import Family, make_tiny_model
 
 from cai.settings import ModelSettings
-from cai.training.fit import FitTrainer
+from cai.training.trainer import FitTrainer
 
 # Every training collects garbage; what the libraries brought along need not be looked through.
 gc.collect()

@@ -13,15 +13,10 @@ from transformers import AutoModelForCausalLM
 from cai.conversation import user
 from cai.errors import CaiError
 from cai.models import load_chat_format
-from cai.training.preference import new_preference_model
-from cai.training.preference_model import (
-    PreferenceModel,
-    last_token_scores,
-    pad_right,
-    reset_score_head,
-    soft_bradley_terry_loss,
-    token_scores,
-)
+from cai.training.bradley_terry import soft_bradley_terry_loss
+from cai.training.preference_model import PreferenceModel
+from cai.training.scorer import new_preference_model, reset_score_head
+from cai.training.scores import last_token_scores, pad_right, token_scores
 
 SEQUENCES = [[5, 17, 200, 31, 8, 90, 12], [44, 6, 7], [9, 9, 121, *range(60, 70)]]
 

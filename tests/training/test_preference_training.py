@@ -17,9 +17,11 @@ from cai.conversation import user
 from cai.errors import CaiError
 from cai.models import load_chat_format
 from cai.settings import ModelSettings, PreferenceSettings
-from cai.training.preference import calibration_error, new_preference_model, train_preference
+from cai.training.preference import train_preference
 from cai.training.preference_data import read_pairs
+from cai.training.preference_measures import calibration_error
 from cai.training.preference_model import PreferenceModel
+from cai.training.scorer import new_preference_model
 
 SETTINGS = PreferenceSettings(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2

@@ -16,15 +16,15 @@ from cai.models import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
 from cai.training.arguments import training_arguments
 from cai.training.data import read_rows
-from cai.training.fit import FitTrainer
-from cai.training.sft import (
+from cai.training.sft import train_sft
+from cai.training.sft_data import (
     COLUMNS,
     NO_LOSS,
     collate_completions,
     completion_rows,
     mixture,
-    train_sft,
 )
+from cai.training.trainer import FitTrainer
 
 SETTINGS = SftSettings(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, epochs=2, checkpoint_steps=2

@@ -16,10 +16,12 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 from safetensors.torch import load_file
-from two_processes import together
+from torch.distributed.tensor import DTensor
+from two_processes import DEEPSPEED, together
 
 from cai.conversation import user
 from cai.errors import CaiError
+from cai.models import load_causal_lm
 from cai.pipeline.launch import LOG, Launcher, launch, read_job
 from cai.pipeline.launch_training import TrainingJob, launcher_of_training, run_training
 from cai.pipeline.progress import Progress
@@ -33,6 +35,8 @@ from cai.settings import (
     SourceSettings,
 )
 from cai.store import write_rows
+from cai.training.scores import last_token_scores
+from cai.training.trainer import FitTrainer
 
 STAGES = ("sft", "preference", "harmfulness")
 # No number of rows divides by the batch, and the last batch not by two processes.
@@ -67,7 +71,7 @@ def job(
         settings, data = kinds[stage]
         return TrainingJob(
             train=f"cai.training.{stage}:train_{stage}",
-            kind=type(settings).__name__,
+            section=f"{type(settings).__module__}:{type(settings).__name__}",
             settings={**settings.model_dump(mode="json"), **changes},
             data=data(),
             base=base(),
@@ -127,6 +131,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert losses(ours) == pytest.approx(expected, rel=1e-5, abs=1e-5)
     for file in ours.glob("metrics-*"):
         assert metrics(file) == pytest.approx(metrics(theirs / "metrics-0"), rel=1e-5, abs=1e-5)
+    assert plain_files(ours / "model") == plain_files(theirs / "model")
     weights, reference = (load_file(f / "model" / "model.safetensors") for f in (ours, theirs))
     assert weights.keys() == reference.keys()
     for name, weight in weights.items():
@@ -134,38 +139,137 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert not list(ours.glob("*checkpoints"))
 
 
+FSDP2 = {"ACCELERATE_USE_FSDP": "true"}
+NO_RESHARD = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
+ZERO = {**DEEPSPEED, "ACCELERATE_CONFIG_DS_FIELDS": "zero_stage"}  # as the launcher says it
+ZERO_1, ZERO_2 = ({**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in "12")
+LAUNCHED = [
+    pytest.param({}, id="ddp"),
+    pytest.param(FSDP2, id="fsdp2"),
+    pytest.param(ZERO_2, id="zero_2", marks=pytest.mark.deepspeed),
+]
+
+
+def steps_of(folder: Path) -> list[int]:
+    """Return the steps that were taken, in all runs in a folder."""
+    noted = map(json.loads, (folder / "steps").read_text().splitlines())
+    return [step["step"] for step in noted if "loss" in step]
+
+
+def plain_files(model: Path) -> dict[str, Any]:
+    """Return what a model folder holds besides weights, and the names of the weights' files."""
+    constants = ("cai_score_mean", "cai_score_std")  # the metrics have them, too
+    config = json.loads((model / "config.json").read_text())
+    texts = {
+        file.name: file.read_text() for file in model.glob("*") if file.suffix != ".safetensors"
+    }
+    plain = {name: x for name, x in config.items() if name not in constants}
+    return {
+        **texts,
+        "config.json": plain,
+        "weights": sorted(f.name for f in model.glob("*.safetensors")),
+    }
+
+
+@pytest.mark.parametrize("variables", LAUNCHED)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("micro", [None, 3])
 def test_two_processes_make_the_run_of_one(
-    stage: str, micro: int | None, tmp_path: Path, job: MakeJob
+    variables: dict[str, str], stage: str, micro: int | None, tmp_path: Path, job: MakeJob
 ) -> None:
     two = job(stage, tmp_path / "two", micro_batch_size=micro)
-    assert together(lambda: run(two, tmp_path / "two")) == ["", ""]
+    assert together(lambda: run(two, tmp_path / "two"), **variables) == ["", ""]
     assert len(list((tmp_path / "two").glob("metrics-*"))) == 2
     run(job(stage, tmp_path / "one"), tmp_path / "one")
     assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.parametrize("variables", LAUNCHED)
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_a_killed_run_goes_on_with_more_or_fewer_processes(
-    lora_rank: int, tmp_path: Path, job: MakeJob
+    variables: dict[str, str], lora_rank: int, tmp_path: Path, job: MakeJob
 ) -> None:
     """One process, then two; and the other way round."""
 
-    def of(name: str) -> TrainingJob:
-        return job("preference", tmp_path / name, checkpoint_steps=3, lora_rank=lora_rank)
+    def of(name: str, **changes: Any) -> TrainingJob:
+        return job("preference", tmp_path / name, lora_rank=lora_rank, **changes)
 
     run(of("once"), tmp_path / "once")
-    fewer, more = of("fewer"), of("more")
-    ends = together(lambda: run(fewer, tmp_path / "fewer", dies_after=8))
+    often = {"checkpoint_steps": 3, "micro_batch_size": 3}
+    fewer, more = of("fewer", **often), of("more", **often)
+    ends = together(lambda: run(fewer, tmp_path / "fewer", dies_after=8), **variables)
     assert any("KilledError" in end for end in ends)
     assert (tmp_path / "fewer" / "checkpoints" / "checkpoint-6").is_dir()
     run(fewer, tmp_path / "fewer")
+    assert steps_of(tmp_path / "fewer").count(1) == 1  # it did not start again
     assert_same_run(tmp_path / "fewer", tmp_path / "once")
     with pytest.raises(KilledError):
         run(more, tmp_path / "more", dies_after=8)
-    assert together(lambda: run(more, tmp_path / "more")) == ["", ""]
+    assert together(lambda: run(more, tmp_path / "more"), **variables) == ["", ""]
+    assert steps_of(tmp_path / "more").count(1) == 1
     assert_same_run(tmp_path / "more", tmp_path / "once")
+
+
+@pytest.mark.parametrize(
+    ("variables", "kept"),
+    [
+        pytest.param({}, (1.0, 1.0), id="ddp"),
+        pytest.param(FSDP2, (0.5, 0.5), id="fsdp2"),
+        pytest.param(ZERO_1, (1.0, 0.5), id="zero_1", marks=pytest.mark.deepspeed),
+        pytest.param(ZERO_2, (1.0, 0.5), id="zero_2", marks=pytest.mark.deepspeed),
+    ],
+)
+def test_a_process_keeps_its_part(
+    variables: dict[str, str],
+    kept: tuple[float, float],
+    tmp_path: Path,
+    job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which share of the weights and of Adam's moments each process has in its memory."""
+    made = job("sft", tmp_path)
+    weights = sum(p.numel() for p in load_causal_lm(made.base).parameters())
+
+    def noting(trainer: FitTrainer, hollow: Any) -> Any:
+        moments = [state["exp_avg"] for state in trainer._adamw.state.values()]
+        sizes = [sum(map(here, x)) / weights for x in (trainer.model.parameters(), moments)]
+        (tmp_path / os.environ["RANK"]).write_text(json.dumps(sizes))
+        return whole_model(trainer, hollow)
+
+    def here(x: torch.Tensor) -> int:
+        return x.to_local().numel() if isinstance(x, DTensor) else x.numel()
+
+    whole_model = FitTrainer.whole_model
+    monkeypatch.setattr(FitTrainer, "whole_model", noting)
+    assert together(lambda: run(made, tmp_path / "notes"), **variables) == ["", ""]
+    for rank in "01":
+        assert json.loads((tmp_path / rank).read_text()) == pytest.approx(kept, abs=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", LAUNCHED)
+def test_passes_compute_in_bfloat16_as_in_one_process(
+    variables: dict[str, str], tmp_path: Path, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; weights, their gradients and the scores are float32 all the same."""
+    for module in ("arguments", "fit"):
+        monkeypatch.setattr(f"cai.training.{module}.computes_in_bfloat16", lambda _: True)
+
+    def noting(model: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        scores = last_token_scores(model, *inputs)
+        (tmp_path / "notes" / os.environ.get("RANK", "alone")).write_text(
+            f"{torch.is_autocast_enabled('cpu')} {model.model.layers[0].mlp.up_proj.weight.dtype} "
+            f"{scores.dtype}"
+        )
+        return scores
+
+    monkeypatch.setattr("cai.training.scorer.last_token_scores", noting)
+    run(job("preference", tmp_path / "one"), tmp_path / "notes")
+    two = job("preference", tmp_path / "two")
+    assert together(lambda: run(two, tmp_path / "notes"), **variables) == ["", ""]
+    for rank in ("alone", "0", "1"):
+        said = (tmp_path / "notes" / rank).read_text()
+        assert said == "True torch.float32 torch.float32"
 
 
 def test_fewer_rows_than_processes_can_share(tmp_path: Path, job: MakeJob) -> None:
@@ -177,7 +281,10 @@ def test_fewer_rows_than_processes_can_share(tmp_path: Path, job: MakeJob) -> No
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_run_with_its_name(tmp_path: Path, job: MakeJob) -> None:
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_a_killed_process_ends_the_run_with_its_name(
+    name: str, tmp_path: Path, job: MakeJob
+) -> None:
     file = tmp_path / "job.json"
     made = job("sft", tmp_path, epochs=200, checkpoint_steps=1)
     file.write_text(made.model_dump_json())
@@ -192,7 +299,7 @@ def test_a_killed_process_ends_the_run_with_its_name(tmp_path: Path, job: MakeJo
                     process.kill()
 
     launcher = launcher_of_training(
-        SftSettings(launch="ddp", processes=2), stage="sft", base_dir=tmp_path
+        SftSettings(launch=name, processes=2), stage="sft", base_dir=tmp_path
     )
     assert isinstance(launcher, Launcher)
     with pytest.raises(CaiError, match=r"on 2 processes .*: process 1 was killed \(SIGKILL, as"):
@@ -203,11 +310,14 @@ def test_a_killed_process_ends_the_run_with_its_name(tmp_path: Path, job: MakeJo
 
 
 @pytest.mark.slow
-def test_a_stage_with_launch_trains_on_its_processes(tmp_path: Path, job: MakeJob) -> None:
+@pytest.mark.parametrize("name", ["ddp", "fsdp2_no_reshard"])
+def test_a_stage_with_launch_trains_on_its_processes(
+    name: str, tmp_path: Path, job: MakeJob
+) -> None:
     made = job("sft", tmp_path / "two")
     metrics = run_training(
         made.train,
-        SftSettings(**COMMON, launch="ddp", processes=2),
+        SftSettings(**COMMON, launch=name, processes=2),
         stage="sft",
         data=made.data,
         base=made.base,
@@ -231,8 +341,8 @@ def test_a_stage_with_launch_trains_on_its_processes(tmp_path: Path, job: MakeJo
         ({"launch": "ddp"}, r"`sft\.launch` needs two processes or more, not 0"),
         ({"launch": "ddp", "processes": 1}, "not 1"),
         ({"launch": "none", "processes": 2}, "`sft.launch: none` is neither a file nor one of"),
-        ({"launch": "fsdp2", "processes": 2}, "is for FSDP, which only PPO supports.* with `ddp`"),
-        ({"launch": "deepspeed", "processes": 2}, "is for DEEPSPEED, .* with `ddp`"),
+        ({"launch": "deepspeed", "processes": 2}, r"pip install 'cai\[deepspeed\]'"),
+        ({"launch": "fsdp1.yaml", "processes": 2}, "is for FSDP 1, .* `fsdp_version: 2`"),
         ({"launch": "three.yaml", "batch_size": 32}, "does not divide among 3 processes"),
         ({"launch": "ddp", "processes": 2, "micro_batch_size": 32}, "micro-batches of 32"),
         ({"launch": "half.yaml"}, "`mixed_precision: bf16`"),
@@ -242,6 +352,8 @@ def test_what_cannot_be_launched_is_refused_before_anything_runs(
     changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("cai.training.zero.is_deepspeed_available", lambda: False)
+    (tmp_path / "fsdp1.yaml").write_text("distributed_type: FSDP\nfsdp_config: {}")
     three = "distributed_type: MULTI_GPU\nnum_processes: 3"
     (tmp_path / "three.yaml").write_text(three)
     (tmp_path / "half.yaml").write_text(f"{three}\nmixed_precision: bf16")
@@ -256,9 +368,10 @@ def test_a_batch_that_processes_cannot_share_is_refused_when_it_is_read() -> Non
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
-def test_a_script_that_is_launched_otherwise_is_refused(
+def test_a_script_that_one_process_would_split_is_refused(
     kind: str, tmp_path: Path, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cai.training.launcher.check_installed", lambda: None)
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    with pytest.raises(CaiError, match=f"is for {kind}"):
+    with pytest.raises(CaiError, match=f"is for {kind}, and this process is alone"):
         job("sft", tmp_path).run(lambda _: None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai.pipeline.context import Context
-from cai.pipeline.launch import Job, Launcher, find_launcher, launch
+from cai.pipeline.launch import Job, find_launcher, launch
 from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
 from cai.records import PromptRow, content_hash
 from cai.settings import ModelSettings, PPOSettings
@@ -116,26 +116,10 @@ def _run(context: Context[PPOSettings]) -> dict[str, Any]:
         file = job.folder / "job.json"
         file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
         say = context.progress.say
-        launcher = find_launcher_of_ppo(
-            settings.launch, settings.processes, context.base_dir, context.name
+        launcher = find_launcher(
+            settings.launch, settings.processes, context.base_dir, stage=context.name
         )
         return launch(file, launcher, on_step=on_step, warn=say)
-
-
-def find_launcher_of_ppo(
-    name: str, processes: int | None, base_dir: Path, stage: str = "ppo"
-) -> Launcher:
-    """See `find_launcher`: what PPO does not do is refused."""
-
-    def check(variables: Mapping[str, str]) -> None:
-        from cai.ppo.processes import check_launcher
-        from cai.ppo.zero import check_installed
-
-        check_launcher(variables)
-        if variables["ACCELERATE_USE_DEEPSPEED"] == "true":
-            check_installed()
-
-    return find_launcher(name, processes, base_dir, stage=stage, check=check)
 
 
 def _check(context: Context[PPOSettings]) -> None:
@@ -149,8 +133,8 @@ def _check(context: Context[PPOSettings]) -> None:
         from cai.ppo.check import check_shares
         from cai.ppo.processes import Processes
 
-        found = find_launcher_of_ppo(
-            settings.launch, settings.processes, context.base_dir, context.name
+        found = find_launcher(
+            settings.launch, settings.processes, context.base_dir, stage=context.name
         )
         sharded, deepspeed = found.kind == "FSDP", found.kind == "DEEPSPEED"
         check_shares(

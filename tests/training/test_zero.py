@@ -1,4 +1,4 @@
-"""What of DeepSpeed's configuration PPO takes; the runs themselves are in test_ppo_processes.py."""
+"""What of DeepSpeed's configuration trainings take; the runs are in the tests of processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cai.errors import CaiError
-from cai.ppo import zero
+from cai.ppo.zero import ppo_config
+from cai.training import zero
 
 
 def config_of(monkeypatch: pytest.MonkeyPatch, folder: Path, given: dict[str, Any]) -> Any:
@@ -19,7 +20,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch, folder: Path, given: dict[str, An
     return zero.zero_config()
 
 
-def test_a_file_of_deepspeeds_is_taken_with_ppos_own_words(
+def test_a_file_of_deepspeeds_is_taken_without_what_a_training_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given = {
@@ -39,7 +40,8 @@ def test_a_file_of_deepspeeds_is_taken_with_ppos_own_words(
     assert config["zero_optimization"]["stage"] == 1
     assert config["zero_optimization"]["allgather_bucket_size"] == 1000
     assert "auto" not in str(config)
-    assert "train_batch_size" not in config
+    assert not config.keys() & set(zero.SAID_BY_TRAINING)
+    config = ppo_config()
     assert config["gradient_accumulation_steps"] == 1
     assert config["managed_gradient_accumulation"] is False
 
@@ -57,7 +59,7 @@ def test_a_file_of_deepspeeds_is_taken_with_ppos_own_words(
         ({"scheduler": {"type": "WarmupLR"}, "optimizer": {}}, "sets `optimizer`, `scheduler`"),
     ],
 )
-def test_what_ppo_does_not_do_is_refused(
+def test_what_no_training_does_is_refused(
     changes: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(CaiError, match=said):
