@@ -12,20 +12,45 @@ Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
-class Rate:
-    """An estimate and its 95% interval.
+class Estimate:
+    """A value and its 95% interval.
 
     Attributes:
-        value: The estimate; None when nothing was measured.
+        value: None when nothing was measured.
         low: Lower end of the interval; None when it cannot be estimated.
         high: Upper end of the interval; None when it cannot be estimated.
-        n: How many rows were measured.
     """
 
     value: float | None
-    low: float | None
-    high: float | None
-    n: int
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, if there is an interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def spread(self) -> tuple[float, float, float] | None:
+        """Value, low and high, all the value where there is no interval; None if not measured."""
+        if self.value is None:
+            return None
+        return (self.value, *(self.interval or (self.value, self.value)))
+
+
+@dataclass(frozen=True)
+class Rate(Estimate):
+    """An estimate from rows: a proportion, a mean or a rating.
+
+    Attributes:
+        n: How many rows were measured.
+    """
+
+    n: int = 0
+
+
+UNKNOWN = Rate(None)
+"""What was not measured."""
 
 
 def rate(values: Sequence[bool | None], clusters: Sequence[str]) -> Rate:
@@ -47,7 +72,7 @@ def rate(values: Sequence[bool | None], clusters: Sequence[str]) -> Rate:
     tasks = _by_cluster([None if v is None else float(v) for v in values], clusters)
     n = sum(len(task) for task in tasks)
     if n == 0:
-        return Rate(None, None, None, 0)
+        return UNKNOWN
     hits = [sum(task) for task in tasks]
     p = sum(hits) / n
     low, high = _wilson(p, n / _design_effect(hits, [len(task) for task in tasks]))
@@ -67,10 +92,10 @@ def mean(values: Sequence[float | None], clusters: Sequence[str]) -> Rate:
     tasks = _by_cluster(values, clusters)
     n = sum(len(task) for task in tasks)
     if n == 0:
-        return Rate(None, None, None, 0)
+        return UNKNOWN
     centre = sum(sum(task) for task in tasks) / n
     if len(tasks) == 1:
-        return Rate(centre, None, None, n)
+        return Rate(centre, n=n)
     sums, sizes = [sum(task) for task in tasks], [len(task) for task in tasks]
     half = _student_t(len(tasks) - 1) * math.sqrt(_ratio_variance(sums, sizes))
     return Rate(centre, centre - half, centre + half, n)

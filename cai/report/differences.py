@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-Known = Mapping[str, Any]
-"""A rate or mean as in report.json: `value`, `low`, `high`, `n`."""
+from cai.evaluate.rates import Estimate
 
 
-def difference(before: Known, after: Known) -> dict[str, float | None]:
+def difference(before: Estimate | None, after: Estimate | None) -> Estimate:
     """Return after - before with a 95% interval, from the two values' own intervals.
 
     Newcombe's hybrid score interval (1998, method 10; in general form Zou and Donner's MOVER,
@@ -19,24 +16,28 @@ def difference(before: Known, after: Known) -> dict[str, float | None]:
     as independent: for answers to the same prompts it is a little too wide.
 
     Returns:
-        `value`, `low`, `high`; all None when either was not measured, the ends None when either
-        has no interval.
+        Without a value when either was not measured, without ends when either has no interval.
     """
-    b, a = before.get("value"), after.get("value")
+    b, a = before and before.value, after and after.value
     if a is None or b is None:
-        return {"value": None, "low": None, "high": None}
-    ends = [known.get(end) for known in (before, after) for end in ("low", "high")]
-    if any(end is None for end in ends):
-        return {"value": a - b, "low": None, "high": None}
-    low_b, high_b, low_a, high_a = (float(end) for end in ends if end is not None)
-    return {
-        "value": a - b,
-        "low": a - b - math.hypot(a - low_a, high_b - b),
-        "high": a - b + math.hypot(high_a - a, b - low_b),
-    }
+        return Estimate(None)
+    one, other = before and before.interval, after and after.interval
+    if one is None or other is None:
+        return Estimate(a - b)
+    (low_b, high_b), (low_a, high_a) = one, other
+    return Estimate(
+        a - b,
+        a - b - math.hypot(a - low_a, high_b - b),
+        a - b + math.hypot(high_a - a, b - low_b),
+    )
 
 
-def is_clear(change: Mapping[str, float | None]) -> bool:
+def is_clear(change: Estimate) -> bool:
     """Say whether the interval of a difference leaves zero out."""
-    low, high = change["low"], change["high"]
-    return low is not None and high is not None and (low > 0 or high < 0)
+    return change.interval is not None and (change.interval[0] > 0 or change.interval[1] < 0)
+
+
+def size(change: Estimate) -> Estimate:
+    """Return how large a clear difference is, whichever way it goes."""
+    value = None if change.value is None else abs(change.value)
+    return Estimate(value, *sorted(map(abs, change.interval or ())))

@@ -9,7 +9,8 @@ from rich.console import Console
 from synthetic_run import PRINCIPLES, make_run, pipeline, write_jsonl
 
 from cai.errors import CaiError
-from cai.report import results_table, write_report
+from cai.evaluate.rates import UNKNOWN, Rate
+from cai.report import read_report, results_table, write_report
 from cai.store import write_json, write_rows
 
 RATES = (
@@ -162,6 +163,41 @@ def test_damage_is_named_by_file_and_line(run: Path, path: str, line: str):
     assert f"{run / path}:{number}:" in str(caught.value)
 
 
+def test_report_json_is_read_as_it_was_written(run: Path):
+    _, report = report_on(run)
+    read = read_report(run)
+    assert read.plain() == report
+    assert list(read.plain()["measures"]) == list(report["measures"])
+    shutil.rmtree(run / "evaluate")
+    _, report = report_on(run)
+    assert report["measures"] == report["evaluation"] == report["label_quality"] == {}
+    assert read_report(run).plain() == report
+    (run / "report.json").unlink()
+    assert read_report(run) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("measures.json", '{"schema": 1}', "schema: Input should be 2"),
+        ("measures.json", '{"schema": 2, "elo": {"method": "dice"}}', "elo.method"),
+        ("summary.json", '{"m": {"harmful_rate": {"value": "much", "n": 1}}}', "value"),
+        ("summary.json", '{"m": {"harmless_rate": {}}}', "m.harmless_rate"),
+        ("summary.json", '{"m": ', "not JSON"),
+        ("revisions.json", "[]", "RevisionScores"),
+    ],
+)
+def test_results_that_are_damaged_or_of_another_version_are_named(
+    run: Path, name: str, text: str, said: str
+):
+    path = run / "evaluate" / name
+    path.write_text(text)
+    with pytest.raises(CaiError) as caught:
+        write_report(run, pipeline())
+    assert str(caught.value).startswith(f"{path} is damaged or was written by another version")
+    assert said in str(caught.value)
+
+
 def test_what_the_guard_saw_is_told(tmp_path: Path):
     folder = make_run(tmp_path / "run", samples=1)
     first = {"guard/score": 0.5, "guard/length": 37.6, "guard/evasive": 0.07}
@@ -177,25 +213,23 @@ def test_what_the_guard_saw_is_told(tmp_path: Path):
 
 def test_terminal_table_has_every_rate_of_every_model(run: Path):
     _, report = report_on(run)
-    report["evaluation"]["[red]\x1b[31mx"] = {}
+    rates = {name: summary.rates for name, summary in read_report(run).evaluation.items()}
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(results_table(report))
+    console.print(results_table(rates | {"[red]\x1b[31mx": {}}))
     text = console.export_text()
     harmful = report["evaluation"]["helpful-only"]["harmful_rate"]
     low, high = (f"{100 * harmful[end]:.0f}" for end in ("low", "high"))
     assert f"{harmful['value']:.0%} ({low}–{high})" in text
     assert "[red]⟨U+001B⟩[31mx" in text
-    console.print(results_table({"evaluation": {}}))
+    console.print(results_table({}))
 
 
 def test_what_nobody_measured_is_left_out_and_many_models_get_rows():
-    rate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
-    unknown = {"value": None, "low": None, "high": None, "n": 0}
-    summary = {"harmful_rate": unknown, "over_refusal_rate": rate}
+    rates = {"harmful_rate": UNKNOWN, "over_refusal_rate": Rate(0.5, 0.4, 0.6, 10)}
 
     def shown(models):
         console = Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-        console.print(results_table({"evaluation": {f"model-{n}": summary for n in range(models)}}))
+        console.print(results_table({f"model-{n}": rates for n in range(models)}))
         return console.export_text()
 
     for text in (shown(2), shown(9)):
