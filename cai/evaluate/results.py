@@ -1,4 +1,4 @@
-"""What an evaluation finds, as its JSON files have it: rates by model, and all other measures."""
+"""What an evaluation finds, as its JSON files have it; docs/evaluate.md says what each part is."""
 
 from __future__ import annotations
 
@@ -27,22 +27,7 @@ class Result(BaseModel):
 
 
 class ModelSummary(Result):
-    """What the answers of one model are like.
-
-    Attributes:
-        harmful_rate: Of answers to red-team prompts, as the next two are.
-        evasive_rate: Refusals without a reason.
-        explained_refusal_rate: Refusals with one.
-        helpful_rate: Of answers to benign prompts, as the next one is.
-        over_refusal_rate: Refusals, explained or not.
-        garbled_rate: Of all answers.
-        mean_words: By side.
-        labels: The grader's words for the answers, counted by side.
-        states: All rows, counted; only those that are `ok` enter anything else.
-        by_category: The rates by the tag `category`, as far as they were measured.
-        by_set: The same by prompt set.
-        mean_preference_score: By side, normalised.
-    """
+    """What the answers of one model are like: shares, and means and counts by side."""
 
     harmful_rate: Rate = UNKNOWN
     evasive_rate: Rate = UNKNOWN
@@ -77,17 +62,7 @@ class RevisionScores(Result):
 
 
 class Elo(Result):
-    """Ratings against the first model, in points.
-
-    Attributes:
-        method: Who decides.
-        pairing: Who met whom, of a judge's matches.
-        anchor: The model whose ratings are 0.
-        harmless: Over red-team prompts, by model.
-        helpful: Over benign prompts, by model.
-        matches: Those of a judge, counted by state.
-        order_agreement: How often the judge names the same winner in both orders.
-    """
+    """Ratings in points against the anchor, by model: over red-team and over benign prompts."""
 
     method: Literal["preference", "judge"]
     pairing: str | None = None
@@ -99,22 +74,12 @@ class Elo(Result):
 
 
 class Style(Result):
-    """How a model's answers are worded.
-
-    Attributes:
-        boilerplate: The share that has a run of words in common with answers to other prompts.
-        preachy: The share that lectures.
-        phrases: The runs of words behind the first.
-        repeated_openings: A share, in [0, 1].
-        repeated_ngrams: A share, in [0, 1].
-        words: Per answer.
-        length_ratio: To the first model.
-        flags: What has changed since the first model, in words.
-    """
+    """How a model's answers are worded, and in `flags` what has changed since the first model."""
 
     boilerplate: Rate
     preachy: Rate
     phrases: Sequence[str]
+    """The runs of words behind `boilerplate`."""
     repeated_openings: float
     repeated_ngrams: float
     words: Rate
@@ -123,29 +88,18 @@ class Style(Result):
 
 
 class AlignmentTax(Result):
-    """What a model has unlearnt since the first one.
-
-    Attributes:
-        perplexity: Per word of benign texts, so models with other tokenizers compare.
-        perplexity_ratio: To the first model.
-        helpful_change: Of the share of helpful answers to the same questions.
-        flags: What is worse, in words.
-    """
+    """What a model has unlearnt since the first one."""
 
     perplexity: float | None
+    """Per word of benign texts, so models with other tokenizers compare."""
     perplexity_ratio: Rate
     helpful_change: Rate
+    """Of the share of helpful answers to the same questions."""
     flags: Sequence[str]
 
 
 class Harmfulness(Result):
-    """Absolute harmfulness of answers to red-team prompts, from 0 to 4.
-
-    Attributes:
-        method: Who rates: a judge, or a trained model.
-        models: The mean by model; intervals end where the scale does.
-        states: The answers, counted.
-    """
+    """Mean harmfulness of answers to red-team prompts by model, 0 to 4; intervals end there."""
 
     method: Literal["judge", "model"]
     models: Rates
@@ -153,14 +107,7 @@ class Harmfulness(Result):
 
 
 class Chosen(Result):
-    """What a model chooses among options.
-
-    Attributes:
-        accuracy: Clustered by conversation.
-        first_share: How often it chooses (A).
-        mean_mass: The probability on the options together.
-        states: The questions, counted.
-    """
+    """What a model chooses among options; `first_share` is how often that is (A)."""
 
     accuracy: Rate
     first_share: Rate
@@ -169,17 +116,11 @@ class Chosen(Result):
 
 
 class Choices(Result):
-    """A set of multiple-choice questions.
-
-    Attributes:
-        questions: How many there are.
-        baselines: The accuracy of `always_first` (A) and of `longest` (the longer option;
-            questions with equally long ones are left out).
-        models: What each model chooses.
-    """
+    """A set of multiple-choice questions."""
 
     questions: int
     baselines: Rates
+    """Accuracies of `always_first` (A) and of `longest`, without questions of equal length."""
     models: Mapping[str, Chosen]
 
 
@@ -194,21 +135,7 @@ class CheckpointSummary(Result):
 
 
 class Measures(Result):
-    """The file `measures.json`; docs/evaluate.md says more. Without that file all is left out.
-
-    Attributes:
-        schema_number: Of the file.
-        grader: Who says what the answers are.
-        judge: The judge's name, if there is one.
-        starts: What each model was trained from, where that is one of them.
-        elo: In the models' order, each after the checkpoints of its training.
-        style: By model.
-        alignment_tax: By model.
-        harmfulness: In the order of `elo`.
-        choices: By set.
-        checkpoints: In the order of training.
-        flags: Sentences that a careful reader should know.
-    """
+    """The file `measures.json`; everything is left out where there is no such file."""
 
     schema_number: Literal[2] = Field(default=SCHEMA, alias="schema")
     grader: str = ""
@@ -224,12 +151,7 @@ class Measures(Result):
 
 
 class Results(Result):
-    """All of one evaluation.
-
-    Attributes:
-        evaluation: By model, in order.
-        measures: All else.
-    """
+    """All of one evaluation."""
 
     evaluation: Mapping[str, ModelSummary]
     measures: Measures

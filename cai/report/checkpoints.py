@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cai.evaluate.rates import UNKNOWN, Rate
+from cai.evaluate.rates import UNKNOWN, Rate, difference
 from cai.evaluate.results import CheckpointSummary, ModelSummary
 from cai.report.charts import PointChart, point_chart
-from cai.report.differences import difference, is_clear
 from cai.report.effects import FOLLOWED
 from cai.report.facts import Report
 from cai.report.numbers import Numbers, behind_checkpoints
@@ -184,7 +183,7 @@ def _fall(harmful: Points) -> str:
         return ""
     (_, start, before), (last, end, after) = known[0], known[-1]
     change = difference(before, after)
-    if end > start or not is_clear(change):
+    if end > start or not change.is_clear:
         return ""
     enough = start + 0.9 * (end - start)
     step = next(step for step, value, _ in known[1:] if value <= enough)

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cai.evaluate.rates import Estimate
+from cai.evaluate.rates import Estimate, difference
 from cai.report.checkpoints import checkpoint_series
 from cai.report.contents import collect
-from cai.report.differences import difference
 from cai.report.effects import FOLLOWED, MEASURES, measured
 from cai.report.facts import Compared, Comparison, Report
 from cai.report.page import RATES, render_comparison
@@ -65,21 +64,21 @@ def compare_runs(before: Report, after: Report, *, names: tuple[str, str]) -> Co
 
 
 def _plain(comparison: Comparison) -> dict[str, Any]:
-    """Return what JSON has of a comparison; a measure that a run lacks is an empty object there."""
-    reports = comparison.reports
+    """Return what JSON has of a comparison."""
+    reports = [report.plain() for report in comparison.reports]
     return {
         "schema": SCHEMA,
         "runs": [
-            {"name": name, "constitution": one.constitution, "seed": one.seed, "grader": one.grader}
-            for name, one in zip(comparison.names, reports, strict=True)
+            {"name": name, **{key: report[key] for key in ("constitution", "seed", "grader")}}
+            for name, report in zip(comparison.names, reports, strict=True)
         ],
         "evaluation": {
             model: {name: _plain_pair(found) for name, found in measures.items()}
             for model, measures in comparison.evaluation.items()
         },
-        "revisions": [[one.plain() for one in report.revisions.rounds] for report in reports],
-        "scores": [[one.plain() for one in report.revisions.scores] for report in reports],
-        "elo": [_elo(report) for report in reports],
+        "revisions": [report["revisions"]["rounds"] for report in reports],
+        "scores": [report["revisions"]["scores"] for report in reports],
+        "elo": [_plain_elo(report["evaluation"], report["measures"]) for report in reports],
         "checkpoints": [
             {
                 policy: {
@@ -88,7 +87,7 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
                 }
                 for policy, series in checkpoint_series(report).items()
             }
-            for report in reports
+            for report in comparison.reports
         ],
         "alone": comparison.alone,
         "settings": comparison.settings,
@@ -97,22 +96,18 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def _plain_pair(found: Compared) -> dict[str, Any]:
-    return {
-        "before": asdict(found.before) if found.before else {},
-        "after": asdict(found.after) if found.after else {},
-        "difference": found.difference and asdict(found.difference),
-    }
+    """Return an empty object for what a run has not measured."""
+    plain = asdict(found)
+    return {**plain, "before": plain["before"] or {}, "after": plain["after"] or {}}
 
 
-def _elo(report: Report) -> dict[str, Any]:
-    measures = report.measures
+def _plain_elo(evaluation: Mapping[str, Any], measures: Mapping[str, Any]) -> dict[str, Any]:
+    kept = measures.get("checkpoints", [])
     return {
-        "models": report.models,
-        "elo": measures.elo and measures.elo.plain(),
-        "starts": measures.starts,
-        "checkpoints": [
-            one.model_dump(include={"policy", "step", "name"}) for one in measures.checkpoints
-        ],
+        "models": [*evaluation],
+        "elo": measures.get("elo"),
+        "starts": measures.get("starts"),
+        "checkpoints": [{key: one[key] for key in ("policy", "step", "name")} for one in kept],
     }
 
 

@@ -20,15 +20,7 @@ Metrics = Mapping[str, float | None]
 
 
 class StageFacts(Result):
-    """What a stage says of itself.
-
-    Attributes:
-        stage: What sort it is (`ppo`); its section can have another name.
-        complete: Whether it has finished.
-        metrics: The file `metrics.json`.
-        provenance: What it was made from, on what machine.
-        outputs: The hash of each file that it made.
-    """
+    """What a stage (of the sort `stage`) says of itself; `outputs` are hashes by file."""
 
     stage: str
     complete: bool
@@ -52,15 +44,7 @@ class PrincipleFacts(PrincipleStatistics):
 
 
 class RoundFacts(Result):
-    """Texts after so many revisions.
-
-    Attributes:
-        round: The number of revisions; 0 is the first response.
-        mean_words: Per text.
-        changed: The share that differs from the text before; None for the first response.
-        labels: The grader's words for them, counted.
-        n: How many texts there are.
-    """
+    """Texts after so many revisions; `changed` is the share unlike the text before."""
 
     round: int
     mean_words: float
@@ -85,13 +69,11 @@ class ConfidenceBin(Result):
 
 
 class ComparisonFacts(Result):
-    """Labels, and what the grader says of them.
+    """Two runs held against each other; `names` are what to call them, the measure first.
 
-    Attributes:
-        labelled: Pairs by the source of their label.
-        ai_labels: Those of AI in equal bins of [0, 1], counted.
-        right: The share of AI labels on the side of the response that the grader puts first.
-        calibration: The same in equal bins of confidence max(p, 1 - p), from 0.5 to 1.
+    `evaluation` has, per model that both evaluated, every rate, and every other measure that either
+    run has of it; `alone` are other models. `settings` and `principles` list (key, before, after)
+    of whatever differs.
     """
 
     labelled: Counts
@@ -101,15 +83,11 @@ class ComparisonFacts(Result):
 
 
 class JudgementFacts(Result):
-    """How much the feedback model can be trusted; None where nothing was measured.
+    """How much the feedback model can be trusted; `n` judgements were asked in both orders.
 
-    Attributes:
-        judgements: How many there are.
-        opinions: How many, of those asked in both orders, lean to a side in either.
-        order_agreement: The share of opinions that are the same in both orders.
-        first_preferred: Mean probability of whichever response is shown first; 0.5 is fair.
-        mean_mass: Mean probability on the two options together.
-        n: How many were asked in both orders.
+    `opinions` of these lean to a side in either order, and `order_agreement` is the share that
+    lean to the same one. `first_preferred` (0.5 is fair) and `mean_mass` are mean probabilities, of
+    whichever response is shown first and of the two options together.
     """
 
     judgements: int
@@ -146,28 +124,7 @@ class Provenance(Result):
 
 
 class Report(Result):
-    """The file report.json.
-
-    Attributes:
-        schema_number: Of the file.
-        name: Of the run.
-        seed: Of the run.
-        constitution: As the settings name it.
-        grader: Of the first evaluation, if the run has one.
-        evaluation: The file `summary.json` of the first evaluation.
-        measures: Its file `measures.json`.
-        stages: By name, those that have begun.
-        states: The rows of each file, counted by state.
-        prompts: By kind and split (`red_team/train`).
-        principles: By id, in the constitution's order.
-        suggestions: What of them may be worth an edit, in words.
-        revisions: Of all chains.
-        comparisons: Of all labelled pairs.
-        judgements: Of all judgements.
-        label_quality: On known comparisons, where there was a gate.
-        ppo: By stage.
-        provenance: Of the report.
-    """
+    """The file report.json; `evaluation` and `measures` are files of the first evaluation."""
 
     schema_number: Literal[2] = Field(alias="schema")
     name: str

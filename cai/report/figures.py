@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cai.evaluate.rates import Estimate, Rate
+from cai.evaluate.rates import Estimate, Rate, difference
 from cai.evaluate.results import Measures
 from cai.report.charts import LEFT, WIDTH, ticks, written
-from cai.report.differences import difference, is_clear, size
 from cai.report.facts import Report
 from cai.report.wording import HUNDREDTHS, WHOLE, percent, show
 
@@ -65,24 +64,16 @@ class Rated:
 
 
 @dataclass(frozen=True)
-class EloFigure:
-    """Harmless against helpful Elo (paper, figure 2): the drawing, the numbers, a sentence."""
-
-    plane: Plane | None
-    rated: list[Rated]
-    said: str
-
-
-@dataclass(frozen=True)
-class HarmfulnessFigure:
-    """Absolute harmfulness from 0 to 4 (paper, figure 10), by model and checkpoint."""
+class RatedFigure:
+    """Models and checkpoints with their ratings, what these show in words, and a drawing."""
 
     rated: list[Rated]
     said: str
+    plane: Plane | None = None
 
 
-def elo_figure(measures: Measures, models: Sequence[str]) -> EloFigure | None:
-    """Place the evaluated models, in order, by their Elo; None where there is no Elo."""
+def elo_figure(measures: Measures, models: Sequence[str]) -> RatedFigure | None:
+    """Draw harmless against helpful Elo (paper, figure 2); None where there is no Elo."""
     if not measures.elo:
         return None
     harmless, helpful = measures.elo.harmless, measures.elo.helpful
@@ -96,11 +87,12 @@ def elo_figure(measures: Measures, models: Sequence[str]) -> EloFigure | None:
         for prompts, ratings in (("red-team", harmless), ("benign", helpful))
         if first in ratings and last in ratings
     ]
-    return EloFigure(_plane(rated, lineages(measures, models)), rated, " ".join(filter(None, told)))
+    said = " ".join(filter(None, told))
+    return RatedFigure(rated, said, _plane(rated, lineages(measures, models)))
 
 
-def harmfulness_figure(measures: Measures, models: Sequence[str]) -> HarmfulnessFigure | None:
-    """List the models by their mean harmfulness; None where it was not measured."""
+def harmfulness_figure(measures: Measures, models: Sequence[str]) -> RatedFigure | None:
+    """List absolute harmfulness, 0 to 4 (paper, figure 10); None where it was not measured."""
     if not measures.harmfulness:
         return None
     by_name = measures.harmfulness.models
@@ -113,11 +105,11 @@ def harmfulness_figure(measures: Measures, models: Sequence[str]) -> Harmfulness
     said = ""
     if change.value is not None and first != last:
         said = f"There is no clear difference between {last} and {first}."
-        if is_clear(change):
+        if change.is_clear:
             way = "less" if change.value < 0 else "more"
-            far = show(size(change), HUNDREDTHS)
+            far = show(change.size, HUNDREDTHS)
             said = f"Answers of {last} are rated {far} {way} harmful than those of {first}."
-    return HarmfulnessFigure(rated, said)
+    return RatedFigure(rated, said)
 
 
 def lineages(measures: Measures, models: Sequence[str]) -> list[list[str]]:
@@ -216,11 +208,11 @@ def _apart(where: str, last: str, now: Estimate, first: str, before: Estimate) -
     change = difference(before, now)
     if change.value is None or last == first:
         return ""
-    if not is_clear(change):
+    if not change.is_clear:
         return f"{where} there is no clear difference between {last} and {first}."
     way = "above" if change.value > 0 else "below"
     wins = 1 / (1 + 10 ** (-change.value / 400))
-    far = show(size(change), WHOLE)
+    far = show(change.size, WHOLE)
     return (
         f"{where} {last} is {far.value} points ({far.ends}) {way} {first}: of two answers "
         f"its own would be preferred {percent(wins)} of the time."

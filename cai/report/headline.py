@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cai.evaluate.rates import difference
 from cai.evaluate.results import ModelSummary
-from cai.report.differences import difference, is_clear, size
 from cai.report.facts import Comparison, Report
 from cai.report.wording import POINTS, Scale, joined, percent, points, show
 
@@ -112,9 +112,9 @@ def compared(comparison: Comparison) -> str:
     clear: list[str] = []
     for rate, does in COMPARED.items():
         found = measures[rate].difference
-        if found and is_clear(found):
+        if found and found.is_clear:
             way = "more" if (found.value or 0.0) > 0 else "less"
-            clear.append(f"{does} {show(size(found), SIZES).value} points {way} often")
+            clear.append(f"{does} {show(found.size, SIZES).value} points {way} often")
     if not clear:
         return (
             f"No clear difference between {before} and {after}: for {model}, the intervals of all "
@@ -156,12 +156,12 @@ def _change(rate: str, evaluation: Mapping[str, ModelSummary]) -> str:
     found = difference(before.rates[rate], after.rates[rate])
     if first == last or found.value is None or found.interval is None:
         return ""
-    if not is_clear(found):
+    if not found.is_clear:
         return (
             f"From {first} to {last} that is no clear change "
             f"(95% interval {show(found, POINTS).ends} points)."
         )
-    far, way = show(size(found), SIZES), "lower" if found.value < 0 else "higher"
+    far, way = show(found.size, SIZES), "lower" if found.value < 0 else "higher"
     return f"From {first} to {last} that is {far.value} points {way} ({far.ends})."
 
 

@@ -19,7 +19,6 @@ from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
 from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compared_checkpoints
 from cai.report.curves import GUARD, SHARES, drawn
-from cai.report.differences import is_clear
 from cai.report.effects import MEASURES, SIDE_NAMES, show_measure, side_effects
 from cai.report.facts import Comparison, PPOFacts, Report, RoundFacts, StageFacts
 from cai.report.figures import elo_figure, harmfulness_figure, missing
@@ -239,7 +238,6 @@ def _environment() -> Environment:
         metric=metric,
         round_name=round_name,
     )
-    cast("dict[str, Any]", environment.tests).update(clear=is_clear)
     cast("dict[str, Any]", environment.globals).update(
         show=show,
         show_measure=show_measure,

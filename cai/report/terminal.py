@@ -9,7 +9,6 @@ from rich.text import Text
 
 from cai.evaluate.rates import UNKNOWN, Estimate, Rate
 from cai.evaluate.results import Rates
-from cai.report.differences import is_clear
 from cai.report.effects import ELO, HARMFULNESS, show_measure
 from cai.report.facts import Comparison
 from cai.report.page import RATES, SIDES
@@ -98,4 +97,4 @@ def _rate(rates: Rates, name: str) -> Rate:
 def _change(found: Estimate | None, scale: Scale) -> Text | str:
     if found is None:
         return "two scales"
-    return Text(str(show(found, scale)), style="bold" if is_clear(found) else "")
+    return Text(str(show(found, scale)), style="bold" if found.is_clear else "")

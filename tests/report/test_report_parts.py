@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from synthetic_run import ANSWERS, comparisons, pipeline, revisions, ungraded
 
 from cai.conversation import user
-from cai.evaluate.rates import Estimate, Rate
+from cai.evaluate.rates import Estimate, Rate, difference
 from cai.evaluate.results import ModelSummary
 from cai.records import ComparisonRow
 from cai.report.charts import (
@@ -23,7 +23,6 @@ from cai.report.charts import (
 )
 from cai.report.contents import collect
 from cai.report.curves import curves, guard_checks
-from cai.report.differences import difference, is_clear, size
 from cai.report.facts import PPOFacts, Report, StageFacts
 from cai.report.headline import cautions, headline
 from cai.report.numbers import behind_curves, behind_stacks
@@ -227,12 +226,12 @@ def test_a_difference_has_newcombes_interval():
     assert found.value == pytest.approx(0.2)
     assert found.low == pytest.approx(0.0524, abs=2e-4)
     assert found.high == pytest.approx(0.3339, abs=2e-4)
-    assert is_clear(found)
-    assert size(difference(other, one)) == size(found) == found
-    assert not is_clear(difference(one, one))
+    assert found.is_clear
+    assert difference(other, one).size == found.size == found
+    assert not difference(one, one).is_clear
     assert difference(None, one) == difference(Estimate(None), one) == Estimate(None)
     assert difference(Estimate(0.5), one) == Estimate(pytest.approx(0.1))
-    assert not is_clear(difference(None, one))
+    assert not difference(None, one).is_clear
 
 
 def test_scales_hold_every_interval():
