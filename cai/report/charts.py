@@ -212,20 +212,20 @@ def point_chart(
         place = [*series].index(name) if len(series) > 1 else 1
         return Series(place, name, points, " ".join(f"{p.x:.2f},{p.y:.2f}" for p in points))
 
-    texts = [f"{count:,}" for count in counts]
-    fits = sum(map(len, texts)) <= MOST_LETTERS
     return PointChart(
         title,
         [drawn(name, values) for name, values in known.items()],
         [(y(mark), write(mark) if write else written(mark, step)) for mark in marks],
-        [
-            (x(count), text)
-            for count, text in zip(counts, texts, strict=True)
-            if fits or count in (counts[0], counts[-1])
-        ],
+        [(x(count), f"{count:,}") for count in _labelled(counts)],
         unit,
         None if reference is None else y(reference),
     )
+
+
+def _labelled(counts: Sequence[int]) -> Sequence[int]:
+    """Return which places of an x axis have a label: all if they fit, else the ends."""
+    fits = sum(len(f"{count:,}") for count in counts) <= MOST_LETTERS
+    return counts if fits else list(dict.fromkeys((counts[0], counts[-1])))
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cai.evaluate.rates import Estimate, difference
+from cai.evaluate.rates import difference
 from cai.report.checkpoints import checkpoint_series
 from cai.report.contents import collect
 from cai.report.effects import FOLLOWED, MEASURES, measured
 from cai.report.facts import Compared, Comparison, Report
-from cai.report.page import RATES, render_comparison
+from cai.report.page import render_comparison
 from cai.report.truth import grading
 from cai.settings import EvaluateSettings, PipelineSettings
 from cai.store import write_atomically, write_json
@@ -113,29 +113,21 @@ def _plain_elo(evaluation: Mapping[str, Any], measures: Mapping[str, Any]) -> di
 
 def _measures(before: Report, after: Report, model: str) -> Iterator[tuple[str, Compared]]:
     """Yield every rate of a model, and every other measure that either run has of it."""
-    rates = [report.evaluation[model].rates for report in (before, after)]
-    for rate in RATES:
-        yield rate, _pair(*(known[rate] for known in rates))
+    rates = after.evaluation[model].rates
+    for rate, was in before.evaluation[model].rates.items():
+        yield rate, Compared(was, rates[rate], difference(was, rates[rate]))
     one, other = measured(before, model), measured(after, model)
     for name in MEASURES:
         if name in one or name in other:
-            same = name not in one or name not in other or _one_scale(name, before, after)
-            yield name, _pair(one.get(name), other.get(name), same=same)
+            was, now = one.get(name), other.get(name)
+            # Two trained models are two scales.
+            same = not (was and now) or _scale(before, name) == _scale(after, name)
+            yield name, Compared(was, now, difference(was, now) if same else None)
 
 
-def _pair(before: Estimate | None, after: Estimate | None, *, same: bool = True) -> Compared:
-    return Compared(before, after, difference(before, after) if same else None)
-
-
-def _one_scale(name: str, before: Report, after: Report) -> bool:
-    """Say whether two runs measured this in the same way: two trained models are two scales."""
-    part = name.partition("/")[0]
-    return _scale(before, part) == _scale(after, part)
-
-
-def _scale(report: Report, part: str) -> object:
+def _scale(report: Report, name: str) -> object:
     """Return what a measure was taken with: a judge's name, or the hashes of a trained model."""
-    measures = report.measures
+    measures, part = report.measures, name.partition("/")[0]
     if part not in ("elo", "harmfulness", "mean_preference_score"):
         return None
     judged = {"elo": measures.elo, "harmfulness": measures.harmfulness}.get(part)

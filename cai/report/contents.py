@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -25,11 +25,15 @@ from cai.records import (
 from cai.report.curves import curves, guard_checks
 from cai.report.facts import (
     SCHEMA,
+    ComparisonFacts,
+    JudgementFacts,
     KnownLabels,
     PPOFacts,
     PrincipleFacts,
+    PromptCount,
     Provenance,
     Report,
+    RevisionFacts,
     StageFacts,
 )
 from cai.report.reading import finite, read_result, stage_json, stage_rows, step_metrics
@@ -52,14 +56,6 @@ from cai.settings import (
 )
 from cai.workbench.statistics import principle_statistics
 
-KINDS: tuple[type[StageSettings], ...] = (
-    PromptsSettings,
-    ReviseSettings,
-    CompareSettings,
-    PPOSettings,
-    EvaluateSettings,
-)
-"""Stages whose files the page shows; a pipeline can have several of each."""
 WORDING = {"critique", "revision", "comparison", "weight", "tags"}
 
 R = TypeVar("R", bound=Row)
@@ -77,12 +73,63 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
     Raises:
         CaiError: A file of the run is damaged.
     """
+
+    def result(kind: type[StageSettings], name: str, shape: type[T], absent: T) -> T:
+        """Read a file of the first stage of a kind."""
+        stages = [*settings.named(kind)][:1]
+        return read_result(run_dir / stages[0] / name, shape, absent) if stages else absent
+
+    found = _tally(run_dir, settings, grade)
+    scores = result(EvaluateSettings, "revisions.json", RevisionScores, RevisionScores())
+    principles, suggestions = _principles(run_dir, settings)
+    evaluation = settings.first(EvaluateSettings)
+    return Report(
+        schema=SCHEMA,
+        name=settings.name,
+        seed=settings.seed,
+        constitution=settings.constitution,
+        grader=evaluation.grader if evaluation else None,
+        evaluation=result(EvaluateSettings, "summary.json", dict[str, ModelSummary], {}),
+        measures=result(EvaluateSettings, "measures.json", Measures, Measures()),
+        stages={
+            name: _stage(run_dir, name, section.stage or name)
+            for name, section in settings.sections.items()
+            if not isinstance(section, ReportSettings) and (run_dir / name).is_dir()
+        },
+        states=found.states,
+        prompts=found.prompts,
+        principles=principles,
+        suggestions=suggestions,
+        revisions=found.revisions.model_copy(update={"scores": scores.rounds}),
+        comparisons=found.comparisons,
+        judgements=found.judgements,
+        label_quality=result(CompareSettings, "quality.json", KnownLabels, None),
+        ppo={name: _ppo(run_dir / name) for name in settings.named(PPOSettings)},
+        provenance=Provenance(
+            cai=__version__,
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=finite(settings.model_dump(mode="json")),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Tallies:
+    """What is counted over the rows of a run."""
+
+    prompts: dict[str, PromptCount]
+    revisions: RevisionFacts
+    comparisons: ComparisonFacts
+    judgements: JudgementFacts
+    states: dict[str, dict[str, int]]
+
+
+def _tally(run_dir: Path, settings: PipelineSettings, grade: Grade) -> _Tallies:
     states: dict[str, Counter[str]] = {}
-    names = {kind: list(settings.named(kind)) for kind in KINDS}
 
     def rows(kind: type[StageSettings], row_type: type[R], name: str = "rows") -> Iterator[R]:
         """Yield the rows of all stages of a kind and count their states in passing."""
-        for stage in names[kind]:
+        for stage in settings.named(kind):
             count = states.setdefault(f"{stage}/{name}", Counter())
             for row in stage_rows(run_dir / stage, row_type, name=name):
                 count[row.state] += 1
@@ -100,42 +147,8 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
         rows(EvaluateSettings, AnswerRow),
     ):
         deque(counted_only, maxlen=0)
-
-    def result(kind: type[StageSettings], name: str, shape: type[T], absent: T) -> T:
-        """Read a file of the first stage of a kind."""
-        stages = names[kind][:1]
-        return read_result(run_dir / stages[0] / name, shape, absent) if stages else absent
-
-    scores = result(EvaluateSettings, "revisions.json", RevisionScores, RevisionScores())
-    found, suggestions = _principles(run_dir, settings)
-    return Report(
-        schema=SCHEMA,
-        name=settings.name,
-        seed=settings.seed,
-        constitution=settings.constitution,
-        grader=settings.of(EvaluateSettings).grader if names[EvaluateSettings] else None,
-        evaluation=result(EvaluateSettings, "summary.json", dict[str, ModelSummary], {}),
-        measures=result(EvaluateSettings, "measures.json", Measures, Measures()),
-        stages={
-            name: _stage(run_dir, name, section.stage or name)
-            for name, section in settings.sections.items()
-            if not isinstance(section, ReportSettings) and (run_dir / name).is_dir()
-        },
-        states={where: dict(count.most_common()) for where, count in states.items() if count},
-        prompts=prompts,
-        principles=found,
-        suggestions=suggestions,
-        revisions=revisions.model_copy(update={"scores": scores.rounds}),
-        comparisons=comparisons,
-        judgements=judgements,
-        label_quality=result(CompareSettings, "quality.json", KnownLabels, None),
-        ppo={name: _ppo(run_dir / name) for name in names[PPOSettings]},
-        provenance=Provenance(
-            cai=__version__,
-            written=datetime.now(UTC).isoformat(timespec="seconds"),
-            settings=finite(settings.model_dump(mode="json")),
-        ),
-    )
+    counted = {where: dict(count.most_common()) for where, count in states.items() if count}
+    return _Tallies(prompts, revisions, comparisons, judgements, counted)
 
 
 def _principles(

@@ -17,6 +17,8 @@ from cai.store import read_json
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
 
+RERUN = "Run the pipeline again: answers that are there are not asked for anew."
+
 
 def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:
     """Yield the rows of a stage, one at a time: large runs do not fit in memory.
@@ -69,11 +71,11 @@ def stage_json(run_dir: Path, stage: str, name: str) -> dict[str, Any]:
     return finite(read_json(run_dir / stage / name))
 
 
-def read_result(path: Path, kind: type[T], absent: T) -> T:
+def read_result(path: Path, kind: type[T], absent: T, fix: str = RERUN) -> T:
     """Read a JSON file of results, NaN and infinity as None; `absent` if it is not there.
 
     Raises:
-        CaiError: The file does not hold this kind of results.
+        CaiError: The file does not hold this kind of results; `fix` says what to do.
     """
     if not path.exists():
         return absent
@@ -85,8 +87,7 @@ def read_result(path: Path, kind: type[T], absent: T) -> T:
             first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise CaiError(
-            f"{path} is damaged or was written by another version of cai ({what}). Run the "
-            "pipeline again: answers that are there are not asked for anew."
+            f"{path} is damaged or was written by another version of cai ({what}). {fix}"
         ) from error
 
 

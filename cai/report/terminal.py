@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
-from cai.evaluate.rates import UNKNOWN, Estimate, Rate
+from cai.evaluate.rates import UNKNOWN, Estimate
 from cai.evaluate.results import Rates
 from cai.report.effects import ELO, HARMFULNESS, show_measure
 from cai.report.facts import Comparison
@@ -34,7 +34,9 @@ def results_table(
         A table; without rows when the run was not evaluated.
     """
     measured = {
-        side: [name for name in names if any(_rate(own, name).n for own in evaluation.values())]
+        side: [
+            name for name in names if any(own.get(name, UNKNOWN).n for own in evaluation.values())
+        ]
         for side, names in SIDES.items()
     }
     table = Table(title=title, title_justify="left")
@@ -44,7 +46,7 @@ def results_table(
         for rate in shown:
             table.add_column(RATES[rate], justify="right")
         for model, own in evaluation.items():
-            cells = [str(show(_rate(own, rate))) for rate in shown]
+            cells = [str(show(own.get(rate))) for rate in shown]
             table.add_row(Text(visible(model)), *cells)
         return table
     for model in evaluation:
@@ -54,7 +56,7 @@ def results_table(
             continue
         table.add_row(Text(side, style="bold"))
         for rate in rates:
-            cells = [str(show(_rate(own, rate))) for own in evaluation.values()]
+            cells = [str(show(own.get(rate))) for own in evaluation.values()]
             table.add_row(f"  {RATES[rate]}", *cells)
         table.add_section()
     return table
@@ -88,10 +90,6 @@ def comparison_table(comparison: Comparison) -> Table:
                 table.add_row(f"  {measure.title}", *cells, change)
         table.add_section()
     return table
-
-
-def _rate(rates: Rates, name: str) -> Rate:
-    return rates.get(name, UNKNOWN)
 
 
 def _change(found: Estimate | None, scale: Scale) -> Text | str:

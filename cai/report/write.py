@@ -41,7 +41,8 @@ def read_report(run_dir: Path) -> Report | None:
     Raises:
         CaiError: It is damaged.
     """
-    return read_result(run_dir / "report.json", Report, None)
+    fix = f"`cai report {run_dir}` writes it again."
+    return read_result(run_dir / "report.json", Report, None, fix)
 
 
 def draw_live_report(run_dir: Path, settings: PipelineSettings) -> str:

@@ -172,6 +172,9 @@ def test_report_json_is_read_as_it_was_written(run: Path):
     _, report = report_on(run)
     assert report["measures"] == report["evaluation"] == report["label_quality"] == {}
     assert read_report(run).plain() == report
+    (run / "report.json").write_text('{"schema": 1}')
+    with pytest.raises(CaiError, match=f"`cai report {run}` writes it again"):
+        read_report(run)
     (run / "report.json").unlink()
     assert read_report(run) is None
 
