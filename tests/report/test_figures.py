@@ -141,6 +141,11 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     assert rows[0][1][0] == (
         f"{ends[0].value:.0%} ({100 * ends[0].low:.0f}–{100 * ends[0].high:.0f})"
     )
+    # Harmfulness has a scale of its own, in the table and in its chart.
+    harm = report.measures.harmfulness.models[FIRST]
+    assert rows[0][1][-1] == f"{harm.value:.2f} ({harm.low:.2f} to {harm.high:.2f})"
+    assert [text for _, text in found.charts[-1].ticks] == ["0", "1", "2", "3", "4"]
+    assert [text for _, text in found.charts[0].ticks] == ["0%", "50%", "100%"]
     # A guard that went back to an earlier policy kept that one.
     report.stages["ppo"].metrics["kept_step"] = 40
     assert [step for step, _ in checkpoint_series(report)[TUNED]["harmful_rate"]] == [0, 20, 40]

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 from parsed_page import report_on, strict_json
 from rich.console import Console
-from synthetic_run import PRINCIPLES, make_run, pipeline, write_jsonl
+from synthetic_run import MODELS, PRINCIPLES, answers, make_run, measured, pipeline, write_jsonl
 
+from cai.cli.evaluate_tables import show_results
 from cai.errors import CaiError
 from cai.evaluate.rates import UNKNOWN, Rate
+from cai.evaluate.results import Choices, Chosen, Results
+from cai.evaluate.summarise import summarise
 from cai.report import read_report, results_table, write_report
 from cai.store import write_json, write_rows
 
@@ -241,3 +244,47 @@ def test_what_nobody_measured_is_left_out_and_many_models_get_rows():
         assert "Red-team" not in text
         assert "…" not in text
     assert all(f"model-{n} │  50% (40–60) │" in shown(9) for n in range(9))
+
+
+def test_tables_of_an_evaluation_have_all_that_was_measured():
+    graded = answers(samples=1)
+    for row in graded:
+        row.tags = {"set": f"{row.kind} {row.key < '8'}"}
+    measures = measured(graded)
+    half = Rate(0.5, 0.4, 0.6, 40)
+    chosen = Chosen(accuracy=half, first_share=half, mean_mass=0.9, states={"ok": 38, "tie": 1})
+    both = {"always_first": half, "longest": UNKNOWN}
+    elo = {"method": "judge", "matches": {"ok": 5, "tie": 1, "failed": 2}, "order_agreement": 0.83}
+    changes = {
+        "choices": {"hhh": Choices(questions=40, baselines=both, models={"rl-cai": chosen})},
+        "elo": measures.elo.model_copy(update=elo),
+        "flags": ["A flag."],
+    }
+    results = Results(
+        evaluation=summarise(graded, models=list(MODELS)),
+        measures=measures.model_copy(update=changes),
+    )
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    show_results(console, results, {"published": half}, {})
+    text = " ".join(console.export_text().replace("│", " ").split())
+    tax = measures.alignment_tax["rl-cai"]
+    worth = measures.elo.harmless["rl-cai"]
+    harm = measures.harmfulness.models["rl-cai"]
+    for words in (
+        "Share of answers (95% interval)",
+        "By prompt set",
+        "published 50% (40–60) 40",
+        "hhh: rl-cai 50% (40–60) 40",
+        "hhh: the longer option – 0",
+        "Elo by the judge, against helpful-only",
+        "helpful-only 0 0",
+        f"rl-cai {worth.value:.0f} ({worth.low:.0f} to {worth.high:.0f})",
+        f"rl-cai {harm.value:.2f} ({harm.low:.2f} to {harm.high:.2f}) {harm.n}",
+        f"rl-cai {tax.perplexity:.2f} {tax.perplexity_ratio.value:.2f} ",  # its ends are the same
+        "Wording, share of answers",
+        "Checkpoints of PPO",
+        "No verdict on 2 matches (failed)",
+        "in 83% of the matches",
+        "Note: A flag.",
+    ):
+        assert words in text
