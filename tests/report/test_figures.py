@@ -141,10 +141,14 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     assert rows[0][1][0] == (
         f"{ends[0].value:.0%} ({100 * ends[0].low:.0f}–{100 * ends[0].high:.0f})"
     )
+    before = report.evaluation[BASE].harmful_rate.value
+    assert found.charts[0].reference == pytest.approx(100 - 100 * before)
     # Harmfulness has a scale of its own, in the table and in its chart.
     harm = report.measures.harmfulness.models[FIRST]
     assert rows[0][1][-1] == f"{harm.value:.2f} ({harm.low:.2f} to {harm.high:.2f})"
     assert [text for _, text in found.charts[-1].ticks] == ["0", "1", "2", "3", "4"]
+    before = report.measures.harmfulness.models[BASE].value
+    assert found.charts[-1].reference == pytest.approx(100 - 25 * before)
     assert [text for _, text in found.charts[0].ticks] == ["0%", "50%", "100%"]
     # A guard that went back to an earlier policy kept that one.
     report.stages["ppo"].metrics["kept_step"] = 40

@@ -117,3 +117,5 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
     lone = compared((run, pipeline()), (other, pipeline()))
     assert lone["evaluation"]["rl-cai"]["harmfulness"]["before"] == {}
     assert lone["checkpoints"][0] == {}
+    turned = compared((other, pipeline()), (run, pipeline()))
+    assert turned["evaluation"]["rl-cai"]["harmfulness"]["after"] == {}
