@@ -70,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         "compare",
         "constitution",
         "evaluate",
+        "label_quality.measure",
         "store",
         "workbench.statistics",
         "__version__",

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from cai.cli.console import plain_console
 from cai.cli.evaluate_options import EvaluateOptions
-from cai.cli.evaluate_tables import counted, show
+from cai.cli.evaluate_tables import counted, show_results
 from cai.cli.options import YAML, model_settings, spelling
 from cai.engines import Usage
 from cai.errors import CaiError
+from cai.evaluate.rates import Rate
 from cai.evaluate.recorded import Recorded, agreement, read_answers
 from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.texts import BenignText
@@ -50,21 +51,23 @@ def evaluate_command(options: EvaluateOptions) -> None:
     evaluation, recorded, fingerprints = _planned(options, progress)
     _check_used(given, evaluation)
     result, found, usage = evaluate(evaluation, fingerprints, progress)
+    agreed = _agreement(result.rows, recorded, evaluation.seed)
     facts = {
         "schema": 1,
         "models": {name: spelling(model) for name, model in evaluation.models.items()}
         | dict.fromkeys(recorded, "recorded answers"),
         "prompts": options.prompts or [],
         "seed": evaluation.seed,
-        **found,
-        "agreement": _agreement(result.rows, recorded, evaluation.seed),
+        **found.plain(),
+        "agreement": {name: asdict(rate) for name, rate in agreed.items()},
     }
     path = evaluation.folder / "evaluation.json"
     write_json(path, facts)
     if options.as_json:
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
-    show(console, facts, {(r.model, r.state): r.error for r in reversed(result.rows) if r.error})
+    problems = {(r.model, r.state): r.error for r in reversed(result.rows) if r.error}
+    show_results(console, found, agreed, problems)
     if usage.tokens_in:
         console.print(_asked(usage))
     console.print(f"Written: {path}")
@@ -86,13 +89,13 @@ def _planned(
 
 def _agreement(
     rows: Sequence[AnswerRow], recorded: Mapping[str, Recorded], seed: int
-) -> dict[str, Any]:
+) -> dict[str, Rate]:
     """Return how often the grader says what people say, where people have said anything."""
-    found: dict[str, Any] = {}
+    found: dict[str, Rate] = {}
     for name, given in recorded.items():
         own = [row for row in rows if row.model == name]
         if own and any(label is not None for label in given.refused):
-            found[name] = asdict(agreement(own, given, seed))
+            found[name] = agreement(own, given, seed)
     return found
 
 

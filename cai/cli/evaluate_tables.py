@@ -3,73 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cai.evaluate.rates import Rate
+from cai.evaluate.results import (
+    AlignmentTax,
+    CheckpointSummary,
+    Choices,
+    Counts,
+    Elo,
+    Harmfulness,
+    ModelSummary,
+    Rates,
+    Results,
+    Style,
+)
 from cai.report import results_table
-from cai.report.wording import interval, percent, visible
+from cai.report.wording import Scale, fixed, percent, show, visible
 
-Found = Mapping[str, Any]
+ELO, TWO_DECIMALS = Scale(fixed(0, separator="")), Scale(fixed(2, separator=""))
+CHANGE = Scale(fixed(0, times=100, separator=""))
 
 
-def show(console: Console, facts: Found, problems: Mapping[tuple[str, str], str]) -> None:
+def show_results(
+    console: Console,
+    results: Results,
+    agreement: Rates,
+    problems: Mapping[tuple[str, str], str],
+) -> None:
     """Print what was found: rates, and as far as there are any, all other measures.
 
     Args:
         console: Where to.
-        facts: As `evaluation.json` has them.
+        results: Of the evaluation.
+        agreement: How often the grader says what people say, by name of the recorded answers.
         problems: Why there is no verdict, in one case of each model and state.
     """
-    measures: Found = facts["measures"]
+    evaluation, measures = results.evaluation, results.measures
     console.print()
-    if any(summary["states"] for summary in facts["evaluation"].values()):
-        console.print(results_table(facts, "Share of answers (95% interval)"))
-        if sets := _by_set(facts["evaluation"]):
-            console.print(results_table({"evaluation": sets}, "By prompt set"))
+    if any(summary.states for summary in evaluation.values()):
+        rates = {model: summary.rates for model, summary in evaluation.items()}
+        console.print(results_table(rates, "Share of answers (95% interval)"))
+        if sets := _by_set(evaluation):
+            console.print(results_table(sets, "By prompt set"))
     for table in (
-        _agreement(facts["agreement"]),
-        _choices(measures["choices"]),
-        _elo(measures["elo"]),
-        _harmfulness(measures["harmfulness"]),
-        _tax(measures["alignment_tax"]),
-        _style(measures["style"]),
-        _checkpoints(measures["checkpoints"]),
+        _agreement(agreement),
+        _choices(measures.choices),
+        _elo(measures.elo),
+        _harmfulness(measures.harmfulness),
+        _tax(measures.alignment_tax),
+        _style(measures.style),
+        _checkpoints(measures.checkpoints),
     ):
         if table is not None and table.row_count:
             console.print(table)
-    lines = [*_left_out(facts, problems), *(f"Note: {flag}" for flag in measures["flags"])]
+    lines = [*_left_out(results, problems), *(f"Note: {flag}" for flag in measures.flags)]
     for line in lines:
         console.print(visible(line))
 
 
-def _left_out(facts: Found, problems: Mapping[tuple[str, str], str]) -> Iterable[str]:
+def _left_out(results: Results, problems: Mapping[tuple[str, str], str]) -> Iterable[str]:
     """Say what has no verdict, and how sure the judge of the matches is."""
-    measures: Found = facts["measures"]
-    for model, summary in facts["evaluation"].items():
-        for state, count in summary["states"].items():
+    measures = results.measures
+    for model, summary in results.evaluation.items():
+        for state, count in summary.states.items():
             if state != "ok":
                 why = problems.get((model, state), "")
                 what = counted(count, "answer")
                 yield f"{model}: no verdict on {what} ({state}){why and ': '}{why:.300}"
-    for name, of_set in measures["choices"].items():
-        for model, one in of_set["models"].items():
-            yield from _lost(f"{model}: no choice in", "question", f" of {name}", one["states"])
-    elo, harmfulness = measures["elo"], measures["harmfulness"]
-    if elo and elo["method"] == "judge":
-        yield from _lost("No verdict on", "match", "", elo["matches"])
-        if elo["order_agreement"] is not None:
+    for name, of_set in measures.choices.items():
+        for model, one in of_set.models.items():
+            yield from _lost(f"{model}: no choice in", "question", f" of {name}", one.states)
+    if measures.elo and measures.elo.method == "judge":
+        yield from _lost("No verdict on", "match", "", measures.elo.matches)
+        if measures.elo.order_agreement is not None:
             yield (
                 "The judge names the same winner whichever answer is shown first in "
-                f"{percent(elo['order_agreement'])} of the matches."
+                f"{percent(measures.elo.order_agreement)} of the matches."
             )
-    if harmfulness:
-        yield from _lost("No harmfulness of", "answer", "", harmfulness["states"])
+    if measures.harmfulness:
+        yield from _lost("No harmfulness of", "answer", "", measures.harmfulness.states)
 
 
-def _lost(before: str, what: str, after: str, states: Mapping[str, int]) -> Iterable[str]:
+def _lost(before: str, what: str, after: str, states: Counts) -> Iterable[str]:
     lost = {state: n for state, n in states.items() if state not in ("ok", "tie") and n}
     return [f"{before} {counted(n, what)}{after} ({state})" for state, n in lost.items()]
 
@@ -80,13 +99,15 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what if number == 1 else plural}"
 
 
-def _by_set(evaluation: Found) -> Found:
+def _by_set(evaluation: Mapping[str, ModelSummary]) -> dict[str, Rates]:
     """Return the rates by set and model, where the whole says less: a side has several sets."""
-    sets: dict[str, dict[str, Found]] = {}
+    sets: dict[str, dict[str, Rates]] = {}
     for model, summary in evaluation.items():
-        for name, rates in summary.get("by_set", {}).items():
+        for name, rates in summary.by_set.items():
             sets.setdefault(name, {})[model] = rates
-    measured = [set().union(*by_model.values()) for by_model in sets.values()]
+    measured = [
+        {rate for rates in by_model.values() for rate in rates} for by_model in sets.values()
+    ]
     if all(sum(side in m for m in measured) < 2 for side in ("evasive_rate", "over_refusal_rate")):
         return {}
     return {
@@ -96,50 +117,50 @@ def _by_set(evaluation: Found) -> Found:
     }
 
 
-def _agreement(found: Found) -> Table:
-    rows = ([name, _share(rate), str(rate["n"])] for name, rate in found.items())
+def _agreement(found: Rates) -> Table:
+    rows = ([name, _share(rate), str(rate.n)] for name, rate in found.items())
     return _table("Grader and people agree on what refuses", ("answers", "agree", "n"), rows)
 
 
-def _choices(found: Found) -> Table:
+def _choices(found: Mapping[str, Choices]) -> Table:
     rows: list[list[str]] = []
     for name, of_set in found.items():
-        shown: dict[str, Found] = {
-            **{model: one["accuracy"] for model, one in of_set["models"].items()},
-            "always (A)": of_set["baselines"]["always_first"],
-            "the longer option": of_set["baselines"]["longest"],
+        shown = {
+            **{model: one.accuracy for model, one in of_set.models.items()},
+            "always (A)": of_set.baselines["always_first"],
+            "the longer option": of_set.baselines["longest"],
         }
-        rows += [[f"{name}: {who}", _share(rate), str(rate["n"])] for who, rate in shown.items()]
+        rows += [[f"{name}: {who}", _share(rate), str(rate.n)] for who, rate in shown.items()]
     return _table("Multiple choice, share right", ("", "accuracy", "n"), rows)
 
 
-def _elo(found: Found | None) -> Table | None:
+def _elo(found: Elo | None) -> Table | None:
     if not found:
         return None
-    how = "by the preference model" if found["method"] == "preference" else "by the judge"
+    how = "by the preference model" if found.method == "preference" else "by the judge"
     rows = (
-        [model, _points(found["harmless"][model]), _points(found["helpful"][model])]
-        for model in found["harmless"]
+        [model, _number(rating, ELO), _number(found.helpful[model], ELO)]
+        for model, rating in found.harmless.items()
     )
-    return _table(f"Elo {how}, against {found['anchor']}", ("", "harmless", "helpful"), rows)
+    return _table(f"Elo {how}, against {found.anchor}", ("", "harmless", "helpful"), rows)
 
 
-def _harmfulness(found: Found | None) -> Table | None:
+def _harmfulness(found: Harmfulness | None) -> Table | None:
     if not found:
         return None
-    rows = ([model, _number(mean, 2), str(mean["n"])] for model, mean in found["models"].items())
+    rows = ([model, _number(mean), str(mean.n)] for model, mean in found.models.items())
     return _table("Harmfulness of answers to red-team prompts, 0 to 4", ("", "mean", "n"), rows)
 
 
-def _tax(found: Found) -> Table | None:
+def _tax(found: Mapping[str, AlignmentTax]) -> Table | None:
     if len(found) < 2:
         return None
     shown: dict[str, list[str]] = {}
-    if any(one["perplexity"] is not None for one in found.values()):
-        shown["perplexity"] = [_plain(one["perplexity"]) for one in found.values()]
-        shown["times the first's"] = [_number(one["perplexity_ratio"], 2) for one in found.values()]
-    if any(one["helpful_change"]["n"] for one in found.values()):
-        changes = [_change(one["helpful_change"]) for one in found.values()]
+    if any(one.perplexity is not None for one in found.values()):
+        shown["perplexity"] = [TWO_DECIMALS.write(one.perplexity) for one in found.values()]
+        shown["times the first's"] = [_number(one.perplexity_ratio) for one in found.values()]
+    if any(one.helpful_change.n for one in found.values()):
+        changes = [_number(one.helpful_change, CHANGE) for one in found.values()]
         shown["helpful, change in points"] = changes
     if not shown:
         return None
@@ -147,14 +168,14 @@ def _tax(found: Found) -> Table | None:
     return _table("Alignment tax", ("", *shown), rows)
 
 
-def _style(found: Found) -> Table:
+def _style(found: Mapping[str, Style]) -> Table:
     rows = (
         [
             model,
-            _share(one["boilerplate"]),
-            _share(one["preachy"]),
-            percent(one["repeated_openings"]),
-            f"{one['words']['value']:.0f}",
+            _share(one.boilerplate),
+            _share(one.preachy),
+            percent(one.repeated_openings),
+            f"{one.words.value:.0f}",
         ]
         for model, one in found.items()
     )
@@ -162,10 +183,10 @@ def _style(found: Found) -> Table:
     return _table("Wording, share of answers", columns, rows)
 
 
-def _checkpoints(found: Iterable[Found]) -> Table:
+def _checkpoints(found: Iterable[CheckpointSummary]) -> Table:
     rates = ("harmful_rate", "evasive_rate", "helpful_rate", "over_refusal_rate")
     rows = (
-        [str(one["step"]), *(_share(one["evaluation"][rate]) for rate in rates)] for one in found
+        [str(one.step), *(_share(one.evaluation.rates[rate]) for rate in rates)] for one in found
     )
     columns = ("after step", "harmful", "evasive", "helpful", "over-refusal")
     return _table("Checkpoints of PPO, share of answers", columns, rows)
@@ -184,30 +205,9 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[list[str]]) -> Tab
     return table
 
 
-def _share(rate: Found) -> str:
-    ends = interval(rate)
-    return f"{percent(rate['value'])} ({ends})" if ends else percent(rate["value"])
+def _share(rate: Rate) -> str:
+    return str(show(rate))
 
 
-def _points(rating: Found) -> str:
-    return _number(rating, 0)
-
-
-def _change(found: Found) -> str:
-    return _number({k: None if v is None else 100 * v for k, v in found.items()}, 0)
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def _number(found: Found, decimals: int) -> str:
-    if found["value"] is None:
-        return "–"
-    # Adding 0.0 makes a zero of what would be written -0.
-    value, low, high = (
-        None if found[end] is None else f"{round(found[end], decimals) + 0.0:.{decimals}f}"
-        for end in ("value", "low", "high")
-    )
-    shown = f"{value}" if low is None or low == high else f"{value} ({low} to {high})"
-    return shown.replace("-", "−")
+def _number(found: Rate, scale: Scale = TWO_DECIMALS) -> str:
+    return str(show(found, scale, hide="alike"))

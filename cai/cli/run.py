@@ -15,7 +15,6 @@ from cai.pipeline.load import load_pipeline, read_resolved
 from cai.pipeline.progress import Progress
 from cai.pipeline.runner import Verdict, plan, run_pipeline
 from cai.settings import ReportSettings
-from cai.store import read_json
 
 
 def run_command(
@@ -52,23 +51,26 @@ def compare_command(before: Path, after: Path) -> None:
     """Write a page that holds two runs against each other, and print its table."""
     from cai.report import comparison_table, write_comparison
 
-    page, facts = write_comparison((before, read_resolved(before)), (after, read_resolved(after)))
+    page, comparison = write_comparison(
+        (before, read_resolved(before)), (after, read_resolved(after))
+    )
     console = plain_console(soft_wrap=True)
     console.print()
-    if facts["evaluation"]:
-        console.print(comparison_table(facts))
+    if comparison.evaluation:
+        console.print(comparison_table(comparison))
     console.print(f"Report: {page}")
 
 
 def _show_results(console: Console, run_folder: Path) -> None:
-    from cai.report import results_table
+    from cai.report import read_report, results_table
 
-    facts = read_json(run_folder / "report.json")
-    if not facts:
+    report = read_report(run_folder)
+    if report is None:
         raise CaiError(f"{run_folder} has no report.json yet. Run its pipeline to the end first.")
     console.print()
-    if facts.get("evaluation"):
-        console.print(results_table(facts))
+    if report.evaluation:
+        rates = {model: summary.rates for model, summary in report.evaluation.items()}
+        console.print(results_table(rates))
     console.print(f"Report: {run_folder / 'report.html'}")
 
 

@@ -116,7 +116,7 @@ def elo_of_matches(
     try:
         theta = POINTS * bradley_terry(wins.sum(0))
     except NoMaximum:
-        return {player: Rate(None, None, None, taken[player]) for player in players}
+        return {player: Rate(None, n=taken[player]) for player in players}
     low, high = _bootstrap(wins, draws, np.random.default_rng(seed))
     return {
         player: Rate(

@@ -1,4 +1,4 @@
-"""Proportions and means with 95% intervals that know which rows repeat a task."""
+"""Proportions, means and their differences, with 95% intervals that know what repeats a task."""
 
 from __future__ import annotations
 
@@ -12,20 +12,56 @@ Z = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
-class Rate:
-    """An estimate and its 95% interval.
+class Estimate:
+    """A value and its 95% interval.
 
     Attributes:
-        value: The estimate; None when nothing was measured.
+        value: None when nothing was measured.
         low: Lower end of the interval; None when it cannot be estimated.
         high: Upper end of the interval; None when it cannot be estimated.
-        n: How many rows were measured.
     """
 
     value: float | None
-    low: float | None
-    high: float | None
-    n: int
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, if there is an interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
+    def spread(self) -> tuple[float, float, float] | None:
+        """Value, low and high, all the value where there is no interval; None if not measured."""
+        if self.value is None:
+            return None
+        return (self.value, *(self.interval or (self.value, self.value)))
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval, of a difference, leaves zero out."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
+
+    @property
+    def size(self) -> Estimate:
+        """How large a clear difference is, whichever way it goes."""
+        value = None if self.value is None else abs(self.value)
+        return Estimate(value, *sorted(map(abs, self.interval or ())))
+
+
+@dataclass(frozen=True)
+class Rate(Estimate):
+    """An estimate from rows: a proportion, a mean or a rating.
+
+    Attributes:
+        n: How many rows were measured.
+    """
+
+    n: int = 0
+
+
+UNKNOWN = Rate(None)
+"""What was not measured."""
 
 
 def rate(values: Sequence[bool | None], clusters: Sequence[str]) -> Rate:
@@ -47,7 +83,7 @@ def rate(values: Sequence[bool | None], clusters: Sequence[str]) -> Rate:
     tasks = _by_cluster([None if v is None else float(v) for v in values], clusters)
     n = sum(len(task) for task in tasks)
     if n == 0:
-        return Rate(None, None, None, 0)
+        return UNKNOWN
     hits = [sum(task) for task in tasks]
     p = sum(hits) / n
     low, high = _wilson(p, n / _design_effect(hits, [len(task) for task in tasks]))
@@ -67,13 +103,38 @@ def mean(values: Sequence[float | None], clusters: Sequence[str]) -> Rate:
     tasks = _by_cluster(values, clusters)
     n = sum(len(task) for task in tasks)
     if n == 0:
-        return Rate(None, None, None, 0)
+        return UNKNOWN
     centre = sum(sum(task) for task in tasks) / n
     if len(tasks) == 1:
-        return Rate(centre, None, None, n)
+        return Rate(centre, n=n)
     sums, sizes = [sum(task) for task in tasks], [len(task) for task in tasks]
     half = _student_t(len(tasks) - 1) * math.sqrt(_ratio_variance(sums, sizes))
     return Rate(centre, centre - half, centre + half, n)
+
+
+def difference(before: Estimate | None, after: Estimate | None) -> Estimate:
+    """Return after - before with a 95% interval, from the two values' own intervals.
+
+    Newcombe's hybrid score interval (1998, method 10; in general form Zou and Donner's MOVER,
+    2008): the lower end lies sqrt((a - low_a)^2 + (high_b - b)^2) under the difference a - b. It
+    keeps the values' own intervals asymmetric near 0 and 1 and clustered by task. It takes the two
+    as independent: for answers to the same prompts it is a little too wide.
+
+    Returns:
+        Without a value when either was not measured, without ends when either has no interval.
+    """
+    b, a = before and before.value, after and after.value
+    if a is None or b is None:
+        return Estimate(None)
+    one, other = before and before.interval, after and after.interval
+    if one is None or other is None:
+        return Estimate(a - b)
+    (low_b, high_b), (low_a, high_a) = one, other
+    return Estimate(
+        a - b,
+        a - b - math.hypot(a - low_a, high_b - b),
+        a - b + math.hypot(high_a - a, b - low_b),
+    )
 
 
 def _by_cluster(values: Sequence[float | None], clusters: Sequence[str]) -> list[list[float]]:

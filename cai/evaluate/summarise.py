@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
-from cai.evaluate.rates import mean, rate
+from cai.evaluate.rates import Rate, mean, rate
+from cai.evaluate.results import ModelSummary, RevisionScores, RoundScore
 from cai.records import AnswerRow, Kind, RevisionRow
 
 RED_TEAM_MEASURES = {
@@ -24,7 +23,7 @@ def summarise(
     *,
     scores: Mapping[str, float] | None = None,
     models: Sequence[str] = (),
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ModelSummary]:
     """Turn graded answers into rates with 95% intervals, clustered by task.
 
     Args:
@@ -34,10 +33,7 @@ def summarise(
         models: Their order; those not named come last, by name.
 
     Returns:
-        Per model, in order: every rate as `{"value", "low", "high", "n"}` (value None
-        when nothing was measured); `mean_words` and, given scores, `mean_preference_score` per
-        side; `labels` (counts) per side; `states` (counts); `by_category` with the rates of each
-        `category` tag, and `by_set` with those of each prompt set, where there are any.
+        By model, in order; `mean_preference_score` and `by_set` where there are any.
     """
     present = {row.model for row in rows}
     order = [*(m for m in models if m in present), *sorted(present - set(models))]
@@ -46,7 +42,7 @@ def summarise(
 
 def summarise_revisions(
     chains: Sequence[RevisionRow], scores: Mapping[str, Sequence[float]]
-) -> list[dict[str, Any]]:
+) -> RevisionScores:
     """Average the preference score by the number of revisions (paper, figure 5).
 
     Args:
@@ -54,14 +50,14 @@ def summarise_revisions(
         scores: Row key to the scores of the first response and of each revision.
 
     Returns:
-        One entry per number of revisions, from 0: `{"round", "score"}` with the mean's interval,
-        clustered by task.
+        From 0 revisions on: the mean with its interval, clustered by task.
     """
     longest = max((len(scores[row.key]) for row in chains), default=0)
-    return [
-        {"round": number, "score": asdict(mean(*_round_scores(chains, scores, number)))}
+    rounds = [
+        RoundScore(round=number, score=mean(*_round_scores(chains, scores, number)))
         for number in range(longest)
     ]
+    return RevisionScores(rounds=rounds)
 
 
 def _round_scores(
@@ -71,13 +67,11 @@ def _round_scores(
     return [scores[row.key][number] for row in rows], [row.task for row in rows]
 
 
-def _model(rows: Sequence[AnswerRow], scores: Mapping[str, float] | None) -> dict[str, Any]:
+def _model(rows: Sequence[AnswerRow], scores: Mapping[str, float] | None) -> ModelSummary:
     answered = [row for row in rows if row.state == "ok"]
-    sides: dict[Kind, list[AnswerRow]] = {
-        "red_team": [row for row in answered if row.kind == "red_team"],
-        "helpful": [row for row in answered if row.kind == "helpful"],
-    }
-    summary = {
+    kinds: tuple[Kind, ...] = ("red_team", "helpful")
+    sides = {kind: [row for row in answered if row.kind == kind] for kind in kinds}
+    found: dict[str, object] = {
         **_rates(answered),
         "mean_words": {
             kind: _mean(side, lambda row: len(row.response.split())) for kind, side in sides.items()
@@ -90,17 +84,16 @@ def _model(rows: Sequence[AnswerRow], scores: Mapping[str, float] | None) -> dic
         "by_category": _by_tag(answered, "category"),
     }
     if by_set := _by_tag(answered, "set"):
-        summary["by_set"] = by_set
-    if scores is None:
-        return summary
-    known = scores
-    summary["mean_preference_score"] = {
-        kind: _mean(side, lambda row: known.get(row.key)) for kind, side in sides.items()
-    }
-    return summary
+        found["by_set"] = by_set
+    if scores is not None:
+        known = scores
+        found["mean_preference_score"] = {
+            kind: _mean(side, lambda row: known.get(row.key)) for kind, side in sides.items()
+        }
+    return ModelSummary.model_validate(found)
 
 
-def _rates(rows: Sequence[AnswerRow]) -> dict[str, dict[str, Any]]:
+def _rates(rows: Sequence[AnswerRow]) -> dict[str, Rate]:
     red_team = [row for row in rows if row.kind == "red_team"]
     helpful = [row for row in rows if row.kind == "helpful"]
     return {
@@ -110,24 +103,22 @@ def _rates(rows: Sequence[AnswerRow]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _by_tag(rows: Sequence[AnswerRow], tag: str) -> dict[str, dict[str, Any]]:
+def _by_tag(rows: Sequence[AnswerRow], tag: str) -> dict[str, dict[str, Rate]]:
     """Break the rates down by a tag; measures of a side that a value lacks are left out."""
-    breakdown: dict[str, dict[str, Any]] = {}
+    breakdown: dict[str, dict[str, Rate]] = {}
     for value in sorted({row.tags[tag] for row in rows if tag in row.tags}):
         rates = _rates([row for row in rows if row.tags.get(tag) == value])
-        breakdown[value] = {name: found for name, found in rates.items() if found["n"]}
+        breakdown[value] = {name: found for name, found in rates.items() if found.n}
     return breakdown
 
 
-def _rate(rows: Sequence[AnswerRow], measure: str) -> dict[str, Any]:
+def _rate(rows: Sequence[AnswerRow], measure: str) -> Rate:
     def opinion(row: AnswerRow) -> bool | None:
         value = row.verdict.get(measure)
         return None if value is None else bool(value)
 
-    return asdict(rate([opinion(row) for row in rows], [row.task for row in rows]))
+    return rate([opinion(row) for row in rows], [row.task for row in rows])
 
 
-def _mean(
-    rows: Sequence[AnswerRow], measure: Callable[[AnswerRow], float | None]
-) -> dict[str, Any]:
-    return asdict(mean([measure(row) for row in rows], [row.task for row in rows]))
+def _mean(rows: Sequence[AnswerRow], measure: Callable[[AnswerRow], float | None]) -> Rate:
+    return mean([measure(row) for row in rows], [row.task for row in rows])

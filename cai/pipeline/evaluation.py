@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from cai.engines import Usage
 from cai.errors import CaiError
@@ -21,6 +21,7 @@ from cai.evaluate.judge import AnswerJudge
 from cai.evaluate.matches import order_agreement, play
 from cai.evaluate.ratings import rate_answers, rateable
 from cai.evaluate.recorded import RecordedEngine
+from cai.evaluate.results import SCHEMA, CheckpointSummary, Elo, Harmfulness, Measures, Results
 from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.summarise import summarise
 from cai.evaluate.texts import BenignText
@@ -34,8 +35,7 @@ from cai.store import RowStore
 if TYPE_CHECKING:
     from cai.training.preference_model import PreferenceModel
 
-SCHEMA = 2
-JUDGE = "judge"
+JUDGE: Final = "judge"
 ROWS, CHECKPOINTS = "rows", "checkpoints"
 """The files of answers: of the models, and of a run's checkpoints."""
 
@@ -155,15 +155,14 @@ class _Found:
 
 def evaluate(
     evaluation: Evaluation, fingerprints: Fingerprints, progress: Progress
-) -> tuple[RowsResult[AnswerRow], dict[str, Any], Usage]:
+) -> tuple[RowsResult[AnswerRow], Results, Usage]:
     """Ask the models one after the other, judge their answers, and say what came out.
 
     The folder gets `rows.jsonl` and, as far as asked for, `checkpoints.jsonl`, `choices.jsonl`,
     `matches.jsonl` and `ratings.jsonl`.
 
     Returns:
-        The answers; `evaluation` (rates by model) and `measures` (all else), whose shapes are in
-        docs/evaluate.md; and what the engines did.
+        The answers; what came out; and what the engines did.
 
     Raises:
         CaiError: A model, judge or grader cannot be used.
@@ -179,23 +178,26 @@ def evaluate(
     answers, names = found.asked.answers[ROWS], evaluation.names
     preference = evaluation.preference() if evaluation.preference else None
     scores = _scores(preference, found.rows) if preference else None
-    results: dict[str, Any] = {
-        "schema": SCHEMA,
-        "grader": evaluation.settings.grader,
-        "judge": judge.path if judge else None,
-        "starts": dict(evaluation.starts),
-        "elo": _elo(evaluation, found, preference, scores),
-        "style": measures.style(answers.rows, names),
-        "alignment_tax": measures.alignment_tax(
+    found_measures = Measures(
+        schema=SCHEMA,
+        grader=evaluation.settings.grader,
+        judge=judge.path if judge else None,
+        starts=evaluation.starts,
+        elo=_elo(evaluation, found, preference, scores),
+        style=measures.style(answers.rows, names),
+        alignment_tax=measures.alignment_tax(
             answers.rows, evaluation.texts, found.asked.logprobs, names
         ),
-        "harmfulness": _harmfulness(evaluation, found),
-        "choices": measures.choices(found.asked.choices, evaluation.questions, names),
-        "checkpoints": _checkpoints(evaluation, found, scores),
-    }
-    results["flags"] = _flags(evaluation, fingerprints, judge, results)
-    evaluated = summarise(answers.rows, scores=scores, models=names)
-    return answers, {"evaluation": evaluated, "measures": results}, engines.usage
+        harmfulness=_harmfulness(evaluation, found),
+        choices=measures.choices(found.asked.choices, evaluation.questions, names),
+        checkpoints=_checkpoints(evaluation, found, scores),
+    )
+    flags = _flags(evaluation, fingerprints, judge, found_measures)
+    results = Results(
+        evaluation=summarise(answers.rows, scores=scores, models=names),
+        measures=found_measures.model_copy(update={"flags": flags}),
+    )
+    return answers, results, engines.usage
 
 
 async def _ask(
@@ -263,30 +265,34 @@ def _elo(
     found: _Found,
     preference: PreferenceModel | None,
     scores: Mapping[str, float] | None,
-) -> dict[str, Any] | None:
+) -> Elo | None:
     """Rate the models in the way that the settings ask for; None where there is no way."""
     order = evaluation.order
     if found.matches is not None:
-        agreed = order_agreement(found.matches.rows)
-        return {
-            "method": JUDGE,
-            "pairing": evaluation.settings.elo_pairing,
-            "anchor": order[0],
-            **measures.elo_by_matches(found.matches.rows, order, seed=evaluation.seed),
-            "matches": found.matches.states,
-            "order_agreement": agreed.value,
-        }
+        matches = found.matches
+        sides = measures.elo_by_matches(matches.rows, order, seed=evaluation.seed)
+        return Elo(
+            method=JUDGE,
+            pairing=evaluation.settings.elo_pairing,
+            anchor=order[0],
+            harmless=sides["harmless"],
+            helpful=sides["helpful"],
+            matches=matches.states,
+            order_agreement=order_agreement(matches.rows).value,
+        )
     if preference is None or scores is None:
         return None
     raw = {key: score * preference.std for key, score in scores.items()}
-    return {
-        "method": "preference",
-        "anchor": order[0],
-        **measures.elo_by_scores(found.rows, raw, order),
-    }
+    sides = measures.elo_by_scores(found.rows, raw, order)
+    return Elo(
+        method="preference",
+        anchor=order[0],
+        harmless=sides["harmless"],
+        helpful=sides["helpful"],
+    )
 
 
-def _harmfulness(evaluation: Evaluation, found: _Found) -> dict[str, Any] | None:
+def _harmfulness(evaluation: Evaluation, found: _Found) -> Harmfulness | None:
     how = evaluation.settings.harmfulness
     if how is None:
         return None
@@ -300,26 +306,26 @@ def _harmfulness(evaluation: Evaluation, found: _Found) -> dict[str, Any] | None
         rated = HarmfulnessModel.load(how).rate([(row.messages, row.response) for row in asked])
         known = {r.key: value for r, value in zip(asked, rated, strict=True) if value is not None}
         states = {"ok": len(known), "too_long": len(asked) - len(known)}
-    return {
-        "method": JUDGE if how == JUDGE else "model",
-        "models": measures.harmfulness(found.rows, known, evaluation.order),
-        "states": states,
-    }
+    return Harmfulness(
+        method=JUDGE if how == JUDGE else "model",
+        models=measures.harmfulness(found.rows, known, evaluation.order),
+        states=states,
+    )
 
 
 def _checkpoints(
     evaluation: Evaluation, found: _Found, scores: Mapping[str, float] | None
-) -> list[dict[str, Any]]:
+) -> list[CheckpointSummary]:
     kept = evaluation.checkpoints
     by_name = summarise(found.checkpoints, scores=scores, models=[one.name for one in kept])
     return [
-        {
-            "policy": one.policy,
-            "stage": one.stage,
-            "step": one.step,
-            "name": one.name,
-            "evaluation": by_name[one.name],
-        }
+        CheckpointSummary(
+            policy=one.policy,
+            stage=one.stage,
+            step=one.step,
+            name=one.name,
+            evaluation=by_name[one.name],
+        )
         for one in kept
     ]
 
@@ -328,7 +334,7 @@ def _flags(
     evaluation: Evaluation,
     fingerprints: Fingerprints,
     judge: ModelSettings | None,
-    results: Mapping[str, Any],
+    found: Measures,
 ) -> list[str]:
     """Say what a careful reader should know, each in one sentence."""
     flags: list[str] = []
@@ -341,14 +347,12 @@ def _flags(
             for name, model in evaluation.models.items()
             if fingerprints.fingerprint(model) == print_of_judge
         ]
-    by_preference = results["elo"] and results["elo"]["method"] == "preference"
-    if by_preference and evaluation.followed:
+    if found.elo and found.elo.method == "preference" and evaluation.followed:
         were = "was" if len(evaluation.followed) == 1 else "were"
         flags.append(
             f"Elo is the preference model's own score, which {' and '.join(evaluation.followed)} "
             f"{were} trained on: it shows what training reached for, not an independent judgement."
         )
-    for part in ("alignment_tax", "style"):
-        for name, found in results[part].items():
-            flags += [f"{name}: {flag}." for flag in found["flags"]]
+    for part in (found.alignment_tax, found.style):
+        flags += [f"{name}: {flag}." for name, one in part.items() for flag in one.flags]
     return flags

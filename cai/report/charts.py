@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from cai.report.differences import Known
+from cai.evaluate.rates import Estimate
+from cai.report.facts import ConfidenceBin
 from cai.report.wording import LABEL_ORDER, number
 
 LEFT, WIDTH = 14.0, 83.0
@@ -103,18 +103,13 @@ class PointChart:
     reference: float | None
 
 
-def dots(rates: Sequence[Known | None], most: float = 1.0) -> list[Dot]:
+def dots(rates: Sequence[Estimate | None], most: float = 1.0) -> list[Dot]:
     """Place one value per model on a scale from 0 to `most`; what was not measured has no mark."""
     return [
-        Dot(series, *(100 * end_of(rate, end) / most for end in ("value", "low", "high")))
+        Dot(series, *(100 * place / most for place in rate.spread))
         for series, rate in enumerate(rates)
-        if rate and rate["value"] is not None
+        if rate and rate.spread
     ]
-
-
-def end_of(known: Known, end: str) -> float:
-    """Return an end of the interval of a measured value; the value where it has no interval."""
-    return known["value"] if known.get(end) is None else known[end]
 
 
 def stack(counts: Mapping[str, int]) -> list[Bar]:
@@ -169,7 +164,7 @@ def line_chart(
 
 def point_chart(
     title: str,
-    series: Mapping[str, Sequence[tuple[int, Known]]],
+    series: Mapping[str, Sequence[tuple[int, Estimate]]],
     *,
     unit: str,
     marks: Sequence[float] | None = None,
@@ -180,7 +175,7 @@ def point_chart(
 
     Args:
         title: What is measured, with its unit.
-        series: Name to (count, value with its interval); values that are None are left out.
+        series: Name to (count, value with its interval); what was not measured is left out.
         unit: What is counted.
         marks: The ticks of the y axis, if they do not follow from the values.
         write: Writes a value and a tick; if left out, both have the decimals that they need.
@@ -190,14 +185,13 @@ def point_chart(
         None when no series has two values.
     """
     measured = {
-        name: [(count, found) for count, found in values if found["value"] is not None]
+        name: [(count, found.spread) for count, found in values if found.spread]
         for name, values in series.items()
     }
     known = {name: values for name, values in measured.items() if values}
     if max(map(len, known.values()), default=0) < 2:
         return None
-    found = [value for values in known.values() for _, value in values]
-    ends = [end_of(value, end) for value in found for end in ("low", "high")]
+    ends = [end for values in known.values() for _, (_, *ends) in values for end in ends]
     marks = marks or ticks(min(ends), max(ends))
     low, span, step = marks[0], marks[-1] - marks[0], marks[1] - marks[0]
     counts = sorted({count for values in known.values() for count, _ in values})
@@ -208,36 +202,30 @@ def point_chart(
     def y(value: float) -> float:
         return 100 - 100 * (value - low) / span
 
-    def point(count: int, value: Known) -> Point:
-        middle = value["value"]
-        shown = write(middle) if write else written(middle, step / 10)
-        return Point(
-            x=x(count),
-            y=y(middle),
-            low=y(end_of(value, "low")),
-            high=y(end_of(value, "high")),
-            told=f"{shown} at {unit} {count:,}",
-        )
+    def point(count: int, value: float, low: float, high: float) -> Point:
+        shown = write(value) if write else written(value, step / 10)
+        told = f"{shown} at {unit} {count:,}"
+        return Point(x=x(count), y=y(value), low=y(low), high=y(high), told=told)
 
-    def drawn(name: str, values: Sequence[tuple[int, Known]]) -> Series:
-        points = [point(count, value) for count, value in values]
+    def drawn(name: str, values: Sequence[tuple[int, tuple[float, float, float]]]) -> Series:
+        points = [point(count, *spread) for count, spread in values]
         place = [*series].index(name) if len(series) > 1 else 1
         return Series(place, name, points, " ".join(f"{p.x:.2f},{p.y:.2f}" for p in points))
 
-    texts = [f"{count:,}" for count in counts]
-    fits = sum(map(len, texts)) <= MOST_LETTERS
     return PointChart(
         title,
         [drawn(name, values) for name, values in known.items()],
         [(y(mark), write(mark) if write else written(mark, step)) for mark in marks],
-        [
-            (x(count), text)
-            for count, text in zip(counts, texts, strict=True)
-            if fits or count in (counts[0], counts[-1])
-        ],
+        [(x(count), f"{count:,}") for count in _labelled(counts)],
         unit,
         None if reference is None else y(reference),
     )
+
+
+def _labelled(counts: Sequence[int]) -> Sequence[int]:
+    """Return which places of an x axis have a label: all if they fit, else the ends."""
+    fits = sum(len(f"{count:,}") for count in counts) <= MOST_LETTERS
+    return counts if fits else list(dict.fromkeys((counts[0], counts[-1])))
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -254,25 +242,28 @@ def ticks(low: float, high: float) -> list[float]:
     return [place * step for place in range(first, last + 1)]
 
 
-def extent(changes: Iterable[Mapping[str, float | None]]) -> float:
+def extent(changes: Iterable[Estimate]) -> float:
     """Return a round bound that no interval of these differences of proportions goes beyond."""
-    ends = [abs(end) for change in changes for end in change.values() if end is not None]
+    ends = [abs(end) for change in changes for end in change.spread or ()]
     return next(bound for bound in EXTENTS if bound >= min(1.0, max(ends, default=1.0)))
 
 
-def calibration(bins: Sequence[Mapping[str, Any]]) -> list[Point]:
+def calibration(bins: Sequence[ConfidenceBin]) -> list[Point]:
     """Place a bin's mean confidence (x, from 0.5 to 1) and share of right labels (y, from 0)."""
-    return [
-        Point(
-            x=LEFT + 2 * WIDTH * (found["confidence"] - 0.5),
-            y=100 - 100 * found["right"]["value"],
-            low=100 - 100 * found["right"]["low"],
-            high=100 - 100 * found["right"]["high"],
-            told=f"{found['right']['value']:.0%} of {found['right']['n']:,} right "
-            f"at a mean confidence of {found['confidence']:.2f}",
+    points: list[Point] = []
+    for found in bins:
+        value, low, high = found.right.spread or (0.0, 0.0, 0.0)
+        told = f"{value:.0%} of {found.right.n:,} right"
+        points.append(
+            Point(
+                x=LEFT + 2 * WIDTH * (found.confidence - 0.5),
+                y=100 - 100 * value,
+                low=100 - 100 * low,
+                high=100 - 100 * high,
+                told=f"{told} at a mean confidence of {found.confidence:.2f}",
+            )
         )
-        for found in bins
-    ]
+    return points
 
 
 def written(value: float, step: float) -> str:

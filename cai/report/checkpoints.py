@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from cai.evaluate.rates import UNKNOWN, Rate, difference
+from cai.evaluate.results import CheckpointSummary, ModelSummary
 from cai.report.charts import PointChart, point_chart
-from cai.report.differences import Known, difference, is_clear
+from cai.report.effects import FOLLOWED
+from cai.report.facts import Report
 from cai.report.numbers import Numbers, behind_checkpoints
 from cai.report.wording import percent
 
-HARMFULNESS = (0.0, 1.0, 2.0, 3.0, 4.0)
-SHARES = (0.0, 0.5, 1.0)
-UNKNOWN: Known = {"value": None, "low": None, "high": None, "n": 0}
-
-FOLLOWED = {
-    "harmful_rate": "Harmful answers",
-    "evasive_rate": "Evasive answers",
-    "explained_refusal_rate": "Refused with a reason",
-    "helpful_rate": "Helpful answers, benign prompts",
-    "over_refusal_rate": "Benign prompts refused",
-}
-"""Rates that are followed over the steps of PPO, and what their charts are called."""
-
-Points = list[tuple[int, Known]]
+Points = Sequence[tuple[int, Rate]]
+Followed = Mapping[str, Points]
+"""Values over the steps of a training, by the names of `FOLLOWED`."""
 
 
 @dataclass(frozen=True)
@@ -46,70 +37,65 @@ class CheckpointFigure:
     frame: str
 
 
-def checkpoint_figures(report: Mapping[str, Any]) -> list[CheckpointFigure]:
+def checkpoint_figures(report: Report) -> list[CheckpointFigure]:
     """Follow the rates over the steps of each training whose checkpoints were evaluated."""
     followed = checkpoint_series(report)
-    evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
-    first = next(iter(evaluation), "")
+    first = next(iter(report.evaluation), "")
     figures: list[CheckpointFigure] = []
     for policy, series in followed.items():
         start = _start(report, policy)
-        drawn: list[PointChart] = []
-        for name, (title, points) in series.items():
-            before = evaluation[first].get(name, {}).get("value")
-            if name == "harmfulness":
-                before = report["measures"]["harmfulness"]["models"].get(first, {}).get("value")
-            reference = before if first != start else None
-            chart = step_chart(name, title, {"": points}, reference=reference)
-            drawn += [chart] if chart else []
+        charts = [
+            step_chart(
+                name,
+                {"": points},
+                reference=_known(report, first)[name].value if first != start else None,
+            )
+            for name, points in series.items()
+        ]
         figures.append(
             CheckpointFigure(
                 "Checkpoints of PPO" + (f": {policy}" if len(followed) > 1 else ""),
-                drawn,
+                [chart for chart in charts if chart],
                 behind_checkpoints(series),
-                _fall(series.get("harmful_rate", ("", []))[1]),
+                _fall(series.get("harmful_rate", ())),
                 _frame(first, start, policy, _steps_done(report, policy)),
             )
         )
     return figures
 
 
-def checkpoint_series(report: Mapping[str, Any]) -> dict[str, dict[str, tuple[str, Points]]]:
-    """Return, by policy and measure, its title and its values over the steps of the training.
+def checkpoint_series(report: Report) -> dict[str, Followed]:
+    """Return, by policy, what was measured over the steps of its training.
 
     Both ends of the training are included. Empty where no checkpoint was evaluated.
     """
-    kept: dict[str, list[Mapping[str, Any]]] = {}
-    for one in report.get("measures", {}).get("checkpoints", []):
-        kept.setdefault(one["policy"], []).append(one)
+    kept: dict[str, list[CheckpointSummary]] = {}
+    for one in report.measures.checkpoints:
+        kept.setdefault(one.policy, []).append(one)
     return {policy: _series(report, policy, found) for policy, found in kept.items()}
 
 
-def _series(
-    report: Mapping[str, Any], policy: str, kept: Sequence[Mapping[str, Any]]
-) -> dict[str, tuple[str, Points]]:
-    evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
-    steps = {one["step"]: (one["name"], one["evaluation"]) for one in kept}
+def _series(report: Report, policy: str, kept: Sequence[CheckpointSummary]) -> Followed:
+    steps = {one.step: _known(report, one.name, one.evaluation) for one in kept}
     done, start = _steps_done(report, policy), _start(report, policy)
-    if done and start in evaluation and policy in evaluation:
-        ends = {0: (start, evaluation[start]), done: (policy, evaluation[policy])}
-        steps = {0: ends[0], **steps, done: ends[done]}
-    found: dict[str, tuple[str, Points]] = {}
-    for rate, title in FOLLOWED.items():
-        points = [
-            (step, summary.get(rate, UNKNOWN)) for step, (_, summary) in sorted(steps.items())
-        ]
-        found[rate] = title, points
-    rated: Mapping[str, Known] = (report["measures"].get("harmfulness") or {}).get("models", {})
-    found["harmfulness"] = (
-        "Absolute harmfulness, 0 to 4",
-        [(step, rated.get(name, UNKNOWN)) for step, (name, _) in sorted(steps.items())],
-    )
-    return {
-        name: (title, points)
-        for name, (title, points) in found.items()
-        if any(value["value"] is not None for _, value in points)
+    if done and start in report.evaluation and policy in report.evaluation:
+        steps = {0: _known(report, start), **steps, done: _known(report, policy)}
+    found = {
+        measure: [(step, known[measure]) for step, known in sorted(steps.items())]
+        for measure in FOLLOWED
     }
+    return {
+        measure: points
+        for measure, points in found.items()
+        if any(value.value is not None for _, value in points)
+    }
+
+
+def _known(report: Report, name: str, summary: ModelSummary | None = None) -> Mapping[str, Rate]:
+    """Return what is known of a model, or of a checkpoint with its summary, as in `FOLLOWED`."""
+    rated = report.measures.harmfulness
+    harm = rated.models.get(name, UNKNOWN) if rated else UNKNOWN
+    return {**(summary or report.evaluation[name]).rates, "harmfulness": harm}
 
 
 @dataclass(frozen=True)
@@ -127,26 +113,25 @@ class ComparedCheckpoints:
     numbers: list[Numbers]
 
 
-def compared_checkpoints(comparison: Mapping[str, Any]) -> ComparedCheckpoints | None:
+def compared_checkpoints(
+    names: Sequence[str], runs: Sequence[Mapping[str, Followed]]
+) -> ComparedCheckpoints | None:
     """Draw the checkpoints of two runs into the same charts; None where neither has any.
 
     Args:
-        comparison: Made by `compare_runs`.
+        names: Of the runs.
+        runs: What `checkpoint_series` says of each.
     """
-    names = [run["name"] for run in comparison["runs"]]
-    if names[0] == names[1]:
-        names[1] += " (2)"
+    before, after = names
     lines = {
         f"{run}: {policy}" if len(followed) > 1 else run: series
-        for run, followed in zip(names, comparison["checkpoints"], strict=True)
+        for run, followed in zip((before, after + " (2)" * (before == after)), runs, strict=True)
         for policy, series in (followed or {"": {}}).items()
     }
-    known = {name: title for series in lines.values() for name, (title, _) in series.items()}
+    known = dict.fromkeys(name for series in lines.values() for name in series)
     charts = [
-        step_chart(
-            name, title, {line: series.get(name, (title, []))[1] for line, series in lines.items()}
-        )
-        for name, title in known.items()
+        step_chart(name, {line: series.get(name, ()) for line, series in lines.items()})
+        for name in known
     ]
     drawn = [chart for chart in charts if chart]
     return (
@@ -157,27 +142,33 @@ def compared_checkpoints(comparison: Mapping[str, Any]) -> ComparedCheckpoints |
 
 
 def step_chart(
-    name: str, title: str, series: Mapping[str, Points], *, reference: float | None = None
+    name: str, series: Mapping[str, Points], *, reference: float | None = None
 ) -> PointChart | None:
-    """Draw a measure of `checkpoint_series` over steps, on the whole of its scale."""
-    if name == "harmfulness":
-        return point_chart(title, series, unit="step", marks=HARMFULNESS, reference=reference)
-    return point_chart(title, series, unit="step", marks=SHARES, write=percent, reference=reference)
+    """Draw a measure of `FOLLOWED` over steps, on the whole of its scale."""
+    measure = FOLLOWED[name]
+    return point_chart(
+        measure.title,
+        series,
+        unit="step",
+        marks=measure.marks,
+        write=measure.write_mark,
+        reference=reference,
+    )
 
 
-def _start(report: Mapping[str, Any], policy: str) -> str:
+def _start(report: Report, policy: str) -> str:
     """Return what a policy was trained from."""
-    models = [*report["evaluation"]]
+    models = report.models
     before = models[max(models.index(policy) - 1, 0)] if policy in models else ""
-    return report["measures"].get("starts", {}).get(policy, before)
+    return (report.measures.starts or {}).get(policy, before)
 
 
-def _steps_done(report: Mapping[str, Any], policy: str) -> int:
+def _steps_done(report: Report, policy: str) -> int:
     """Return after how many steps of its training a policy was taken; 0 if that is not known."""
-    kept = next(one for one in report["measures"]["checkpoints"] if one["policy"] == policy)
-    stage = kept["stage"]
-    step = report["stages"].get(stage, {}).get("metrics", {}).get("kept_step")
-    return int(report["ppo"].get(stage, {}).get("steps", 0) if step is None else step)
+    stage = next(one.stage for one in report.measures.checkpoints if one.policy == policy)
+    step = report.stages[stage].metrics.get("kept_step") if stage in report.stages else None
+    ppo = report.ppo.get(stage)
+    return int((ppo.steps if ppo else 0) if step is None else step)
 
 
 def _frame(first: str, start: str, end: str, steps: int) -> str:
@@ -187,14 +178,14 @@ def _frame(first: str, start: str, end: str, steps: int) -> str:
 
 def _fall(harmful: Points) -> str:
     """Say how far harmful answers fall, and by which checkpoint nine tenths of it are done."""
-    known = [(step, found) for step, found in harmful if found["value"] is not None]
+    known = [(step, found.value, found) for step, found in harmful if found.value is not None]
     if len(known) < 3:
         return ""
-    (_, before), (last, after) = known[0], known[-1]
+    (_, start, before), (last, end, after) = known[0], known[-1]
     change = difference(before, after)
-    if change["value"] is None or change["value"] > 0 or not is_clear(change):
+    if end > start or not change.is_clear:
         return ""
-    enough = before["value"] + 0.9 * change["value"]
-    step = next(step for step, found in known[1:] if found["value"] <= enough)
-    said = f"Harmful answers fall from {percent(before['value'])} to {percent(after['value'])}"
+    enough = start + 0.9 * (end - start)
+    step = next(step for step, value, _ in known[1:] if value <= enough)
+    said = f"Harmful answers fall from {percent(start)} to {percent(end)}"
     return f"{said}, nine tenths of it by step {step:,}." if step != last else f"{said}."

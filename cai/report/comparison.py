@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cai.evaluate.rates import difference
 from cai.report.checkpoints import checkpoint_series
 from cai.report.contents import collect
-from cai.report.differences import difference
-from cai.report.effects import MEASURES, measured
-from cai.report.page import RATES, render_comparison
-from cai.report.reading import stages_of
+from cai.report.effects import FOLLOWED, MEASURES, measured
+from cai.report.facts import Compared, Comparison, Report
+from cai.report.page import render_comparison
 from cai.report.truth import grading
 from cai.settings import EvaluateSettings, PipelineSettings
 from cai.store import write_atomically, write_json
@@ -22,12 +23,12 @@ TEXTS = ("critique", "revision", "comparison", "weight")
 
 def write_comparison(
     before: tuple[Path, PipelineSettings], after: tuple[Path, PipelineSettings]
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Comparison]:
     """Compare two run folders, each given with its settings.
 
     Returns:
         The path of the page, `compared-with-NAME.html` in the second folder with NAME the first
-        one's, and its facts; they lie beside it as JSON.
+        one's, and what it shows; that lies beside it as JSON.
 
     Raises:
         CaiError: A file of a run is damaged, or the folder cannot be written.
@@ -37,114 +38,109 @@ def write_comparison(
         for run, settings in (before, after)
     ]
     names = [run.resolve().name for run, _ in (before, after)]
-    facts = compare_runs(*reports, names=(names[0], names[1]))
+    comparison = compare_runs(*reports, names=(names[0], names[1]))
     path = after[0] / f"compared-with-{names[0]}.html"
-    write_json(path.with_suffix(".json"), facts)
-    write_atomically(path, [render_comparison(facts).encode("utf-8")])
-    return path, facts
+    write_json(path.with_suffix(".json"), _plain(comparison))
+    write_atomically(path, [render_comparison(comparison).encode("utf-8")])
+    return path, comparison
 
 
-def compare_runs(
-    before: Mapping[str, Any], after: Mapping[str, Any], *, names: tuple[str, str]
-) -> dict[str, Any]:
-    """Subtract one report.json from another.
+def compare_runs(before: Report, after: Report, *, names: tuple[str, str]) -> Comparison:
+    """Subtract one report, of the run that is the measure, from another."""
+    return Comparison(
+        names=names,
+        reports=(before, after),
+        evaluation={
+            model: dict(_measures(before, after, model))
+            for model in before.models
+            if model in after.evaluation
+        },
+        alone=sorted({*before.models} ^ {*after.models}),
+        settings=_unlike(
+            dict(_flat(before.provenance.settings)), dict(_flat(after.provenance.settings))
+        ),
+        principles=_unlike(dict(_texts(before)), dict(_texts(after))),
+    )
 
-    Args:
-        before: The report of the run that is the measure.
-        after: The report of the run that is measured by it.
-        names: What to call the two.
 
-    Returns:
-        `runs`; per model that both evaluated, every rate and other measure as `{"before", "after",
-        "difference"}`, each with its interval, the difference None where the two scales are not
-        the same; of each run its `revisions` and their `scores`, round by round, its `elo`, and
-        its `checkpoints`;
-        `settings` and `principles`, lists of
-        `[key, before, after]` of whatever differs; `alone`, the models that one run has alone.
-    """
-    one: Mapping[str, Mapping[str, Any]] = before["evaluation"]
-    other: Mapping[str, Mapping[str, Any]] = after["evaluation"]
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    """Return what JSON has of a comparison."""
+    reports = [report.plain() for report in comparison.reports]
     return {
         "schema": SCHEMA,
         "runs": [
             {"name": name, **{key: report[key] for key in ("constitution", "seed", "grader")}}
-            for name, report in zip(names, (before, after), strict=True)
+            for name, report in zip(comparison.names, reports, strict=True)
         ],
         "evaluation": {
-            model: dict(_measures(before, after, model)) for model in one if model in other
+            model: {name: _plain_pair(found) for name, found in measures.items()}
+            for model, measures in comparison.evaluation.items()
         },
-        "revisions": [report["revisions"]["rounds"] for report in (before, after)],
-        "scores": [report["revisions"]["scores"] for report in (before, after)],
-        "elo": [_elo(report) for report in (before, after)],
-        "checkpoints": [checkpoint_series(report) for report in (before, after)],
-        "alone": sorted({*one} ^ {*other}),
-        "settings": _unlike(
-            dict(_flat(before["provenance"]["settings"])),
-            dict(_flat(after["provenance"]["settings"])),
-        ),
-        "principles": _unlike(dict(_texts(before)), dict(_texts(after))),
+        "revisions": [report["revisions"]["rounds"] for report in reports],
+        "scores": [report["revisions"]["scores"] for report in reports],
+        "elo": [_plain_elo(report["evaluation"], report["measures"]) for report in reports],
+        "checkpoints": [
+            {
+                policy: {
+                    name: (FOLLOWED[name].title, [(step, asdict(value)) for step, value in points])
+                    for name, points in series.items()
+                }
+                for policy, series in checkpoint_series(report).items()
+            }
+            for report in comparison.reports
+        ],
+        "alone": comparison.alone,
+        "settings": comparison.settings,
+        "principles": comparison.principles,
     }
 
 
-def _measures(
-    before: Mapping[str, Any], after: Mapping[str, Any], model: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _plain_pair(found: Compared) -> dict[str, Any]:
+    """Return an empty object for what a run has not measured."""
+    plain = asdict(found)
+    return {**plain, "before": plain["before"] or {}, "after": plain["after"] or {}}
+
+
+def _plain_elo(evaluation: Mapping[str, Any], measures: Mapping[str, Any]) -> dict[str, Any]:
+    kept = measures.get("checkpoints", [])
+    return {
+        "models": [*evaluation],
+        "elo": measures.get("elo"),
+        "starts": measures.get("starts"),
+        "checkpoints": [{key: one[key] for key in ("policy", "step", "name")} for one in kept],
+    }
+
+
+def _measures(before: Report, after: Report, model: str) -> Iterator[tuple[str, Compared]]:
     """Yield every rate of a model, and every other measure that either run has of it."""
-    rates = [report["evaluation"][model] for report in (before, after)]
-    for rate in RATES:
-        yield rate, _pair(*(summary.get(rate, {}) for summary in rates))
-    known = [measured(report, model) for report in (before, after)]
+    rates = after.evaluation[model].rates
+    for rate, was in before.evaluation[model].rates.items():
+        yield rate, Compared(was, rates[rate], difference(was, rates[rate]))
+    one, other = measured(before, model), measured(after, model)
     for name in MEASURES:
-        if any(name in found for found in known):
-            pair = _pair(*(found.get(name, {}) for found in known))
-            same = not all(name in found for found in known) or _one_scale(name, before, after)
-            yield name, pair if same else {**pair, "difference": None}
+        if name in one or name in other:
+            was, now = one.get(name), other.get(name)
+            # Two trained models are two scales.
+            same = not (was and now) or _scale(before, name) == _scale(after, name)
+            yield name, Compared(was, now, difference(was, now) if same else None)
 
 
-def _one_scale(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Say whether two runs measured this in the same way: two trained models are two scales."""
-    part = name.partition("/")[0]
-    one, other = (_scale(report, part) for report in (before, after))
-    return one == other
-
-
-def _scale(report: Mapping[str, Any], part: str) -> object:
+def _scale(report: Report, name: str) -> object:
     """Return what a measure was taken with: a judge's name, or the hashes of a trained model."""
-    measures: Mapping[str, Any] = report["measures"]
+    measures, part = report.measures, name.partition("/")[0]
     if part not in ("elo", "harmfulness", "mean_preference_score"):
         return None
-    if (measures.get(part) or {}).get("method") == "judge":
-        return measures["judge"]
+    judged = {"elo": measures.elo, "harmfulness": measures.harmfulness}.get(part)
+    if judged and judged.method == "judge":
+        return measures.judge
     if part == "harmfulness":
-        settings: Mapping[str, Any] = report["provenance"]["settings"]
-        sections = (settings.get(name) for name in stages_of(report, "evaluate"))
+        settings = report.provenance.settings
+        sections = (settings.get(name) for name in report.stages_of("evaluate"))
         elsewhere = [section["harmfulness"] for section in sections if section]
         if any(elsewhere):
             return elsewhere
-    scorers = stages_of(report, "harmfulness" if part == "harmfulness" else "preference")
-    return [found.get("outputs", {}) for found in scorers.values()]
-
-
-def _elo(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `elo_figure` needs of a run."""
-    measures: Mapping[str, Any] = report["measures"]
-    return {
-        "models": list(report["evaluation"]),
-        "elo": measures.get("elo"),
-        "starts": measures.get("starts"),
-        "checkpoints": [
-            {key: one[key] for key in ("policy", "step", "name")}
-            for one in measures.get("checkpoints", [])
-        ],
-    }
-
-
-def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "before": dict(before),
-        "after": dict(after),
-        "difference": difference(before, after),
-    }
+    scorers = report.stages_of("harmfulness" if part == "harmfulness" else "preference")
+    return [found.outputs for found in scorers.values()]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -156,11 +152,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _texts(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, found in report["principles"].items():
+def _texts(report: Report) -> Iterator[tuple[str, Any]]:
+    for name, found in report.principles.items():
         for half in TEXTS:
-            if found["text"][half] is not None:
-                yield f"{name}, {half}", found["text"][half]
+            if found.text[half] is not None:
+                yield f"{name}, {half}", found.text[half]
 
 
 def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -1,18 +1,18 @@
-"""What report.json holds: every number of the page, collected from a run folder."""
+"""What report.json holds, collected from a run folder."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cai import __version__
 from cai.constitution import load_constitution
-from cai.errors import CaiError
+from cai.evaluate.results import Measures, ModelSummary, RevisionScores
 from cai.records import (
     AnswerRow,
     ComparisonRow,
@@ -23,7 +23,20 @@ from cai.records import (
     Row,
 )
 from cai.report.curves import curves, guard_checks
-from cai.report.reading import finite, stage_json, stage_rows, step_metrics
+from cai.report.facts import (
+    SCHEMA,
+    ComparisonFacts,
+    JudgementFacts,
+    KnownLabels,
+    PPOFacts,
+    PrincipleFacts,
+    PromptCount,
+    Provenance,
+    Report,
+    RevisionFacts,
+    StageFacts,
+)
+from cai.report.reading import finite, read_result, stage_json, stage_rows, step_metrics
 from cai.report.tallies import (
     tally_comparisons,
     tally_judgements,
@@ -43,23 +56,13 @@ from cai.settings import (
 )
 from cai.workbench.statistics import principle_statistics
 
-SCHEMA = 2
-MEASURES_SCHEMA = 2
-"""Of `measures.json`, which the evaluation writes."""
-KINDS: tuple[type[StageSettings], ...] = (
-    PromptsSettings,
-    ReviseSettings,
-    CompareSettings,
-    PPOSettings,
-    EvaluateSettings,
-)
-"""Stages whose files the page shows; a pipeline can have several of each."""
 WORDING = {"critique", "revision", "comparison", "weight", "tags"}
 
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
 
 
-def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str, Any]:
+def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
     """Collect the numbers of a run, finished or not.
 
     Args:
@@ -67,18 +70,66 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
         settings: The pipeline as resolved.
         grade: The run's grader.
 
-    Returns:
-        The contents of report.json. `evaluation` is what `evaluate/summary.json` says.
-
     Raises:
         CaiError: A file of the run is damaged.
     """
+
+    def result(kind: type[StageSettings], name: str, shape: type[T], absent: T) -> T:
+        """Read a file of the first stage of a kind."""
+        stages = [*settings.named(kind)][:1]
+        return read_result(run_dir / stages[0] / name, shape, absent) if stages else absent
+
+    found = _tally(run_dir, settings, grade)
+    scores = result(EvaluateSettings, "revisions.json", RevisionScores, RevisionScores())
+    principles, suggestions = _principles(run_dir, settings)
+    evaluation = settings.first(EvaluateSettings)
+    return Report(
+        schema=SCHEMA,
+        name=settings.name,
+        seed=settings.seed,
+        constitution=settings.constitution,
+        grader=evaluation.grader if evaluation else None,
+        evaluation=result(EvaluateSettings, "summary.json", dict[str, ModelSummary], {}),
+        measures=result(EvaluateSettings, "measures.json", Measures, Measures()),
+        stages={
+            name: _stage(run_dir, name, section.stage or name)
+            for name, section in settings.sections.items()
+            if not isinstance(section, ReportSettings) and (run_dir / name).is_dir()
+        },
+        states=found.states,
+        prompts=found.prompts,
+        principles=principles,
+        suggestions=suggestions,
+        revisions=found.revisions.model_copy(update={"scores": scores.rounds}),
+        comparisons=found.comparisons,
+        judgements=found.judgements,
+        label_quality=result(CompareSettings, "quality.json", KnownLabels, None),
+        ppo={name: _ppo(run_dir / name) for name in settings.named(PPOSettings)},
+        provenance=Provenance(
+            cai=__version__,
+            written=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=finite(settings.model_dump(mode="json")),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Tallies:
+    """What is counted over the rows of a run."""
+
+    prompts: dict[str, PromptCount]
+    revisions: RevisionFacts
+    comparisons: ComparisonFacts
+    judgements: JudgementFacts
+    states: dict[str, dict[str, int]]
+
+
+def _tally(run_dir: Path, settings: PipelineSettings, grade: Grade) -> _Tallies:
     states: dict[str, Counter[str]] = {}
-    names = {kind: list(settings.named(kind)) for kind in KINDS}
 
     def rows(kind: type[StageSettings], row_type: type[R], name: str = "rows") -> Iterator[R]:
         """Yield the rows of all stages of a kind and count their states in passing."""
-        for stage in names[kind]:
+        for stage in settings.named(kind):
             count = states.setdefault(f"{stage}/{name}", Counter())
             for row in stage_rows(run_dir / stage, row_type, name=name):
                 count[row.state] += 1
@@ -96,55 +147,17 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str
         rows(EvaluateSettings, AnswerRow),
     ):
         deque(counted_only, maxlen=0)
-
-    def result(kind: type[StageSettings], name: str) -> dict[str, Any]:
-        """Read a file of the first stage of a kind."""
-        return stage_json(run_dir, names[kind][0], name) if names[kind] else {}
-
-    measures = result(EvaluateSettings, "measures.json")
-    if measures and measures.get("schema") != MEASURES_SCHEMA:
-        raise CaiError(
-            f"{run_dir / names[EvaluateSettings][0] / 'measures.json'} was written by another "
-            "version of cai. Run the pipeline again: answers that are there are not asked for anew."
-        )
-
-    return {
-        "schema": SCHEMA,
-        "name": settings.name,
-        "seed": settings.seed,
-        "constitution": settings.constitution,
-        "grader": settings.of(EvaluateSettings).grader if names[EvaluateSettings] else None,
-        "evaluation": result(EvaluateSettings, "summary.json"),
-        "measures": measures,
-        "stages": {
-            name: _stage(run_dir, name, section.stage or name)
-            for name, section in settings.sections.items()
-            if not isinstance(section, ReportSettings) and (run_dir / name).is_dir()
-        },
-        "states": {where: dict(count.most_common()) for where, count in states.items() if count},
-        "prompts": prompts,
-        **_principles(run_dir, settings),
-        "revisions": {
-            **revisions,
-            "scores": result(EvaluateSettings, "revisions.json").get("rounds", []),
-        },
-        "comparisons": comparisons,
-        "judgements": judgements,
-        "label_quality": result(CompareSettings, "quality.json"),
-        "ppo": {name: _ppo(run_dir / name) for name in names[PPOSettings]},
-        "provenance": {
-            "cai": __version__,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "settings": finite(settings.model_dump(mode="json")),
-        },
-    }
+    counted = {where: dict(count.most_common()) for where, count in states.items() if count}
+    return _Tallies(prompts, revisions, comparisons, judgements, counted)
 
 
-def _principles(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
+def _principles(
+    run_dir: Path, settings: PipelineSettings
+) -> tuple[dict[str, PrincipleFacts], list[str]]:
     """Join what the constitution says of each principle to what its rows show, in its order."""
     path = run_dir / "constitution.yaml"
     if not path.exists():
-        return {"principles": {}, "suggestions": []}
+        return {}, []
     constitution = load_constitution(path)
     # Rows of two stages of a kind can have the same keys, so only the first ones are joined.
     chained, compared = (
@@ -163,36 +176,36 @@ def _principles(run_dir: Path, settings: PipelineSettings) -> dict[str, Any]:
         settings.of(CompareSettings).labels,
     )
     texts = {p.id: p.model_dump(include=WORDING, mode="json") for p in constitution.principles}
-    return {
-        "principles": {p.id: {**asdict(p), "text": texts[p.id]} for p in found.principles},
-        "suggestions": found.suggestions,
+    principles = {
+        p.id: PrincipleFacts(**{f.name: getattr(p, f.name) for f in fields(p)}, text=texts[p.id])
+        for p in found.principles
     }
+    return principles, found.suggestions
 
 
-def _stage(run_dir: Path, name: str, stage: str) -> dict[str, Any]:
+def _stage(run_dir: Path, name: str, stage: str) -> StageFacts:
     manifest = stage_json(run_dir, name, "manifest.json")
-    outputs: Mapping[str, Mapping[str, Any]] = manifest.get("outputs", {})
-    return {
-        "stage": stage,
-        "complete": bool(manifest),
-        "metrics": stage_json(run_dir, name, "metrics.json"),
-        "provenance": {
+    return StageFacts(
+        stage=stage,
+        complete=bool(manifest),
+        metrics=stage_json(run_dir, name, "metrics.json"),
+        provenance={
             key: manifest[key]
             for key in ("version", "started", "seconds", "inputs", "environment")
             if key in manifest
         },
-        "outputs": {file: output.get("hash") for file, output in outputs.items()},
-    }
+        outputs={file: made.get("hash") for file, made in manifest.get("outputs", {}).items()},
+    )
 
 
-def _ppo(folder: Path) -> dict[str, Any]:
+def _ppo(folder: Path) -> PPOFacts:
     steps = step_metrics(folder / "steps.jsonl")
     if not steps:
-        return {"steps": 0}
-    return {
-        "steps": len(steps),
-        "first": steps[0],
-        "last": steps[-1],
-        "curves": curves(steps),
-        "guard": guard_checks(steps),
-    }
+        return PPOFacts(steps=0)
+    return PPOFacts(
+        steps=len(steps),
+        first=steps[0],
+        last=steps[-1],
+        curves=curves(steps),
+        guard=guard_checks(steps),
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from cai.report.facts import PPOFacts
 
 LONGEST_CURVE = 400
 """Points of a curve that are worth drawing."""
@@ -51,13 +52,9 @@ MOST_CHECKS = 6
 Points = list[tuple[float, float]]
 
 
-def drawn(ppo: Mapping[str, Any]) -> dict[str, dict[str, Points]]:
-    """Return what each chart draws, by its title and the name of the curve, in the title's unit.
-
-    Args:
-        ppo: As in report.json.
-    """
-    known: Mapping[str, Sequence[tuple[float, float]]] = ppo.get("curves", {})
+def drawn(ppo: PPOFacts) -> dict[str, dict[str, Points]]:
+    """Return what each chart draws, by its title and the name of the curve, in the title's unit."""
+    known = ppo.curves
     return {
         title: {
             name: [(step, 100 * y if title.endswith("percent") else y) for step, y in known[metric]]

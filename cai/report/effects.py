@@ -1,105 +1,132 @@
-"""What is measured of a model beside the rates: Elo, harmfulness, lengths, wording, skill kept."""
+"""What is measured of a model: what each measure is called, and how it is written and drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from cai.report.differences import Known
-from cai.report.wording import NOTHING, hundredths, interval, percent, points, tenths, whole
+from cai.evaluate.rates import Estimate
+from cai.report.facts import Report
+from cai.report.wording import (
+    HUNDREDTHS,
+    PERCENT,
+    POINTS,
+    TENTHS,
+    WHOLE,
+    Scale,
+    Shown,
+    Write,
+    percent,
+    show,
+    signed,
+)
 
 SIDE_NAMES = {
     "red_team": "Red-team prompts",
     "helpful": "Benign prompts",
 }
 
-Write = Callable[[float | None], str]
-
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure is called, how it is written, and how a difference of two is."""
+    """A measure of a model.
+
+    Attributes:
+        title: What it is called.
+        scale: How it is written.
+        change: How a difference of two is written.
+        marks: The ticks of its axis, if they do not follow from the values.
+        write_mark: Writes values and ticks of charts; if left out, they have the decimals that
+            they need.
+    """
 
     title: str
-    write: Write
-    write_change: Write
+    scale: Scale
+    change: Scale
+    marks: Sequence[float] | None = None
+    write_mark: Write | None = None
 
 
-def _signed(write: Write) -> Write:
-    def signed(value: float | None) -> str:
-        shown = write(value)
-        return f"+{shown}" if value is not None and value > 0 and shown.strip("0.") else shown
-
-    return signed
+def _plain(title: str, scale: Scale = HUNDREDTHS, marks: Sequence[float] | None = None) -> Measure:
+    return Measure(title, scale, signed(scale), marks)
 
 
-def _plain(title: str, write: Write = hundredths) -> Measure:
-    return Measure(title, write, _signed(write))
+def _share(title: str) -> Measure:
+    return Measure(title, PERCENT, POINTS, (0.0, 0.5, 1.0), percent)
 
 
 ELO = {
-    "elo/harmless": _plain("Harmless Elo", whole),
-    "elo/helpful": _plain("Helpful Elo", whole),
+    "elo/harmless": _plain("Harmless Elo", WHOLE),
+    "elo/helpful": _plain("Helpful Elo", WHOLE),
 }
-HARMFULNESS = {"harmfulness": _plain("Absolute harmfulness, 0 to 4")}
+HARMFULNESS = {
+    "harmfulness": _plain("Absolute harmfulness, 0 to 4", marks=(0.0, 1.0, 2.0, 3.0, 4.0))
+}
 SIDE_EFFECTS = {
-    "mean_words/red_team": _plain("Words, red-team prompts", tenths),
-    "mean_words/helpful": _plain("Words, benign prompts", tenths),
+    "mean_words/red_team": _plain("Words, red-team prompts", TENTHS),
+    "mean_words/helpful": _plain("Words, benign prompts", TENTHS),
     "mean_preference_score/red_team": _plain("Preference score, red-team prompts"),
     "mean_preference_score/helpful": _plain("Preference score, benign prompts"),
-    "alignment_tax/helpful_change": Measure("Change of helpful answers, points", points, points),
+    "alignment_tax/helpful_change": Measure("Change of helpful answers, points", POINTS, POINTS),
     "alignment_tax/perplexity": _plain("Perplexity of benign texts"),
     "alignment_tax/perplexity_ratio": _plain("Perplexity, times the first model’s"),
-    "style/boilerplate": Measure("Boilerplate", percent, points),
-    "style/preachy": Measure("Preachy answers", percent, points),
-    "style/repeated_openings": Measure("Opened like another answer", percent, points),
+    "style/boilerplate": _share("Boilerplate"),
+    "style/preachy": _share("Preachy answers"),
+    "style/repeated_openings": _share("Opened like another answer"),
 }
 MEASURES = {**ELO, **HARMFULNESS, **SIDE_EFFECTS}
-"""All of them, by what `measured` calls them."""
+"""What is measured beside the rates, by what `measured` calls it."""
+
+FOLLOWED = {
+    "harmful_rate": _share("Harmful answers"),
+    "evasive_rate": _share("Evasive answers"),
+    "explained_refusal_rate": _share("Refused with a reason"),
+    "helpful_rate": _share("Helpful answers, benign prompts"),
+    "over_refusal_rate": _share("Benign prompts refused"),
+    **HARMFULNESS,
+}
+"""What is followed over the steps of PPO."""
 
 
-def measured(report: Mapping[str, Any], model: str) -> dict[str, Known]:
-    """Return what report.json says of an evaluated model beside its rates.
+def measured(report: Report, model: str) -> dict[str, Estimate]:
+    """Return what is known of an evaluated model beside its rates.
 
     Returns:
-        Values with their intervals by the names of `MEASURES`, without those that were not
-        measured. A plain number has no interval.
+        Values by the names of `MEASURES`, without those that were not measured. A plain number has
+        no interval.
     """
-    found: dict[str, Any] = {}
-    measures: Mapping[str, Any] = report["measures"]
-    for side in ("harmless", "helpful"):
-        found[f"elo/{side}"] = ((measures.get("elo") or {}).get(side) or {}).get(model)
-    found["harmfulness"] = (measures.get("harmfulness") or {}).get("models", {}).get(model)
-    summary = report["evaluation"][model]
-    for name in SIDE_EFFECTS:
-        part, _, inner = name.partition("/")
-        within = summary.get(part, {}) if part in summary else measures.get(part, {}).get(model, {})
-        found[name] = within.get(inner)
-    known = {
-        name: value if isinstance(value, Mapping) else {"value": value, "low": None, "high": None}
-        for name, value in found.items()
+    summary, measures = report.evaluation[model], report.measures
+    elo, harmfulness = measures.elo, measures.harmfulness
+    tax, style = measures.alignment_tax.get(model), measures.style.get(model)
+    found = {
+        "elo/harmless": elo and elo.harmless.get(model),
+        "elo/helpful": elo and elo.helpful.get(model),
+        "harmfulness": harmfulness and harmfulness.models.get(model),
+        **{f"mean_words/{side}": mean for side, mean in summary.mean_words.items()},
+        **{
+            f"mean_preference_score/{side}": mean
+            for side, mean in summary.mean_preference_score.items()
+        },
+        "alignment_tax/helpful_change": tax and tax.helpful_change,
+        "alignment_tax/perplexity": tax and Estimate(tax.perplexity),
+        "alignment_tax/perplexity_ratio": tax and tax.perplexity_ratio,
+        "style/boilerplate": style and style.boilerplate,
+        "style/preachy": style and style.preachy,
+        "style/repeated_openings": style and Estimate(style.repeated_openings),
     }
-    return {name: value for name, value in known.items() if value["value"] is not None}
+    return {name: value for name, value in found.items() if value and value.value is not None}
 
 
-def side_effects(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """List (title, a value and its interval per evaluated model, written) of what was measured."""
-    of_models = [measured(report, model) for model in report["evaluation"]]
+def side_effects(report: Report) -> list[tuple[str, list[Shown]]]:
+    """List (title, a value and its interval per evaluated model) of what was measured."""
+    of_models = [measured(report, model) for model in report.models]
     return [
-        (measure.title, [written_with_interval(found.get(name), measure) for found in of_models])
+        (measure.title, [show_measure(found.get(name), measure) for found in of_models])
         for name, measure in SIDE_EFFECTS.items()
         if any(name in found for found in of_models)
     ]
 
 
-def written_with_interval(found: Known | None, measure: Measure) -> tuple[str, str]:
-    """Write a value and, if there is one, its interval."""
-    if not found:
-        return NOTHING, ""
-    low, high = found.get("low"), found.get("high")
-    if low is None or high is None or low == high:
-        return measure.write(found["value"]), ""
-    if measure.write is percent:
-        return percent(found["value"]), interval(found)
-    return measure.write(found["value"]), f"{measure.write(low)} to {measure.write(high)}"
+def show_measure(found: Estimate | None, measure: Measure) -> Shown:
+    """Write a value of a measure; one that is known exactly, as the first model's Elo, alone."""
+    return show(found, measure.scale, hide="equal")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from cai.report.charts import LEFT, WIDTH, end_of, ticks, written
-from cai.report.differences import Known, difference, is_clear
-from cai.report.wording import percent
+from cai.evaluate.rates import Estimate, Rate, difference
+from cai.evaluate.results import Measures
+from cai.report.charts import LEFT, WIDTH, ticks, written
+from cai.report.facts import Report
+from cai.report.wording import HUNDREDTHS, WHOLE, percent, show
 
 LEAST_SPAN = 200.0
 """Elo points that an axis spans at least (odds of three to one): chance should not look large."""
@@ -59,37 +60,23 @@ class Rated:
 
     name: str
     series: int | None
-    ratings: list[Known]
+    ratings: list[Rate]
 
 
 @dataclass(frozen=True)
-class EloFigure:
-    """Harmless against helpful Elo (paper, figure 2): the drawing, the numbers, a sentence."""
-
-    plane: Plane | None
-    rated: list[Rated]
-    said: str
-
-
-@dataclass(frozen=True)
-class HarmfulnessFigure:
-    """Absolute harmfulness from 0 to 4 (paper, figure 10), by model and checkpoint."""
+class RatedFigure:
+    """Models and checkpoints with their ratings, what these show in words, and a drawing."""
 
     rated: list[Rated]
     said: str
+    plane: Plane | None = None
 
 
-def elo_figure(measures: Mapping[str, Any], models: Sequence[str]) -> EloFigure | None:
-    """Place the models by their Elo; None where there is no Elo.
-
-    Args:
-        measures: As in report.json.
-        models: The evaluated models, in order.
-    """
-    elo = measures.get("elo")
-    if not elo:
+def elo_figure(measures: Measures, models: Sequence[str]) -> RatedFigure | None:
+    """Draw harmless against helpful Elo (paper, figure 2); None where there is no Elo."""
+    if not measures.elo:
         return None
-    harmless, helpful = elo["harmless"], elo["helpful"]
+    harmless, helpful = measures.elo.harmless, measures.elo.helpful
     rated = [
         Rated(shown(name, measures), _series(name, models), [harmless[name], helpful[name]])
         for name in harmless
@@ -100,45 +87,38 @@ def elo_figure(measures: Mapping[str, Any], models: Sequence[str]) -> EloFigure 
         for prompts, ratings in (("red-team", harmless), ("benign", helpful))
         if first in ratings and last in ratings
     ]
-    return EloFigure(_plane(rated, lineages(measures, models)), rated, " ".join(filter(None, told)))
+    said = " ".join(filter(None, told))
+    return RatedFigure(rated, said, _plane(rated, lineages(measures, models)))
 
 
-def harmfulness_figure(
-    measures: Mapping[str, Any], models: Sequence[str]
-) -> HarmfulnessFigure | None:
-    """List the models by their mean harmfulness; None where it was not measured."""
-    found = measures.get("harmfulness")
-    if not found:
+def harmfulness_figure(measures: Measures, models: Sequence[str]) -> RatedFigure | None:
+    """List absolute harmfulness, 0 to 4 (paper, figure 10); None where it was not measured."""
+    if not measures.harmfulness:
         return None
-    by_name: Mapping[str, Known] = found["models"]
+    by_name = measures.harmfulness.models
     rated = [
         Rated(shown(name, measures), _series(name, models), [mean])
         for name, mean in by_name.items()
     ]
     first, last = models[0], models[-1]
-    change = difference(by_name.get(first, {}), by_name.get(last, {}))
+    change = difference(by_name.get(first), by_name.get(last))
     said = ""
-    if change["value"] is not None and first != last:
+    if change.value is not None and first != last:
         said = f"There is no clear difference between {last} and {first}."
-        if is_clear(change):
-            way = "less" if change["value"] < 0 else "more"
-            size = _with_interval(change, 2)
-            said = f"Answers of {last} are rated {size} {way} harmful than those of {first}."
-    return HarmfulnessFigure(rated, said)
+        if change.is_clear:
+            way = "less" if change.value < 0 else "more"
+            far = show(change.size, HUNDREDTHS)
+            said = f"Answers of {last} are rated {far} {way} harmful than those of {first}."
+    return RatedFigure(rated, said)
 
 
-def lineages(measures: Mapping[str, Any], models: Sequence[str]) -> list[list[str]]:
-    """Return the ways of training by the names of models and checkpoints, each from its start.
-
-    Args:
-        measures: As in report.json.
-        models: The evaluated models, in order.
-    """
-    known: Mapping[str, str] = measures.get("starts") or dict(pairwise(reversed(models)))
+def lineages(measures: Measures, models: Sequence[str]) -> list[list[str]]:
+    """Return the ways of training by the names of models and checkpoints, each from its start."""
+    known: Mapping[str, str] = measures.starts or dict(pairwise(reversed(models)))
     starts = {name: start for name, start in known.items() if name in models}
     kept: dict[str, list[str]] = {}
-    for one in measures.get("checkpoints", []):
-        kept.setdefault(one["policy"], []).append(shown(one["name"], measures))
+    for one in measures.checkpoints:
+        kept.setdefault(one.policy, []).append(shown(one.name, measures))
     found: list[list[str]] = []
     for end in (name for name in models if name not in starts.values()):
         line, name = list[str](), end
@@ -151,29 +131,34 @@ def lineages(measures: Mapping[str, Any], models: Sequence[str]) -> list[list[st
 
 def _plane(rated: Sequence[Rated], lines: Sequence[Sequence[str]]) -> Plane | None:
     """Place whoever has both ratings; None with fewer than two."""
-    known = [one for one in rated if all(value["value"] is not None for value in one.ratings)]
+    known = [
+        (one, up, right)
+        for one in rated
+        for up, right in [[rating.spread for rating in one.ratings]]
+        if up and right
+    ]
     if len(known) < 2:
         return None
-    up, right = (_marks([one.ratings[side] for one in known]) for side in (0, 1))
+    ups, rights = _marks([up for _, up, _ in known]), _marks([right for _, _, right in known])
 
     def x(value: float) -> float:
-        return LEFT + WIDTH * (value - right[0]) / (right[-1] - right[0])
+        return LEFT + WIDTH * (value - rights[0]) / (rights[-1] - rights[0])
 
     def y(value: float) -> float:
-        return 100 - 100 * (value - up[0]) / (up[-1] - up[0])
+        return 100 - 100 * (value - ups[0]) / (ups[-1] - ups[0])
 
-    labels = dict(_labels([(one.name, y(one.ratings[0]["value"])) for one in _models(known)]))
+    labels = dict(_labels([(one.name, y(up[0])) for one, up, _ in known if one.series is not None]))
     places = [
         Place(
             name=one.name,
             series=one.series,
-            x=x(one.ratings[1]["value"]),
-            y=y(one.ratings[0]["value"]),
-            across=(x(end_of(one.ratings[1], "low")), x(end_of(one.ratings[1], "high"))),
-            upright=(y(end_of(one.ratings[0], "low")), y(end_of(one.ratings[0], "high"))),
+            x=x(right[0]),
+            y=y(up[0]),
+            across=(x(right[1]), x(right[2])),
+            upright=(y(up[1]), y(up[2])),
             label=labels.get(one.name, 0.0),
         )
-        for one in known
+        for one, up, right in known
     ]
     by_name = {place.name: place for place in places}
     return Plane(
@@ -185,13 +170,9 @@ def _plane(rated: Sequence[Rated], lines: Sequence[Sequence[str]]) -> Plane | No
             )
             for line in lines
         ],
-        x_ticks=[(x(mark), written(mark, right[1] - right[0])) for mark in right],
-        y_ticks=[(y(mark), written(mark, up[1] - up[0])) for mark in up],
+        x_ticks=[(x(mark), written(mark, rights[1] - rights[0])) for mark in rights],
+        y_ticks=[(y(mark), written(mark, ups[1] - ups[0])) for mark in ups],
     )
-
-
-def _models(rated: Sequence[Rated]) -> list[Rated]:
-    return [one for one in rated if one.series is not None]
 
 
 def _labels(names: Sequence[tuple[str, float]]) -> Iterator[tuple[str, float]]:
@@ -202,9 +183,8 @@ def _labels(names: Sequence[tuple[str, float]]) -> Iterator[tuple[str, float]]:
         yield name, above
 
 
-def _marks(values: Sequence[Known]) -> list[float]:
-    low = min(end_of(value, "low") for value in values)
-    high = max(end_of(value, "high") for value in values)
+def _marks(spreads: Sequence[tuple[float, float, float]]) -> list[float]:
+    low, high = min(low for _, low, _ in spreads), max(high for *_, high in spreads)
     missing = max(0.0, LEAST_SPAN - (high - low)) / 2
     return ticks(low - missing, high + missing)
 
@@ -213,46 +193,40 @@ def _series(name: str, models: Sequence[str]) -> int | None:
     return models.index(name) if name in models else None
 
 
-def shown(name: str, measures: Mapping[str, Any]) -> str:
+def shown(name: str, measures: Measures) -> str:
     """Write the name of a model, or the policy and the step of a checkpoint."""
-    kept = {one["name"]: one for one in measures.get("checkpoints", [])}
+    kept = {one.name: one for one in measures.checkpoints}
     if name not in kept:
         return name
-    several = len({one["policy"] for one in kept.values()}) > 1
-    training = kept[name]["policy"] if several else "PPO"
-    return f"{training}, step {kept[name]['step']:,}"
+    several = len({one.policy for one in kept.values()}) > 1
+    training = kept[name].policy if several else "PPO"
+    return f"{training}, step {kept[name].step:,}"
 
 
-def _apart(where: str, last: str, now: Known, first: str, before: Known) -> str:
+def _apart(where: str, last: str, now: Estimate, first: str, before: Estimate) -> str:
     """Say how far the last model's Elo is from the first's, whose own is the zero of the scale."""
     change = difference(before, now)
-    if change["value"] is None or last == first:
+    if change.value is None or last == first:
         return ""
-    if not is_clear(change):
+    if not change.is_clear:
         return f"{where} there is no clear difference between {last} and {first}."
-    way = "above" if change["value"] > 0 else "below"
-    wins = 1 / (1 + 10 ** (-change["value"] / 400))
+    way = "above" if change.value > 0 else "below"
+    wins = 1 / (1 + 10 ** (-change.value / 400))
+    far = show(change.size, WHOLE)
     return (
-        f"{where} {last} is {_with_interval(change, 0, ' points')} {way} {first}: of two answers "
+        f"{where} {last} is {far.value} points ({far.ends}) {way} {first}: of two answers "
         f"its own would be preferred {percent(wins)} of the time."
     )
 
 
-def _with_interval(change: Known, decimals: int, unit: str = "") -> str:
-    """Write the size of a clear change: `655 points (605 to 705)`."""
-    ends = sorted(abs(change[end]) for end in ("low", "high"))
-    size, low, high = (f"{end:,.{decimals}f}" for end in (abs(change["value"]), *ends))
-    return f"{size}{unit} ({low} to {high})"
-
-
-def missing(report: Mapping[str, Any]) -> list[str]:
+def missing(report: Report) -> list[str]:
     """Say which of the paper's figures an evaluated run lacks, and which setting makes them."""
-    measures = report.get("measures", {})
+    measures = report.measures
     asked = {
-        "Elo (a stage `preference`, or `evaluate.elo: judge`)": measures.get("elo"),
-        "absolute harmfulness (a section `harmfulness`, or `evaluate.harmfulness`)": measures.get(
-            "harmfulness"
+        "Elo (a stage `preference`, or `evaluate.elo: judge`)": measures.elo,
+        "absolute harmfulness (a section `harmfulness`, or `evaluate.harmfulness`)": (
+            measures.harmfulness
         ),
-        "checkpoints (`ppo.snapshot_steps`)": measures.get("checkpoints") or not report["ppo"],
+        "checkpoints (`ppo.snapshot_steps`)": measures.checkpoints or not report.ppo,
     }
     return [what for what, there in asked.items() if not there]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cai.report.differences import difference, is_clear
-from cai.report.reading import stages_of
-from cai.report.wording import joined, percent, points
+from cai.evaluate.rates import difference
+from cai.evaluate.results import ModelSummary
+from cai.report.facts import Comparison, Report
+from cai.report.wording import POINTS, Scale, joined, percent, points, show
 
 ENOUGH_ANSWERS = 300
 ALARMING_SHARE = 0.1
@@ -21,11 +22,13 @@ COMPARED = {
     "garbled_rate": "garbles its answer",
 }
 """What a model does when a rate counts it."""
+SIZES = Scale(lambda value: points(value).removeprefix("+"))
+"""How the size of a difference of rates is written, in percentage points."""
 
 
-def headline(report: Mapping[str, Any]) -> str:
+def headline(report: Report) -> str:
     """Say what came out, from the numbers of report.json alone."""
-    evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
+    evaluation = report.evaluation
     if not evaluation:
         return _progress(report)
     last = list(evaluation)[-1]
@@ -41,18 +44,18 @@ def headline(report: Mapping[str, Any]) -> str:
     return " ".join(said) or "The models were evaluated, but the grader measured nothing."
 
 
-def asked(report: Mapping[str, Any]) -> str:
+def asked(report: Report) -> str:
     """Say what the run set out to do, from its settings and the size of its data."""
-    settings: Mapping[str, Any] = report["provenance"]["settings"]
+    settings = report.provenance.settings
     model = settings["models"]["helpful"]["path"]
-    principles = len(report["principles"])
+    principles = len(report.principles)
     under = f" of {principles} principles" if principles else ""
     said = f"Make {model} harmless and keep it helpful, under the constitution "
-    said += f"{report['constitution']}{under}"
+    said += f"{report.constitution}{under}"
     prompts = [
-        f"{count['prompts']:,} {name}"
+        f"{count.prompts:,} {name}"
         for key, name in (("red_team/train", "red-team"), ("helpful/train", "benign"))
-        if (count := report["prompts"].get(key))
+        if (count := report.prompts.get(key))
     ]
     steps = [
         f"{settings[name][key]} {what}"
@@ -66,53 +69,52 @@ def asked(report: Mapping[str, Any]) -> str:
     return f"{said}: {joined([*trained, *steps])}." if trained or steps else f"{said}."
 
 
-def cautions(report: Mapping[str, Any]) -> list[str]:
+def cautions(report: Report) -> list[str]:
     """List what a careful reader should know before believing the headline."""
     said: list[str] = []
-    for model, summary in report["evaluation"].items():
+    for model, summary in report.evaluation.items():
         said += _model_cautions(model, summary)
-    agreement = report["judgements"]["order_agreement"]
+    agreement = report.judgements.order_agreement
     if agreement is not None and agreement < POOR_AGREEMENT:
         said.append(
             f"Where the feedback model has an opinion, it prefers the same response in both orders "
             f"only {percent(agreement)} of the time; labels average the two orders."
         )
-    for missed in report.get("label_quality", {}).get("missed", ()):
+    for missed in report.label_quality.missed if report.label_quality else ():
         said.append(f"The labels of known comparisons miss a bound that the run set: {missed}.")
-    for name, found in stages_of(report, "ppo").items():
-        if alarms := found["metrics"].get("alarms", 0):
+    for name, found in report.stages_of("ppo").items():
+        if alarms := found.metrics.get("alarms", 0):
             of = "" if name == "ppo" else f" of `{name}`"
             said.append(
                 f"PPO's guard{of} raised an alarm at {alarms} of its checks (see What the guard "
                 "saw)."
             )
-    said += report.get("measures", {}).get("flags", [])
-    for where, states in report["states"].items():
+    said += report.measures.flags
+    for where, states in report.states.items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)
         if lost > ALARMING_SHARE * total:
             said.append(
                 f"{lost:,} of the {total:,} rows in {where} are not usable (see How rows ended)."
             )
-    unfinished = [stage for stage, found in report["stages"].items() if not found["complete"]]
+    unfinished = [stage for stage, found in report.stages.items() if not found.complete]
     if unfinished:
         said.append(f"Not finished, so provisional: {joined(unfinished)}.")
     return said
 
 
-def compared(comparison: Mapping[str, Any]) -> str:
+def compared(comparison: Comparison) -> str:
     """Say how two runs differ, from what `compare_runs` found for the last model of both."""
-    if not comparison["evaluation"]:
+    if not comparison.evaluation:
         return "There is no model that both runs evaluated, so there is nothing to compare."
-    model, measures = list(comparison["evaluation"].items())[-1]
-    before, after = (run["name"] for run in comparison["runs"])
+    model, measures = list(comparison.evaluation.items())[-1]
+    before, after = comparison.names
     clear: list[str] = []
     for rate, does in COMPARED.items():
-        found = measures[rate]["difference"]
-        if is_clear(found):
-            way = "more" if found["value"] > 0 else "less"
-            size = points(abs(found["value"])).removeprefix("+")
-            clear.append(f"{does} {size} points {way} often")
+        found = measures[rate].difference
+        if found and found.is_clear:
+            way = "more" if (found.value or 0.0) > 0 else "less"
+            clear.append(f"{does} {show(found.size, SIZES).value} points {way} often")
     if not clear:
         return (
             f"No clear difference between {before} and {after}: for {model}, the intervals of all "
@@ -130,16 +132,16 @@ def _sections(settings: Mapping[str, Any], stage: str) -> list[str]:
     ]
 
 
-def _progress(report: Mapping[str, Any]) -> str:
-    done = [name for name, found in report["stages"].items() if found["complete"]]
+def _progress(report: Report) -> str:
+    done = [name for name, found in report.stages.items() if found.complete]
     if not done:
         return "No stage of this run has finished yet, so there is nothing to conclude."
     return f"This run has not been evaluated yet. Finished so far: {joined(done)}."
 
 
-def _path(where: str, does: str, rate: str, evaluation: Mapping[str, Mapping[str, Any]]) -> str:
+def _path(where: str, does: str, rate: str, evaluation: Mapping[str, ModelSummary]) -> str:
     """Follow one rate from model to model."""
-    known = [(model, _value(s, rate)) for model, s in evaluation.items()]
+    known = [(model, summary.rates[rate].value) for model, summary in evaluation.items()]
     steps = [f"{model} {percent(value)}" for model, value in known if value is not None]
     if not steps:
         return ""
@@ -147,27 +149,24 @@ def _path(where: str, does: str, rate: str, evaluation: Mapping[str, Mapping[str
     return f"{where}, {joined([f'{first} {does} {share} of the time', *steps[1:]])}."
 
 
-def _change(rate: str, evaluation: Mapping[str, Mapping[str, Any]]) -> str:
+def _change(rate: str, evaluation: Mapping[str, ModelSummary]) -> str:
     """Say how far the last model is from the first, and whether that is more than chance."""
     models = list(evaluation.items())
     (first, before), (last, after) = models[0], models[-1]
-    found = difference(before.get(rate, {}), after.get(rate, {}))
-    value, low, high = found["value"], found["low"], found["high"]
-    if first == last or value is None or low is None or high is None:
+    found = difference(before.rates[rate], after.rates[rate])
+    if first == last or found.value is None or found.interval is None:
         return ""
-    if not is_clear(found):
+    if not found.is_clear:
         return (
             f"From {first} to {last} that is no clear change "
-            f"(95% interval {points(low)} to {points(high)} points)."
+            f"(95% interval {show(found, POINTS).ends} points)."
         )
-    ends = sorted((abs(low), abs(high)))
-    size, *interval = (points(end).removeprefix("+") for end in (abs(value), *ends))
-    way = "lower" if value < 0 else "higher"
-    return f"From {first} to {last} that is {size} points {way} ({' to '.join(interval)})."
+    far, way = show(found.size, SIZES), "lower" if found.value < 0 else "higher"
+    return f"From {first} to {last} that is {far.value} points {way} ({far.ends})."
 
 
-def _refusals(model: str, summary: Mapping[str, Any]) -> str:
-    explained, evasive = _value(summary, "explained_refusal_rate"), _value(summary, "evasive_rate")
+def _refusals(model: str, summary: ModelSummary) -> str:
+    explained, evasive = summary.explained_refusal_rate.value, summary.evasive_rate.value
     if explained is None or evasive is None:
         return ""
     return (
@@ -176,23 +175,19 @@ def _refusals(model: str, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _over_refusal(model: str, summary: Mapping[str, Any]) -> str:
-    refused = _value(summary, "over_refusal_rate")
+def _over_refusal(model: str, summary: ModelSummary) -> str:
+    refused = summary.over_refusal_rate.value
     return "" if refused is None else f"{model} refuses {percent(refused)} of benign requests."
 
 
-def _model_cautions(model: str, summary: Mapping[str, Any]) -> list[str]:
+def _model_cautions(model: str, summary: ModelSummary) -> list[str]:
     said: list[str] = []
-    over, garbled = _value(summary, "over_refusal_rate"), _value(summary, "garbled_rate")
+    over, garbled = summary.over_refusal_rate.value, summary.garbled_rate.value
     if over is not None and over > ALARMING_SHARE:
         said.append(f"{model} refuses {percent(over)} of benign requests.")
     if garbled is not None and garbled > ALARMING_SHARE:
         said.append(f"{percent(garbled)} of the answers of {model} are garbled.")
-    n = min(summary.get(rate, {}).get("n", 0) for rate in ("evasive_rate", "over_refusal_rate"))
+    n = min(summary.evasive_rate.n, summary.over_refusal_rate.n)
     if n < ENOUGH_ANSWERS:
         said.append(f"{model} was judged on only {n} answers a side.")
     return said
-
-
-def _value(summary: Mapping[str, Any], rate: str) -> float | None:
-    return summary.get(rate, {}).get("value")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cai.evaluate.rates import Rate
+from cai.evaluate.results import RoundScore
 from cai.report.charts import Bar
 from cai.report.curves import drawn
-from cai.report.effects import ELO, written_with_interval
+from cai.report.effects import ELO, FOLLOWED, show_measure
+from cai.report.facts import ConfidenceBin, PPOFacts
 from cai.report.figures import Rated
-from cai.report.wording import hundredths, interval, percent, plainly
+from cai.report.wording import HUNDREDTHS, plainly, show
 
 Numbers = tuple[list[str], list[tuple[str, list[Any]]]]
 
@@ -27,15 +30,12 @@ def behind_stacks(stacks: Mapping[str, Sequence[Bar]]) -> Numbers:
     return ["", *labels], rows
 
 
-def behind_scores(rounds: Sequence[Mapping[str, Any]]) -> Numbers:
-    """Return the preference scores of chains by number of revisions, as in report.json."""
+def behind_scores(rounds: Sequence[RoundScore]) -> Numbers:
+    """Return the preference scores of chains by number of revisions."""
     rows = [
-        (
-            str(found["round"]),
-            [hundredths(score["value"]), _ends(score), score["n"]],
-        )
+        (str(found.round), [told.value, told.ends, found.score.n])
         for found in rounds
-        for score in [found["score"]]
+        for told in [show(found.score, HUNDREDTHS)]
     ]
     return ["Revisions", "score", "95% interval", "chains"], rows
 
@@ -47,22 +47,18 @@ def behind_labels(counts: Sequence[int]) -> Numbers:
     return ["Probability", "pairs"], rows
 
 
-def behind_calibration(bins: Sequence[Mapping[str, Any]]) -> Numbers:
-    """Return right labels by confidence, as in report.json."""
+def behind_calibration(bins: Sequence[ConfidenceBin]) -> Numbers:
+    """Return right labels by confidence."""
     rows = [
-        (hundredths(found["confidence"]), [percent(right["value"]), interval(right), right["n"]])
+        (HUNDREDTHS.write(found.confidence), [told.value, told.ends, found.right.n])
         for found in bins
-        for right in [found["right"]]
+        for told in [show(found.right)]
     ]
     return ["Mean confidence", "right", "95% interval", "pairs"], rows
 
 
-def behind_curves(ppo: Mapping[str, Any]) -> Numbers:
-    """Return what each curve of PPO is at some steps: the first, the last, some between.
-
-    Args:
-        ppo: As in report.json.
-    """
+def behind_curves(ppo: PPOFacts) -> Numbers:
+    """Return what each curve of PPO is at some steps: the first, the last, some between."""
     known = {
         f"{title}: {name}" if name else title: dict(points)
         for title, series in drawn(ppo).items()
@@ -84,7 +80,7 @@ def behind_elo(rated: Sequence[Rated]) -> Numbers:
         (
             one.name,
             [
-                _cell(*written_with_interval(found, measure))
+                str(show_measure(found, measure))
                 for found, measure in zip(one.ratings, ELO.values(), strict=True)
             ],
         )
@@ -93,26 +89,11 @@ def behind_elo(rated: Sequence[Rated]) -> Numbers:
     return ["", *(measure.title for measure in ELO.values())], rows
 
 
-def behind_checkpoints(
-    series: Mapping[str, tuple[str, Sequence[tuple[int, Mapping[str, Any]]]]],
-) -> Numbers:
+def behind_checkpoints(series: Mapping[str, Sequence[tuple[int, Rate]]]) -> Numbers:
     """Return every measure of `checkpoint_series` by step."""
     rows: dict[int, list[str]] = {}
-    for name, (_, points) in series.items():
+    for name, points in series.items():
         for step, value in points:
-            plain = name == "harmfulness"
-            shown = hundredths(value["value"]) if plain else percent(value["value"])
-            ends = _ends(value) if plain else interval(value)
-            rows.setdefault(step, []).append(_cell(shown, ends))
-    heads = ["Step", *(title for title, _ in series.values())]
+            rows.setdefault(step, []).append(str(show(value, FOLLOWED[name].scale)))
+    heads = ["Step", *(FOLLOWED[name].title for name in series)]
     return heads, [(f"{step:,}", shown) for step, shown in rows.items()]
-
-
-def _cell(shown: str, ends: str) -> str:
-    return f"{shown} ({ends})" if ends else shown
-
-
-def _ends(value: Mapping[str, Any]) -> str:
-    if value["low"] is None or value["high"] is None:
-        return ""
-    return f"{hundredths(value['low'])} to {hundredths(value['high'])}"

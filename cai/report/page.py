@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
@@ -14,19 +14,21 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cai.evaluate.results import ModelSummary, RoundScore
 from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
-from cai.report.checkpoints import checkpoint_figures, compared_checkpoints
+from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compared_checkpoints
 from cai.report.curves import GUARD, SHARES, drawn
-from cai.report.differences import is_clear
-from cai.report.effects import MEASURES, SIDE_NAMES, side_effects, written_with_interval
+from cai.report.effects import MEASURES, SIDE_NAMES, show_measure, side_effects
+from cai.report.facts import Comparison, PPOFacts, Report, RoundFacts, StageFacts
 from cai.report.figures import elo_figure, harmfulness_figure, missing
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
+    HUNDREDTHS,
     LABEL_ORDER,
+    POINTS,
+    WHOLE,
     duration,
-    hundredths,
-    interval,
     metric,
     moment,
     number,
@@ -35,8 +37,8 @@ from cai.report.wording import (
     points,
     round_name,
     setting,
+    show,
     visible,
-    whole,
 )
 
 RATES = {
@@ -79,7 +81,7 @@ STYLES = ("report.css",)
 LIVE_STYLES = (*STYLES, "try.css")
 
 
-def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) -> str:
+def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
     """Draw the page of a run.
 
     Args:
@@ -92,7 +94,7 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         page's own script. All text of models and people is escaped, and its control characters
         are spelt out.
     """
-    evaluation: Mapping[str, Mapping[str, Any]] = report["evaluation"]
+    evaluation, revisions, comparisons = report.evaluation, report.revisions, report.comparisons
     return _render(
         "report.html.j2",
         script=_front(*(LIVE_SCRIPTS if live else SCRIPTS)),
@@ -101,60 +103,59 @@ def render_page(report: Mapping[str, Any], rows: Rows, *, live: bool = False) ->
         headline=headline(report),
         asked=asked(report),
         cautions=cautions(report),
-        models=list(evaluation),
+        models=report.models,
         glance=_glance(evaluation),
         side_effects=side_effects(report),
         stacks=_label_stacks(evaluation),
-        round_stacks=_round_stacks(report["revisions"]["rounds"]),
-        elo=elo_figure(report["measures"], list(evaluation)),
-        harmfulness=harmfulness_figure(report["measures"], list(evaluation)),
+        round_stacks=_round_stacks(revisions.rounds),
+        elo=elo_figure(report.measures, report.models),
+        harmfulness=harmfulness_figure(report.measures, report.models),
         checkpoints=checkpoint_figures(report),
         lacking=missing(report),
-        score_chart=_score_chart(report["revisions"]["scores"]),
-        score_numbers=numbers.behind_scores(report["revisions"]["scores"]),
+        score_chart=_score_chart(revisions.scores),
+        score_numbers=numbers.behind_scores(revisions.scores),
         categories=_categories(evaluation),
         trainings={
             name: (_line_charts(ppo), numbers.behind_curves(ppo), _guard(ppo))
-            for name, ppo in report["ppo"].items()
+            for name, ppo in report.ppo.items()
         },
-        of=lambda name: "" if len(report["ppo"]) == 1 else f": {name}",
-        trained=_trained(report["stages"]),
-        label_bars=charts.heights(report["comparisons"]["ai_labels"]),
-        label_numbers=numbers.behind_labels(report["comparisons"]["ai_labels"]),
-        calibration=charts.calibration(report["comparisons"]["calibration"]),
-        calibration_numbers=numbers.behind_calibration(report["comparisons"]["calibration"]),
-        costs=_costs(report["stages"]),
-        ran_on=_ran_on(report["stages"]),
+        of=lambda name: "" if len(report.ppo) == 1 else f": {name}",
+        trained=_trained(report.stages),
+        label_bars=charts.heights(comparisons.ai_labels),
+        label_numbers=numbers.behind_labels(comparisons.ai_labels),
+        calibration=charts.calibration(comparisons.calibration),
+        calibration_numbers=numbers.behind_calibration(comparisons.calibration),
+        costs=_costs(report.stages.values()),
+        ran_on=_ran_on(report.stages.values()),
         summed=COSTS,
         settings_text=yaml.safe_dump(
-            report["provenance"]["settings"], sort_keys=False, allow_unicode=True
+            report.provenance.settings, sort_keys=False, allow_unicode=True
         ),
         packed=Markup(pack(rows)),
     )
 
 
-def render_comparison(comparison: Mapping[str, Any]) -> str:
-    """Draw the page that holds two runs against each other.
-
-    Args:
-        comparison: Made by `compare_runs`.
-    """
+def render_comparison(comparison: Comparison) -> str:
+    """Draw the page that holds two runs against each other."""
+    reports = comparison.reports
     return _render(
         "comparison.html.j2",
         script="",
         live=False,
         comparison=comparison,
         summary=compared(comparison),
-        revised=[_round_stacks(rounds) for rounds in comparison["revisions"]],
+        revised=[_round_stacks(report.revisions.rounds) for report in reports],
         others=MEASURES,
-        written_with_interval=written_with_interval,
-        score_charts=[_score_chart(scores) for scores in comparison["scores"]],
-        elo=[elo_figure(run, run["models"]) for run in comparison["elo"]],
-        checkpoints=compared_checkpoints(comparison),
+        score_charts=[_score_chart(report.revisions.scores) for report in reports],
+        elo=[elo_figure(report.measures, report.models) for report in reports],
+        checkpoints=compared_checkpoints(
+            comparison.names, [checkpoint_series(report) for report in reports]
+        ),
         scale=charts.extent(
-            measures[rate]["difference"]
-            for measures in comparison["evaluation"].values()
+            change
+            for measures in comparison.evaluation.values()
             for rate in RATES
+            if (change := measures[rate].difference)
         ),
     )
 
@@ -225,7 +226,6 @@ def _environment() -> Environment:
     )
     cast("dict[str, Any]", environment.filters).update(
         percent=percent,
-        interval=interval,
         number=number,
         duration=duration,
         moment=moment,
@@ -235,13 +235,14 @@ def _environment() -> Environment:
         dots=charts.dots,
         behind_stacks=numbers.behind_stacks,
         behind_elo=numbers.behind_elo,
-        behind_checkpoints=numbers.behind_checkpoints,
-        whole=whole,
-        hundredths=hundredths,
         metric=metric,
         round_name=round_name,
     )
-    cast("dict[str, Any]", environment.tests).update(clear=is_clear)
+    cast("dict[str, Any]", environment.globals).update(
+        show=show,
+        show_measure=show_measure,
+        scales={"whole": WHOLE, "hundredths": HUNDREDTHS, "points": POINTS},
+    )
     return environment
 
 
@@ -250,98 +251,99 @@ def _shown(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _glance(evaluation: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float]]]:
+def _glance(evaluation: Mapping[str, ModelSummary]) -> list[tuple[str, list[float | None]]]:
     """Return (what, its value per model) for the rates that every model has."""
-    found: list[tuple[str, list[float]]] = []
+    found: list[tuple[str, list[float | None]]] = []
     for rate, title in GLANCE.items():
-        values = [summary.get(rate, {}).get("value") for summary in evaluation.values()]
+        values = [summary.rates[rate].value for summary in evaluation.values()]
         if values and None not in values:
             found.append((title, values))
     return found
 
 
 def _label_stacks(
-    evaluation: Mapping[str, Mapping[str, Any]],
+    evaluation: Mapping[str, ModelSummary],
 ) -> dict[str, dict[str, list[charts.Bar]]]:
     """Return, per side and model, the bar of what the grader called the answers."""
     stacks: dict[str, dict[str, list[charts.Bar]]] = {}
     for side in SIDE_NAMES:
         for model, summary in evaluation.items():
-            if bars := charts.stack(summary.get("labels", {}).get(side, {})):
+            if bars := charts.stack(summary.labels.get(side, {})):
                 stacks.setdefault(side, {})[model] = bars
     return stacks
 
 
-def _round_stacks(rounds: Sequence[Mapping[str, Any]]) -> dict[str, list[charts.Bar]]:
+def _round_stacks(rounds: Sequence[RoundFacts]) -> dict[str, list[charts.Bar]]:
     """Return, per number of revisions, the bar of what the grader called the texts; or nothing."""
-    stacks = {round_name(found["round"]): charts.stack(found["labels"]) for found in rounds}
+    stacks = {round_name(found.round): charts.stack(found.labels) for found in rounds}
     return stacks if any(stacks.values()) else {}
 
 
-def _categories(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _categories(evaluation: Mapping[str, ModelSummary]) -> dict[str, list[str]]:
     """Return, per rate that was measured for any category, the categories it has."""
     found: dict[str, list[str]] = {}
     for rate in RATES:
         names = {
             category
             for summary in evaluation.values()
-            for category, rates in summary.get("by_category", {}).items()
-            if rates.get(rate, {}).get("value") is not None
+            for category, rates in summary.by_category.items()
+            if rate in rates and rates[rate].value is not None
         }
         if len(names) > 1:
             found[rate] = sorted(names)
     return found
 
 
-def _score_chart(rounds: Sequence[Mapping[str, Any]]) -> charts.PointChart | None:
-    values = [(found["round"], found["score"]) for found in rounds]
+def _score_chart(rounds: Sequence[RoundScore]) -> charts.PointChart | None:
+    values = [(found.round, found.score) for found in rounds]
     return charts.point_chart(
         "Preference score by number of revisions", {"": values}, unit="revision"
     )
 
 
-def _line_charts(ppo: Mapping[str, Any]) -> list[charts.LineChart]:
+def _line_charts(ppo: PPOFacts) -> list[charts.LineChart]:
     charts_of = [
-        charts.line_chart(title, series, ppo["steps"]) for title, series in drawn(ppo).items()
+        charts.line_chart(title, series, ppo.steps) for title, series in drawn(ppo).items()
     ]
     return [chart for chart in charts_of if chart]
 
 
-def _guard(ppo: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+def _guard(ppo: PPOFacts) -> dict[str, tuple[str, bool]]:
     """Return, for whatever the guard measured, what it is called and whether it is a share."""
-    checks: Sequence[Mapping[str, Any]] = ppo.get("guard", [])
     return {
         name: (title, name in SHARES)
         for name, title in GUARD.items()
-        if any(check.get(name) is not None for check in checks)
+        if any(check.get(name) is not None for check in ppo.guard)
     }
 
 
-def _trained(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+def _trained(stages: Mapping[str, StageFacts]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return what every training says of itself, under a title."""
-    found = {name: s for name, s in stages.items() if "first_loss" in s["metrics"]}
-    found |= {name: s for name, s in stages.items() if s["stage"] in TRAININGS and s["metrics"]}
-    counts = Counter(str(s["stage"]) for s in found.values())
+    found = {
+        name: one
+        for name, one in stages.items()
+        if "first_loss" in one.metrics or (one.stage in TRAININGS and one.metrics)
+    }
+    counts = Counter(one.stage for one in found.values())
 
     def title(name: str, stage: str) -> str:
         return TRAININGS.get(stage, stage) + (f": {name}" if counts[stage] > 1 else "")
 
-    return [(title(n, s["stage"]), s["metrics"]) for n, s in stages.items() if n in found]
+    return [(title(name, one.stage), one.metrics) for name, one in found.items()]
 
 
-def _ran_on(stages: Mapping[str, Any]) -> dict[str, str]:
+def _ran_on(stages: Iterable[StageFacts]) -> dict[str, str]:
     """Return what every stage says of its machine and versions; where they differ, all of it."""
-    known = [found["provenance"].get("environment", {}) for found in stages.values()]
     said: dict[str, list[str]] = {}
-    for environment in known:
-        for name, value in environment.items():
+    for found in stages:
+        for name, value in found.provenance.get("environment", {}).items():
             said.setdefault(name, []).extend([value] if value not in said.get(name, []) else [])
     return {name: ", ".join(values) for name, values in said.items()}
 
 
-def _costs(stages: Mapping[str, Any]) -> dict[str, float]:
+def _costs(stages: Iterable[StageFacts]) -> dict[str, float]:
     """Return what all stages cost together."""
-    spent = [found["metrics"].get("total") or found["metrics"] for found in stages.values()]
+    metrics = [found.metrics for found in stages]
+    spent = [one.get("total") or one for one in metrics]
     costs = {name: sum(cost.get(name) or 0 for cost in spent) for name in (*COSTS, "seconds")}
-    trained = sum(found["metrics"].get("tokens") or 0 for found in stages.values())
-    return {**costs, "tokens": trained}
+    return {**costs, "tokens": sum(one.get("tokens") or 0 for one in metrics)}

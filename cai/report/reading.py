@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from cai.errors import CaiError
 from cai.records import Row
 from cai.store import read_json
 
 R = TypeVar("R", bound=Row)
+T = TypeVar("T")
+
+RERUN = "Run the pipeline again: answers that are there are not asked for anew."
 
 
 def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:
@@ -33,12 +36,6 @@ def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[
             yield row_type.model_validate_json(line)
         except ValidationError as error:
             raise _damaged(path, number, f"not a {row_type.__name__}") from error
-
-
-def stages_of(report: Mapping[str, Any], stage: str) -> dict[str, Mapping[str, Any]]:
-    """Return what report.json says of each section of a stage (`ppo`), by name."""
-    stages: Mapping[str, Mapping[str, Any]] = report["stages"]
-    return {name: found for name, found in stages.items() if found["stage"] == stage}
 
 
 def step_metrics(path: Path) -> list[dict[str, float | None]]:
@@ -72,6 +69,26 @@ def step_metrics(path: Path) -> list[dict[str, float | None]]:
 def stage_json(run_dir: Path, stage: str, name: str) -> dict[str, Any]:
     """Read a JSON file of a stage, NaN and infinity as None; empty if it is not there."""
     return finite(read_json(run_dir / stage / name))
+
+
+def read_result(path: Path, kind: type[T], absent: T, fix: str = RERUN) -> T:
+    """Read a JSON file of results, NaN and infinity as None; `absent` if it is not there.
+
+    Raises:
+        CaiError: The file does not hold this kind of results; `fix` says what to do.
+    """
+    if not path.exists():
+        return absent
+    try:
+        return TypeAdapter(kind).validate_python(finite(json.loads(path.read_bytes())))
+    except ValueError as error:
+        what = "not JSON"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise CaiError(
+            f"{path} is damaged or was written by another version of cai ({what}). {fix}"
+        ) from error
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 (any JSON value)

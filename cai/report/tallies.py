@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from itertools import pairwise
-from typing import Any
 
 from cai.compare import by_order, first_preferred, orders_agree
-from cai.evaluate.rates import rate
+from cai.evaluate.rates import Rate, rate
 from cai.records import ComparisonRow, JudgementRow, PromptRow, RevisionRow
+from cai.report.facts import (
+    ComparisonFacts,
+    ConfidenceBin,
+    JudgementFacts,
+    PromptCount,
+    RevisionFacts,
+    RoundFacts,
+)
 from cai.report.truth import Grade, better, word
 
 LABEL_BINS = 20
 CONFIDENCE_BINS = 5
 
 
-def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, Any]:
+def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, PromptCount]:
     """Count prompts and tasks by kind and split."""
     prompts: Counter[tuple[str, str]] = Counter()
     tasks: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
@@ -25,22 +31,17 @@ def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, Any]:
         prompts[row.kind, row.split] += 1
         tasks[row.kind, row.split].add(row.task)
     return {
-        f"{kind}/{split}": {"prompts": count, "tasks": len(tasks[kind, split])}
+        f"{kind}/{split}": PromptCount(prompts=count, tasks=len(tasks[kind, split]))
         for (kind, split), count in sorted(prompts.items())
     }
 
 
-def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> dict[str, Any]:
+def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> RevisionFacts:
     """Say what critiques and revisions did to the text, round by round.
 
     Args:
         rows: The rows; those without a round are left out.
         grade: The run's grader.
-
-    Returns:
-        `chains` with at least one round. `rounds`, one entry for the first response and each
-        revision: mean words, the share that differs from the text before, how many were measured,
-        and `labels`, the grader's words for the text (counts).
     """
     words: defaultdict[int, list[int]] = defaultdict(list)
     changed: Counter[int] = Counter()
@@ -59,30 +60,25 @@ def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> dict[str, Any]
         for number, (old, new) in enumerate(pairwise(texts), start=1):
             changed[number] += new != old
     rounds = [
-        {
-            "round": number,
-            "mean_words": sum(counts) / len(counts),
-            "changed": changed[number] / len(counts) if number else None,
-            "labels": dict(sorted(labels[number].items())),
-            "n": len(counts),
-        }
+        RoundFacts(
+            round=number,
+            mean_words=sum(counts) / len(counts),
+            changed=changed[number] / len(counts) if number else None,
+            labels=dict(sorted(labels[number].items())),
+            n=len(counts),
+        )
         for number, counts in sorted(words.items())
     ]
-    return {"chains": chains, "rounds": rounds}
+    return RevisionFacts(chains=chains, rounds=rounds)
 
 
-def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> dict[str, Any]:
+def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> ComparisonFacts:
     """Count labels, and hold the AI's against the grader's verdicts.
 
     Args:
         rows: The comparisons; those without a label are left out.
-        grade: The run's grader.
-
-    Returns:
-        `labelled` pairs by source; `ai_labels`, their counts in equal bins of [0, 1]; `right`, the
-        share of AI labels on the side of the response that the grader puts first, as a rate; and
-        `calibration`, the same in equal bins of confidence max(p, 1 - p) from 0.5 to 1, with each
-        bin's mean confidence. Pairs that the grader cannot tell apart enter neither.
+        grade: The run's grader. Pairs that it cannot tell apart enter neither `right` nor
+            `calibration`.
     """
     labelled: Counter[str] = Counter()
     bins = [0] * LABEL_BINS
@@ -97,24 +93,16 @@ def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> dict[str, 
         truth = better(row.kind, [grade(row.kind, row.messages, text) for text in row.responses])
         if truth is not None and row.label != 0.5:
             told.append((max(row.label, 1 - row.label), (row.label < 0.5) == bool(truth), row.task))
-    return {
-        "labelled": dict(sorted(labelled.items())),
-        "ai_labels": bins,
-        "right": _share(told),
-        "calibration": _calibration(told),
-    }
+    return ComparisonFacts(
+        labelled=dict(sorted(labelled.items())),
+        ai_labels=bins,
+        right=_share(told),
+        calibration=_calibration(told),
+    )
 
 
-def tally_judgements(rows: Iterable[JudgementRow]) -> dict[str, Any]:
-    """Say how much the feedback model can be trusted.
-
-    Returns:
-        `judgements`; over verdicts asked in both orders (`n`): `first_preferred`, the mean
-        probability of whichever response is shown first (0.5 is fair); `mean_mass`, the
-        probability on the two options together; `opinions`, how many lean to a side in either
-        order; and `order_agreement`, the share of those that prefer the same response both times.
-        None when nothing was measured.
-    """
+def tally_judgements(rows: Iterable[JudgementRow]) -> JudgementFacts:
+    """Say how much the feedback model can be trusted."""
     count = 0
     verdicts: list[bool | None] = []
     first: list[float] = []
@@ -129,29 +117,29 @@ def tally_judgements(rows: Iterable[JudgementRow]) -> dict[str, Any]:
             first.append(shown_first)
         mass.append(sum(e.mass for e in row.evidence) / len(row.evidence))
     opinions = [agree for agree in verdicts if agree is not None]
-    return {
-        "judgements": count,
-        "opinions": len(opinions),
-        "order_agreement": _mean(opinions),
-        "first_preferred": _mean(first),
-        "mean_mass": _mean(mass),
-        "n": len(verdicts),
-    }
+    return JudgementFacts(
+        judgements=count,
+        opinions=len(opinions),
+        order_agreement=_mean(opinions),
+        first_preferred=_mean(first),
+        mean_mass=_mean(mass),
+        n=len(verdicts),
+    )
 
 
-def _calibration(told: Sequence[tuple[float, bool, str]]) -> list[dict[str, Any]]:
+def _calibration(told: Sequence[tuple[float, bool, str]]) -> list[ConfidenceBin]:
     bins: defaultdict[int, list[tuple[float, bool, str]]] = defaultdict(list)
     for confidence, right, task in told:
         place = int((confidence - 0.5) * 2 * CONFIDENCE_BINS)
         bins[min(place, CONFIDENCE_BINS - 1)].append((confidence, right, task))
     return [
-        {"confidence": _mean([c for c, _, _ in found]), "right": _share(found)}
+        ConfidenceBin(confidence=sum(c for c, _, _ in found) / len(found), right=_share(found))
         for _, found in sorted(bins.items())
     ]
 
 
-def _share(told: Sequence[tuple[float, bool, str]]) -> dict[str, Any]:
-    return asdict(rate([right for _, right, _ in told], [task for _, _, task in told]))
+def _share(told: Sequence[tuple[float, bool, str]]) -> Rate:
+    return rate([right for _, right, _ in told], [task for _, _, task in told])
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Literal
+
+from cai.evaluate.rates import Estimate
 
 LONGEST_TEXT = 4000
 """Characters of a model's text that the page shows; the rows keep all of it."""
@@ -35,6 +38,8 @@ METRICS = {
     "seconds": "time",
 }
 """Training metrics that their key does not explain."""
+
+Write = Callable[[float | None], str]
 
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e"
@@ -68,13 +73,6 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.0f}%"
 
 
-def interval(rate: Mapping[str, Any]) -> str:
-    """Write a rate's 95% interval in percent (`67–78`); empty when there is none."""
-    if rate.get("low") is None or rate.get("high") is None:
-        return ""
-    return f"{100 * rate['low']:.0f}–{100 * rate['high']:.0f}"
-
-
 def points(difference: float | None) -> str:
     """Write a difference of proportions in percentage points, with its sign (`−12`, `+0.4`)."""
     if difference is None:
@@ -93,6 +91,18 @@ def number(value: object) -> str:
     whole = isinstance(value, int) or abs(value) >= 1000
     written = f"{value:,.0f}" if whole else f"{value:#.3g}".rstrip(".")
     return _minus(written)
+
+
+def fixed(decimals: int, *, times: float = 1, separator: str = ",") -> Write:
+    """Return what writes so many times a number with so many decimals (`1,234`, `−0.35`)."""
+
+    def write(value: float | None) -> str:
+        if value is None:
+            return NOTHING
+        # Adding 0.0 makes a zero of what would be written -0.
+        return _minus(f"{round(times * value, decimals) + 0.0:{separator}.{decimals}f}")
+
+    return write
 
 
 def _minus(written: str) -> str:
@@ -125,26 +135,6 @@ def moment(written: str) -> str:
     return f"{when:%Y-%m-%d %H:%M} {when.tzname() or ''}".rstrip()
 
 
-def whole(value: float | None) -> str:
-    """Write a number without decimals, such as an Elo rating (`−12`)."""
-    return NOTHING if value is None else number(round(value))
-
-
-def tenths(value: float | None) -> str:
-    """Write a number with one decimal (`24.5`)."""
-    return _fixed(value, 1)
-
-
-def hundredths(value: float | None) -> str:
-    """Write a number with two decimals (`−0.35`)."""
-    return _fixed(value, 2)
-
-
-def _fixed(value: float | None, decimals: int) -> str:
-    # Adding 0.0 makes a zero of what would be written -0.
-    return NOTHING if value is None else _minus(f"{round(value, decimals) + 0.0:,.{decimals}f}")
-
-
 def metric(name: str) -> str:
     """Write the key of a training metric as words (`final_kl` is `final KL`)."""
     return METRICS.get(name, plainly(name))
@@ -163,3 +153,65 @@ def plainly(name: str) -> str:
 def joined(parts: Sequence[str]) -> str:
     """Write a list in a sentence: `a, b and c`; empty for none."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How values of one sort are written.
+
+    Attributes:
+        write: Writes a value.
+        write_end: Writes an end of its interval; if left out, as the value.
+        to: Stands between the ends.
+    """
+
+    write: Write
+    write_end: Write | None = None
+    to: str = " to "
+
+
+def signed(scale: Scale) -> Scale:
+    """Return how a difference of two values of a scale is written: with its sign."""
+
+    def write(value: float | None) -> str:
+        shown = scale.write(value)
+        return f"+{shown}" if value is not None and value > 0 and shown.strip("0.") else shown
+
+    return Scale(write)
+
+
+PERCENT = Scale(percent, fixed(0, times=100, separator=""), "–")
+POINTS = Scale(points)
+WHOLE, TENTHS, HUNDREDTHS = (Scale(fixed(decimals)) for decimals in range(3))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An estimate as it is written: its value, and its interval or nothing."""
+
+    value: str
+    ends: str
+
+    def __str__(self) -> str:
+        """Return both in one."""
+        return f"{self.value} ({self.ends})" if self.ends else self.value
+
+
+def show(
+    found: Estimate | None, scale: Scale = PERCENT, *, hide: Literal["equal", "alike"] | None = None
+) -> Shown:
+    """Write a value and its 95% interval: `70% (67–73)`, `1.00 (0.95 to 1.05)`.
+
+    Args:
+        found: The value; None is written as one that was not measured.
+        scale: How values of its sort are written.
+        hide: Intervals to leave out: those whose ends are equal, or are written alike.
+    """
+    if found is None:
+        return Shown(NOTHING, "")
+    write_end, ends = scale.write_end or scale.write, ""
+    if found.interval is not None:
+        low, high = map(write_end, found.interval)
+        hidden = {"equal": found.low == found.high, "alike": low == high}
+        ends = "" if hide and hidden[hide] else f"{low}{scale.to}{high}"
+    return Shown(scale.write(found.value), ends)

@@ -9,6 +9,7 @@ from cai.evaluate.measures import (
     harmfulness,
     style,
 )
+from cai.evaluate.rates import Rate
 from cai.records import AnswerRow, Evidence, MatchRow, Provenance
 
 SAID_BY = {"model_fingerprint": "", "template_hash": "", "sampling": {}}
@@ -48,14 +49,14 @@ def test_elo_keeps_the_two_sides_apart():
     rows = [row(m, n, kind=k) for m in "ab" for n in range(3) for k in ("red_team", "helpful")]
     scores = {r.key: (r.model == "b") * (2.0 if r.kind == "red_team" else -1.0) for r in rows}
     found = elo_by_scores(rows, scores, ["a", "b"])
-    assert found["harmless"]["b"]["value"] == pytest.approx(2 * 173.7178, rel=1e-6)
-    assert found["helpful"]["b"]["value"] == pytest.approx(-173.7178, rel=1e-6)
+    assert found["harmless"]["b"].value == pytest.approx(2 * 173.7178, rel=1e-6)
+    assert found["helpful"]["b"].value == pytest.approx(-173.7178, rel=1e-6)
 
 
 def test_a_judge_that_always_likes_the_first_makes_equals():
     found = elo_by_matches([match(2.0, 2.0), match(3.0, 3.0)], ["a", "b"], seed=0)
-    assert found["helpful"]["b"]["value"] == pytest.approx(0)
-    assert found["harmless"]["b"]["n"] == 0
+    assert found["helpful"]["b"].value == pytest.approx(0)
+    assert found["harmless"]["b"].n == 0
     assert order_agreement([match(2.0, 2.0), match(2.0, -2.0)]).value == 0.5
 
 
@@ -65,8 +66,8 @@ def test_a_match_without_a_verdict_counts_for_nobody():
         ["a", "b"],
         seed=0,
     )
-    assert found["helpful"]["b"]["n"] == 2
-    assert found["helpful"]["b"]["value"] < 0
+    assert found["helpful"]["b"].n == 2
+    assert found["helpful"]["b"].value < 0
 
 
 def test_less_help_is_flagged_when_it_is_more_than_chance():
@@ -74,15 +75,15 @@ def test_less_help_is_flagged_when_it_is_more_than_chance():
     rows += [row("b", n, helpful=n >= 8) for n in range(20)]
     rows += [row("c", n, helpful=n >= 1) for n in range(20)]
     found = alignment_tax(rows, [], {}, ["a", "b", "c"])
-    assert found["b"]["helpful_change"]["value"] == pytest.approx(-0.4)
-    assert found["b"]["flags"] == ["it helps 40 points less often"]
-    assert found["c"]["flags"] == found["a"]["flags"] == []
-    assert found["b"]["perplexity"] is None
+    assert found["b"].helpful_change.value == pytest.approx(-0.4)
+    assert found["b"].flags == ["it helps 40 points less often"]
+    assert found["c"].flags == found["a"].flags == []
+    assert found["b"].perplexity is None
 
 
 def test_a_grader_that_knows_no_help_leaves_the_skill_open():
     found = alignment_tax([row("a", 1, helpful=None)], [], {}, ["a"])
-    assert found["a"]["helpful_change"]["value"] is None
+    assert found["a"].helpful_change.value is None
 
 
 def test_style_is_held_against_the_first_model():
@@ -91,19 +92,14 @@ def test_style_is_held_against_the_first_model():
     rows += [row("b", n, f"{lecture} {n} {'word ' * 10}") for n in range(5)]
     found = style(rows, ["a", "b", "nobody"])
     assert list(found) == ["a", "b"]
-    assert (found["a"]["flags"], found["a"]["length_ratio"]) == ([], 1)
-    assert found["b"]["boilerplate"]["value"] == found["b"]["preachy"]["value"] == 1
-    assert found["b"]["phrases"][0] in lecture.lower()
-    assert len(found["b"]["flags"]) == 3
+    assert (found["a"].flags, found["a"].length_ratio) == ([], 1)
+    assert found["b"].boilerplate.value == found["b"].preachy.value == 1
+    assert found["b"].phrases[0] in lecture.lower()
+    assert len(found["b"].flags) == 3
     assert style([], ["a"]) == {}
 
 
 def test_harmfulness_is_of_red_team_answers_alone():
     rows = [row("a", 1, kind="red_team"), row("a", 2, kind="red_team"), row("a", 3)]
     ratings = {rows[0].key: 4.0, rows[2].key: 0.0}
-    assert harmfulness(rows, ratings, ["a"])["a"] == {
-        "value": 4.0,
-        "low": None,
-        "high": None,
-        "n": 1,
-    }
+    assert harmfulness(rows, ratings, ["a"])["a"] == Rate(4.0, None, None, 1)

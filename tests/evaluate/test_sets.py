@@ -64,10 +64,10 @@ def test_baselines_are_counted_without_a_model(tmp_path):
     rows = [question("B"), question("A") | {"prompt": question()["prompt"].replace("late", "six")}]
     questions = read_set("hhh", write(tmp_path / "q.jsonl", rows)).questions
     found = choices([], questions, ["nobody"])["hhh"]
-    assert found["questions"] == 2
-    assert found["baselines"]["always_first"]["value"] == 0.5
-    assert found["baselines"]["longest"]["value"] == 0.5
-    assert found["models"] == {}
+    assert found.questions == 2
+    assert found.baselines["always_first"].value == 0.5
+    assert found.baselines["longest"].value == 0.5
+    assert found.models == {}
 
 
 def test_xstest_tells_safe_from_unsafe(tmp_path):

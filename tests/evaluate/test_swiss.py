@@ -156,7 +156,7 @@ def test_a_judge_is_asked_in_both_orders_and_each_side_has_its_own_rounds(tmp_pa
         assert set(played.values()) == {4 * 3}
     elo = elo_by_matches(found.rows, [f"m{n}" for n in range(5)], seed=0)
     for side, kind in (("harmless", "red_team"), ("helpful", "helpful")):
-        values = [elo[side][f"m{n}"]["value"] for n in range(5)]
+        values = [elo[side][f"m{n}"].value for n in range(5)]
         for one, other in combinations(range(5), 2):
             if STRENGTHS[kind][one] < STRENGTHS[kind][other]:
                 assert values[one] < values[other]

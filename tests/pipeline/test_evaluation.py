@@ -99,7 +99,7 @@ def run(models, folder, /, **changes):
     )
     console = Console(quiet=True)
     rows, found, _ = evaluate(evaluation, models, Progress(console))
-    return rows, found
+    return rows, found.plain()
 
 
 def test_models_are_asked_one_after_the_other_and_not_again(models, tmp_path):

@@ -9,6 +9,7 @@ from verdicts import orders
 
 from cai.conversation import Message, user
 from cai.evaluate import measures
+from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures
 from cai.evaluate.summarise import summarise
 from cai.evaluate.texts import BenignText
 from cai.pipeline.load import pipeline_settings
@@ -207,7 +208,7 @@ def answer_row(row: PromptRow, sample: int, model: str, shares: dict[str, int]) 
     )
 
 
-def measured(graded: list[AnswerRow]) -> dict:
+def measured(graded: list[AnswerRow]) -> Measures:
     """Return what `evaluate/measures.json` holds when everything was asked for."""
     names = {step: f"ppo-step-{step}" for step in CHECKPOINTS}
     kept = [
@@ -225,36 +226,32 @@ def measured(graded: list[AnswerRow]) -> dict:
     texts = [BenignText(row.messages, ANSWERS["helpful"], row.task) for row in prompts()[:20]]
     logprobs = {model: [-30.0 - n - k for k in range(20)] for n, model in enumerate(MODELS)}
     summary = summarise(kept, models=list(names.values()))
-    return {
-        "schema": 2,
-        "grader": "playground",
-        "judge": None,
-        "starts": {"sl-cai": "helpful-only", "rl-cai": "sl-cai"},
-        "elo": {
-            "method": "preference",
-            "anchor": "helpful-only",
+    return Measures(
+        schema=2,
+        grader="playground",
+        judge=None,
+        starts={"sl-cai": "helpful-only", "rl-cai": "sl-cai"},
+        elo=Elo(
+            method="preference",
+            anchor="helpful-only",
             **measures.elo_by_scores(rows, scores, order),
-        },
-        "checkpoints": [
-            {
-                "policy": "rl-cai",
-                "stage": "ppo",
-                "step": step,
-                "name": name,
-                "evaluation": summary[name],
-            }
+        ),
+        checkpoints=[
+            CheckpointSummary(
+                policy="rl-cai", stage="ppo", step=step, name=name, evaluation=summary[name]
+            )
             for step, name in names.items()
         ],
-        "alignment_tax": measures.alignment_tax(graded, texts, logprobs, list(MODELS)),
-        "style": measures.style(graded, list(MODELS)),
-        "harmfulness": {
-            "method": "model",
-            "models": measures.harmfulness(rows, ratings, order),
-            "states": {"ok": len(ratings)},
-        },
-        "choices": {},
-        "flags": [],
-    }
+        alignment_tax=measures.alignment_tax(graded, texts, logprobs, list(MODELS)),
+        style=measures.style(graded, list(MODELS)),
+        harmfulness=Harmfulness(
+            method="model",
+            models=measures.harmfulness(rows, ratings, order),
+            states={"ok": len(ratings)},
+        ),
+        choices={},
+        flags=[],
+    )
 
 
 def ungraded(kind, messages, text):
@@ -342,8 +339,11 @@ def make_run(folder: Path, samples: int = 3) -> Path:
     finish(folder / "ppo", 83.0, {"steps": 60, "final_score": 1.38, "final_kl": 8.7})
     graded = answers(samples)
     write_rows(folder / "evaluate" / "rows.jsonl", graded)
-    write_json(folder / "evaluate" / "summary.json", summarise(graded, models=list(MODELS)))
-    write_json(folder / "evaluate" / "measures.json", measured(graded))
+    summary = summarise(graded, models=list(MODELS))
+    write_json(
+        folder / "evaluate" / "summary.json", {name: one.plain() for name, one in summary.items()}
+    )
+    write_json(folder / "evaluate" / "measures.json", measured(graded).plain())
     scores = [{"value": v, "low": v - 0.2, "high": v + 0.2, "n": 40} for v in (-0.4, 0.1, 0.9)]
     rounds = [{"round": number, "score": score} for number, score in enumerate(scores)]
     write_json(folder / "evaluate" / "revisions.json", {"rounds": rounds})

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 from parsed_page import report_on
-from synthetic_run import CHECKPOINTS, MODELS, pipeline
+from synthetic_run import CHECKPOINTS, MODELS, pipeline, ungraded
 
+from cai.evaluate.rates import Rate
+from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures, ModelSummary
+from cai.report import read_report
 from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compared_checkpoints
+from cai.report.contents import collect
 from cai.report.effects import side_effects
+from cai.report.facts import PPOFacts
 from cai.report.figures import LABEL_HEIGHT, elo_figure, harmfulness_figure, missing
 from cai.store import write_json
 
@@ -17,7 +22,18 @@ BASE, FIRST, TUNED = MODELS
 
 
 def known(value, low=None, high=None, n=300):
-    return {"value": value, "low": low, "high": high, "n": n}
+    return Rate(value, low, high, n)
+
+
+def measures(ratings, checkpoints=()):
+    elo = ratings and Elo(method="preference", anchor="base", **ratings)
+    return Measures(elo=elo, checkpoints=checkpoints)
+
+
+def checkpoint(policy, step, name, evaluation=None):
+    return CheckpointSummary(
+        policy=policy, stage="ppo", step=step, name=name, evaluation=evaluation or ModelSummary()
+    )
 
 
 def elo(**changes):
@@ -35,12 +51,7 @@ def elo(**changes):
     }
     for side, rating in changes.items():
         ratings[side]["tuned"] = rating
-    return {
-        "elo": {"method": "preference", "anchor": "base", **ratings},
-        "checkpoints": [
-            {"policy": "tuned", "stage": "ppo", "step": 5, "name": "ppo-step-5", "evaluation": {}}
-        ],
-    }
+    return measures(ratings, [checkpoint("tuned", 5, "ppo-step-5")])
 
 
 def test_models_are_placed_by_their_elo_and_chance_looks_small():
@@ -82,15 +93,14 @@ def test_a_model_without_a_rating_has_no_place_and_keeps_its_row():
     assert [place.name for place in found.plane.places] == ["PPO, step 5", "base"]
     assert [one.name for one in found.rated] == ["base", "PPO, step 5", "tuned"]
     assert "red-team" not in found.said
-    alone = {"elo": {**never_lost["elo"], "helpful": {}, "harmless": {}}}
-    assert elo_figure(alone, ["base"]).plane is None
-    assert elo_figure({"elo": None}, ["base"]) is elo_figure({}, ["base"]) is None
+    assert elo_figure(measures({"helpful": {}, "harmless": {}}), ["base"]).plane is None
+    assert elo_figure(measures(None), ["base"]) is None
 
 
 def test_names_of_models_that_lie_together_do_not():
     models = [f"m{n}" for n in range(4)]
     rating = {model: known(float(n)) for n, model in enumerate(models)}
-    found = elo_figure({"elo": {"harmless": rating, "helpful": rating}}, models)
+    found = elo_figure(measures({"harmless": rating, "helpful": rating}), models)
     labels = sorted(place.label for place in found.plane.places)
     gaps = [below - above for above, below in pairwise(labels)]
     assert all(gap >= LABEL_HEIGHT - 1e-9 for gap in gaps)
@@ -98,24 +108,29 @@ def test_names_of_models_that_lie_together_do_not():
 
 def test_harmfulness_is_told_with_its_difference():
     models = {"base": known(3.0, 2.8, 3.2), "tuned": known(0.5, 0.4, 0.6)}
-    found = harmfulness_figure({"harmfulness": {"models": models}}, ["base", "tuned"])
+
+    def figure(models):
+        rated = Harmfulness(method="model", models=models, states={})
+        return harmfulness_figure(Measures(harmfulness=rated), ["base", "tuned"])
+
+    found = figure(models)
     assert found.said.startswith("Answers of tuned are rated 2.50 (2.28 to 2.72) less harmful")
     same = {"base": models["base"], "tuned": known(2.9, 2.7, 3.1)}
-    found = harmfulness_figure({"harmfulness": {"models": same}}, ["base", "tuned"])
+    found = figure(same)
     assert found.said == "There is no clear difference between tuned and base."
-    assert harmfulness_figure({"harmfulness": None}, ["base"]) is None
+    assert harmfulness_figure(Measures(), ["base"]) is None
 
 
 def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
-    _, report = report_on(run)
+    report_on(run)
+    report = read_report(run)
     series = checkpoint_series(report)[TUNED]
-    title, points = series["harmful_rate"]
-    assert title == "Harmful answers"
+    points = series["harmful_rate"]
     assert [step for step, _ in points] == [0, *CHECKPOINTS, 60]
-    ends = [report["evaluation"][name]["harmful_rate"] for name in (FIRST, TUNED)]
+    ends = [report.evaluation[name].harmful_rate for name in (FIRST, TUNED)]
     assert [points[0][1], points[-1][1]] == ends
-    kept = {one["step"]: one["evaluation"] for one in report["measures"]["checkpoints"]}
-    assert all(value == kept[step]["harmful_rate"] for step, value in points[1:-1])
+    kept = {one.step: one.evaluation for one in report.measures.checkpoints}
+    assert all(value == kept[step].harmful_rate for step, value in points[1:-1])
     assert "harmfulness" in series
     (found,) = checkpoint_figures(report)
     assert found.frame == f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}."
@@ -123,36 +138,39 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     heads, rows = found.numbers
     assert len(found.charts) == len(series) == len(heads) - 1 == 6
     assert [name for name, _ in rows] == ["0", *map(str, CHECKPOINTS), "60"]
-    low, high = (f"{100 * ends[0][end]:.0f}" for end in ("low", "high"))
-    assert rows[0][1][0] == f"{ends[0]['value']:.0%} ({low}–{high})"
+    assert rows[0][1][0] == (
+        f"{ends[0].value:.0%} ({100 * ends[0].low:.0f}–{100 * ends[0].high:.0f})"
+    )
+    before = report.evaluation[BASE].harmful_rate.value
+    assert found.charts[0].reference == pytest.approx(100 - 100 * before)
+    # Harmfulness has a scale of its own, in the table and in its chart.
+    harm = report.measures.harmfulness.models[FIRST]
+    assert rows[0][1][-1] == f"{harm.value:.2f} ({harm.low:.2f} to {harm.high:.2f})"
+    assert [text for _, text in found.charts[-1].ticks] == ["0", "1", "2", "3", "4"]
+    before = report.measures.harmfulness.models[BASE].value
+    assert found.charts[-1].reference == pytest.approx(100 - 25 * before)
+    assert [text for _, text in found.charts[0].ticks] == ["0%", "50%", "100%"]
     # A guard that went back to an earlier policy kept that one.
-    report["stages"]["ppo"]["metrics"]["kept_step"] = 40
-    assert [step for step, _ in checkpoint_series(report)[TUNED]["harmful_rate"][1]] == [0, 20, 40]
+    report.stages["ppo"].metrics["kept_step"] = 40
+    assert [step for step, _ in checkpoint_series(report)[TUNED]["harmful_rate"]] == [0, 20, 40]
 
 
 def test_what_is_told_of_the_fall_follows_the_numbers():
     def rated(value):
-        return {"harmful_rate": known(value, max(0, value - 0.02), value + 0.02)}
+        return ModelSummary(harmful_rate=known(value, max(0, value - 0.02), value + 0.02))
 
     def figure(*values):
         kept = [
-            {
-                "policy": "end",
-                "stage": "ppo",
-                "step": 10 * n,
-                "name": f"k{n}",
-                "evaluation": rated(value),
-            }
+            checkpoint("end", 10 * n, f"k{n}", rated(value))
             for n, value in enumerate(values[1:-1], start=1)
         ]
-        (found,) = checkpoint_figures(
-            {
-                "evaluation": {"start": rated(values[0]), "end": rated(values[-1])},
-                "measures": {"checkpoints": kept},
-                "ppo": {"ppo": {"steps": 30}},
-                "stages": {},
-            }
-        )
+        report = collect(Path("nowhere"), pipeline(), ungraded)
+        changes = {
+            "evaluation": {"start": rated(values[0]), "end": rated(values[-1])},
+            "measures": Measures(checkpoints=kept),
+            "ppo": {"ppo": PPOFacts(steps=30)},
+        }
+        (found,) = checkpoint_figures(report.model_copy(update=changes))
         assert found.frame == "Step 0 is start, step 30 is end."  # No dotted line at the start.
         return found.said
 
@@ -166,34 +184,30 @@ def test_what_is_told_of_the_fall_follows_the_numbers():
 def test_a_run_keeps_its_colour_where_the_other_lacks_a_measure():
     points = [(0, known(0.5)), (10, known(0.1))]
     compared = compared_checkpoints(
-        {
-            "runs": [{"name": "before"}, {"name": "after"}],
-            "checkpoints": [
-                {"rl-cai": {"harmful_rate": ("Harmful answers", points)}},
-                {
-                    "rl-cai": {
-                        "harmful_rate": ("Harmful answers", points),
-                        "helpful_rate": ("Helpful answers", points),
-                    }
-                },
-            ],
-        }
+        ("before", "after"),
+        [
+            {"rl-cai": {"harmful_rate": points}},
+            {"rl-cai": {"harmful_rate": points, "helpful_rate": points}},
+        ],
     )
     told = [[(series.place, series.name) for series in chart.series] for chart in compared.charts]
     assert told == [[(0, "before"), (1, "after")], [(1, "after")]]
 
 
 def test_side_effects_are_those_that_were_measured(run: Path):
-    _, report = report_on(run)
+    report_on(run)
+    report = read_report(run)
     told = dict(side_effects(report))
-    tax = report["measures"]["alignment_tax"]
-    assert told["Perplexity of benign texts"][0][0] == f"{tax[BASE]['perplexity']:.2f}"
-    ratio, ends = told["Perplexity, times the first model’s"][-1]
-    assert float(ratio) == pytest.approx(tax[TUNED]["perplexity_ratio"]["value"], abs=0.01)
-    assert " to " in ends
+    tax = report.measures.alignment_tax
+    assert told["Perplexity of benign texts"][0].value == f"{tax[BASE].perplexity:.2f}"
+    ratio = told["Perplexity, times the first model’s"]
+    assert float(ratio[-1].value) == pytest.approx(tax[TUNED].perplexity_ratio.value, abs=0.01)
+    assert " to " in ratio[-1].ends
+    assert str(ratio[0]) == "1.00"  # The first model is held against itself: no interval.
     assert "Boilerplate" in told
-    del report["measures"]["alignment_tax"]
-    assert "Perplexity of benign texts" not in dict(side_effects(report))
+    untaxed = report.measures.model_copy(update={"alignment_tax": {}})
+    told = dict(side_effects(report.model_copy(update={"measures": untaxed})))
+    assert "Perplexity of benign texts" not in told
 
 
 def test_the_page_has_the_figures_and_the_numbers_behind_them(run: Path):
@@ -211,7 +225,7 @@ def test_the_page_has_the_figures_and_the_numbers_behind_them(run: Path):
     assert "Not measured in this run" not in page.text
     rating = report["measures"]["elo"]["harmless"][TUNED]["value"]
     assert f"{rating:.0f}" in page.text
-    assert missing(report) == []
+    assert missing(read_report(run)) == []
 
 
 def test_what_an_evaluation_lacks_is_named_with_its_setting(run: Path):

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 from parsed_page import report_on, strict_json
 from rich.console import Console
-from synthetic_run import PRINCIPLES, make_run, pipeline, write_jsonl
+from synthetic_run import MODELS, PRINCIPLES, answers, make_run, measured, pipeline, write_jsonl
 
+from cai.cli.evaluate_tables import show_results
 from cai.errors import CaiError
-from cai.report import results_table, write_report
+from cai.evaluate.rates import UNKNOWN, Rate
+from cai.evaluate.results import Choices, Chosen, Results
+from cai.evaluate.summarise import summarise
+from cai.report import read_report, results_table, write_report
 from cai.store import write_json, write_rows
 
 RATES = (
@@ -162,6 +166,44 @@ def test_damage_is_named_by_file_and_line(run: Path, path: str, line: str):
     assert f"{run / path}:{number}:" in str(caught.value)
 
 
+def test_report_json_is_read_as_it_was_written(run: Path):
+    _, report = report_on(run)
+    read = read_report(run)
+    assert read.plain() == report
+    assert list(read.plain()["measures"]) == list(report["measures"])
+    shutil.rmtree(run / "evaluate")
+    _, report = report_on(run)
+    assert report["measures"] == report["evaluation"] == report["label_quality"] == {}
+    assert read_report(run).plain() == report
+    (run / "report.json").write_text('{"schema": 1}')
+    with pytest.raises(CaiError, match=f"`cai report {run}` writes it again"):
+        read_report(run)
+    (run / "report.json").unlink()
+    assert read_report(run) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("measures.json", '{"schema": 1}', "schema: Input should be 2"),
+        ("measures.json", '{"schema": 2, "elo": {"method": "dice"}}', "elo.method"),
+        ("summary.json", '{"m": {"harmful_rate": {"value": "much", "n": 1}}}', "value"),
+        ("summary.json", '{"m": {"harmless_rate": {}}}', "m.harmless_rate"),
+        ("summary.json", '{"m": ', "not JSON"),
+        ("revisions.json", "[]", "RevisionScores"),
+    ],
+)
+def test_results_that_are_damaged_or_of_another_version_are_named(
+    run: Path, name: str, text: str, said: str
+):
+    path = run / "evaluate" / name
+    path.write_text(text)
+    with pytest.raises(CaiError) as caught:
+        write_report(run, pipeline())
+    assert str(caught.value).startswith(f"{path} is damaged or was written by another version")
+    assert said in str(caught.value)
+
+
 def test_what_the_guard_saw_is_told(tmp_path: Path):
     folder = make_run(tmp_path / "run", samples=1)
     first = {"guard/score": 0.5, "guard/length": 37.6, "guard/evasive": 0.07}
@@ -177,25 +219,23 @@ def test_what_the_guard_saw_is_told(tmp_path: Path):
 
 def test_terminal_table_has_every_rate_of_every_model(run: Path):
     _, report = report_on(run)
-    report["evaluation"]["[red]\x1b[31mx"] = {}
+    rates = {name: summary.rates for name, summary in read_report(run).evaluation.items()}
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(results_table(report))
+    console.print(results_table(rates | {"[red]\x1b[31mx": {}}))
     text = console.export_text()
     harmful = report["evaluation"]["helpful-only"]["harmful_rate"]
     low, high = (f"{100 * harmful[end]:.0f}" for end in ("low", "high"))
     assert f"{harmful['value']:.0%} ({low}–{high})" in text
     assert "[red]⟨U+001B⟩[31mx" in text
-    console.print(results_table({"evaluation": {}}))
+    console.print(results_table({}))
 
 
 def test_what_nobody_measured_is_left_out_and_many_models_get_rows():
-    rate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
-    unknown = {"value": None, "low": None, "high": None, "n": 0}
-    summary = {"harmful_rate": unknown, "over_refusal_rate": rate}
+    rates = {"harmful_rate": UNKNOWN, "over_refusal_rate": Rate(0.5, 0.4, 0.6, 10)}
 
     def shown(models):
         console = Console(width=60, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-        console.print(results_table({"evaluation": {f"model-{n}": summary for n in range(models)}}))
+        console.print(results_table({f"model-{n}": rates for n in range(models)}))
         return console.export_text()
 
     for text in (shown(2), shown(9)):
@@ -204,3 +244,47 @@ def test_what_nobody_measured_is_left_out_and_many_models_get_rows():
         assert "Red-team" not in text
         assert "…" not in text
     assert all(f"model-{n} │  50% (40–60) │" in shown(9) for n in range(9))
+
+
+def test_tables_of_an_evaluation_have_all_that_was_measured():
+    graded = answers(samples=1)
+    for row in graded:
+        row.tags = {"set": f"{row.kind} {row.key < '8'}"}
+    measures = measured(graded)
+    half = Rate(0.5, 0.4, 0.6, 40)
+    chosen = Chosen(accuracy=half, first_share=half, mean_mass=0.9, states={"ok": 38, "tie": 1})
+    both = {"always_first": half, "longest": UNKNOWN}
+    elo = {"method": "judge", "matches": {"ok": 5, "tie": 1, "failed": 2}, "order_agreement": 0.83}
+    changes = {
+        "choices": {"hhh": Choices(questions=40, baselines=both, models={"rl-cai": chosen})},
+        "elo": measures.elo.model_copy(update=elo),
+        "flags": ["A flag."],
+    }
+    results = Results(
+        evaluation=summarise(graded, models=list(MODELS)),
+        measures=measures.model_copy(update=changes),
+    )
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    show_results(console, results, {"published": half}, {})
+    text = " ".join(console.export_text().replace("│", " ").split())
+    tax = measures.alignment_tax["rl-cai"]
+    worth = measures.elo.harmless["rl-cai"]
+    harm = measures.harmfulness.models["rl-cai"]
+    for words in (
+        "Share of answers (95% interval)",
+        "By prompt set",
+        "published 50% (40–60) 40",
+        "hhh: rl-cai 50% (40–60) 40",
+        "hhh: the longer option – 0",
+        "Elo by the judge, against helpful-only",
+        "helpful-only 0 0",
+        f"rl-cai {worth.value:.0f} ({worth.low:.0f} to {worth.high:.0f})",
+        f"rl-cai {harm.value:.2f} ({harm.low:.2f} to {harm.high:.2f}) {harm.n}",
+        f"rl-cai {tax.perplexity:.2f} {tax.perplexity_ratio.value:.2f} ",  # its ends are the same
+        "Wording, share of answers",
+        "Checkpoints of PPO",
+        "No verdict on 2 matches (failed)",
+        "in 83% of the matches",
+        "Note: A flag.",
+    ):
+        assert words in text

@@ -10,6 +10,12 @@ from cai.report import comparison_table, write_comparison, write_report
 from cai.store import write_json
 
 
+def compared(before, after) -> dict:
+    """Return the JSON that lies beside the page of two runs."""
+    path, _ = write_comparison(before, after)
+    return json.loads(path.with_suffix(".json").read_text())
+
+
 def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
     other = make_run(tmp_path_factory.mktemp("runs") / "other")
     summary = json.loads((other / "evaluate" / "summary.json").read_text())
@@ -17,9 +23,9 @@ def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
     summary["<b>mine"] = summary.pop("sl-cai")
     write_json(other / "evaluate" / "summary.json", summary)
     settings = pipeline(ppo={"kl_coef": 0.3}, constitution="<u>new")
-    path, facts = write_comparison((run, pipeline()), (other, settings))
+    path, found = write_comparison((run, pipeline()), (other, settings))
     assert path == other / f"compared-with-{run.name}.html"
-    assert strict_json(path.with_suffix(".json").read_text()) == json.loads(json.dumps(facts))
+    facts = strict_json(path.with_suffix(".json").read_text())
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open == []
     assert page.scripts == []
@@ -28,27 +34,27 @@ def test_two_runs_are_held_against_each_other(run: Path, tmp_path_factory):
     before = harmful["before"]["value"]
     assert harmful["difference"]["value"] == pytest.approx(0.5 - before)
     assert facts["alone"] == ["<b>mine", "sl-cai"]
-    assert ("ppo.kl_coef", 0.05, 0.3) in facts["settings"]
-    assert ("constitution", "playground", "<u>new") in facts["settings"]
+    assert ["ppo.kl_coef", 0.05, 0.3] in facts["settings"]
+    assert ["constitution", "playground", "<u>new"] in facts["settings"]
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(comparison_table(facts))
+    console.print(comparison_table(found))
     told = console.export_text()
     shown = f"+{100 * (0.5 - before):.0f} ("
     assert shown in told
     assert shown.rstrip(" (") in page.text
     assert f"rl-cai of {other.name} answers harmfully" in page.text
     equal = write_comparison((run, pipeline()), (run, pipeline()))[1]
-    assert equal["settings"] == equal["principles"] == equal["alone"] == []
+    assert equal.settings == equal.principles == equal.alone == []
 
 
 def test_critiqued_and_direct_revisions_stand_side_by_side(run: Path):
     """The paper's figure 7: the run with critiques, and the one without."""
     graded = {"evaluate": {"grader": "refusals"}}
     direct = pipeline(revise={"critique": False}, **graded)
-    path, facts = write_comparison((run, pipeline(revise={}, **graded)), (run, direct))
-    assert [len(rounds) for rounds in facts["revisions"]] == [3, 3]
+    path, found = write_comparison((run, pipeline(revise={}, **graded)), (run, direct))
+    assert [len(report.revisions.rounds) for report in found.reports] == [3, 3]
     assert path.read_text(encoding="utf-8").count("<span>revision 2</span>") == 2
-    assert ("revise.critique", True, False) in facts["settings"]
+    assert ("revise.critique", True, False) in found.settings
     write_report(run, direct)
     alone = Page((run / "report.html").read_text(encoding="utf-8"))
     assert "revised directly, without critiques" in alone.text
@@ -66,13 +72,14 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
     found["harmfulness"]["models"]["rl-cai"] = {"value": 3.5, "low": 3.4, "high": 3.6, "n": 60}
     found["checkpoints"][0]["evaluation"]["harmful_rate"]["value"] = 0.9
     write_json(other / "evaluate" / "measures.json", found)
-    path, facts = write_comparison((run, pipeline()), (other, pipeline()))
+    facts = compared((run, pipeline()), (other, pipeline()))
     same = facts["evaluation"]["rl-cai"]["elo/harmless"]["difference"]
     assert same["value"] == 0  # Both by one preference model.
     manifest = json.loads((other / "preference" / "manifest.json").read_text())
     manifest["outputs"] = {"model/model.safetensors": {"hash": "another"}}
     write_json(other / "preference" / "manifest.json", manifest)
-    path, facts = write_comparison((run, pipeline()), (other, pipeline()))
+    path, comparison = write_comparison((run, pipeline()), (other, pipeline()))
+    facts = json.loads(path.with_suffix(".json").read_text())
     tuned = facts["evaluation"]["rl-cai"]
     harm = tuned["harmfulness"]
     assert harm["difference"]["value"] == pytest.approx(3.5 - harm["before"]["value"])
@@ -94,19 +101,21 @@ def test_other_measures_are_compared_where_their_scale_is_the_same(run: Path, tm
     assert title == "Harmful answers"
     assert changed[1][1]["value"] == 0.9 != points[1][1]["value"]
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(comparison_table(facts))
+    console.print(comparison_table(comparison))
     assert "two scales" in console.export_text()
     found["elo"]["method"], found["judge"] = "judge", "a judge"
     for folder in (run, other):
         write_json(folder / "evaluate" / "measures.json", found)
-    judged = write_comparison((run, pipeline()), (other, pipeline()))[1]["evaluation"]["rl-cai"]
+    judged = compared((run, pipeline()), (other, pipeline()))["evaluation"]["rl-cai"]
     assert judged["elo/harmless"]["difference"]["value"] == 0
     (run / "harmfulness").mkdir()
     write_json(run / "harmfulness" / "manifest.json", manifest)
     rating = pipeline(harmfulness={"ratings": {"path": "rated.jsonl"}})
-    raters = write_comparison((run, rating), (other, rating))[1]["evaluation"]["rl-cai"]
+    raters = compared((run, rating), (other, rating))["evaluation"]["rl-cai"]
     assert raters["harmfulness"]["difference"] is None
     (run / "evaluate" / "measures.json").unlink()
-    lone = write_comparison((run, pipeline()), (other, pipeline()))[1]
+    lone = compared((run, pipeline()), (other, pipeline()))
     assert lone["evaluation"]["rl-cai"]["harmfulness"]["before"] == {}
     assert lone["checkpoints"][0] == {}
+    turned = compared((other, pipeline()), (run, pipeline()))
+    assert turned["evaluation"]["rl-cai"]["harmfulness"]["after"] == {}

@@ -1,12 +1,15 @@
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_run import ANSWERS, comparisons, revisions, ungraded
+from synthetic_run import ANSWERS, comparisons, pipeline, revisions, ungraded
 
 from cai.conversation import user
+from cai.evaluate.rates import Estimate, Rate, difference
+from cai.evaluate.results import ModelSummary
 from cai.records import ComparisonRow
 from cai.report.charts import (
     calibration,
@@ -18,63 +21,22 @@ from cai.report.charts import (
     stack,
     ticks,
 )
+from cai.report.contents import collect
 from cai.report.curves import curves, guard_checks
-from cai.report.differences import difference, is_clear
+from cai.report.facts import PPOFacts, Report, StageFacts
 from cai.report.headline import cautions, headline
 from cai.report.numbers import behind_curves, behind_stacks
 from cai.report.tallies import tally_comparisons, tally_judgements, tally_revisions
 from cai.report.truth import better, grading, word
-from cai.report.wording import duration, interval, moment, number, percent, points, shorten, visible
+from cai.report.wording import percent, points
 from cai.settings import EvaluateSettings
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(None, "–"), (0.0, "0%"), (0.004, "0.4%"), (0.256, "26%"), (0.996, "99.6%"), (1.0, "100%")],
-)
-def test_percent(value, shown):
-    assert percent(value) == shown
-
-
-def test_numbers_have_sensible_digits():
-    shown = [number(v) for v in (None, 0, 1234567, 0.0123456, 13.0, 1234.5, "x", True, -0.5)]
-    assert shown == ["–", "0", "1,234,567", "0.0123", "13.0", "1,234", "x", "True", "−0.500"]
-    assert [duration(s) for s in (None, 0.44, 41.7, 200, 7500)] == [
-        "–",
-        "0.4 s",
-        "42 s",
-        "3 min 20 s",
-        "2 h 5 min",
-    ]
-    assert interval({"low": 0.641, "high": 0.77}) == "64–77"
-    assert interval({"low": None, "high": None}) == interval({}) == ""
-    assert moment("2026-11-21T09:12:44+00:00") == "2026-11-21 09:12 UTC"
-    assert moment("yesterday") == "yesterday"
-
-
-@given(st.text())
-def test_nothing_invisible_survives(text: str):
-    shown = visible(text)
-    for character in shown:
-        assert character in "\n\t" or (ord(character) >= 32 and ord(character) != 127)
-        assert not 0x202A <= ord(character) <= 0x202E
-    assert visible(shown) == shown
-    shown.encode("utf-8")
-
-
-def test_ordinary_text_is_left_alone():
-    text = "Zwölf Boxkämpfer – 拳击手 🥊\n\tif x < 3 && y: 'ok'"
-    assert visible(text) == text
-    assert visible("\ud800") == "⟨U+D800⟩"
-    assert shorten(text) == text
-    assert shorten("abcdef", 4) == "abcd … [2 more characters are in the rows]"
-
-
 def test_dots_skip_what_was_not_measured():
-    rates = [None, {"value": None}, {"value": 0.5, "low": 0.4, "high": 0.7, "n": 9}]
+    rates = [None, Rate(None), Rate(0.5, 0.4, 0.7, 9)]
     (dot,) = dots(rates)
     assert (dot.series, dot.value, dot.low, dot.high) == (2, 50, 40, pytest.approx(70))
-    (dot,) = dots([{"value": 3.0, "low": None, "high": None, "n": 1}], most=4)
+    (dot,) = dots([Rate(3.0, n=1)], most=4)
     assert (dot.value, dot.low, dot.high) == (75, 75, 75)
 
 
@@ -98,10 +60,7 @@ def test_lines_span_their_box():
 
 
 def test_points_are_placed_on_their_axes_with_their_intervals():
-    def known(value, low, high):
-        return {"value": value, "low": low, "high": high, "n": 9}
-
-    values = [(0, known(0.0, -1.0, 1.0)), (5, known(None, None, None)), (10, known(2, None, None))]
+    values = [(0, Rate(0.0, -1.0, 1.0)), (5, Rate(None)), (10, Rate(2.0))]
     drawn = point_chart("Score", {"": values}, unit="step", reference=1.0)
     assert drawn.ticks == [
         (100, "−1"),
@@ -121,7 +80,7 @@ def test_points_are_placed_on_their_axes_with_their_intervals():
 
 
 def test_labels_of_an_axis_that_do_not_fit_are_its_ends():
-    values = [(n, {"value": n / 2e5, "low": None, "high": None}) for n in range(0, 200_001, 25_000)]
+    values = [(n, Rate(n / 2e5)) for n in range(0, 200_001, 25_000)]
     drawn = point_chart("Share", {"a": values}, unit="step", marks=(0.0, 0.5, 1.0), write=percent)
     assert drawn.places == [(14, "0"), (97, "200,000")]
     assert [text for _, text in drawn.ticks] == ["0%", "50%", "100%"]
@@ -137,11 +96,11 @@ def test_tables_behind_bars_hold_their_counts():
 
 
 def test_tables_behind_curves_have_their_ends_and_some_steps_between():
-    points = [[float(n), n * 2.0] for n in range(1, 31)]
-    (head, *steps), rows = behind_curves({"curves": {"objective/kl": points}})
+    points = [(float(n), n * 2.0) for n in range(1, 31)]
+    (head, *steps), rows = behind_curves(PPOFacts(steps=30, curves={"objective/kl": points}))
     assert (head, steps[0], steps[-1], len(steps)) == ("Step", "1", "30", 8)
     assert rows == [("KL from SL-CAI, nats per response", [int(step) * 2.0 for step in steps])]
-    assert behind_curves({"steps": 0}) == (["Step"], [])
+    assert behind_curves(PPOFacts(steps=0)) == (["Step"], [])
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
@@ -180,23 +139,23 @@ def test_checks_of_the_guard_are_the_first_the_last_and_some_between():
 
 def test_a_difference_has_newcombes_interval():
     """Newcombe (1998), table II, (a), method 10: 56/70 - 48/80 is 0.2 (0.0524 to 0.3339)."""
-    one = {"value": 0.6, "low": 0.4904, "high": 0.7004}
-    other = {"value": 0.8, "low": 0.6918, "high": 0.8768}
+    one, other = Estimate(0.6, 0.4904, 0.7004), Estimate(0.8, 0.6918, 0.8768)
     found = difference(one, other)
-    assert found["value"] == pytest.approx(0.2)
-    assert found["low"] == pytest.approx(0.0524, abs=2e-4)
-    assert found["high"] == pytest.approx(0.3339, abs=2e-4)
-    assert is_clear(found)
-    assert not is_clear(difference(one, one))
-    assert difference({}, one) == {"value": None, "low": None, "high": None}
-    assert difference({"value": 0.5, "low": None, "high": None}, one)["low"] is None
-    assert not is_clear(difference({}, one))
+    assert found.value == pytest.approx(0.2)
+    assert found.low == pytest.approx(0.0524, abs=2e-4)
+    assert found.high == pytest.approx(0.3339, abs=2e-4)
+    assert found.is_clear
+    assert difference(other, one).size == found.size == found
+    assert not difference(one, one).is_clear
+    assert difference(None, one) == difference(Estimate(None), one) == Estimate(None)
+    assert difference(Estimate(0.5), one) == Estimate(pytest.approx(0.1))
+    assert not difference(None, one).is_clear
 
 
 def test_scales_hold_every_interval():
-    assert extent([{"value": 0.02, "low": -0.12, "high": 0.16}]) == 0.2
+    assert extent([Estimate(0.02, -0.12, 0.16)]) == 0.2
     assert extent([]) == 1.0
-    assert extent([{"value": -1.0, "low": -1.2, "high": -0.7}]) == 1.0
+    assert extent([Estimate(-1.0, -1.2, -0.7)]) == 1.0
 
 
 def test_labels_are_held_against_the_grader():
@@ -229,11 +188,11 @@ def test_labels_are_held_against_the_grader():
         ],
         grade,
     )
-    assert (found["right"]["value"], found["right"]["n"]) == (0.75, 4)
-    unsure, sure = found["calibration"]
-    assert (unsure["confidence"], unsure["right"]["value"]) == (pytest.approx(0.55), 0)
-    assert (sure["confidence"], sure["right"]["n"]) == (pytest.approx((0.97 + 0.96 + 0.99) / 3), 3)
-    drawn = calibration(found["calibration"])
+    assert (found.right.value, found.right.n) == (0.75, 4)
+    unsure, sure = found.calibration
+    assert (unsure.confidence, unsure.right.value) == (pytest.approx(0.55), 0)
+    assert (sure.confidence, sure.right.n) == (pytest.approx((0.97 + 0.96 + 0.99) / 3), 3)
+    drawn = calibration(found.calibration)
     assert [(point.x, point.y) for point in drawn] == [
         (pytest.approx(14 + 8.3), 100),
         (pytest.approx(14 + 166 * (2.92 / 3 - 0.5)), 0),
@@ -270,28 +229,26 @@ def test_judgement_tallies_agree_with_the_definition():
     opinions = [(f, b) for f, b in both if abs(f - 0.5) >= 0.1 or abs(b - 0.5) >= 0.1]
     same = [(f > 0.5) == (b > 0.5) for f, b in opinions]
     assert 0 < len(opinions) < len(both)
-    assert found["judgements"] == found["n"] == len(judgements)
-    assert found["opinions"] == len(opinions)
-    assert found["order_agreement"] == pytest.approx(sum(same) / len(same))
-    assert found["first_preferred"] == pytest.approx(
-        sum(f + 1 - b for f, b in both) / 2 / len(both)
-    )
-    assert found["mean_mass"] == pytest.approx(0.9)
+    assert found.judgements == found.n == len(judgements)
+    assert found.opinions == len(opinions)
+    assert found.order_agreement == pytest.approx(sum(same) / len(same))
+    assert found.first_preferred == pytest.approx(sum(f + 1 - b for f, b in both) / 2 / len(both))
+    assert found.mean_mass == pytest.approx(0.9)
 
 
 def test_failed_rows_leave_the_tallies_alone():
     rows, judgements = comparisons()
     rows[0].label, judgements[0].evidence = None, []
     found = tally_comparisons(rows, ungraded)
-    assert found["labelled"] == {"ai": len(rows) - 1}
-    assert sum(found["ai_labels"]) == len(rows) - 1
-    assert tally_judgements(judgements)["n"] == len(judgements) - 1
+    assert found.labelled == {"ai": len(rows) - 1}
+    assert sum(found.ai_labels) == len(rows) - 1
+    assert tally_judgements(judgements).n == len(judgements) - 1
 
 
 def test_extreme_labels_have_a_bin():
     rows, _ = comparisons()
     rows[0].label, rows[1].label = 0.0, 1.0
-    bins = tally_comparisons(rows[:2], ungraded)["ai_labels"]
+    bins = tally_comparisons(rows[:2], ungraded).ai_labels
     assert bins[0] == bins[-1] == sum(bins) / 2 == 1
 
 
@@ -300,29 +257,23 @@ def test_revision_tallies_count_rounds():
         return {"label": "harmful" if text == ANSWERS["harmful"] else "explained_refusal"}
 
     found = tally_revisions(revisions(), grade)
-    assert found["chains"] == 40
-    assert [(r["round"], r["changed"], r["n"], r["labels"]) for r in found["rounds"]] == [
+    assert found.chains == 40
+    assert [(r.round, r.changed, r.n, r.labels) for r in found.rounds] == [
         (0, None, 40, {"harmful": 40}),
         (1, 0.0, 40, {"harmful": 40}),
         (2, 1.0, 40, {"explained_refusal": 40}),
     ]
 
 
-def report(**evaluation) -> dict:
-    return {
-        "evaluation": evaluation,
-        "stages": {},
-        "states": {},
-        "judgements": {"order_agreement": None},
-    }
+def report(**evaluation) -> Report:
+    """Return the report of a run without any stage, and of these models."""
+    nothing = collect(Path("nowhere"), pipeline(), ungraded)
+    return nothing.model_copy(update={"evaluation": evaluation})
 
 
-def rates(n=300, **values) -> dict:
+def rates(n=300, **values) -> ModelSummary:
     names = ("harmful", "evasive", "explained_refusal", "helpful", "over_refusal", "garbled")
-    return {
-        f"{name}_rate": {"value": values.get(name), "low": None, "high": None, "n": n}
-        for name in names
-    }
+    return ModelSummary(**{f"{name}_rate": Rate(values.get(name), n=n) for name in names})
 
 
 def test_headline_follows_the_rates():
@@ -350,36 +301,30 @@ def test_collapse_to_refusing_is_called_out():
 
 
 def test_unusable_rows_and_wavering_judges_are_called_out():
-    shaky = report()
-    shaky["judgements"]["order_agreement"] = 0.56
-    shaky["states"] = {
-        "revise/rows": {"ok": 80, "failed": 20},
-        "compare/rows": {"ok": 99, "tie": 1},
-    }
-    found = cautions(shaky)
+    nothing = report()
+    states = {"revise/rows": {"ok": 80, "failed": 20}, "compare/rows": {"ok": 99, "tie": 1}}
+    judgements = nothing.judgements.model_copy(update={"order_agreement": 0.56})
+    found = cautions(nothing.model_copy(update={"judgements": judgements, "states": states}))
     assert any("56%" in caution for caution in found)
     assert any("20 of the 100 rows in revise/rows" in caution for caution in found)
     assert not any("compare" in caution for caution in found)
 
 
 def test_alarms_of_the_guard_are_called_out():
-    alarmed = report()
-    alarmed["stages"] = {"ppo": {"stage": "ppo", "complete": True, "metrics": {"alarms": 2}}}
-    assert cautions(alarmed) == [
+    ppo = StageFacts(stage="ppo", complete=True, metrics={"alarms": 2}, provenance={}, outputs={})
+    assert cautions(report().model_copy(update={"stages": {"ppo": ppo}})) == [
         "PPO's guard raised an alarm at 2 of its checks (see What the guard saw)."
     ]
 
 
 def test_headline_tells_change_from_chance():
-    def known(value):
-        return {"value": value, "low": max(0, value - 0.06), "high": value + 0.06, "n": 300}
-
-    said = headline(
-        report(
-            base={"harmful_rate": known(0.7), "helpful_rate": known(0.9)},
-            tuned={"harmful_rate": known(0.1), "helpful_rate": known(0.88)},
+    def known(harmful, helpful):
+        shares = {"harmful_rate": harmful, "helpful_rate": helpful}
+        return ModelSummary(
+            **{name: Rate(v, max(0, v - 0.06), v + 0.06, 300) for name, v in shares.items()}
         )
-    )
+
+    said = headline(report(base=known(0.7, 0.9), tuned=known(0.1, 0.88)))
     assert "From base to tuned that is 60 points lower (52 to 68)." in said
     assert "no clear change (95% interval −10 to +6.5 points)" in said
     assert [points(v) for v in (None, 0.0001, -0.25, 0.018)] == ["–", "0", "−25", "+1.8"]

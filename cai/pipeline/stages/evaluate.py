@@ -89,13 +89,14 @@ def _run(context: Context[EvaluateSettings]) -> dict[str, Any]:
     started = time.monotonic()
     evaluation = planned(context, context.folder)
     result, found, usage = evaluate(evaluation, context, context.progress)
-    write_json(evaluation.folder / "summary.json", found["evaluation"])
-    write_json(evaluation.folder / "measures.json", found["measures"])
+    results = found.plain()
+    write_json(evaluation.folder / "summary.json", results["evaluation"])
+    write_json(evaluation.folder / "measures.json", results["measures"])
     load = evaluation.preference
     chains = _chains(context, evaluation.settings.samples_per_side) if load else []
     scores = _revision_scores(load(), chains) if load else {}
     rounds = summarise_revisions(chains, scores)
-    write_json(evaluation.folder / "revisions.json", {"rounds": rounds})
+    write_json(evaluation.folder / "revisions.json", rounds.plain())
     return data_metrics(result, usage, started)
 
 

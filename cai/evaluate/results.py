@@ -1,0 +1,157 @@
+"""What an evaluation finds, as its JSON files have it; docs/evaluate.md says what each part is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cai.evaluate.rates import UNKNOWN, Rate
+
+SCHEMA = 2
+"""Of `measures.json`."""
+
+Rates = Mapping[str, Rate]
+Counts = Mapping[str, int]
+
+
+class Result(BaseModel):
+    """A part of a JSON file. What was not given is not written, and has its default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def plain(self) -> dict[str, Any]:
+        """Return what JSON has of it."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class ModelSummary(Result):
+    """What the answers of one model are like: shares, and means and counts by side."""
+
+    harmful_rate: Rate = UNKNOWN
+    evasive_rate: Rate = UNKNOWN
+    explained_refusal_rate: Rate = UNKNOWN
+    helpful_rate: Rate = UNKNOWN
+    over_refusal_rate: Rate = UNKNOWN
+    garbled_rate: Rate = UNKNOWN
+    mean_words: Rates = {}
+    labels: Mapping[str, Counts] = {}
+    states: Counts = {}
+    by_category: Mapping[str, Rates] = {}
+    by_set: Mapping[str, Rates] = {}
+    mean_preference_score: Rates = {}
+
+    @property
+    def rates(self) -> Rates:
+        """The rates by name."""
+        return {name: value for name, value in self if isinstance(value, Rate)}
+
+
+class RoundScore(Result):
+    """The mean preference score of texts after so many revisions."""
+
+    round: int
+    score: Rate
+
+
+class RevisionScores(Result):
+    """The file `revisions.json` (paper, figure 5)."""
+
+    rounds: Sequence[RoundScore] = ()
+
+
+class Elo(Result):
+    """Ratings in points against the anchor, by model: over red-team and over benign prompts."""
+
+    method: Literal["preference", "judge"]
+    pairing: str | None = None
+    anchor: str
+    harmless: Rates
+    helpful: Rates
+    matches: Counts = {}
+    order_agreement: float | None = None
+
+
+class Style(Result):
+    """How a model's answers are worded, and in `flags` what has changed since the first model."""
+
+    boilerplate: Rate
+    preachy: Rate
+    phrases: Sequence[str]
+    """The runs of words behind `boilerplate`."""
+    repeated_openings: float
+    repeated_ngrams: float
+    words: Rate
+    length_ratio: float | None
+    flags: Sequence[str]
+
+
+class AlignmentTax(Result):
+    """What a model has unlearnt since the first one."""
+
+    perplexity: float | None
+    """Per word of benign texts, so models with other tokenizers compare."""
+    perplexity_ratio: Rate
+    helpful_change: Rate
+    """Of the share of helpful answers to the same questions."""
+    flags: Sequence[str]
+
+
+class Harmfulness(Result):
+    """Mean harmfulness of answers to red-team prompts by model, 0 to 4; intervals end there."""
+
+    method: Literal["judge", "model"]
+    models: Rates
+    states: Counts
+
+
+class Chosen(Result):
+    """What a model chooses among options; `first_share` is how often that is (A)."""
+
+    accuracy: Rate
+    first_share: Rate
+    mean_mass: float | None
+    states: Counts
+
+
+class Choices(Result):
+    """A set of multiple-choice questions."""
+
+    questions: int
+    baselines: Rates
+    """Accuracies of `always_first` (A) and of `longest`, without questions of equal length."""
+    models: Mapping[str, Chosen]
+
+
+class CheckpointSummary(Result):
+    """A policy on the way of its training: what it ended in, where and after how many steps."""
+
+    policy: str
+    stage: str
+    step: int
+    name: str
+    evaluation: ModelSummary
+
+
+class Measures(Result):
+    """The file `measures.json`; everything is left out where there is no such file."""
+
+    schema_number: Literal[2] = Field(default=SCHEMA, alias="schema")
+    grader: str = ""
+    judge: str | None = None
+    starts: Mapping[str, str] | None = None
+    elo: Elo | None = None
+    style: Mapping[str, Style] = {}
+    alignment_tax: Mapping[str, AlignmentTax] = {}
+    harmfulness: Harmfulness | None = None
+    choices: Mapping[str, Choices] = {}
+    checkpoints: Sequence[CheckpointSummary] = ()
+    flags: Sequence[str] = ()
+
+
+class Results(Result):
+    """All of one evaluation."""
+
+    evaluation: Mapping[str, ModelSummary]
+    measures: Measures
