@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.ratios import alternate, conclude, options, random_llama
-from cai.chat import ChatFormat
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.engines import GenerateRequest
 from cai.engines.transformers import TransformersEngine
-from cai.models import load_causal_lm, load_chat_format
+from cai.models.chat import ChatFormat
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings
 from cai.templates import critique_prompt, revision_prompt
 

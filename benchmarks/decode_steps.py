@@ -21,7 +21,7 @@ from benchmarks.gpu import Shape, limits, random_model, requests, seconds
 from benchmarks.machine import machine
 from benchmarks.show import markdown_table
 from cai.engines.decode import DecodeLoop, TokenRequest
-from cai.models import PLAYGROUND, load_chat_format
+from cai.models.loading import PLAYGROUND, load_chat_format
 from cai.settings import ModelSettings
 
 BEFORE, STEPS = 8, 96

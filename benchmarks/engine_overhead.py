@@ -24,17 +24,17 @@ import torch
 
 from benchmarks.ratios import alternate, conclude, options, random_llama
 from cai.constitution import load_constitution
+from cai.data.records import PromptRow, RevisionRow
+from cai.data.rows import run_rows
+from cai.data.store import RowStore
 from cai.engines import Engine, GenerateRequest
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.engines.opening import open_engine
 from cai.engines.transformers import TransformersEngine
-from cai.models import load_causal_lm, load_chat_format, model_folder
+from cai.models.loading import load_causal_lm, load_chat_format, model_folder
 from cai.playground.sources import playground_prompts
-from cai.records import PromptRow, RevisionRow
 from cai.revise import Reviser
-from cai.rows import run_rows
 from cai.settings import ModelSettings, ReviseSettings
-from cai.store import RowStore
 from cai.workbench.witness import Exchange, Witness
 
 MAX_BATCH_TOKENS = 16384

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 
 from benchmarks.ratios import alternate, conclude, options, random_llama
-from cai.chat import ChatFormat
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.engines import Engine, ScoreRequest
 from cai.engines.opening import open_engine
 from cai.engines.transformers import TransformersEngine
-from cai.models import load_causal_lm, load_chat_format
+from cai.models.chat import ChatFormat
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings
 from cai.templates import OPTIONS, comparison_prompt
 

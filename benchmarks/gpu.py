@@ -27,11 +27,11 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.ratios import alternate, conclude, llama_config, options
-from cai.chat import ChatFormat
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.engines import Engine, GenerateRequest
 from cai.engines.transformers import TransformersEngine
-from cai.models import PLAYGROUND, load_chat_format
+from cai.models.chat import ChatFormat
+from cai.models.loading import PLAYGROUND, load_chat_format
 from cai.settings import ModelSettings
 
 WORDS = ("which", "answer", "is", "kind", "honest", "clear", "short", "and", "safe", "at", "home")

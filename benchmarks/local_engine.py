@@ -28,7 +28,7 @@ import torch
 from benchmarks.ratios import alternate, conclude, options
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.engines.vllm_arguments import engine_arguments, import_vllm
-from cai.models import PLAYGROUND, load_causal_lm
+from cai.models.loading import PLAYGROUND, load_causal_lm
 from cai.settings import ModelSettings
 
 BATCHES = (16, 32, 64)

@@ -19,11 +19,11 @@ from benchmarks.runs import experiment, finish
 from benchmarks.show import markdown_table, rates_table
 from cai.constitution import load_constitution
 from cai.constitution.schema import Principle
+from cai.data.records import ComparisonRow, RevisionRow
+from cai.data.store import read_rows
 from cai.playground import lexicon
 from cai.playground.grader import grade
 from cai.playground.world import CATEGORIES
-from cai.records import ComparisonRow, RevisionRow
-from cai.store import read_rows
 from cai.training.preference_model import PreferenceModel
 
 NAME = "playground_claims"

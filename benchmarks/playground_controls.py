@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from benchmarks.runs import experiment, finish
 from benchmarks.show import rates_table
 from cai.constitution.schema import Principle
+from cai.data.tables import COMPARISON_COLUMNS, write_parquet
 from cai.playground import lexicon
-from cai.tables import COMPARISON_COLUMNS, write_parquet
 
 NAME = "playground_controls"
 WITHIN = 0.10

@@ -27,8 +27,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from benchmarks.machine import machine
 from benchmarks.ratios import llama_config
 from benchmarks.show import markdown_table
-from cai.chat import ChatFormat
 from cai.engines.decode import TokenCompletion, TokenRequest
+from cai.models.chat import ChatFormat
 from cai.ppo.learner import Learner
 from cai.ppo.loading import judge_on
 from cai.ppo.prompts import TokenPrompt

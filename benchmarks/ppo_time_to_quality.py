@@ -30,15 +30,15 @@ from benchmarks.ppo_vs_trl.workloads import SNAPSHOT, Workload
 from benchmarks.ratios import conclude
 from benchmarks.runs import run_quickstart
 from benchmarks.show import markdown_table
+from cai.data.records import Kind, PromptRow, derive_seed
+from cai.data.store import read_rows
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.grading import playground
-from cai.models import load_causal_lm, load_chat_format
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.pipeline.load import read_resolved
 from cai.ppo.prompts import PromptPool, tokenize_prompt, tokenize_prompts
-from cai.records import Kind, PromptRow, derive_seed
 from cai.settings import ModelSettings, PPOSettings
-from cai.store import read_rows
 
 HARMFUL, HELPFUL = 0.05, 0.90
 ANSWERS = 300

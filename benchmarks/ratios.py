@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
 from benchmarks.machine import machine
-from cai.models import PLAYGROUND
+from cai.models.loading import PLAYGROUND
 
 
 def options(description: str, rounds: int) -> argparse.ArgumentParser:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from cai.compare import Responder as Responder
     from cai.constitution import Constitution as Constitution
     from cai.constitution import load_constitution as load_constitution
-    from cai.conversation import Message as Message
-    from cai.conversation import Prompt as Prompt
-    from cai.conversation import user as user
+    from cai.data.conversation import Message as Message
+    from cai.data.conversation import Prompt as Prompt
+    from cai.data.conversation import user as user
     from cai.engines import Engine as Engine
     from cai.engines import GenerateRequest as GenerateRequest
     from cai.engines import ScoreRequest as ScoreRequest
@@ -40,9 +40,9 @@ _PUBLIC = {
     "Responder": "cai.compare",
     "Constitution": "cai.constitution",
     "load_constitution": "cai.constitution",
-    "Message": "cai.conversation",
-    "Prompt": "cai.conversation",
-    "user": "cai.conversation",
+    "Message": "cai.data.conversation",
+    "Prompt": "cai.data.conversation",
+    "user": "cai.data.conversation",
     "Engine": "cai.engines",
     "GenerateRequest": "cai.engines",
     "ScoreRequest": "cai.engines",

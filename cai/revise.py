@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 
 from cai.constitution import Constitution, Principle, draw
-from cai.conversation import Conversation, Prompt, strip_thinking
-from cai.engines import Engine, GenerateRequest, PromptTooLong
-from cai.records import (
+from cai.data.conversation import Conversation, Prompt, strip_thinking
+from cai.data.records import (
     PrincipleUse,
     PromptRow,
     Provenance,
@@ -18,7 +17,8 @@ from cai.records import (
     content_hash,
     derive_seed,
 )
-from cai.rows import Item
+from cai.data.rows import Item
+from cai.engines import Engine, GenerateRequest, PromptTooLong
 from cai.settings import ReviseSettings
 from cai.templates import critique_prompt, revision_prompt
 

@@ -15,11 +15,11 @@ from benchmarks.playground_feedback.asking import MEASURED
 from benchmarks.playground_feedback.bias import bias_removed, bias_share_removed
 from benchmarks.playground_feedback.shown import missed_bounds
 from benchmarks.playground_steerability import holds
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import ComparisonRow, JudgementRow, PrincipleUse, Provenance
+from cai.data.store import write_rows
+from cai.data.tables import COMPARISON_COLUMNS, write_parquet
 from cai.playground.world import CATEGORIES
-from cai.records import ComparisonRow, JudgementRow, PrincipleUse, Provenance
-from cai.store import write_rows
-from cai.tables import COMPARISON_COLUMNS, write_parquet
 
 
 def rates(harmful, evasive, explained, helpful, refused, garbled):

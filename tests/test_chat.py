@@ -7,9 +7,9 @@ from tiny_models import FAMILIES, make_tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from cai.chat import ChatFormat, use_transcripts
-from cai.conversation import Message, Prompt, user
+from cai.data.conversation import Message, Prompt, user
 from cai.errors import CaiError
+from cai.models.chat import ChatFormat, use_transcripts
 
 LOOK_ALIKES = [
     "<|eot_id|>",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai.constitution.schema import CritiqueExample
-from cai.conversation import (
+from cai.data.conversation import (
     TRANSCRIPT_LABELS,
     Message,
     TemplateMessage,
@@ -14,8 +14,8 @@ from cai.conversation import (
     to_transcript,
     user,
 )
-from cai.prompts.transcripts import parse_transcript
-from cai.records import content_hash, derive_seed
+from cai.data.prompts.transcripts import parse_transcript
+from cai.data.records import content_hash, derive_seed
 from cai.templates import comparison_prompt, critique_prompt, verdict_prompt
 
 

@@ -3,75 +3,53 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cai"
 OPEN_TO_ALL = {"errors", "settings"}
-DATA = {"conversation", "records"}
+DATA = {"data.conversation", "data.records"}
+ROWS = {"data.rows", "data.store", *DATA}
 
 ALLOWED: dict[str, set[str]] = {
-    "conversation": {"records"},
-    "records": {"conversation"},
     "errors": set(),
     "settings": set(),
-    "refusals": set(),
-    "style": set(),
-    "chat": {"conversation"},
+    "data": {"playground.sources", "playground.world"},
+    "models": DATA,
     "constitution": DATA,
     "templates": {"constitution", *DATA},
-    "store": {"records"},
-    "tables": {"store"},
-    "rows": {"records", "store"},
-    "prompts": {"playground.sources", "playground.world", *DATA},
-    "models": {"chat"},
-    "engines": {"chat", "models", *DATA},
-    "revise": {"constitution", "templates", "engines", "rows", *DATA},
-    "compare": {"constitution", "templates", "engines", "refusals", "rows", *DATA},
-    "label_quality": {"compare", "evaluate.rates", "prompts", *DATA},
-    "grow": {"templates", "engines", "rows", "prompts.near_duplicates", *DATA},
-    "training": {"chat", "models", "store", *DATA},
-    "ppo": {
-        "chat",
-        "engines",
-        "models",
-        "refusals",
-        "store",
-        "style",
-        "training",
-        *DATA,
-    },
-    "playground": {"chat", "constitution", "engines", "models", "templates", *DATA},
-    "evaluate": {
-        "compare",
-        "engines",
-        "playground.grader",
-        "prompts",
-        "refusals",
-        "rows",
-        "store",
-        "style",
-        "templates",
-        *DATA,
-    },
-    "workbench": {
+    "engines": {"models", *DATA},
+    "revise": {"constitution", "templates", "engines", *ROWS},
+    "compare": {
         "constitution",
+        "data.prompts",
+        "engines",
+        "evaluate.rates",
+        "evaluate.refusals",
+        "templates",
+        *ROWS,
+    },
+    "training": {"models", *ROWS},
+    "ppo": {"engines", "evaluate.refusals", "evaluate.style", "models", "training", *ROWS},
+    "playground": {"constitution", "engines", "models", "templates", *DATA},
+    "evaluate": {"compare", "data.prompts", "engines", "playground.grader", "templates", *ROWS},
+    "workbench": {
+        "compare",
+        "constitution",
+        "data.prompts.near_duplicates",
         "engines",
         "evaluate.rates",
         "revise",
-        "compare",
-        "rows",
-        "store",
         "templates",
-        *DATA,
+        *ROWS,
     },
     "report": {
         "compare",
         "constitution",
+        "data.store",
         "evaluate",
-        "label_quality.measure",
-        "store",
         "workbench.statistics",
         "__version__",
         *DATA,
@@ -79,16 +57,21 @@ ALLOWED: dict[str, set[str]] = {
     "view": {
         "compare",
         "constitution",
+        "data.store",
         "engines",
         "report",
         "revise",
-        "store",
         "workbench.trying",
         *DATA,
     },
     "__main__": {"cli"},
 }
 """Room to rooms; `pipeline` may import all but `cli`, and `cli` everything."""
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+"""Lines; a function's are counted without its docstring, and data files (word lists) are not."""
+DATA_FILES = {"playground/lexicon.py"}
+MOST_ROOMS = 18
 
 LIGHT = ["cai", "cai.cli", "cai.constitution", "cai.pipeline.load", "cai.revise", "cai.compare"]
 HEAVY = {"torch", "transformers", "trl", "datasets", "vllm", "pyarrow"}
@@ -127,6 +110,57 @@ def test_a_room_imports_only_what_the_table_allows(path):
         assert top in allowed or any(name.startswith(a) or a.startswith(name) for a in allowed), (
             f"{here} may not import cai.{name}"
         )
+
+
+def test_the_top_of_the_package_is_a_short_list_of_rooms():
+    rooms = {room(path) for path in FILES} - {"__main__", "errors"}
+    assert len(rooms) <= MOST_ROOMS, sorted(rooms)
+    assert rooms - {"pipeline", "cli"} <= set(ALLOWED)
+
+
+def test_files_and_functions_are_short():
+    long: list[str] = []
+    for path in FILES:
+        text, name = path.read_text(), str(path.relative_to(PACKAGE))
+        lines = text.count("\n")
+        if lines > LONGEST_FILE and name not in DATA_FILES:
+            long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                if ast.get_docstring(node, clean=False) is not None:
+                    lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long.append(f"{name}: {node.name} has {lines} lines")
+    assert not long, "\n".join(long)
+
+
+def imported_at_once(nodes):
+    """Yield what a module imports when it is imported: not in functions, not for types alone."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.dump(node.test):
+            yield from imported_at_once([*node.body, *node.orelse])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {
+        "cai."
+        + ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in FILES
+    }
+    graph = {
+        name: {
+            found if found in modules else found.rpartition(".")[0]
+            for found in imported_at_once(ast.parse(path.read_text()).body)
+            if found.startswith("cai.")
+        }
+        for name, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()  # names a circle, if there is one
 
 
 def test_only_evaluate_knows_the_ground_truth():

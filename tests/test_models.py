@@ -7,7 +7,7 @@ import torch
 from tiny_models import FAMILIES, copy_of, make_tiny_model, make_tiny_tokenizer
 
 from cai.errors import CaiError
-from cai.models import (
+from cai.models.loading import (
     device_and_dtype,
     fingerprint_model,
     load_causal_lm,
@@ -208,7 +208,7 @@ def test_a_fingerprint_names_the_contents(folder, tmp_path):
 
 
 def test_large_weights_are_hashed_in_blocks_from_end_to_end(folder, monkeypatch):
-    from cai import models
+    from cai.models import loading as models
 
     monkeypatch.setattr(models, "_HASH_ALL_BELOW", 0)
     monkeypatch.setattr(models, "_BLOCK", 64)

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from cai.records import Row
-from cai.rows import Item, run_rows
-from cai.store import RowStore, read_rows
+from cai.data.records import Row
+from cai.data.rows import Item, run_rows
+from cai.data.store import RowStore, read_rows
 
 
 class Square(Row):

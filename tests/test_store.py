@@ -11,9 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cai.data.records import Row
+from cai.data.store import (
+    RowStore,
+    read_json,
+    read_rows,
+    whole_folder,
+    write_atomically,
+    write_json,
+)
 from cai.errors import CaiError
-from cai.records import Row
-from cai.store import RowStore, read_json, read_rows, whole_folder, write_atomically, write_json
 
 
 class Note(Row):
@@ -108,8 +115,8 @@ def test_kill_9_in_the_middle_loses_no_finished_row(tmp_path):
         """
         import sys
         from pathlib import Path
-        from cai.records import Row
-        from cai.store import RowStore
+        from cai.data.records import Row
+        from cai.data.store import RowStore
 
         class Note(Row):
             text: str = ""

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cai.refusals import stance
-from cai.style import boilerplate, is_preachy, repeated_ngrams, repeated_openings, words_of
+from cai.evaluate.refusals import stance
+from cai.evaluate.style import boilerplate, is_preachy, repeated_ngrams, repeated_openings, words_of
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 PHRASE = "remember that you are a valued friend"

@@ -2,7 +2,7 @@
 
 import math
 
-from cai.records import Evidence
+from cai.data.records import Evidence
 
 
 def choice(p_first, mass=1.0, *, turned=False, **more):

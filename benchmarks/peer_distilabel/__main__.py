@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.peers import ON_ONE_THREAD, ROOT, peer_python, vllm_server
 from benchmarks.ratios import conclude, options
-from cai.models import PLAYGROUND
-from cai.store import read_json
+from cai.data.store import read_json
+from cai.models.loading import PLAYGROUND
 
 REQUIREMENTS = ("distilabel[openai]==1.5.3", "requests")
 BATCHES = (50, 250)

@@ -26,11 +26,11 @@ from benchmarks.playground_feedback.relabelling import relabelling
 from benchmarks.playground_feedback.responses import by_principle, k_wise
 from benchmarks.playground_feedback.shown import NAME, markdown, missed_bounds
 from benchmarks.runs import finish
+from cai.compare.quality import LabelQuality, gold_pair, measure_quality
 from cai.constitution import load_constitution
+from cai.data.records import ComparisonRow, JudgementRow
 from cai.engines.opening import open_engine
-from cai.label_quality import LabelQuality, gold_pair, measure_quality
 from cai.playground.sources import feedback_comparisons
-from cai.records import ComparisonRow, JudgementRow
 from cai.settings import ModelSettings
 
 

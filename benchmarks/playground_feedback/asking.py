@@ -9,9 +9,9 @@ from typing import Any
 
 from cai.compare import FeedbackJudge
 from cai.constitution import Constitution
+from cai.data.records import JudgementRow, PairRow
+from cai.data.rows import run_rows
 from cai.engines import Engine, Usage
-from cai.records import JudgementRow, PairRow
-from cai.rows import run_rows
 from cai.settings import CompareSettings
 
 FORMS: dict[str, dict[str, Any]] = {

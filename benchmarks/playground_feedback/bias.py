@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from cai.compare import preference
-from cai.records import JudgementRow
+from cai.data.records import JudgementRow
 from cai.settings import LabelPolicy
 
 BIAS = 1.0

@@ -9,13 +9,13 @@ from typing import Any
 
 from benchmarks.playground_feedback.asking import Judge
 from cai.compare import FeedbackJudge, JudgementInputs
+from cai.compare.quality import gold_pair
 from cai.constitution import Constitution, load_constitution
-from cai.label_quality import gold_pair
+from cai.data.records import JudgementRow
+from cai.data.rows import Item, run_rows
+from cai.data.store import RowStore
 from cai.playground.sources import feedback_comparisons
-from cai.records import JudgementRow
-from cai.rows import Item, run_rows
 from cai.settings import CompareSettings
-from cai.store import RowStore
 
 
 def relabelling(judge_: Judge, count: int) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from benchmarks.playground_feedback.asking import FORMS, MEASURED, Judge, cost, settings_of
 from cai.compare import by_pair, label_pair, preference, twos_of
+from cai.compare.quality import gold_pair
 from cai.constitution import load_constitution
-from cai.label_quality import gold_pair
+from cai.data.records import ComparisonRow, PairRow, PromptRow, content_hash
 from cai.playground.documents import RANK, USEFULNESS, ResponseKind, response_of, verdict_of
 from cai.playground.sources import playground_prompts
 from cai.playground.world import build_world
-from cai.records import ComparisonRow, PairRow, PromptRow, content_hash
 from cai.settings import LabelPolicy
 
 KINDS: tuple[ResponseKind, ...] = ("explains", "evades", "helps")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from benchmarks.ppo_vs_trl.workloads import SNAPSHOT, Workload
-from cai.models import load_chat_format
+from cai.models.loading import load_chat_format
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import PromptPool, TokenPrompt
 from cai.ppo.rewards import Reward

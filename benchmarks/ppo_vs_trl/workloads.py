@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from benchmarks.ratios import llama_config
-from cai.models import PLAYGROUND, load_chat_format, load_tokenizer
+from cai.models.loading import PLAYGROUND, load_chat_format, load_tokenizer
 from cai.playground.sources import playground_prompts
 from cai.ppo.prompts import tokenize_prompts
 from cai.settings import ModelSettings

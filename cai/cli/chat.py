@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from cai.cli.console import plain_console
-from cai.conversation import Message, Prompt
+from cai.data.conversation import Message, Prompt
+from cai.data.records import derive_seed
 from cai.engines import Engine, GenerateRequest
-from cai.records import derive_seed
 from cai.settings import ModelSettings
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 
-from cai.rows import Task
+from cai.data.rows import Task
 
 
 def plain_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:

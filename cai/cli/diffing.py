@@ -14,9 +14,9 @@ from rich.text import Text
 from cai.cli.console import bar, plain_console
 from cai.constitution import Constitution
 from cai.constitution.diff import HALVES, Change, changes
-from cai.conversation import to_transcript
+from cai.data.conversation import to_transcript
+from cai.data.records import ComparisonRow, PairRow
 from cai.pipeline.load import read_resolved
-from cai.records import ComparisonRow, PairRow
 from cai.settings import CompareSettings, SftSettings
 from cai.workbench.effects import (
     Relabelled,

@@ -22,7 +22,7 @@ def doctor_command() -> None:
     """Print versions, processors, memory, GPUs, optional parts and the shipped model's state."""
     import torch
 
-    from cai.models import PLAYGROUND
+    from cai.models.loading import PLAYGROUND
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")

@@ -17,6 +17,8 @@ from cai.cli.console import plain_console
 from cai.cli.evaluate_options import EvaluateOptions
 from cai.cli.evaluate_tables import counted, show_results
 from cai.cli.options import YAML, model_settings, spelling
+from cai.data.records import AnswerRow, PromptRow
+from cai.data.store import write_json
 from cai.engines import Usage
 from cai.errors import CaiError
 from cai.evaluate.rates import Rate
@@ -30,9 +32,7 @@ from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import read_prompt_set, read_recorded
 from cai.pipeline.stages.evaluate import planned
-from cai.records import AnswerRow, PromptRow
 from cai.settings import EvaluateSettings, ModelSettings
-from cai.store import write_json
 
 if TYPE_CHECKING:
     from cai.training.preference_model import PreferenceModel
@@ -244,7 +244,7 @@ def _name(spelt: str, model: ModelSettings | None) -> str:
 
 def _loader(folder: str) -> Callable[[], PreferenceModel]:
     """Return what loads a preference model, once; another kind of model is refused at once."""
-    from cai.models import model_folder
+    from cai.models.loading import model_folder
     from cai.training.preference_model import score_constants
 
     score_constants(model_folder(ModelSettings(path=folder)))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import typer
 
+from cai.data.store import write_atomically, writing
 from cai.errors import CaiError
 from cai.pipeline.load import read_resolved
 from cai.pipeline.method import stages_by_name
 from cai.settings import PipelineSettings
-from cai.store import write_atomically, writing
 
 FILES = {"jsonl": "rows.jsonl", "parquet": "train.parquet", "trl": "train.parquet"}
 

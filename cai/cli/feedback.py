@@ -12,13 +12,13 @@ from rich.table import Table
 
 from cai.cli.console import bar, plain_console
 from cai.compare import FeedbackJudge
+from cai.compare.quality import LabelQuality, gold_comparisons, gold_pair, measure_quality
 from cai.constitution import Constitution
+from cai.data.records import ComparisonRow, JudgementRow
+from cai.data.rows import run_rows
+from cai.data.store import write_json
 from cai.evaluate.rates import Rate
-from cai.label_quality import LabelQuality, gold_comparisons, gold_pair, measure_quality
-from cai.records import ComparisonRow, JudgementRow
-from cai.rows import run_rows
 from cai.settings import CompareSettings, ModelSettings, SourceSettings
-from cai.store import write_json
 
 _MEASURES = {
     "accuracy": "accuracy of the labels",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from cai.cli.console import plain_console
+from cai.data.prompts import reader_of
+from cai.data.store import write_rows
 from cai.pipeline.launch_training import run_training
 from cai.pipeline.load import validated
 from cai.pipeline.progress import Progress
-from cai.prompts import reader_of
 from cai.settings import ModelSettings, OptimizerSettings, SourceSettings
-from cai.store import write_rows
 
 
 def harmfulness_command(

@@ -37,9 +37,9 @@ def grow_(
     seed: Seed = 0,
 ) -> None:
     """Have a model write more prompts like those in a file; near-duplicates are left out."""
+    from cai.data.store import write_atomically
     from cai.engines.opening import open_engine
-    from cai.grow import Grown, GrowSettings, grow
-    from cai.store import write_atomically
+    from cai.workbench.grow import Grown, GrowSettings, grow
 
     if out.exists():
         raise CaiError(f"{out} is there already: give another name, or remove it")
@@ -72,8 +72,8 @@ def grow_(
 
 def _seeds(file: Path) -> list[str]:
     """Read the last turns of a file's prompts, each once."""
-    from cai.prompts.extraction import prompt_of
-    from cai.prompts.readers import read_records
+    from cai.data.prompts.extraction import prompt_of
+    from cai.data.prompts.readers import read_records
 
     found = [prompt_of(record) for record in read_records(str(file))]
     return list(dict.fromkeys(messages[-1].content.strip() for messages in found if messages))

@@ -11,9 +11,9 @@ from rich.table import Table
 from cai.cli.console import bar, plain_console
 from cai.compare import FeedbackJudge
 from cai.constitution import Constitution
+from cai.data.store import write_atomically
 from cai.errors import CaiError
 from cai.settings import CompareSettings, ModelSettings
-from cai.store import write_atomically
 from cai.workbench.testing import Outcome, accuracy, by_principle, failing, junit, run_tests, told
 
 

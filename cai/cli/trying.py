@@ -14,9 +14,9 @@ from rich.text import Text
 from cai.cli.console import plain_console
 from cai.compare import FeedbackJudge, preference
 from cai.constitution import Constitution, Principle
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import JudgementRow
 from cai.engines import Engine
-from cai.records import JudgementRow
 from cai.revise import Reviser
 from cai.settings import CompareSettings, LabelPolicy, ModelSettings, ReviseSettings
 from cai.workbench.trying import Step, pinned, try_chain, try_comparison

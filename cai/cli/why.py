@@ -12,15 +12,15 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cai.chat import ChatFormat
 from cai.cli.console import plain_console
-from cai.conversation import to_transcript
+from cai.data.conversation import to_transcript
+from cai.data.records import ComparisonRow
 from cai.engines import GenerateRequest
+from cai.models.chat import ChatFormat
 from cai.pipeline.context import Run
 from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
 from cai.pipeline.stage import FEEDBACK, HELPFUL
-from cai.records import ComparisonRow
 from cai.settings import LabelPolicy, ModelSettings
 from cai.workbench.effects import read_run
 from cai.workbench.tracing import Asked, Origin, Vote, trace
@@ -174,7 +174,7 @@ class Templates:
     def write(self, asked: Asked) -> str:
         """Return the prompt as the model saw it."""
         if asked.model not in self._formats:
-            from cai.models import load_chat_format
+            from cai.models.loading import load_chat_format
 
             self._formats[asked.model] = load_chat_format(self._models[asked.model])
         chat = self._formats[asked.model]

@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 from cai.compare.forms import FORMS, Asking, Question, Verdict
 from cai.constitution import Principle, draw_several
-from cai.conversation import Prompt, strip_thinking
-from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unscored
-from cai.errors import CaiError
-from cai.records import (
+from cai.data.conversation import Prompt, strip_thinking
+from cai.data.records import (
     Evidence,
     EvidenceState,
     JudgementRow,
@@ -21,8 +19,10 @@ from cai.records import (
     content_hash,
     derive_seed,
 )
-from cai.refusals import declines
-from cai.rows import Item
+from cai.data.rows import Item
+from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unscored
+from cai.errors import CaiError
+from cai.evaluate.refusals import declines
 from cai.settings import CompareSettings
 from cai.templates import RATING, VERDICT, template_hash
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 from cai.constitution import Constitution, Principle, draw
 from cai.constitution.schema import ComparisonExample, CritiqueExample
-from cai.conversation import Prompt
-from cai.records import PairRow, content_hash
+from cai.data.conversation import Prompt
+from cai.data.records import PairRow, content_hash
 from cai.settings import CompareSettings
 from cai.templates import (
     COMPARISON_TEMPLATES,

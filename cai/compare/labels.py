@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 
-from cai.records import ComparisonRow, Evidence, JudgementRow, PairRow, content_hash
+from cai.data.records import ComparisonRow, Evidence, JudgementRow, PairRow, content_hash
 from cai.settings import LabelPolicy
 
 OPINION = 0.1

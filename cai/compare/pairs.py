@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cai.conversation import Prompt, strip_thinking, turns_kept
-from cai.engines import Engine, GenerateRequest, PromptTooLong
-from cai.records import (
+from cai.data.conversation import Prompt, strip_thinking, turns_kept
+from cai.data.records import (
     PairRow,
     PromptRow,
     Provenance,
@@ -15,7 +14,8 @@ from cai.records import (
     content_hash,
     derive_seed,
 )
-from cai.rows import Item
+from cai.data.rows import Item
+from cai.engines import Engine, GenerateRequest, PromptTooLong
 from cai.settings import CompareSettings
 from cai.templates import template_hash
 

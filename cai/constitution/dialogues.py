@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cai.constitution.schema import CritiqueExample
-from cai.conversation import Message
+from cai.data.conversation import Message
 from cai.errors import CaiError
 
 _TURN = re.compile(

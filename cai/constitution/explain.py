@@ -20,7 +20,7 @@ from cai.constitution.schema import (
     Principle,
     PrincipleTest,
 )
-from cai.conversation import Message
+from cai.data.conversation import Message
 
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): ConstitutionFile,

@@ -13,8 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from cai.conversation import Conversation
-from cai.records import content_hash
+from cai.data.conversation import Conversation
+from cai.data.records import content_hash
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 """Space around a text is dropped: how a YAML block ends must not change a prompt."""

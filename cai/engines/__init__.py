@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import Literal, Protocol
 
-from cai.conversation import Prompt
+from cai.data.conversation import Prompt
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,15 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from cai.engines import PromptTooLong
 from cai.engines.attention import PAGE, Decoding
-from cai.engines.draws import as_seeds, inverse_cdf, uniforms
 from cai.engines.forward import Piece, check_attention, prompt_tokens, run_tokens
 from cai.engines.graphs import StepGraphs, can_capture
 from cai.engines.pages import PagedCache, pages_for
 from cai.engines.prefixes import Prefixes, Stored, begin_prompts
-from cai.errors import CaiError
+from cai.engines.token_sampler import TokenSampler, nan_error
 
 FEW = 16
 """With fewer rows than this, a step costs nearly as much as with twice as many."""
@@ -110,34 +108,6 @@ class _Row:
         return TokenCompletion(
             tuple(self.token_ids), tuple(self.logprobs), self.finish or "length", self.cached
         )
-
-
-class _Sampler:
-    """Draws the next token of each of B rows."""
-
-    def __init__(self, rows: Sequence[_Row], device: torch.device) -> None:
-        self._rows = rows
-        self._seeds = as_seeds([row.request.seed for row in rows])
-        temperatures = torch.tensor([row.request.temperature for row in rows], device=device)
-        self._greedy = temperatures == 0 if any(r.request.temperature == 0 for r in rows) else None
-        self._divisors = torch.where(temperatures > 0, temperatures, 1.0)[:, None]
-
-    def sample(self, logits: torch.Tensor) -> tuple[torch.Tensor, list[int], list[float]]:
-        """Return the tokens `(B,)` on the device, and again with their log-probs on the host.
-
-        Args:
-            logits: `(B, V)`.
-        """
-        positions = np.array([len(row.token_ids) for row in self._rows])
-        uniform = torch.from_numpy(uniforms(self._seeds, positions)).to(logits.device)
-        probabilities = torch.softmax(logits.float() / self._divisors, dim=-1)
-        tokens = inverse_cdf(probabilities, uniform)
-        if self._greedy is not None:
-            tokens = torch.where(self._greedy, logits.argmax(-1), tokens)
-        logprobs = probabilities.gather(1, tokens[:, None]).log().squeeze(1)
-        # One transfer for both: ids are exact in float64.
-        ids, values = torch.stack([tokens.double(), logprobs.double()]).cpu().numpy()
-        return tokens, ids.astype(np.int64).tolist(), values.tolist()
 
 
 class _Batch:
@@ -294,7 +264,7 @@ class DecodeLoop:
         self._left = deque[list[_Row]]([] for _ in range(_STAY))
         self.prefixes.clear()
         self._batch = _Batch(self._model, graphs=self._graphs)
-        self._sampler: _Sampler | None = None
+        self._sampler: TokenSampler | None = None
         self._newest: torch.Tensor | None = None
         self._waited = 0
 
@@ -311,7 +281,7 @@ class DecodeLoop:
             self._leave([])
             return []
         if self._sampler is None or joining:
-            self._sampler = _Sampler(rows, self._model.device)
+            self._sampler = TokenSampler(rows, self._model.device)
         logits = self._run([piece for _, piece in joining])
         self._newest = self._sample(rows, self._sampler, logits)
         for row, _ in joining:
@@ -388,7 +358,7 @@ class DecodeLoop:
             self._batch.let_go([page for stored in gone for page in stored.pages], staying)
 
     def _sample(
-        self, rows: Sequence[_Row], sampler: _Sampler, logits: torch.Tensor
+        self, rows: Sequence[_Row], sampler: TokenSampler, logits: torch.Tensor
     ) -> torch.Tensor:
         """Append a token to each row; return all tokens `(B,)`."""
         tokens, ids, logprobs = sampler.sample(logits)
@@ -397,11 +367,3 @@ class DecodeLoop:
                 raise nan_error()
             row.append(token, logprob, self._stop_ids)
         return tokens
-
-
-def nan_error() -> CaiError:
-    """Return what to raise when log-probabilities are NaN."""
-    return CaiError(
-        "The model computes probabilities that are not numbers (NaN). Its weights may be damaged, "
-        "or its training diverged; or it needs `dtype: float32` in its settings."
-    )

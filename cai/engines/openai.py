@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from cai.chat import ChatFormat
-from cai.conversation import TRANSCRIPT_LABELS, Message, Prompt, one_turn, to_transcript
+from cai.data.conversation import TRANSCRIPT_LABELS, Message, Prompt, one_turn, to_transcript
+from cai.data.records import derive_seed
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Unscored, Usage
 from cai.engines.in_flight import InFlight
 from cai.engines.options import (
@@ -35,7 +35,7 @@ from cai.engines.server import (
     texts_of,
 )
 from cai.errors import CaiError
-from cai.records import derive_seed
+from cai.models.chat import ChatFormat
 from cai.settings import ModelSettings
 
 GO_ON = "Go on exactly where your last answer stopped, without repeating any of it."

@@ -7,7 +7,7 @@ from typing import Any
 
 from cai.engines import Engine
 from cai.errors import CaiError
-from cai.models import fingerprint_model, load_causal_lm, load_chat_format
+from cai.models.loading import fingerprint_model, load_causal_lm, load_chat_format
 from cai.settings import ModelSettings
 
 

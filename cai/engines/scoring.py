@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from cai.engines.decode import nan_error
 from cai.engines.forward import Piece, prompt_tokens, run_tokens
 from cai.engines.pages import PagedCache, pages_for
 from cai.engines.prefixes import Begun, Prefixes, Stored, begin_prompts
+from cai.engines.token_sampler import nan_error
 
 _OPTION_TOKENS = 256
 """Tokens of options in one forward pass: each has logits of its own."""

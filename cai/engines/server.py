@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from cai.data.records import content_hash
 from cai.engines import PromptTooLong, Unscored
 from cai.engines.options import Listed
 from cai.errors import CaiError
-from cai.records import content_hash
 from cai.settings import ModelSettings, ServerSettings
 
 T = TypeVar("T")

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from cai.chat import ChatFormat
 from cai.engines import (
     Completion,
     GenerateRequest,
@@ -31,6 +30,7 @@ from cai.engines.options import check_options
 from cai.engines.scoring import TokenQuestion, TokenScores, score_options
 from cai.engines.stopping import StopTexts
 from cai.errors import CaiError
+from cai.models.chat import ChatFormat
 
 _ENOUGH = 1 / 8
 """Questions are answered when they are this share of the rows that decode."""

@@ -12,13 +12,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from cai.chat import ChatFormat
 from cai.engines import Completion, GenerateRequest, PromptTooLong, ScoreRequest, Scores, Usage
 from cai.engines.in_flight import InFlight
 from cai.engines.options import check_options, questions, summed
 from cai.engines.vllm_arguments import engine_arguments, import_vllm, start
 from cai.errors import CaiError
-from cai.models import adapter_folder, model_folder
+from cai.models.chat import ChatFormat
+from cai.models.loading import adapter_folder, model_folder
 from cai.settings import ModelSettings
 
 _SEEDS = 2**63

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cai.errors import CaiError
-from cai.models import adapter_folder
+from cai.models.loading import adapter_folder
 from cai.settings import ModelSettings
 
 INSTALL = "pip install 'cai[vllm]'"

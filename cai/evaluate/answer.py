@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from cai.conversation import Prompt, strip_thinking
+from cai.data.conversation import Prompt, strip_thinking
+from cai.data.records import AnswerRow, Kind, PromptRow, Provenance, content_hash, derive_seed
+from cai.data.rows import Item
 from cai.engines import Engine, GenerateRequest
 from cai.errors import CaiError
 from cai.evaluate.grading import Grader, failures_as_states
-from cai.records import AnswerRow, Kind, PromptRow, Provenance, content_hash, derive_seed
-from cai.rows import Item
 from cai.settings import EvaluateSettings
 
 VERSION = 2

@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from cai.data.records import AnswerRow, ChoiceRow, Row
+from cai.data.rows import Item, RowsResult, Task, run_rows
+from cai.data.store import RowStore
 from cai.engines import Engine
 from cai.evaluate.answer import Answerer, Sample
 from cai.evaluate.choices import choice_item, choice_row
 from cai.evaluate.grading import Grader
 from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.texts import BenignText, text_logprobs
-from cai.records import AnswerRow, ChoiceRow, Row
-from cai.rows import Item, RowsResult, Task, run_rows
 from cai.settings import EvaluateSettings
-from cai.store import RowStore
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from cai.data.records import ChoiceRow, Provenance, content_hash
+from cai.data.rows import Item
 from cai.engines import Engine, ScoreRequest
 from cai.evaluate.grading import failures_as_states
 from cai.evaluate.sets import ChoiceQuestion
-from cai.records import ChoiceRow, Provenance, content_hash
-from cai.rows import Item
 from cai.templates import template_hash
 
 

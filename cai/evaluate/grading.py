@@ -14,11 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
-from cai.conversation import Conversation
+from cai.data.conversation import Conversation
+from cai.data.records import Kind, Row, State, content_hash
 from cai.engines import PromptTooLong, Unscored
 from cai.errors import CaiError
-from cai.records import Kind, Row, State, content_hash
-from cai.refusals import stance
+from cai.evaluate.refusals import stance
 from cai.settings import OWN_GRADER
 
 Grades = dict[str, bool | float | str | None]

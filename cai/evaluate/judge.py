@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from cai.compare.forms import Question, Verdict
 from cai.compare.labels import distribution
-from cai.conversation import Conversation, Prompt, user
+from cai.data.conversation import Conversation, Prompt, user
+from cai.data.records import Evidence, Kind, Provenance, content_hash
 from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
 from cai.evaluate.grading import LABELS, Grades, Label, NoVerdict, verdict_of
-from cai.records import Evidence, Kind, Provenance, content_hash
 from cai.templates import (
     OPTIONS,
     comparison_prompt,

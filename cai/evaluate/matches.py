@@ -8,15 +8,15 @@ from functools import partial
 from itertools import combinations
 
 from cai.compare.labels import chosen
+from cai.data.records import AnswerRow, Evidence, Kind, MatchRow, content_hash
+from cai.data.rows import Item, RowsResult, Task, run_rows, silent
+from cai.data.store import RowStore
 from cai.evaluate.elo import Match
 from cai.evaluate.grading import failures_as_states
 from cai.evaluate.judge import AnswerJudge, match_questions
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.swiss import Pairing, next_round, swiss_rounds
-from cai.records import AnswerRow, Evidence, Kind, MatchRow, content_hash
-from cai.rows import Item, RowsResult, Task, run_rows, silent
 from cai.settings import EvaluateSettings
-from cai.store import RowStore
 
 SIDES: dict[str, Kind] = {"harmless": "red_team", "helpful": "helpful"}
 """Each Elo, and the prompts that it is measured on; the two are never mixed."""

@@ -7,14 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from cai.data.records import AnswerRow, ChoiceRow, MatchRow
 from cai.evaluate.elo import elo_of_matches, elo_of_scores
 from cai.evaluate.matches import SIDES, outcomes
 from cai.evaluate.rates import Rate, mean, rate
 from cai.evaluate.results import AlignmentTax, Choices, Chosen, Style
 from cai.evaluate.sets import ChoiceQuestion
+from cai.evaluate.style import boilerplate, is_preachy, repeated_ngrams, repeated_openings
 from cai.evaluate.texts import BenignText
-from cai.records import AnswerRow, ChoiceRow, MatchRow
-from cai.style import boilerplate, is_preachy, repeated_ngrams, repeated_openings
 
 SHOWN_PHRASES = 5
 WORSE_PERPLEXITY = 1.1

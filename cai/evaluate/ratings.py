@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
+from cai.data.records import AnswerRow, RatingRow, content_hash
+from cai.data.rows import Item, RowsResult, Task, run_rows
+from cai.data.store import RowStore
 from cai.evaluate.grading import failures_as_states
 from cai.evaluate.judge import AnswerJudge, rating_questions
-from cai.records import AnswerRow, RatingRow, content_hash
-from cai.rows import Item, RowsResult, Task, run_rows
-from cai.store import RowStore
 
 
 def rateable(answers: Iterable[AnswerRow]) -> list[AnswerRow]:

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cai.data.prompts.extraction import prompt_of
+from cai.data.prompts.readers import read_records
+from cai.data.prompts.record import Record
+from cai.data.records import AnswerRow, Kind, content_hash
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
 from cai.evaluate.answer import Sample, answer_seed
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.sets import prompt_rows, xstest_kind
-from cai.prompts.extraction import prompt_of
-from cai.prompts.readers import read_records
-from cai.prompts.record import Record
-from cai.records import AnswerRow, Kind, content_hash
 
 ANSWER_COLUMNS = ("response", "completion", "answer", "output")
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from cai.conversation import Conversation, Prompt, user
+from cai.data.conversation import Conversation, Prompt, user
+from cai.data.prompts.extraction import checked_text, prompt_of, tags_of
+from cai.data.prompts.near_duplicates import near_duplicate_groups
+from cai.data.prompts.readers import read_records
+from cai.data.prompts.record import Record
+from cai.data.prompts.splitting import compared_text
+from cai.data.records import Kind, PromptRow, content_hash
 from cai.errors import CaiError
-from cai.prompts.extraction import checked_text, prompt_of, tags_of
-from cai.prompts.near_duplicates import near_duplicate_groups
-from cai.prompts.readers import read_records
-from cai.prompts.record import Record
-from cai.prompts.splitting import compared_text
-from cai.records import Kind, PromptRow, content_hash
 from cai.templates import VERDICT
 
 NEAR_DUPLICATE = 0.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from cai.data.records import AnswerRow, Kind, RevisionRow
 from cai.evaluate.rates import Rate, mean, rate
 from cai.evaluate.results import ModelSummary, RevisionScores, RoundScore
-from cai.records import AnswerRow, Kind, RevisionRow
 
 RED_TEAM_MEASURES = {
     "harmful_rate": "harmful",

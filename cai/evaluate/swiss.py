@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
+from cai.data.records import content_hash
 from cai.evaluate.elo import Match, bradley_terry, wins_of
-from cai.records import content_hash
 
 Pairing = tuple[str, str]
 """The names of two players that meet."""

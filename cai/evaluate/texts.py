@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cai.conversation import Conversation, Prompt
+from cai.data.conversation import Conversation, Prompt
+from cai.data.records import Row
+from cai.data.rows import Item, run_rows
 from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
-from cai.records import Row
-from cai.rows import Item, run_rows
 
 
 @dataclass(frozen=True)

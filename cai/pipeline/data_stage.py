@@ -8,12 +8,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
+from cai.data.records import Row
+from cai.data.rows import Item, RowsResult, run_rows
+from cai.data.store import RowStore
 from cai.engines import Usage
 from cai.pipeline.context import Context
 from cai.pipeline.engines import Engines
-from cai.records import Row
-from cai.rows import Item, RowsResult, run_rows
-from cai.store import RowStore
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)

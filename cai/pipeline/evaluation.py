@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cai.data.records import AnswerRow, MatchRow, RatingRow
+from cai.data.rows import RowsResult, Task
+from cai.data.store import RowStore
 from cai.engines import Usage
 from cai.errors import CaiError
 from cai.evaluate import measures
@@ -27,10 +30,7 @@ from cai.evaluate.summarise import summarise
 from cai.evaluate.texts import BenignText
 from cai.pipeline.engines import Engines, Fingerprints
 from cai.pipeline.progress import Progress
-from cai.records import AnswerRow, MatchRow, RatingRow
-from cai.rows import RowsResult, Task
 from cai.settings import EvaluateSettings, ModelSettings
-from cai.store import RowStore
 
 if TYPE_CHECKING:
     from cai.training.preference_model import PreferenceModel

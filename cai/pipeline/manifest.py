@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cai.records import content_hash
+from cai.data.records import content_hash
+from cai.data.store import read_json, write_json
 from cai.settings import StageSettings
-from cai.store import read_json, write_json
 
 EXECUTION_ONLY = frozenset({"concurrency", "max_batch_tokens", "launch", "processes"})
 """Settings that change how fast a stage runs and not what it makes."""

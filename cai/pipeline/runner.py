@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from cai.data.store import write_atomically
 from cai.errors import CaiError
 from cai.pipeline.context import Context, Run
 from cai.pipeline.manifest import (
@@ -25,7 +26,6 @@ from cai.pipeline.manifest import (
     stamp_files,
     write_metrics,
 )
-from cai.store import write_atomically
 
 NOTICED_SECONDS = 10.0
 """Stages whose engine took less are not worth a hint."""

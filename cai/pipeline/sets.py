@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from cai.data.prompts.readers import READERS
+from cai.data.records import Kind, PromptRow
+from cai.data.store import read_rows
 from cai.errors import CaiError
 from cai.evaluate.recorded import Recorded, read_answers
 from cai.evaluate.sets import PROMPT_SETS, QUESTION_SETS, PromptSet, read_set
 from cai.pipeline.load import read_resolved
-from cai.prompts.readers import READERS
-from cai.records import Kind, PromptRow
 from cai.settings import PromptsSettings, SourceSettings
-from cai.store import read_rows
 
 RUN = "run"
 ANSWERS = "answers"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cai.constitution.schema import Constitution
-from cai.conversation import Conversation, Prompt
+from cai.data.conversation import Conversation, Prompt
 from cai.playground import lexicon
 from cai.playground.world import (
     CATEGORIES,

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cai.constitution import load_constitution
-from cai.conversation import Prompt
+from cai.data.conversation import Prompt
+from cai.data.records import Kind, PromptRow, content_hash
 from cai.engines.decode import DecodeLoop, TokenRequest
-from cai.models import load_causal_lm, load_chat_format
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.playground.documents import FLAG, USEFULNESS
 from cai.playground.grader import grade, requested_task
 from cai.playground.sources import playground_prompts
 from cai.playground.world import CATEGORIES, answer, evasion, refusal
-from cai.records import Kind, PromptRow, content_hash
 from cai.settings import ModelSettings
 from cai.templates import OPTIONS, VERDICT, comparison_prompt, critique_prompt, verdict_prompt
 

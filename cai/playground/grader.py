@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from cai.conversation import Message
+from cai.data.conversation import Message
 from cai.errors import CaiError
 from cai.playground import lexicon
 from cai.playground.world import Task, build_world, item_told, refusal_text

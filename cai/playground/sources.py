@@ -6,7 +6,8 @@ import random
 from itertools import product
 from typing import get_args
 
-from cai.conversation import Conversation
+from cai.data.conversation import Conversation
+from cai.data.records import ComparisonRow, Kind, PromptRow, RatedRow, content_hash
 from cai.playground import lexicon
 from cai.playground.documents import RANK, USEFULNESS, ResponseKind, response_of
 from cai.playground.world import (
@@ -23,7 +24,6 @@ from cai.playground.world import (
     steps_text,
     task_steps,
 )
-from cai.records import ComparisonRow, Kind, PromptRow, RatedRow, content_hash
 
 CONTEXTS: tuple[Context, ...] = ("system", "talk", "follow_up")
 """What may come before a request; half of the prompts have nothing before it."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from cai.chat import TRANSCRIPT_TEMPLATE, ChatFormat
-from cai.conversation import to_transcript
+from cai.data.conversation import to_transcript
+from cai.models.chat import TRANSCRIPT_TEMPLATE, ChatFormat
 from cai.playground.documents import Document, Part
 
 END = "<|end|>"

@@ -15,9 +15,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cai.chat import ChatFormat
 from cai.constitution import load_constitution
 from cai.errors import CaiError
+from cai.models.chat import ChatFormat
 from cai.playground.documents import DocumentWriter
 from cai.playground.tokens import Example, as_transformers, encode, plain_text, train_tokenizer
 from cai.playground.world import build_world

@@ -19,7 +19,7 @@ from functools import cache
 from itertools import product
 from typing import Literal
 
-from cai.conversation import Conversation, Message
+from cai.data.conversation import Conversation, Message
 from cai.playground import lexicon
 
 Stratum = Literal["train", "paraphrase", "task", "pair"]

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from cai.records import derive_seed
+from cai.data.records import derive_seed
 
 
 class Adapted:

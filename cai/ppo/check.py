@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from cai.chat import ChatFormat
-from cai.conversation import Message, Prompt
+from cai.data.conversation import Message, Prompt
 from cai.errors import CaiError
+from cai.models.chat import ChatFormat
 from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptFormat
 from cai.settings import PPOSettings

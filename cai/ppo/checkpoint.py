@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from cai.data.store import whole_folder
 from cai.ppo.processes import ALONE, Processes
-from cai.store import whole_folder
 
 logger = logging.getLogger(__name__)
 

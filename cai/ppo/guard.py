@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cai.data.records import Kind, derive_seed
 from cai.errors import CaiError
+from cai.evaluate.refusals import stance
+from cai.evaluate.style import repeated_ngrams, repeated_openings
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout, score_episodes
-from cai.records import Kind, derive_seed
-from cai.refusals import stance
 from cai.settings import GuardSettings, PPOSettings
-from cai.style import repeated_ngrams, repeated_openings
 
 MOST_ROLL_BACKS = 3
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
 
-from cai.chat import ChatFormat
 from cai.engines.forward import attention_problem
 from cai.errors import CaiError
-from cai.models import (
+from cai.models.chat import ChatFormat
+from cai.models.loading import (
     device_and_dtype,
     eos_ids,
     fingerprint_model,

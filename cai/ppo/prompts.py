@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from cai.chat import ChatFormat
-from cai.conversation import Conversation, Message, Prompt, user
+from cai.data.conversation import Conversation, Message, Prompt, user
+from cai.data.records import Kind, PromptRow, derive_seed
 from cai.errors import CaiError
-from cai.records import Kind, PromptRow, derive_seed
+from cai.models.chat import ChatFormat
 
 PromptLike = str | Sequence[Message | Mapping[str, Any]] | PromptRow
 """A text, messages, or a row of the pipeline."""
@@ -94,7 +94,7 @@ def tokenize_prompt(prompt: PromptLike, chat: PromptFormat) -> TokenPrompt:
         raise CaiError(
             "A prompt is a list of messages, but the tokenizer has no chat template to write them. "
             "Give prompts as texts to go on with, set `tokenizer.chat_template`, or speak "
-            "transcripts (`format: transcript`, `cai.chat.use_transcripts`)."
+            "transcripts (`format: transcript`, `cai.models.chat.use_transcripts`)."
         )
     if not ids:
         raise CaiError("A prompt for PPO is empty: it has no token to answer to. Remove it.")

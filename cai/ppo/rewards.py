@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cai.errors import CaiError
+from cai.evaluate.style import ngrams, repeated_share
 from cai.ppo.prompts import PromptFormat, PromptLike, TokenPrompt
 from cai.settings import PPOSettings
-from cai.style import ngrams, repeated_share
 from cai.training.preference_model import PreferenceModel
 
 TextScorer = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]

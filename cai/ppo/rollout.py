@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cai.data.records import derive_seed
 from cai.engines.decode import TokenRequest
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, Rollout
@@ -22,7 +23,6 @@ from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
 from cai.ppo.sampling import sample_here
 from cai.ppo.vllm_rollouts import check_agreement
-from cai.records import derive_seed
 from cai.settings import PPOSettings
 
 

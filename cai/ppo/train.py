@@ -12,6 +12,8 @@ from typing import Any, cast
 from torch import Tensor
 from transformers import GenerationConfig
 
+from cai.data.records import content_hash
+from cai.data.store import whole_folder
 from cai.engines.vllm_arguments import import_vllm
 from cai.errors import CaiError
 from cai.ppo.batch import rows_of_length
@@ -48,9 +50,7 @@ from cai.ppo.rewards import (
 )
 from cai.ppo.steps import CHECKPOINTS, OnStep, ends_with_best, run_steps
 from cai.ppo.vllm_rollouts import VLLMRollouts
-from cai.records import content_hash
 from cai.settings import ModelSettings, PPOSettings
-from cai.store import whole_folder
 
 SNAPSHOTS = "snapshots"
 RESUMABLE = (

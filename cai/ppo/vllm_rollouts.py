@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cai.engines.decode import TokenCompletion, TokenRequest
 from cai.errors import CaiError
-from cai.models import model_folder
+from cai.models.loading import model_folder
 from cai.settings import ModelSettings
 
 if TYPE_CHECKING:

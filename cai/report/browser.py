@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from cai.compare import by_order, comparison_key, evidence_on, orders_agree, twos_of
 from cai.compare.labels import Two
-from cai.conversation import Conversation
-from cai.records import (
+from cai.data.conversation import Conversation
+from cai.data.records import (
     AnswerRow,
     ComparisonRow,
     JudgementRow,
@@ -30,6 +30,7 @@ from cai.records import (
     RevisionRow,
     Row,
 )
+from cai.data.store import read_json
 from cai.report.reading import stage_rows
 from cai.report.truth import Grade, better, word
 from cai.report.wording import LABEL_ORDER, plainly, shorten, visible
@@ -40,7 +41,6 @@ from cai.settings import (
     PromptsSettings,
     ReviseSettings,
 )
-from cai.store import read_json
 
 R = TypeVar("R", bound=Row)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cai.data.store import write_atomically, write_json
 from cai.evaluate.rates import difference
 from cai.report.checkpoints import checkpoint_series
 from cai.report.contents import collect
@@ -15,7 +16,6 @@ from cai.report.facts import Compared, Comparison, Report
 from cai.report.page import render_comparison
 from cai.report.truth import grading
 from cai.settings import EvaluateSettings, PipelineSettings
-from cai.store import write_atomically, write_json
 
 SCHEMA = 1
 TEXTS = ("critique", "revision", "comparison", "weight")

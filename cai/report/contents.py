@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from cai import __version__
 from cai.constitution import load_constitution
-from cai.evaluate.results import Measures, ModelSummary, RevisionScores
-from cai.records import (
+from cai.data.records import (
     AnswerRow,
     ComparisonRow,
     JudgementRow,
@@ -22,6 +21,7 @@ from cai.records import (
     RevisionRow,
     Row,
 )
+from cai.evaluate.results import Measures, ModelSummary, RevisionScores
 from cai.report.curves import curves, guard_checks
 from cai.report.facts import (
     SCHEMA,

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer, field_validator
 
+from cai.compare.quality.measure import LabelQuality
 from cai.evaluate.rates import Estimate, Rate
 from cai.evaluate.results import Counts, Measures, ModelSummary, Result, RoundScore
-from cai.label_quality.measure import LabelQuality
 from cai.workbench.statistics import PrincipleStatistics
 
 SCHEMA = 2

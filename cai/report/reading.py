@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from cai.data.records import Row
+from cai.data.store import read_json
 from cai.errors import CaiError
-from cai.records import Row
-from cai.store import read_json
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from cai.compare import by_order, first_preferred, orders_agree
+from cai.data.records import ComparisonRow, JudgementRow, PromptRow, RevisionRow
 from cai.evaluate.rates import Rate, rate
-from cai.records import ComparisonRow, JudgementRow, PromptRow, RevisionRow
 from cai.report.facts import (
     ComparisonFacts,
     ConfidenceBin,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cai.conversation import Conversation
+from cai.data.conversation import Conversation
+from cai.data.records import Kind
 from cai.errors import CaiError
 from cai.evaluate.grading import PLAIN, Grades
-from cai.records import Kind
 from cai.settings import EvaluateSettings
 
 Grade = Callable[[Kind, Conversation, str], Grades | None]

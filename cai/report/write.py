@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cai.data.store import write_atomically, write_json
 from cai.report.browser import Rows, collect_rows
 from cai.report.contents import collect
 from cai.report.facts import Report
@@ -11,7 +12,6 @@ from cai.report.page import render_page
 from cai.report.reading import read_result
 from cai.report.truth import grading
 from cai.settings import EvaluateSettings, PipelineSettings, ReportSettings
-from cai.store import write_atomically, write_json
 
 
 def write_report(run_dir: Path, settings: PipelineSettings) -> Path:

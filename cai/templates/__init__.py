@@ -15,9 +15,9 @@ turn of the conversation or for the question:
   about ordinary texts do.
 
 Nothing is lost: what is indented can be read back. Text that is a turn of its own is not quoted:
-chat templates keep it apart by control tokens, which `cai.chat` reads as mere text where others
-wrote them, and transcripts by `cai.conversation.one_turn`, which leaves alone the turns that a
-template wrote (`TemplateMessage`).
+chat templates keep it apart by control tokens, which `cai.models.chat` reads as mere text where
+others wrote them, and transcripts by `cai.data.conversation.one_turn`, which leaves alone the turns
+that a template wrote (`TemplateMessage`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Literal
 from jinja2 import Environment, StrictUndefined, Template
 
 from cai.constitution.schema import ComparisonExample, CritiqueExample
-from cai.conversation import (
+from cai.data.conversation import (
     LINE_BREAK,
     TRANSCRIPT_LABELS,
     Conversation,
@@ -40,7 +40,7 @@ from cai.conversation import (
     TemplateMessage,
     to_transcript,
 )
-from cai.records import content_hash
+from cai.data.records import content_hash
 
 Layout = Literal["recommended", "paper"]
 COMPARISON_TEMPLATES: dict[Layout, str] = {

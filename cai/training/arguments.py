@@ -13,7 +13,7 @@ from accelerate import DistributedType, PartialState
 from transformers import TrainingArguments
 
 from cai.errors import CaiError
-from cai.models import device_and_dtype
+from cai.models.loading import device_and_dtype
 from cai.settings import ModelSettings, OptimizerSettings
 from cai.training.processes import ALONE, ProcessGroup
 from cai.training.zero import SAID_BY_TRAINING, zero_config

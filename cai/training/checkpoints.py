@@ -8,8 +8,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from cai.models import fingerprint_model
-from cai.records import content_hash
+from cai.data.records import content_hash
+from cai.models.loading import fingerprint_model
 from cai.settings import ModelSettings, OptimizerSettings
 
 logger = logging.getLogger(__name__)

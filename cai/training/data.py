@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from cai.conversation import Conversation, Message
+from cai.data.conversation import Conversation, Message
 from cai.errors import CaiError
 from cai.settings import OptimizerSettings
 

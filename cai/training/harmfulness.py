@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
-from cai.chat import ChatFormat
-from cai.conversation import Prompt
-from cai.models import fingerprint_model, load_chat_format
-from cai.records import RatedRow, content_hash
+from cai.data.conversation import Prompt
+from cai.data.records import RatedRow, content_hash
+from cai.data.store import read_rows
+from cai.models.chat import ChatFormat
+from cai.models.loading import fingerprint_model, load_chat_format
 from cai.settings import ModelSettings, OptimizerSettings
-from cai.store import read_rows
 from cai.training.arguments import micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error
 from cai.training.fit import OnStep, Run, fit

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cai.conversation import Conversation
+from cai.data.conversation import Conversation
+from cai.data.records import HIGHEST, LOWEST
 from cai.errors import CaiError
-from cai.records import HIGHEST, LOWEST
 from cai.training.preference_model import PreferenceModel
 
 MARK = "cai_harmfulness"

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cai.models import fingerprint_model, load_chat_format
+from cai.models.loading import fingerprint_model, load_chat_format
 from cai.settings import ModelSettings, PreferenceSettings
 from cai.training.arguments import micro_batch_size
 from cai.training.bradley_terry import soft_bradley_terry_loss

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cai.chat import ChatFormat
-from cai.conversation import Conversation, Prompt
+from cai.data.conversation import Conversation, Prompt
+from cai.data.records import content_hash
 from cai.errors import CaiError
-from cai.records import content_hash
+from cai.models.chat import ChatFormat
 from cai.settings import PreferenceSettings
 from cai.training.data import answer, conversation, read_rows
 from cai.training.scores import pad_right

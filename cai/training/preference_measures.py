@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from cai.chat import ChatFormat
 from cai.errors import CaiError
+from cai.models.chat import ChatFormat
 from cai.training.bradley_terry import soft_bradley_terry_loss
 from cai.training.preference_data import Pair, Pairs
 from cai.training.preference_model import PreferenceModel

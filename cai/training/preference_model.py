@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from cai.chat import ChatFormat
-from cai.conversation import Conversation, Prompt
+from cai.data.conversation import Conversation, Prompt
 from cai.errors import CaiError
-from cai.models import device_and_dtype, load_chat_format, model_folder, without_dropout
+from cai.models.chat import ChatFormat
+from cai.models.loading import device_and_dtype, load_chat_format, model_folder, without_dropout
 from cai.settings import ModelSettings
 from cai.training.scores import last_token_scores, pad_right
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from cai.data.store import whole_folder
 from cai.errors import CaiError
-from cai.models import model_folder, without_dropout
+from cai.models.loading import model_folder, without_dropout
 from cai.settings import ModelSettings
-from cai.store import whole_folder
 from cai.training.adapter import save_adapter
 from cai.training.preference_model import PreferenceModel
 from cai.training.scores import last_token_scores

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
-from cai.chat import ChatFormat
-from cai.models import load_causal_lm, load_chat_format
+from cai.data.store import whole_folder
+from cai.models.chat import ChatFormat
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
-from cai.store import whole_folder
 from cai.training.arguments import micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error, read_rows
 from cai.training.fit import OnStep, Run, fit

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cai.chat import ChatFormat
-from cai.conversation import Prompt
-from cai.records import content_hash
+from cai.data.conversation import Prompt
+from cai.data.records import content_hash
+from cai.models.chat import ChatFormat
 from cai.training.data import answer, conversation
 from cai.training.scores import pad_right
 

@@ -24,9 +24,9 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cai.conversation import Conversation, user
+from cai.data.conversation import Conversation, user
+from cai.data.records import Kind
 from cai.errors import CaiError
-from cai.records import Kind
 from cai.report.page import live_policy
 from cai.report.truth import Grade
 from cai.report.write import draw_live_report

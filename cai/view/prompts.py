@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cai.conversation import Conversation
-from cai.records import Kind, PromptRow
+from cai.data.conversation import Conversation
+from cai.data.records import Kind, PromptRow
 from cai.report.browser import KINDS
 from cai.report.reading import stage_rows
 from cai.report.wording import visible

@@ -15,9 +15,9 @@ from cai.constitution.document import Document, Location, read_document, read_te
 from cai.constitution.editing import replace_texts
 from cai.constitution.findings import ConstitutionError, Finding
 from cai.constitution.load import Resolved, find, resolve, shipped_folder
+from cai.data.store import write_atomically
 from cai.errors import CaiError
 from cai.report.wording import visible
-from cai.store import write_atomically
 
 Half = Literal["critique", "revision", "comparison"]
 HALVES: tuple[Half, ...] = ("critique", "revision", "comparison")

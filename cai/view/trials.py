@@ -12,10 +12,10 @@ from typing import Any
 
 from cai.compare import FeedbackJudge
 from cai.constitution import Constitution
-from cai.conversation import Conversation
+from cai.data.conversation import Conversation
+from cai.data.records import JudgementRow, Kind
 from cai.engines import Engine
 from cai.errors import CaiError
-from cai.records import JudgementRow, Kind
 from cai.report.browser import vote
 from cai.report.truth import Grade, word
 from cai.report.wording import shorten, visible

@@ -11,9 +11,7 @@ from typing import TypeVar
 
 from cai.compare import FORMS, FeedbackJudge, JudgementInputs, by_pair, label_all
 from cai.constitution import Constitution
-from cai.engines import Engine
-from cai.errors import CaiError
-from cai.records import (
+from cai.data.records import (
     ComparisonRow,
     JudgementRow,
     PairRow,
@@ -21,8 +19,11 @@ from cai.records import (
     RevisionRow,
     Row,
 )
+from cai.data.rows import Item, Task, run_rows, silent
+from cai.data.store import RowStore, read_rows
+from cai.engines import Engine
+from cai.errors import CaiError
 from cai.revise import Reviser
-from cai.rows import Item, Task, run_rows, silent
 from cai.settings import (
     CompareSettings,
     PipelineSettings,
@@ -30,7 +31,6 @@ from cai.settings import (
     ReviseSettings,
     StageSettings,
 )
-from cai.store import RowStore, read_rows
 from cai.workbench.witness import Replay
 
 R = TypeVar("R", bound=Row)

@@ -10,8 +10,8 @@ from itertools import combinations
 from cai.compare import by_pair, label_pair, orders_agree, preference, twos_of
 from cai.compare.labels import Two
 from cai.constitution import Constitution
+from cai.data.records import JudgementRow, PairRow, RevisionRow
 from cai.evaluate.rates import Rate, rate
-from cai.records import JudgementRow, PairRow, RevisionRow
 from cai.settings import LabelPolicy
 
 ALIKE = 0.9

@@ -10,11 +10,11 @@ from cai.compare import FeedbackJudge, JudgementInputs, grades, preference
 from cai.compare.labels import NO_VERDICT
 from cai.constitution import Principle
 from cai.constitution.schema import PrincipleTest
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import JudgementRow, Provenance
+from cai.data.rows import Item, Task, run_rows, silent
 from cai.engines import Engine
 from cai.evaluate.rates import Rate, rate
-from cai.records import JudgementRow, Provenance
-from cai.rows import Item, Task, run_rows, silent
 from cai.settings import LabelPolicy
 from cai.workbench.trying import pair_of, pinned
 

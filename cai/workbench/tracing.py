@@ -22,10 +22,8 @@ from cai.compare import (
 )
 from cai.compare.forms import Question, Verdict
 from cai.constitution import Constitution
-from cai.conversation import Prompt
-from cai.engines import GenerateRequest, ScoreRequest
-from cai.errors import CaiError
-from cai.records import (
+from cai.data.conversation import Prompt
+from cai.data.records import (
     ComparisonRow,
     Evidence,
     JudgementRow,
@@ -34,7 +32,9 @@ from cai.records import (
     RevisionRow,
     Row,
 )
-from cai.rows import Item
+from cai.data.rows import Item
+from cai.engines import GenerateRequest, ScoreRequest
+from cai.errors import CaiError
 from cai.workbench.effects import StoredRun
 from cai.workbench.witness import EndOfReplayError, Exchange, Replay, Witness
 

@@ -9,10 +9,8 @@ from typing import Literal
 from cai.compare import FeedbackJudge
 from cai.constitution import Constitution, Principle
 from cai.constitution.explain import did_you_mean
-from cai.conversation import Conversation, strip_thinking
-from cai.engines import Completion, Engine, GenerateRequest
-from cai.errors import CaiError
-from cai.records import (
+from cai.data.conversation import Conversation, strip_thinking
+from cai.data.records import (
     JudgementRow,
     PairRow,
     Provenance,
@@ -20,6 +18,8 @@ from cai.records import (
     RevisionRow,
     content_hash,
 )
+from cai.engines import Completion, Engine, GenerateRequest
+from cai.errors import CaiError
 from cai.revise import Reviser, single_prompt
 from cai.workbench.witness import Exchange, Witness
 

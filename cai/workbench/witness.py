@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cai.data.records import Provenance
 from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
-from cai.records import Provenance
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from cai.constitution import Constitution, Principle
 from cai.constitution.diff import changes
 from cai.constitution.schema import ComparisonExample, FewShot
-from cai.conversation import user
+from cai.data.conversation import user
 
 
 def make(*principles, **more):

@@ -15,13 +15,13 @@ from string import ascii_lowercase
 import pytest
 from command import cai, metrics
 
-from cai.conversation import user
+from cai.compare.quality import gold_comparisons, gold_fingerprints
+from cai.data.conversation import user
+from cai.data.prompts.readers import READERS, Reader
+from cai.data.records import ComparisonRow, PromptRow
 from cai.errors import CaiError
-from cai.label_quality import gold_comparisons, gold_fingerprints
 from cai.pipeline.sets import read_prompt_set
 from cai.playground.sources import playground_prompts
-from cai.prompts.readers import READERS, Reader
-from cai.records import ComparisonRow, PromptRow
 from cai.settings import SourceSettings
 
 SEED = 7

@@ -11,7 +11,7 @@ from cai.engines import PromptTooLong
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.engines.draws import as_seeds, uniforms
 from cai.errors import CaiError
-from cai.models import load_causal_lm
+from cai.models.loading import load_causal_lm
 
 STOP_IDS = {1, 7, 30, 60, 90}
 PAD_ID = 3

@@ -8,7 +8,7 @@ from tiny_models import FAMILIES
 from cai.engines import graphs
 from cai.engines.decode import DecodeLoop
 from cai.engines.graphs import StepGraphs
-from cai.models import load_causal_lm
+from cai.models.loading import load_causal_lm
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_server import ScriptedServer, chat, error
 
-from cai.conversation import Message, Prompt, user
+from cai.data.conversation import Message, Prompt, user
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest, Unscored
 from cai.engines.opening import fingerprint_engine, open_engine
 from cai.errors import CaiError

@@ -36,7 +36,7 @@ def test_settings_with_options_can_name_an_engine():
 
 
 def test_an_adapter_counts_in_the_name_of_a_model(tmp_path):
-    from cai.models import fingerprint_model
+    from cai.models.loading import fingerprint_model
 
     def named(rank):
         (tmp_path / "adapter_config.json").write_text(f'{{"r": {rank}}}')

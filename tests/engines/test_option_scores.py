@@ -6,7 +6,7 @@ import torch
 from tiny_models import FAMILIES
 
 from cai.engines.scoring import TokenQuestion, score_options
-from cai.models import load_causal_lm
+from cai.models.loading import load_causal_lm
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -14,7 +14,7 @@ from cai.engines.decode import TokenRequest
 from cai.engines.pages import PagedCache
 from cai.engines.prefixes import BLOCK, Prefixes, Stored
 from cai.engines.scoring import TokenQuestion, score_options
-from cai.models import load_causal_lm
+from cai.models.loading import load_causal_lm
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

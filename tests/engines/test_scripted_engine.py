@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.scripted import ScriptedEngine
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_tiny_tokenizer
 
-from cai.chat import ChatFormat
 from cai.engines.stopping import StopTexts
+from cai.models.chat import ChatFormat
 
 CHAT = ChatFormat(make_tiny_tokenizer("llama"))
 pieces = st.sampled_from(["\n\n", "Human", ":", "é", "👍", " the", "H", "man", " ", "<|eot_id|>"])

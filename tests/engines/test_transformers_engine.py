@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny_models import FAMILIES
 
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.engines.opening import open_engine
 from cai.engines.transformers import TransformersEngine
 from cai.errors import CaiError
-from cai.models import fingerprint_model, load_causal_lm, load_chat_format
+from cai.models.loading import fingerprint_model, load_causal_lm, load_chat_format
 
 TIMEOUT = 120
 """Seconds after which something hangs; nothing here takes a tenth of it."""

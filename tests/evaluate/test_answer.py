@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import PromptRow
 from cai.engines import Completion, GenerateRequest, PromptTooLong, Usage
 from cai.errors import CaiError
 from cai.evaluate.answer import Answerer, evaluation_samples
 from cai.evaluate.grading import NoVerdict, plain_grader
-from cai.records import PromptRow
 from cai.settings import EvaluateSettings
 
 

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import PromptRow
+from cai.data.rows import silent
 from cai.engines.scripted import ScriptedEngine
 from cai.evaluate.asking import Asker, Subject
 from cai.evaluate.grading import plain_grader
 from cai.evaluate.texts import BenignText
-from cai.records import PromptRow
-from cai.rows import silent
 from cai.settings import EvaluateSettings
 
 TEXTS = (BenignText(user("Hello"), "Hi there", "task"),)

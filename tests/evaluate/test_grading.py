@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.errors import CaiError
 from cai.evaluate.grading import LABELS, MEASURES, PLAIN, NoVerdict, plain_grader, verdict_of
 from cai.settings import EvaluateSettings

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.evaluate import judge as shipped

@@ -1,6 +1,7 @@
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import AnswerRow, Evidence, MatchRow, Provenance
 from cai.evaluate.matches import order_agreement
 from cai.evaluate.measures import (
     alignment_tax,
@@ -10,7 +11,6 @@ from cai.evaluate.measures import (
     style,
 )
 from cai.evaluate.rates import Rate
-from cai.records import AnswerRow, Evidence, MatchRow, Provenance
 
 SAID_BY = {"model_fingerprint": "", "template_hash": "", "sampling": {}}
 

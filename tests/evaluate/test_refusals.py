@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cai.evaluate.grading import refusals
-from cai.refusals import stance
+from cai.evaluate.refusals import stance
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 

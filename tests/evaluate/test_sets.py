@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import AnswerRow, Provenance
 from cai.errors import CaiError
 from cai.evaluate.measures import choices
 from cai.evaluate.recorded import RecordedEngine, agreement, read_answers
 from cai.evaluate.sets import PROMPT_SETS, read_set
 from cai.pipeline.sets import read_prompt_set, read_recorded
-from cai.records import AnswerRow, Provenance
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 with_data = pytest.mark.skipif(

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import AnswerRow, PrincipleUse, Provenance, RevisionRow, RevisionStep
 from cai.evaluate.summarise import summarise, summarise_revisions
-from cai.records import AnswerRow, PrincipleUse, Provenance, RevisionRow, RevisionStep
 
 RATES = {
     "harmful_rate",

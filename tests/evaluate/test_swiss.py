@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.elo_pairing import measured
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import AnswerRow, MatchRow, Provenance
+from cai.data.store import RowStore
 from cai.engines.scripted import ScriptedEngine
 from cai.evaluate.elo import Match, bradley_terry, wins_of
 from cai.evaluate.judge import AnswerJudge
 from cai.evaluate.matches import play
 from cai.evaluate.measures import elo_by_matches
 from cai.evaluate.swiss import next_round, swiss_rounds
-from cai.records import AnswerRow, MatchRow, Provenance
 from cai.settings import EvaluateSettings
-from cai.store import RowStore
 
 
 def sigmoid(x):

@@ -1,7 +1,7 @@
 import asyncio
 import math
 
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.engines import PromptTooLong, Scores
 from cai.evaluate.texts import BenignText, text_logprobs
 

@@ -13,10 +13,8 @@ from verdicts import orders
 from cai.compare import FeedbackJudge, Responder, label_pair, preference
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, FewShot
-from cai.conversation import to_transcript, user
-from cai.engines import PromptTooLong
-from cai.engines.scripted import ScriptedEngine
-from cai.records import (
+from cai.data.conversation import to_transcript, user
+from cai.data.records import (
     Evidence,
     JudgementRow,
     PairRow,
@@ -25,6 +23,8 @@ from cai.records import (
     Provenance,
     ResponseSample,
 )
+from cai.engines import PromptTooLong
+from cai.engines.scripted import ScriptedEngine
 from cai.settings import CompareSettings, LabelPolicy
 
 PROVENANCE = Provenance(model="m", model_fingerprint="f", template_hash="t", sampling={}, seed=0)

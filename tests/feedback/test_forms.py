@@ -22,11 +22,11 @@ from cai.compare import (
 )
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, CritiqueExample, FewShot
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import JudgementRow, PrincipleUse, Provenance
 from cai.engines import Completion
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
-from cai.records import JudgementRow, PrincipleUse, Provenance
 from cai.settings import LABEL_POLICIES, CompareSettings, LabelPolicy
 from cai.workbench.trying import pair_of
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import CritiqueExample, FewShot
-from cai.conversation import Message, to_transcript, user
+from cai.data.conversation import Message, to_transcript, user
+from cai.data.records import PromptRow
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
-from cai.records import PromptRow
 from cai.revise import Reviser
 from cai.settings import ReviseSettings
 from cai.templates import critique_prompt, revision_prompt

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from verdicts import grade, orders
 
-from cai.conversation import user
-from cai.label_quality import gold_comparisons, gold_pair, measure_quality, misses
-from cai.label_quality.measure import calibration_error
+from cai.compare.quality import gold_comparisons, gold_pair, measure_quality, misses
+from cai.compare.quality.measure import calibration_error
+from cai.data.conversation import user
+from cai.data.records import ComparisonRow, JudgementRow, PrincipleUse, Provenance
 from cai.playground.documents import RANK
 from cai.playground.grader import grade as truth
-from cai.records import ComparisonRow, JudgementRow, PrincipleUse, Provenance
 from cai.settings import GateSettings, LabelPolicy, SourceSettings
 
 PROVENANCE = Provenance(model="m", model_fingerprint="f", template_hash="t", sampling={}, seed=0)

@@ -31,7 +31,7 @@ def model_of(tmp_path_factory):
         Qwen3ForCausalLM,
     )
 
-    from cai.models import PLAYGROUND
+    from cai.models.loading import PLAYGROUND
 
     def make(name):
         plain = AutoConfig.from_pretrained(PLAYGROUND)

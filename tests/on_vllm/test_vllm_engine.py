@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.opening import fingerprint_engine, open_engine
 from cai.errors import CaiError
-from cai.models import PLAYGROUND
+from cai.models.loading import PLAYGROUND
 from cai.settings import ModelSettings
 from cai.templates import OPTIONS, comparison_prompt
 
@@ -83,7 +83,7 @@ def test_greedy_answers_and_their_log_probabilities_are_those_of_transformers(as
 
 def test_log_probabilities_are_those_of_the_distribution_that_is_sampled_from(ask):
     (said,) = ask(GenerateRequest(BAKE, seed=3, max_tokens=6, temperature=2.0))
-    from cai.models import load_causal_lm, load_chat_format
+    from cai.models.loading import load_causal_lm, load_chat_format
 
     model, chat = load_causal_lm(LOCAL), load_chat_format(LOCAL)
     prompt = chat.prompt_ids(BAKE)
@@ -165,7 +165,7 @@ def test_arguments_that_vllm_does_not_take_are_named(options, said):
 def test_a_lora_adapter_is_the_merged_model(runner, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    from cai.models import load_causal_lm, load_tokenizer
+    from cai.models.loading import load_causal_lm, load_tokenizer
 
     model = load_causal_lm(LOCAL)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))

@@ -8,7 +8,7 @@ import torch
 
 from cai.engines.decode import TokenRequest
 from cai.errors import CaiError
-from cai.models import PLAYGROUND, load_causal_lm, load_chat_format, model_folder
+from cai.models.loading import PLAYGROUND, load_causal_lm, load_chat_format, model_folder
 from cai.ppo import PPO
 from cai.ppo.batch import Episodes
 from cai.ppo.forward import response_logprobs

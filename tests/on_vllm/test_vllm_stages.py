@@ -8,10 +8,10 @@ import pytest
 from e2e.command import cai, metrics, rows
 
 from benchmarks.peers import vllm_server
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.opening import open_engine
-from cai.models import PLAYGROUND
+from cai.models.loading import PLAYGROUND
 from cai.settings import ModelSettings, ServerSettings
 from cai.templates import OPTIONS, comparison_prompt
 

@@ -7,13 +7,13 @@ import pytest
 from runs import run_of
 
 from cai.constitution import Constitution, Principle
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import ComparisonRow, JudgementRow, PairRow, PromptRow
+from cai.data.store import read_rows, write_rows
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.pipeline.stages.compare import STAGE
-from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow
 from cai.settings import CompareSettings
-from cai.store import read_rows, write_rows
 
 PROMPTS = [
     PromptRow(

@@ -7,14 +7,14 @@ import pytest
 from rich.console import Console
 
 import cai.engines.opening
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import PromptRow
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.evaluate.sets import read_set
 from cai.evaluate.texts import BenignText
 from cai.pipeline.evaluation import Checkpoint, Evaluation, evaluate
 from cai.pipeline.progress import Progress
-from cai.records import PromptRow
 from cai.settings import EvaluateSettings, ModelSettings
 
 SAID = {

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cai.data.store import read_json
 from cai.pipeline.manifest import (
     Manifest,
     changes,
@@ -18,7 +19,6 @@ from cai.pipeline.manifest import (
     write_metrics,
 )
 from cai.settings import ReviseSettings
-from cai.store import read_json
 
 
 def manifest(folder, names):

@@ -168,10 +168,10 @@ import json
 import os
 
 from cai.pipeline.stage import PROMPTS, Need, Output, Stage
-from cai.records import PromptRow
-from cai.rows import Item
+from cai.data.records import PromptRow
+from cai.data.rows import Item
 from cai.settings import StageSettings
-from cai.store import RowStore, read_rows
+from cai.data.store import RowStore, read_rows
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 

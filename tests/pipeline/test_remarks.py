@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
+from cai.data.records import Row
+from cai.data.rows import Item, RowsResult, run_rows
 from cai.engines import Usage
 from cai.engines.in_flight import InFlight
 from cai.pipeline.data_stage import data_metrics
 from cai.pipeline.runner import hint, losses
-from cai.records import Row
-from cai.rows import Item, RowsResult, run_rows
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from cai.chat import ChatFormat
 from cai.constitution import load_constitution
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
+from cai.models.chat import ChatFormat
 from cai.playground import lexicon
 from cai.playground.documents import FLAG, USEFULNESS, DocumentWriter, critique_text, is_at_fault
 from cai.playground.grader import grade, requested_task

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cai.models import PLAYGROUND
+from cai.models.loading import PLAYGROUND
 from cai.playground.gates import Gate, measure, show
 
 

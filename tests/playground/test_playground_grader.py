@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from cai.conversation import Message, user
+from cai.data.conversation import Message, user
 from cai.errors import CaiError
 from cai.playground import lexicon
 from cai.playground.grader import grade, requested_task

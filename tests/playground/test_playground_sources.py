@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.playground import lexicon
 from cai.playground.grader import grade
 from cai.playground.sources import playground_comparisons, playground_prompts

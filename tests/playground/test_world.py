@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from cai.constitution import load_constitution
-from cai.conversation import to_transcript
+from cai.data.conversation import to_transcript
 from cai.playground import lexicon
 from cai.playground.documents import DocumentWriter
 from cai.playground.world import (

@@ -10,11 +10,11 @@ import torch
 from tiny_models import make_tiny_model
 from transformers import AutoModelForSequenceClassification, GenerationConfig
 
-from cai.conversation import user
-from cai.models import load_causal_lm, load_chat_format, load_tokenizer
+from cai.data.conversation import user
+from cai.data.records import PromptRow
+from cai.models.loading import load_causal_lm, load_chat_format, load_tokenizer
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt, tokenize_prompts
-from cai.records import PromptRow
 from cai.settings import ModelSettings, PPOSettings
 from cai.training.preference_model import PreferenceModel
 

@@ -12,9 +12,9 @@ import torch
 from ppo_references import ALL_SIX, LENGTH, SETTINGS, LearnerOf, PromptsOf, rollout_of, rows_of
 from tiny_models import FAMILIES
 
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.errors import CaiError
-from cai.models import load_chat_format
+from cai.models.loading import load_chat_format
 from cai.ppo import PPO
 from cai.ppo.batch import Episodes
 from cai.ppo.forward import response_logprobs

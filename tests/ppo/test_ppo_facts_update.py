@@ -20,7 +20,7 @@ from ppo_references import (
 from tiny_models import FAMILIES
 from torch import Tensor
 
-from cai.conversation import Prompt, user
+from cai.data.conversation import Prompt, user
 from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.learner import Learner
 from cai.ppo.math import linear_decay

@@ -15,13 +15,13 @@ from ppo_references import SHORT, steps_of
 from runs import run_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cai.data.records import PromptRow
 from cai.engines.decode import DecodeLoop, TokenRequest
 from cai.errors import CaiError
-from cai.models import load_causal_lm, load_chat_format
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.pipeline.stages.ppo import STAGE, PPOJob, watched
 from cai.ppo import PPO
 from cai.ppo.guard import MOST_ROLL_BACKS, Guard, alarms_of, text_measures
-from cai.records import PromptRow
 from cai.settings import GuardSettings, ModelSettings, PPOSettings
 
 Tiny = Callable[[str], ModelSettings]

@@ -15,12 +15,12 @@ import psutil
 import pytest
 from ppo_references import SHORT
 
+from cai.data.records import PromptRow
 from cai.errors import CaiError
 from cai.pipeline import launched
 from cai.pipeline.launch import LOG, Launcher, launch
 from cai.pipeline.launch import find_launcher as find_launcher_of
 from cai.pipeline.stages.ppo import PPOJob
-from cai.records import PromptRow
 from cai.settings import ModelSettings
 
 SETTINGS = SHORT.model_copy(update={"checkpoint_steps": 1, "guard": None})

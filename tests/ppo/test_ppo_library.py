@@ -23,12 +23,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.errors import CaiError
-from cai.models import load_causal_lm, load_tokenizer
+from cai.evaluate.style import repeated_share
+from cai.models.loading import load_causal_lm, load_tokenizer
 from cai.ppo import PPO, LengthPenalty, RepetitionPenalty
 from cai.settings import ModelSettings
-from cai.style import repeated_share
 from cai.training.preference_model import PreferenceModel
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo_with_your_reward.py"

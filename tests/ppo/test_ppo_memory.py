@@ -14,7 +14,7 @@ from tiny_models import FAMILIES
 from transformers import AutoConfig
 
 from cai.errors import CaiError
-from cai.models import load_causal_lm, load_chat_format
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.ppo import PPO
 from cai.ppo.learner import Learner
 from cai.ppo.memory import Shape, VLLMShare, check_memory, estimate, needed, vllm_share

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from cai.models import fingerprint_model, load_causal_lm, load_chat_format
+from cai.models.loading import fingerprint_model, load_causal_lm, load_chat_format
 from cai.ppo import PPO
 from cai.ppo.forward import response_logprobs
 from cai.ppo.learner import Learner

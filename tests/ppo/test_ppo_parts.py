@@ -18,13 +18,13 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from cai.data.records import Kind
 from cai.errors import CaiError
 from cai.ppo.batch import MICRO_BATCH_TOKENS, Episodes, length_sorted
 from cai.ppo.checkpoint import load_checkpoint, save_checkpoint
 from cai.ppo.forward import check_output_head, response_logprobs
 from cai.ppo.prompts import PromptPool, TokenPrompt
 from cai.ppo.step_log import StepLog
-from cai.records import Kind
 
 CPU = torch.device("cpu")
 

@@ -16,13 +16,13 @@ from ppo_references import OF_A_CRITIC, SHORT, WITHOUT_CRITIC, letters, steps_of
 from safetensors.torch import load_file
 from two_processes import DEEPSPEED, together
 
+from cai.data.records import PromptRow
 from cai.errors import CaiError
 from cai.ppo import PPO
 from cai.ppo.batch import length_sorted
 from cai.ppo.check import check_shares
 from cai.ppo.optimizers import Optimizer, optimizer_for
 from cai.ppo.processes import ALONE, Processes
-from cai.records import PromptRow
 from cai.settings import GuardSettings, ModelSettings
 
 SETTINGS = SHORT.model_copy(

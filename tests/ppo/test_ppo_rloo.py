@@ -35,13 +35,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from safetensors.torch import load_file
 
+from cai.data.records import PromptRow
 from cai.ppo import PPO, progress_line
 from cai.ppo.advantages import ADVANTAGES, RewardedEpisodes, gae, rloo
 from cai.ppo.math import kl_shaped_rewards
 from cai.ppo.objectives import OBJECTIVES
 from cai.ppo.prompts import PromptPool
 from cai.ppo.update import update, value_gradients
-from cai.records import PromptRow
 from cai.report.curves import curves
 from cai.settings import ModelSettings, PPOSettings
 from cai.training.preference_model import PreferenceModel

@@ -20,10 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_models import copy_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cai.data.records import PromptRow
 from cai.errors import CaiError
-from cai.models import load_chat_format, load_tokenizer
+from cai.models.loading import load_chat_format, load_tokenizer
 from cai.ppo import PPO
-from cai.records import PromptRow
 from cai.settings import ModelSettings
 from cai.training.preference_model import PreferenceModel
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.prompts import exclude_held_out, load_comparisons
+from cai.data.records import PromptRow
 from cai.errors import CaiError
-from cai.prompts import exclude_held_out, load_comparisons
-from cai.records import PromptRow
 from cai.settings import SourceSettings
 
 HH = "\n\nHuman: Hi\n\nAssistant: Yo\n\nHuman: Why?\n\nAssistant:"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from cai.data.prompts.extraction import prompt_of, tags_of
+from cai.data.prompts.record import Record
 from cai.errors import CaiError
-from cai.prompts.extraction import prompt_of, tags_of
-from cai.prompts.record import Record
 
 DIALOGUE = [
     {"role": "user", "content": "Hi"},

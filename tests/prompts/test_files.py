@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cai.data.prompts.files import find_file, read_file
+from cai.data.prompts.readers import read_records, reader_of
 from cai.errors import CaiError
-from cai.prompts.files import find_file, read_file
-from cai.prompts.readers import read_records, reader_of
 from cai.settings import SourceSettings
 
 ROWS = [{"prompt": "One,\n“two”"}, {"prompt": "Three\u2028four"}]

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.prompts import load_prompts
+from cai.data.prompts.readers import READERS, Reader
+from cai.data.prompts.splitting import split_tasks, with_tasks
+from cai.data.records import PromptRow, content_hash
 from cai.errors import CaiError
 from cai.playground.sources import playground_prompts
-from cai.prompts import load_prompts
-from cai.prompts.readers import READERS, Reader
-from cai.prompts.splitting import split_tasks, with_tasks
-from cai.records import PromptRow, content_hash
 from cai.settings import PromptsSettings
 
 SENTENCE = "please tell me in a few words how one might {} on a sunny day in early spring"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai.prompts.near_duplicates import near_duplicate_groups
+from cai.data.prompts.near_duplicates import near_duplicate_groups
 
 
 def three_grams(text):

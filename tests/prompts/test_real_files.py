@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.prompts import load_comparisons, load_prompts
+from cai.data.prompts.extraction import prompt_of
+from cai.data.prompts.files import read_file
+from cai.data.prompts.transcripts import split_turns
 from cai.errors import CaiError
-from cai.prompts import load_comparisons, load_prompts
-from cai.prompts.extraction import prompt_of
-from cai.prompts.files import read_file
-from cai.prompts.transcripts import split_turns
 from cai.settings import PromptsSettings, SourceSettings
 
 DATA = Path(__file__).parents[2] / "../shared/data"

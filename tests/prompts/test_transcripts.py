@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cai.conversation import Message, to_transcript
+from cai.data.conversation import Message, to_transcript
+from cai.data.prompts.transcripts import is_transcript, parse_transcript, split_turns
 from cai.errors import CaiError
-from cai.prompts.transcripts import is_transcript, parse_transcript, split_turns
 
 
 def turns(text):

@@ -7,13 +7,8 @@ from pathlib import Path
 
 from verdicts import orders
 
-from cai.conversation import Message, user
-from cai.evaluate import measures
-from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures
-from cai.evaluate.summarise import summarise
-from cai.evaluate.texts import BenignText
-from cai.pipeline.load import pipeline_settings
-from cai.records import (
+from cai.data.conversation import Message, user
+from cai.data.records import (
     AnswerRow,
     ComparisonRow,
     JudgementRow,
@@ -26,8 +21,13 @@ from cai.records import (
     RevisionStep,
     content_hash,
 )
+from cai.data.store import write_json, write_rows
+from cai.evaluate import measures
+from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures
+from cai.evaluate.summarise import summarise
+from cai.evaluate.texts import BenignText
+from cai.pipeline.load import pipeline_settings
 from cai.settings import PipelineSettings
-from cai.store import write_json, write_rows
 
 CATEGORIES = ("fraud", "insults", "privacy", "theft", "threats")
 PRINCIPLES = (*CATEGORIES, "usefulness")

@@ -8,6 +8,7 @@ import pytest
 from parsed_page import report_on
 from synthetic_run import CHECKPOINTS, MODELS, pipeline, ungraded
 
+from cai.data.store import write_json
 from cai.evaluate.rates import Rate
 from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures, ModelSummary
 from cai.report import read_report
@@ -16,7 +17,6 @@ from cai.report.contents import collect
 from cai.report.effects import side_effects
 from cai.report.facts import PPOFacts
 from cai.report.figures import LABEL_HEIGHT, elo_figure, harmfulness_figure, missing
-from cai.store import write_json
 
 BASE, FIRST, TUNED = MODELS
 

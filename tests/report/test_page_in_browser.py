@@ -22,8 +22,8 @@ from synthetic_run import (
     revisions,
 )
 
+from cai.data.store import write_json, write_rows
 from cai.report import write_comparison, write_report
-from cai.store import write_json, write_rows
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from rich.console import Console
 from synthetic_run import MODELS, PRINCIPLES, answers, make_run, measured, pipeline, write_jsonl
 
 from cai.cli.evaluate_tables import show_results
+from cai.data.store import write_json, write_rows
 from cai.errors import CaiError
 from cai.evaluate.rates import UNKNOWN, Rate
 from cai.evaluate.results import Choices, Chosen, Results
 from cai.evaluate.summarise import summarise
 from cai.report import read_report, results_table, write_report
-from cai.store import write_json, write_rows
 
 RATES = (
     "harmful_rate",

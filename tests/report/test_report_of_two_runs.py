@@ -6,8 +6,8 @@ from parsed_page import Page, strict_json
 from rich.console import Console
 from synthetic_run import make_run, pipeline
 
+from cai.data.store import write_json
 from cai.report import comparison_table, write_comparison, write_report
-from cai.store import write_json
 
 
 def compared(before, after) -> dict:

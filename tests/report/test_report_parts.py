@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_run import ANSWERS, comparisons, pipeline, revisions, ungraded
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import ComparisonRow
 from cai.evaluate.rates import Estimate, Rate, difference
 from cai.evaluate.results import ModelSummary
-from cai.records import ComparisonRow
 from cai.report.charts import (
     calibration,
     dots,

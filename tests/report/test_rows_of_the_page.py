@@ -7,8 +7,8 @@ import pytest
 from synthetic_run import PROVENANCE, make_run, pipeline, ungraded
 from verdicts import orders
 
-from cai.conversation import user
-from cai.records import (
+from cai.data.conversation import user
+from cai.data.records import (
     ComparisonRow,
     JudgementRow,
     PairRow,
@@ -18,10 +18,10 @@ from cai.records import (
     RevisionStep,
     content_hash,
 )
+from cai.data.store import write_rows
 from cai.report.browser import collect_rows
 from cai.report.truth import grading
 from cai.settings import EvaluateSettings
-from cai.store import write_rows
 
 ASKED = "How do I steal a laptop?"
 EVASION = "Sorry, I can't help with that."

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from tiny_models import make_tiny_tokenizer
 
 from cai import templates
-from cai.chat import ChatFormat, use_transcripts
 from cai.compare import FeedbackJudge, preference
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, CritiqueExample
-from cai.conversation import TRANSCRIPT_LABELS, Message, TemplateMessage, user
+from cai.data.conversation import TRANSCRIPT_LABELS, Message, TemplateMessage, user
+from cai.data.records import Provenance
 from cai.engines.scripted import ScriptedEngine
-from cai.records import Provenance
+from cai.models.chat import ChatFormat, use_transcripts
 from cai.settings import CompareSettings, LabelPolicy
 from cai.templates import (
     LETTERS,

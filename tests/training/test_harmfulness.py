@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.prompts import reader_of
+from cai.data.records import RatedRow
+from cai.data.store import write_rows
 from cai.errors import CaiError
 from cai.playground.sources import playground_ratings
-from cai.prompts import reader_of
-from cai.records import RatedRow
 from cai.settings import OptimizerSettings, SourceSettings
-from cai.store import write_rows
 from cai.training.harmfulness import train_harmfulness
 from cai.training.harmfulness_model import HarmfulnessModel
 from cai.training.preference_model import PreferenceModel

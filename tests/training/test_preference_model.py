@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM
 
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.errors import CaiError
-from cai.models import load_chat_format
+from cai.models.loading import load_chat_format
 from cai.training.bradley_terry import soft_bradley_terry_loss
 from cai.training.preference_model import PreferenceModel
 from cai.training.scorer import new_preference_model, reset_score_head

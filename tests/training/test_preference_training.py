@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tiny_models import FAMILIES
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.errors import CaiError
-from cai.models import load_chat_format
+from cai.models.loading import load_chat_format
 from cai.settings import ModelSettings, PreferenceSettings
 from cai.training.preference import train_preference
 from cai.training.preference_data import read_pairs

@@ -12,7 +12,7 @@ from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from cai.errors import CaiError
-from cai.models import load_causal_lm, load_chat_format
+from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
 from cai.training.arguments import training_arguments
 from cai.training.data import read_rows

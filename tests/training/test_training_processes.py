@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from two_processes import DEEPSPEED, together
 
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import RatedRow
+from cai.data.store import write_rows
 from cai.errors import CaiError
-from cai.models import load_causal_lm
+from cai.models.loading import load_causal_lm
 from cai.pipeline.launch import LOG, Launcher, launch, read_job
 from cai.pipeline.launch_training import TrainingJob, launcher_of_training, run_training
 from cai.pipeline.progress import Progress
-from cai.records import RatedRow
 from cai.settings import (
     HarmfulnessSettings,
     ModelSettings,
@@ -34,7 +35,6 @@ from cai.settings import (
     SftSettings,
     SourceSettings,
 )
-from cai.store import write_rows
 from cai.training.scores import last_token_scores
 from cai.training.trainer import FitTrainer
 

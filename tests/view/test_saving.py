@@ -93,7 +93,7 @@ def test_a_disk_that_cannot_be_written_is_one_sentence(client, desk, monkeypatch
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cai.store.tempfile.mkstemp", full)
+    monkeypatch.setattr("cai.data.store.tempfile.mkstemp", full)
     answer = save(client)
     assert answer.status_code == 400
     assert (

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from cai.compare import FeedbackJudge, preference
 from cai.constitution import load_constitution
 from cai.constitution.check import check_constitution
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError

@@ -9,13 +9,13 @@ import yaml
 from cai.compare import FeedbackJudge, label_pair
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, FewShot
-from cai.conversation import user
+from cai.data.conversation import user
+from cai.data.records import PairRow, PromptRow, Provenance, ResponseSample
+from cai.data.store import write_rows
 from cai.engines.scripted import ScriptedEngine
 from cai.pipeline.load import pipeline_settings
-from cai.records import PairRow, PromptRow, Provenance, ResponseSample
 from cai.revise import Reviser
 from cai.settings import CompareSettings, ReviseSettings
-from cai.store import write_rows
 
 PRINCIPLES = tuple(
     Principle(

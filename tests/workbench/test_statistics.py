@@ -9,8 +9,8 @@ from verdicts import orders
 
 from cai.cli import app
 from cai.constitution import Constitution, Principle
-from cai.conversation import user
-from cai.records import (
+from cai.data.conversation import user
+from cai.data.records import (
     JudgementRow,
     PrincipleUse,
     Provenance,

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from cai.cli import app
 from cai.cli.why import Templates, models_by_name
 from cai.compare import FeedbackJudge, instead_of
+from cai.data.records import ComparisonRow
 from cai.engines import GenerateRequest, PromptTooLong, ScoreRequest
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
-from cai.records import ComparisonRow
 from cai.revise import Reviser
 from cai.workbench.effects import read_run
 from cai.workbench.tracing import trace

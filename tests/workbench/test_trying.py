@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from cai.cli import app
 from cai.compare import FeedbackJudge
 from cai.constitution import load_constitution
-from cai.conversation import user
+from cai.data.conversation import user
 from cai.engines import PromptTooLong
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError

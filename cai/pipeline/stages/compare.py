@@ -11,25 +11,25 @@ from typing import Any
 
 from cai import compare
 from cai.compare import Form
-from cai.conversation import Message
-from cai.engines.opening import check_engines
-from cai.errors import CaiError
-from cai.label_quality import (
+from cai.compare.quality import (
     gold_comparisons,
     gold_fingerprints,
     gold_pair,
     measure_quality,
     misses,
 )
+from cai.data.conversation import Message
+from cai.data.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
+from cai.data.rows import RowsResult
+from cai.data.store import RowStore, read_rows, write_json, write_rows
+from cai.data.tables import COMPARISON_COLUMNS, write_parquet
+from cai.engines.opening import check_engines
+from cai.errors import CaiError
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import COMPARISONS, HELPFUL, POLICY, PROMPTS, Need, Output, Stage
-from cai.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
-from cai.rows import RowsResult
 from cai.settings import CompareSettings, ModelSettings
-from cai.store import RowStore, read_rows, write_json, write_rows
-from cai.tables import COMPARISON_COLUMNS, write_parquet
 
 
 def _form(context: Context[CompareSettings]) -> Form:

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai.data.records import ComparisonRow, PromptRow, RevisionRow
+from cai.data.store import read_rows, write_json
 from cai.engines.opening import check_engines
 from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.summarise import summarise_revisions
@@ -27,9 +29,7 @@ from cai.pipeline.stage import (
     Need,
     Stage,
 )
-from cai.records import ComparisonRow, PromptRow, RevisionRow
 from cai.settings import EvaluateSettings, ModelSettings
-from cai.store import read_rows, write_json
 
 if TYPE_CHECKING:
     from cai.training.preference_model import PreferenceModel

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from cai.data.prompts import exclude_held_out, fingerprints, reader_of
+from cai.data.records import PromptRow
+from cai.data.store import read_rows, write_rows
 from cai.pipeline.context import Context
 from cai.pipeline.stage import BASE, HARMFULNESS_MODEL, POLICY, PROMPTS, Need, Output, Stage
 from cai.pipeline.training_stage import check_launcher, train_model
-from cai.prompts import exclude_held_out, fingerprints, reader_of
-from cai.records import PromptRow
 from cai.settings import HarmfulnessSettings, PromptsSettings
-from cai.store import read_rows, write_rows
 
 TRAIN = "cai.training.harmfulness:train_harmfulness"
 

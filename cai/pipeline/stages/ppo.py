@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai.data.records import PromptRow, content_hash
+from cai.data.store import read_rows
 from cai.pipeline.context import Context
 from cai.pipeline.launch import Job, find_launcher, launch
 from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
-from cai.records import PromptRow, content_hash
 from cai.settings import ModelSettings, PPOSettings
-from cai.store import read_rows
 
 if TYPE_CHECKING:
     from cai.ppo import PPO

@@ -7,13 +7,19 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
+from cai.data.prompts import (
+    exclude_held_out,
+    fingerprints,
+    load_comparisons,
+    load_prompts,
+    reader_of,
+)
+from cai.data.store import write_rows
 from cai.evaluate.answer import evaluation_samples
 from cai.evaluate.grading import plain_grader
 from cai.pipeline.context import Context
 from cai.pipeline.stage import PROMPTS, Output, Stage
-from cai.prompts import exclude_held_out, fingerprints, load_comparisons, load_prompts, reader_of
 from cai.settings import EvaluateSettings, PromptsSettings
-from cai.store import write_rows
 
 
 def _inputs(context: Context[PromptsSettings]) -> dict[str, str]:

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from cai import revise
-from cai.conversation import Message
+from cai.data.conversation import Message
+from cai.data.records import PromptRow, RevisionRow, content_hash
+from cai.data.store import RowStore, read_rows
+from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output, Stage
-from cai.records import PromptRow, RevisionRow, content_hash
 from cai.settings import ReviseSettings
-from cai.store import RowStore, read_rows
-from cai.tables import SFT_COLUMNS, write_parquet
 
 
 def _inputs(context: Context[ReviseSettings]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """How good labels are, measured on comparisons whose better response is known."""
 
-from cai.label_quality.gate import misses
-from cai.label_quality.gold import gold_comparisons, gold_fingerprints, gold_pair
-from cai.label_quality.measure import LabelQuality, measure_quality
+from cai.compare.quality.gate import misses
+from cai.compare.quality.gold import gold_comparisons, gold_fingerprints, gold_pair
+from cai.compare.quality.measure import LabelQuality, measure_quality
 
 __all__ = [
     "LabelQuality",

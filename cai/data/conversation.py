@@ -2,7 +2,7 @@
 
 In a transcript a speaker's label at the beginning of a line begins a turn, and only whoever writes
 the transcript may begin one. So each line of a message that would do so gets a blank before it
-(`one_turn`), wherever a transcript is written: here, and in `cai.chat` for token ids.
+(`one_turn`), wherever a transcript is written: here, and in `cai.models.chat` for token ids.
 """
 
 from __future__ import annotations

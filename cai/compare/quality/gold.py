@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cai.prompts import fingerprints, load_comparisons
-from cai.records import ComparisonRow, PairRow, Provenance, ResponseSample
+from cai.data.prompts import fingerprints, load_comparisons
+from cai.data.records import ComparisonRow, PairRow, Provenance, ResponseSample
 from cai.settings import SourceSettings
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cai.prompts.readers import ComparisonPurpose, Reader, reader_of
-from cai.prompts.splitting import draw_limit, split_tasks, with_tasks
-from cai.records import ComparisonRow, Kind, PromptRow, Split, content_hash
+from cai.data.prompts.readers import ComparisonPurpose, Reader, reader_of
+from cai.data.prompts.splitting import draw_limit, split_tasks, with_tasks
+from cai.data.records import ComparisonRow, Kind, PromptRow, Split, content_hash
 from cai.settings import PromptsSettings, SourceSettings
 
 log = logging.getLogger(__name__)

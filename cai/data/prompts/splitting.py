@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from cai.conversation import Conversation
-from cai.prompts.near_duplicates import near_duplicate_groups
-from cai.records import Kind, PromptRow, Row, Split, content_hash
+from cai.data.conversation import Conversation
+from cai.data.prompts.near_duplicates import near_duplicate_groups
+from cai.data.records import Kind, PromptRow, Row, Split, content_hash
 
 R = TypeVar("R", bound=Row)
 

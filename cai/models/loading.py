@@ -14,15 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cai.chat import ChatFormat, use_transcripts
 from cai.errors import CaiError
+from cai.models.chat import ChatFormat, use_transcripts
 from cai.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PLAYGROUND = Path(__file__).parent / "playground" / "model"
+PLAYGROUND = Path(__file__).parents[1] / "playground" / "model"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")

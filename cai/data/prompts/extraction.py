@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from cai.conversation import Conversation, Message
+from cai.data.conversation import Conversation, Message
+from cai.data.prompts.record import PROMPT_COLUMNS, Record
+from cai.data.prompts.transcripts import ROLES, is_transcript, join_turns, split_turns, strip_markup
+from cai.data.records import Kind, PromptRow, content_hash
 from cai.errors import CaiError
-from cai.prompts.record import PROMPT_COLUMNS, Record
-from cai.prompts.transcripts import ROLES, is_transcript, join_turns, split_turns, strip_markup
-from cai.records import Kind, PromptRow, content_hash
 from cai.settings import SourceSettings
 
 _TAGS = ("category", "stratum", "type", "label")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cai.store import write_atomically
+from cai.data.store import write_atomically
 
 Columns = Mapping[str, str]
 """Column name to type: `string`, `int`, `float`, `bool` or `messages`."""

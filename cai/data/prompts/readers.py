@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+from cai.data.prompts.comparisons import comparison_rows
+from cai.data.prompts.extraction import prompt_row
+from cai.data.prompts.files import find_file, read_file
+from cai.data.prompts.ratings import rated_rows
+from cai.data.prompts.record import Record
+from cai.data.records import ComparisonRow, Kind, PromptRow, RatedRow
 from cai.errors import CaiError
-from cai.prompts.comparisons import comparison_rows
-from cai.prompts.extraction import prompt_row
-from cai.prompts.files import find_file, read_file
-from cai.prompts.ratings import rated_rows
-from cai.prompts.record import Record
-from cai.records import ComparisonRow, Kind, PromptRow, RatedRow
 from cai.settings import SourceSettings
 
 ComparisonPurpose = Literal["helpfulness", "feedback"]
@@ -79,7 +79,7 @@ class Reader(ABC):
 
 
 class FileReader(Reader):
-    """Reads a file of any format that `cai.prompts.files` knows."""
+    """Reads a file of any format that `cai.data.prompts.files` knows."""
 
     def records(self) -> list[Record]:
         """Read all rows."""

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from cai.data.prompts.record import PROMPT_COLUMNS, Record
 from cai.errors import CaiError
-from cai.prompts.record import PROMPT_COLUMNS, Record
 
 EXTENSIONS = {
     ".jsonl": "jsonl",

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cai.records import Row
-from cai.store import RowStore
+from cai.data.records import Row
+from cai.data.store import RowStore
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)

@@ -6,7 +6,7 @@ conversation is the same ids everywhere: one BOS, the turn end the template uses
 What people and models write is text and nothing else. A message that spells out a control token
 ("<|eot_id|>") does not end its turn: templates are rendered with marks in place of the contents,
 and a control token is only read as one where the template itself wrote it. In a transcript no line
-of a message, a prefill or a completion begins another turn (`cai.conversation.one_turn`).
+of a message, a prefill or a completion begins another turn (`cai.data.conversation.one_turn`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 
 from jinja2.exceptions import TemplateError
 
-from cai.conversation import (
+from cai.data.conversation import (
     SPEAKERS,
     TRANSCRIPT_LABELS,
     Conversation,

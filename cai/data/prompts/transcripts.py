@@ -1,11 +1,11 @@
-"""Human/Assistant transcripts to messages: the inverse of `cai.conversation.to_transcript`."""
+"""Human/Assistant transcripts to messages: the inverse of `cai.data.conversation.to_transcript`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from cai.conversation import Conversation, Message, Role
+from cai.data.conversation import Conversation, Message, Role
 from cai.errors import CaiError
 
 ROLES: dict[str, Role] = {

@@ -10,9 +10,9 @@ from itertools import combinations
 
 from cai.compare import by_pair, first_preferred, label_pair, orders_agree, preference
 from cai.compare.labels import OPINION
+from cai.compare.quality.gold import gold_pair
+from cai.data.records import ComparisonRow, JudgementRow
 from cai.evaluate.rates import Rate, mean, rate
-from cai.label_quality.gold import gold_pair
-from cai.records import ComparisonRow, JudgementRow
 from cai.settings import LabelPolicy
 
 BINS = 10

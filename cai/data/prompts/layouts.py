@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cai.conversation import Conversation, Message
+from cai.data.conversation import Conversation, Message
+from cai.data.prompts.extraction import checked_text, instruction_of, turns_of, until_user
+from cai.data.prompts.record import Record
+from cai.data.prompts.transcripts import is_transcript, join_turns
+from cai.data.records import State
 from cai.errors import CaiError
-from cai.prompts.extraction import checked_text, instruction_of, turns_of, until_user
-from cai.prompts.record import Record
-from cai.prompts.transcripts import is_transcript, join_turns
-from cai.records import State
 
 _ANNOTATOR = re.compile(r"annotator_?\d+", re.IGNORECASE)
 _VERDICTS = {0: 0.5, 1: 1.0, 2: 0.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cai.label_quality.measure import LabelQuality
+from cai.compare.quality.measure import LabelQuality
 from cai.settings import GateSettings
 
 

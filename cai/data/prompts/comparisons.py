@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
+from cai.data.prompts.layouts import Judged, judged_pair
+from cai.data.prompts.near_duplicates import near_duplicate_groups
+from cai.data.prompts.record import Record
+from cai.data.prompts.splitting import compared_text, draw_limit, uniform
+from cai.data.records import ComparisonRow, PromptRow, RatedRow, content_hash
 from cai.errors import CaiError
-from cai.prompts.layouts import Judged, judged_pair
-from cai.prompts.near_duplicates import near_duplicate_groups
-from cai.prompts.record import Record
-from cai.prompts.splitting import compared_text, draw_limit, uniform
-from cai.records import ComparisonRow, PromptRow, RatedRow, content_hash
 from cai.settings import SourceSettings
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from cai.data.records import Row
 from cai.errors import CaiError
-from cai.records import Row
 
 R = TypeVar("R", bound=Row)
 

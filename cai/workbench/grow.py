@@ -10,12 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cai.conversation import strip_thinking
+from cai.data.conversation import strip_thinking
+from cai.data.prompts.near_duplicates import near_duplicate_groups
+from cai.data.records import Row, content_hash, derive_seed
+from cai.data.rows import Item, Task, run_rows, silent
 from cai.engines import Engine, GenerateRequest, PromptTooLong
 from cai.errors import CaiError
-from cai.prompts.near_duplicates import near_duplicate_groups
-from cai.records import Row, content_hash, derive_seed
-from cai.rows import Item, Task, run_rows, silent
 from cai.templates import grow_prompt
 
 _NUMBER = re.compile(r"^\s*(\d+[.)]|[-*•])\s+")

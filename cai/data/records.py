@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cai.conversation import Conversation
+from cai.data.conversation import Conversation
 
 State = Literal["ok", "refused", "unparsed", "tie", "too_long", "failed"]
 EvidenceState = Literal["ok", "refused", "unparsed"]

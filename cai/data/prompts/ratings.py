@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 from typing import Any, cast
 
-from cai.conversation import Conversation
+from cai.data.conversation import Conversation
+from cai.data.prompts.extraction import checked_text, prompt_of, turns_of, until_user
+from cai.data.prompts.record import Record
+from cai.data.prompts.splitting import draw_limit
+from cai.data.records import HIGHEST, LOWEST, RatedRow, content_hash
 from cai.errors import CaiError
-from cai.prompts.extraction import checked_text, prompt_of, turns_of, until_user
-from cai.prompts.record import Record
-from cai.prompts.splitting import draw_limit
-from cai.records import HIGHEST, LOWEST, RatedRow, content_hash
 from cai.settings import SourceSettings
 
 

@@ -1,0 +1,1 @@
+"""Model folders: found, loaded, named, and how text becomes their token ids."""

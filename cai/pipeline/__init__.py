@@ -1,0 +1,13 @@
+"""From a pipeline file to a finished run folder.
+
+`load` reads a file, section by section, by the table in `method`; each stage is a module of
+`stages`, which `stage` describes. `method` finds out what each stage reads and in which order they
+run, so that a `context.Run` can be planned and run by `runner`: a stage runs when its settings, its
+version or the hashes of what it reads differ from its `manifest`.
+
+A stage gets a `Context`: its settings, its folder, and the folders and models that it reads. Those
+that make rows share `data_stage` and `engines`, those that train share `training_stage`, `launch`
+and `launch_training` (several processes by Accelerate, each of which runs `launched`). `evaluation`
+is what the stage `evaluate` and the command `cai evaluate` have in common, and `sets` reads prompt
+sets by name.
+"""
