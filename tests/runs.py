@@ -8,7 +8,7 @@ from rich.console import Console
 from cai.constitution import Constitution, load_constitution
 from cai.pipeline.context import Pipeline, Run
 from cai.pipeline.load import pipeline_settings
-from cai.pipeline.method import place
+from cai.pipeline.placing import place
 from cai.pipeline.progress import Progress
 
 SMALLEST: dict[str, Any] = {

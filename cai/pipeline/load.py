@@ -15,7 +15,8 @@ from cai.constitution.document import Document, read_document
 from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.pipeline.context import Pipeline, Run
-from cai.pipeline.method import arranged, place, stage_of, stages_by_name
+from cai.pipeline.method import stage_of, stages_by_name
+from cai.pipeline.placing import arranged, place
 from cai.pipeline.progress import Progress
 from cai.pipeline.shipped import shipped_folder, shipped_pipelines
 from cai.settings import PipelineSettings, StageSettings

@@ -30,7 +30,7 @@ from cai.errors import CaiError
 from cai.report.page import live_policy
 from cai.report.truth import Grade
 from cai.report.write import draw_live_report
-from cai.settings import CompareSettings, PipelineSettings, ReviseSettings
+from cai.settings import CompareSettings, PipelineSettings, PromptsSettings, ReviseSettings
 from cai.view.guard import MOST_BYTES, Guard
 from cai.view.prompts import Choice, run_prompts
 from cai.view.source import Edit, FileChangedError, Source, draft, placed, read, save
@@ -134,7 +134,9 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
         return HTMLResponse(html, headers={"Content-Security-Policy": live_policy()})
 
     async def constitution(_: Request) -> Response:
-        desk.prompts = await asyncio.to_thread(run_prompts, desk.run)
+        desk.prompts = await asyncio.to_thread(
+            run_prompts, desk.run, desk.settings.named(PromptsSettings)
+        )
         return JSONResponse(await asyncio.to_thread(_facts, desk))
 
     async def try_it(request: Request) -> Response:

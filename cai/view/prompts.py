@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,18 @@ class Choice:
         }
 
 
-def run_prompts(run: Path) -> dict[str, Choice]:
+def run_prompts(run: Path, stages: Iterable[str]) -> dict[str, Choice]:
     """Return training prompts by key, a share of each kind and category, red-team ones first.
 
     Held-out prompts are not offered: what is tuned on them says nothing about new ones.
+
+    Args:
+        run: The run folder.
+        stages: The stages that have made its prompts.
     """
     kept: dict[str, Choice] = {}
     alike: Counter[tuple[str, str]] = Counter()
-    for row in stage_rows(run / "prompts", PromptRow):
+    for row in chain.from_iterable(stage_rows(run / stage, PromptRow) for stage in stages):
         category = row.tags.get("category", "")
         if row.split != "train" or alike[row.kind, category] >= MOST_ALIKE:
             continue

@@ -16,6 +16,7 @@ from cai.pipeline.context import Run
 from cai.pipeline.load import load_pipeline, pipeline_settings, read_resolved
 from cai.pipeline.progress import Progress
 from cai.pipeline.runner import run_pipeline
+from cai.pipeline.stage import Placed
 from cai.settings import SftSettings
 
 HEAD = """\
@@ -28,13 +29,13 @@ prompts: {red_team: "playground:red_team", helpful: "playground:helpful"}
 TO_PPO = "revise: {}\nsft: {}\ncompare: {}\npreference: {}\nppo: {}\n"
 
 
-def placed(tmp_path: Path, text: str) -> dict[str, method.Placed]:
+def placed(tmp_path: Path, text: str) -> dict[str, Placed]:
     path = tmp_path / "pipeline.yaml"
     path.write_text(HEAD + text)
     return {stage.name: stage for stage in load_pipeline(path).stages}
 
 
-def reads(stage: method.Placed) -> dict[str, tuple[str, ...]]:
+def reads(stage: Placed) -> dict[str, tuple[str, ...]]:
     return {kind: tuple(s.name for s in found) for kind, found in stage.sources.items()}
 
 
@@ -103,6 +104,7 @@ def test_one_stage_under_another_name_is_found_all_the_same(tmp_path):
         ("more: {stage: sfft}\n", r":6:\d+: there is no stage `sfft`, did you mean `sft`\?"),
         ("revise: {}\nppo: {stage: sft}\n", r":7:\d+: `ppo` is the name of something else"),
         ("sl-cai: {stage: ppo}\n", r":6:\d+: `sl-cai` is the name of something else"),
+        ("sweep: {stage: revise}\n", r":6:\d+: `sweep` is the name of something else"),
         ("logs: {stage: revise}\n", r":6:\d+: `logs` is the name of something else"),
         ("My/sft: {stage: sft}\n", r":6:\d+: a stage cannot be called `My/sft`"),
         ("more: {stage: revise, rouds: 2}\n", r":6:\d+: the key `more\.rouds` is unknown, did"),

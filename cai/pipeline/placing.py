@@ -1,0 +1,219 @@
+"""Where stages stand in a pipeline: what each one reads, and in which order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from cai.constitution.explain import did_you_mean
+from cai.errors import CaiError
+from cai.pipeline.method import Where, stages_by_name
+from cai.pipeline.stage import (
+    ANY,
+    GIVEN,
+    HELPFUL,
+    POLICY,
+    Every,
+    Need,
+    Output,
+    Placed,
+    Source,
+    Stage,
+)
+from cai.settings import PipelineSettings, StageSettings
+
+
+def place(settings: PipelineSettings, where: Where) -> tuple[Placed, ...]:
+    """Find out what each stage of a pipeline reads, and in which order they run.
+
+    Args:
+        settings: The pipeline.
+        where: For errors.
+
+    Raises:
+        CaiError: A stage reads what no stage makes, or what several make; stages read each other;
+            `from` names nothing; a stage would train a model behind a server.
+    """
+    return _Placing(settings, where).placed()
+
+
+def arranged(settings: PipelineSettings, where: Where) -> PipelineSettings:
+    """Return the settings with their sections in the order in which they run."""
+    order = [placed.name for placed in place(settings, where)]
+    sections = {name: settings.sections[name] for name in order}
+    return settings.model_copy(update={"sections": sections})
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A section, before it is known what it reads."""
+
+    name: str
+    stage: Stage[Any]
+    settings: StageSettings
+
+    @property
+    def output(self) -> Output | None:
+        return Placed(self.name, self.stage, self.settings, {}).output
+
+
+class _Placing:
+    """Places the stages of one pipeline."""
+
+    def __init__(self, settings: PipelineSettings, where: Where) -> None:
+        self._settings = settings
+        self._where = where
+        known = stages_by_name()
+        sections = [
+            _Section(name, known[own.stage or name], own) for name, own in settings.sections.items()
+        ]
+        self._sections = sorted(sections, key=lambda s: list(known).index(s.stage.name))
+        self._outputs = {s.output.name: s for s in self._sections if s.output}
+
+    def placed(self) -> tuple[Placed, ...]:
+        """Return the stages in the order in which they run."""
+        if not self._sections:
+            names = ", ".join(stages_by_name())
+            raise CaiError(
+                f"{self._where(())}: the pipeline has no stage. Add the section of one or more: "
+                f"{names}."
+            )
+        # What reads all of a kind reads it in the order in which it is made.
+        first = self._in_order([self._place(s, Need) for s in self._sections])
+        by_name = {s.name: s for s in self._sections}
+        self._sections = [by_name[placed.name] for placed in first]
+        found = [self._place(s, (Need, Every)) for s in self._sections]
+        for placed in found:
+            self._check_training(placed)
+        return self._in_order(found)
+
+    def _place(self, section: _Section, needs: type[Need] | tuple[type, ...]) -> Placed:
+        wanted = [need for need in section.stage.needs if isinstance(need, needs)]
+        sources = self._sources(section, wanted)
+        return Placed(section.name, section.stage, section.settings, sources)
+
+    def _sources(
+        self, section: _Section, needs: Sequence[Need | Every]
+    ) -> dict[str, tuple[Source, ...]]:
+        named = self._named(section)
+        sources: dict[str, tuple[Source, ...]] = {}
+        for need in needs:
+            if isinstance(need, Every):
+                sources |= self._every(section, need, named)
+            elif found := named.get(need.kind):
+                if len(found) > 1:
+                    raise CaiError(
+                        f"{self._where((section.name, 'from'))}: `{section.name}` reads one "
+                        f"{need.kind}, and `from` names {_listed(s.name for s in found)}."
+                    )
+                sources[need.kind] = tuple(found)
+            elif taken := self._default(section, need):
+                sources[need.kind] = (taken,)
+        return sources
+
+    def _named(self, section: _Section) -> dict[str, list[Source]]:
+        """Return what `from` names, by kind: outputs, or the stages that make them."""
+        needed = {need.kind for need in section.stage.needs}
+        by_stage = {s.name: s.output.name for s in self._sections if s.output}
+        named: dict[str, list[Source]] = {}
+        for written in section.settings.start:
+            name = by_stage.get(written, written)
+            maker = self._outputs.get(name)
+            kind = POLICY if name in GIVEN else maker and maker.output and maker.output.kind
+            place = self._where((section.name, "from"))
+            if kind is None:
+                there = sorted({*self._outputs, *GIVEN} - {section.output and section.output.name})
+                raise CaiError(
+                    f"{place}: `{section.name}` reads from `{written}`, which nothing in this "
+                    f"pipeline makes, {did_you_mean(written, [t for t in there if t])}"
+                )
+            if maker is not None and maker.name == section.name:
+                raise CaiError(f"{place}: `{section.name}` reads from itself.")
+            if kind not in needed:
+                reads = ", ".join(sorted(need or "every stage" for need in needed)) or "nothing"
+                raise CaiError(
+                    f"{place}: `{written}` is of the kind `{kind}`, and `{section.stage.name}` "
+                    f"takes none by name. It reads: {reads}."
+                )
+            named.setdefault(kind, []).append(Source(name, maker.name if maker else None))
+        return named
+
+    def _every(
+        self, section: _Section, need: Every, named: Mapping[str, list[Source]]
+    ) -> dict[str, tuple[Source, ...]]:
+        """Return all of a kind, or of any kind by the names of their stages."""
+        others = [s for s in self._sections if s.stage is not section.stage]
+        if need.kind is None:
+            return {ANY: tuple(Source(s.name, s.name) for s in others)}
+        if need.kind in named:
+            return {need.kind: tuple(named[need.kind])}
+        made = [(s.output.name, s) for s in others if s.output and s.output.kind == need.kind]
+        helpful = [Source(HELPFUL, None)] if need.kind == POLICY else []
+        return {need.kind: (*helpful, *(Source(name, s.name) for name, s in made))}
+
+    def _default(self, section: _Section, need: Need) -> Source | None:
+        for name in need.default:
+            if name in GIVEN:
+                return Source(name, None)
+            if (maker := self._outputs.get(name)) and maker.name != section.name:
+                return Source(name, maker.name)
+            makers = [
+                s
+                for s in self._sections
+                if s.stage.makes and s.stage.makes.name == name and s.name != section.name
+            ]
+            if len(makers) > 1:
+                names = _listed(s.name for s in makers)
+                raise CaiError(
+                    f"{self._where((section.name,))}: `{section.name}` reads one {need.kind}, and "
+                    f"this pipeline has {names}. Say which with `from:`."
+                )
+            if makers:
+                return Source(makers[0].name, makers[0].name)
+        if need.optional:
+            return None
+        known = stages_by_name().values()
+        maker = next(s for s in known if s.makes and s.makes.name == need.default[-1])
+        needed = any(field.is_required() for field in maker.settings.model_fields.values())
+        may_be_empty = "" if needed else f" (it may be empty: `{maker.name}: {{}}`)"
+        raise CaiError(
+            f"The pipeline {self._settings.name} has `{section.name}:` but not `{maker.name}:`, "
+            f"whose files it reads. Add a `{maker.name}:` section{may_be_empty}, or remove "
+            f"`{section.name}:`."
+        )
+
+    def _check_training(self, placed: Placed) -> None:
+        """Refuse to train a model behind a server."""
+        for source in placed.sources.get(POLICY, ()) if placed.stage.trains else ():
+            models = self._settings.models
+            model = {"base": models.base, "feedback": models.feedback}.get(source.name)
+            if source.stage is None and (model or models.helpful).engine == "openai":
+                raise CaiError(
+                    f"{self._where(('models',))}: a model behind a server cannot be trained, and "
+                    f"`{placed.name}` starts from the {GIVEN[source.name]}. Name a model folder as "
+                    "`models.base` (with `sft:` or `harmfulness:`) or as `models.helpful`."
+                )
+
+    def _in_order(self, left: Sequence[Placed]) -> tuple[Placed, ...]:
+        """Order stages so that each comes after all that it reads, else as they are."""
+        try:
+            TopologicalSorter({p.name: p.upstream for p in left}).prepare()
+        except CycleError as error:
+            names: list[str] = error.args[1][1:]
+            raise CaiError(
+                f"{self._where((names[0], 'from'))}: {_listed(names)} read from each other, so "
+                "none of them can run first. Change the `from` of one."
+            ) from None
+        done: dict[str, Placed] = {}
+        while left:
+            ready = next(p for p in left if done.keys() >= set(p.upstream))
+            done[ready.name] = ready
+            left = [p for p in left if p is not ready]
+        return tuple(done.values())
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Write names as `a` and `b`."""
+    return " and ".join(f"`{name}`" for name in names)
