@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from rich.console import Console
+
 from cai.constitution import Constitution
 from cai.pipeline.progress import Progress
 from cai.pipeline.stage import BASE, FEEDBACK, GIVEN, HELPFUL, POLICY, Placed
@@ -60,12 +62,12 @@ class Run:
     Attributes:
         pipeline: What is run.
         folder: The run folder.
-        progress: Where to say how far things are.
+        progress: Where to say how far things are; the terminal if left out.
     """
 
     pipeline: Pipeline
     folder: Path
-    progress: Progress
+    progress: Progress = field(default_factory=lambda: Progress(Console()))
     _models: KnownModels = field(default_factory=KnownModels)
 
     @property
