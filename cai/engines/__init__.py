@@ -105,7 +105,7 @@ class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming 
 
 
 class Unscored(Exception):  # noqa: N818 (a row's state, not a programming error)
-    """A server says nothing from which an option's probability could be known."""
+    """Nothing is said from which it could be known which option is likelier."""
 
 
 class Engine(Protocol):
@@ -139,7 +139,7 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLong: The prompt and an option exceed the model's context.
-            Unscored: A server does not tell. Engines that have the weights always do.
+            Unscored: A server does not tell, or the numbers cannot be log-probabilities.
         """
         ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any, Literal
 
 from cai.data.conversation import TRANSCRIPT_LABELS, Message, Prompt, one_turn, to_transcript
@@ -21,6 +22,7 @@ from cai.engines.options import (
     check_options,
     from_listed,
     from_samples,
+    probabilities,
     questions,
     summed,
 )
@@ -221,7 +223,9 @@ class OpenAIEngine:
                 "return_tokens_as_token_ids": True,
             }
             (listed,) = await self._ask(prompt, body, places_of, more=beginning)
-            return {token: listed.top[f"token_id:{token}"] for token in tokens}
+            told = {token: listed.top[f"token_id:{token}"] for token in tokens}
+            probabilities({str(token): logprob for token, logprob in told.items()})
+            return told
 
         asked = questions(options)
         answers = await asyncio.gather(*(after(b, tokens) for b, tokens in asked.items()))
@@ -242,7 +246,10 @@ class OpenAIEngine:
             )
 
         each = [one(number, option) for number, option in enumerate(request.options)]
-        return Estimates(tuple(await asyncio.gather(*each)))
+        logprobs = await asyncio.gather(*each)
+        if not any(a.startswith(b) for a, b in permutations(request.options, 2)):
+            probabilities(dict(zip(request.options, logprobs, strict=True)))
+        return Estimates(tuple(logprobs))
 
     async def _listed(self, request: ScoreRequest) -> Estimates:
         """Read the options' probabilities off the likeliest tokens of a greedy answer."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from cai.data.records import content_hash
 from cai.engines import PromptTooLong, Unscored
-from cai.engines.options import Listed
+from cai.engines.options import Listed, probabilities
 from cai.errors import CaiError
 from cai.settings import ModelSettings, ServerSettings
 
@@ -267,11 +267,21 @@ def places_of(answer: Any) -> list[Listed]:  # noqa: ANN401
         raise NoLogprobsError(_NO_LOGPROBS)
     if hasattr(logprobs, "content"):
         return [
-            Listed(place.token, {top.token: top.logprob for top in place.top_logprobs})
+            Listed(place.token, _tops(place.top_logprobs or []), place.logprob)
             for place in logprobs.content or []
         ]
-    listed = zip(logprobs.tokens, logprobs.top_logprobs, strict=True)
-    return [Listed(token, dict(top)) for token, top in listed]
+    own = logprobs.token_logprobs or [None] * len(logprobs.tokens)
+    listed = zip(logprobs.tokens, logprobs.top_logprobs, own, strict=True)
+    return [Listed(token, dict(top or {}), logprob) for token, top, logprob in listed]
+
+
+def _tops(listed: Any) -> dict[str, float]:  # noqa: ANN401
+    """Return the tokens of a place; of several with one text, the likeliest."""
+    tops: dict[str, float] = {}
+    for top in listed:
+        if top.token not in tops or not top.logprob or not top.logprob <= tops[top.token]:
+            tops[top.token] = top.logprob
+    return tops
 
 
 def echo_of(answer: Any, characters: int, tokens: int | None) -> float:  # noqa: ANN401
@@ -283,13 +293,17 @@ def echo_of(answer: Any, characters: int, tokens: int | None) -> float:  # noqa:
         tokens: Of the option; None if it was sent as text, which must then begin a token.
 
     Raises:
-        Unscored: It does not.
+        Unscored: It does not, or a log-probability cannot be one.
     """
     logprobs = answer.choices[0].logprobs
     values = list(logprobs.token_logprobs)[:-1]
     if tokens is not None:
-        return sum(values[-tokens:])
-    offsets = list(logprobs.text_offset)[:-1]
-    if characters not in offsets:
-        raise Unscored("the server's tokens do not part where the option begins")
-    return sum(values[offsets.index(characters) :])
+        first = len(values) - tokens
+    else:
+        offsets = list(logprobs.text_offset)[:-1]
+        if characters not in offsets:
+            raise Unscored("the server's tokens do not part where the option begins")
+        first = offsets.index(characters)
+    for value in values[first:]:
+        probabilities({"a token of the option": value})
+    return sum(values[first:])

@@ -14,7 +14,7 @@ from typing import Any
 
 from cai.engines import Completion, GenerateRequest, PromptTooLong, ScoreRequest, Scores, Usage
 from cai.engines.in_flight import InFlight
-from cai.engines.options import check_options, questions, summed
+from cai.engines.options import check_options, probabilities, questions, summed
 from cai.engines.vllm_arguments import engine_arguments, import_vllm, start
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
@@ -102,6 +102,7 @@ class VLLMEngine:
 
         Raises:
             PromptTooLong: The prompt and its longest option exceed the model's context.
+            Unscored: The model computes what is no log-probability.
             CaiError: There are no options, or two of the same or an empty one; or as `generate`.
         """
         ids = self._chat.prompt_ids(request.prompt)
@@ -117,7 +118,9 @@ class VLLMEngine:
                 logprob_token_ids=list(tokens),
                 detokenize=False,
             )
-            return {token: said.logprobs[0][token].logprob for token in tokens}
+            told = {token: said.logprobs[0][token].logprob for token in tokens}
+            probabilities({str(token): logprob for token, logprob in told.items()})
+            return told
 
         asked = questions(options)
         with self._in_flight:
