@@ -20,7 +20,7 @@ from cai.data.records import (
     derive_seed,
 )
 from cai.data.rows import Item
-from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unscored
+from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unanswered, Unscored
 from cai.errors import CaiError
 from cai.evaluate.refusals import declines
 from cai.settings import CompareSettings
@@ -109,6 +109,8 @@ class FeedbackJudge(Asking):
             await self._fill(row, item, engine)
         except PromptTooLong as error:
             row.state, row.error = "too_long", str(error)
+        except Unanswered as error:
+            row.state, row.error = error.state, str(error)
         except Unscored as error:
             row.state, row.error = "unparsed", str(error)
         except CaiError:
@@ -184,7 +186,8 @@ def instead_of(
 
 _ERRORS = {
     "refused": "the feedback model refused to judge",
-    "unparsed": "the reasoning did not come to an end; `compare.reasoning_tokens` bounds it",
+    "unparsed": "the reasoning is empty or did not come to an end; `compare.reasoning_tokens` "
+    "bounds it",
 }
 
 
@@ -202,7 +205,7 @@ def _thinking(prompt: Prompt, seed: int, settings: CompareSettings) -> GenerateR
 def _state(reasoning: str, *, ended: bool) -> EvidenceState:
     if declines(reasoning):
         return "refused"
-    return "ok" if ended else "unparsed"
+    return "ok" if ended and reasoning else "unparsed"
 
 
 def _without_usable(evidence: Sequence[Evidence]) -> EvidenceState | None:

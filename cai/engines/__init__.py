@@ -104,6 +104,25 @@ class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming 
     """The prompt and the tokens asked for do not fit the model's context; nothing was truncated."""
 
 
+class Unanswered(Exception):  # noqa: N818 (a row's state, not a programming error)
+    """A server gave no answer: a filter or the model refused, or the answer failed halfway."""
+
+    def __init__(self, state: Literal["refused", "failed"], why: str) -> None:
+        """Name the state that the row gets, and why."""
+        super().__init__(why)
+        self.state: Literal["refused", "failed"] = state
+
+
+def nothing_said(completion: Completion) -> str:
+    """Say in words that an answer is empty, and what may be behind it."""
+    if completion.finish == "stop":
+        return "the answer is empty"
+    return (
+        "the answer is empty and was cut off: its tokens went to reasoning, perhaps. Allow more "
+        "tokens, or switch the reasoning off"
+    )
+
+
 class Unscored(Exception):  # noqa: N818 (a row's state, not a programming error)
     """Nothing is said from which it could be known which option is likelier."""
 
@@ -131,6 +150,7 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLong: The prompt and `max_tokens` exceed the model's context.
+            Unanswered: A server gave no answer.
         """
         ...
 
@@ -155,6 +175,8 @@ __all__ = [
     "PromptTooLong",
     "ScoreRequest",
     "Scores",
+    "Unanswered",
     "Unscored",
     "Usage",
+    "nothing_said",
 ]

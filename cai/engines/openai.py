@@ -14,7 +14,16 @@ from typing import Any, Literal
 
 from cai.data.conversation import TRANSCRIPT_LABELS, Message, Prompt, one_turn, to_transcript
 from cai.data.records import derive_seed
-from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Unscored, Usage
+from cai.engines import (
+    Completion,
+    GenerateRequest,
+    ScoreRequest,
+    Scores,
+    Unanswered,
+    Unscored,
+    Usage,
+)
+from cai.engines.finish import Said
 from cai.engines.in_flight import InFlight
 from cai.engines.options import (
     Estimates,
@@ -29,12 +38,12 @@ from cai.engines.options import (
 from cai.engines.server import (
     ModelReport,
     NoLogprobsError,
+    answers_of,
     ask,
     echo_of,
     open_client,
     places_of,
     server_of,
-    texts_of,
 )
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
@@ -105,6 +114,7 @@ class OpenAIEngine:
 
         Raises:
             PromptTooLong: The server says that the prompt and `max_tokens` exceed the context.
+            Unanswered: A filter or the model refused, or the answer failed halfway.
             CaiError: The server is down, refuses, or answers nonsense.
         """
         stop = (*request.stop, *self._stop_texts)
@@ -115,8 +125,11 @@ class OpenAIEngine:
             **self._ends(stop),
         }
         with self._in_flight:
-            ((text, finish),) = await self._ask(request.prompt, body, texts_of)
+            said = (await self._ask(request.prompt, body, answers_of))[0]
         self.usage.engine_calls += 1
+        if said.end in ("refused", "failed"):
+            raise Unanswered(said.end, said.why)
+        text = said.text
         prefill = request.prompt.prefill.strip()
         if prefill and self._must_ask_to_go_on:
             text = text.strip().removeprefix(prefill)
@@ -125,7 +138,7 @@ class OpenAIEngine:
             text=text[: min(ends, default=len(text))].strip(),
             token_ids=(),
             logprobs=(),
-            finish="stop" if ends else finish,
+            finish="stop" if ends or said.end == "ended" else "length",
             fingerprint=self._fingerprint,
         )
 
@@ -265,18 +278,20 @@ class OpenAIEngine:
 
     async def _sampled(self, request: ScoreRequest) -> Estimates:
         """Sample verdicts and count them."""
-        texts: list[str] = []
-        while len(texts) < self._server.samples:
-            seed = derive_seed("verdict", *request.prompt.messages, len(texts))
+        said: list[Said] = []
+        while len(said) < self._server.samples:
+            seed = derive_seed("verdict", *request.prompt.messages, len(said))
             body = {
                 self._limit: _VERDICT_TOKENS,
                 "temperature": 1,
-                "n": self._server.samples - len(texts),
+                "n": self._server.samples - len(said),
                 "seed": seed % _SEEDS,
             }
-            answers = await self._ask(request.prompt, body, texts_of, options=request.options)
-            texts += [text for text, _ in answers]
-        return from_samples(texts[: self._server.samples], request.options)
+            said += await self._ask(request.prompt, body, answers_of, options=request.options)
+        said = said[: self._server.samples]
+        if all(one.why for one in said):
+            raise Unscored(f"of {len(said)} sampled answers none is one: {said[0].why}")
+        return from_samples(["" if one.why else one.text for one in said], request.options)
 
     async def _ask(
         self,

@@ -12,7 +12,16 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from cai.engines import Completion, GenerateRequest, PromptTooLong, ScoreRequest, Scores, Usage
+from cai.engines import (
+    Completion,
+    GenerateRequest,
+    PromptTooLong,
+    ScoreRequest,
+    Scores,
+    Unanswered,
+    Usage,
+)
+from cai.engines.finish import end_of
 from cai.engines.in_flight import InFlight
 from cai.engines.options import check_options, probabilities, questions, summed
 from cai.engines.vllm_arguments import engine_arguments, import_vllm, start
@@ -88,12 +97,15 @@ class VLLMEngine:
                 detokenize=bool(stop),
             )
         self.usage.engine_calls += 1
+        end = end_of(said.finish_reason)
+        if end in ("refused", "failed"):
+            raise Unanswered(end, f"vLLM ended with `{said.finish_reason}`")
         sampled = tuple(said.token_ids)
         return Completion(
             text=self._chat.text(sampled, stop=stop),
             token_ids=sampled,
             logprobs=chosen_logprobs(sampled, said.logprobs),
-            finish="length" if said.finish_reason == "length" else "stop",
+            finish="length" if end == "cut_off" else "stop",
             fingerprint=self._fingerprint,
         )
 

@@ -24,7 +24,7 @@ from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, CritiqueExample, FewShot
 from cai.data.conversation import user
 from cai.data.records import JudgementRow, PrincipleUse, Provenance
-from cai.engines import Completion
+from cai.engines import Completion, Unanswered
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.settings import LABEL_POLICIES, CompareSettings, LabelPolicy
@@ -279,6 +279,10 @@ class CutOff(ScriptedEngine):
         ),
         (ScriptedEngine(lambda r: "I cannot help with this.", lambda r: [-1, -2]), "refused"),
         (CutOff(lambda r: "On and on and", lambda r: [-1, -2]), "unparsed"),
+        (ScriptedEngine(lambda r: "", lambda r: [-1, -2]), "unparsed"),
+        (ScriptedEngine(lambda r: "<think>hm</think>", lambda r: [-1, -2]), "unparsed"),
+        (ScriptedEngine(lambda r: Unanswered("refused", "filter"), lambda r: [-1, -2]), "refused"),
+        (ScriptedEngine(lambda r: Unanswered("failed", "error"), lambda r: [-1, -2]), "failed"),
         (ScriptedEngine(lambda r: RuntimeError("no answer"), lambda r: [-1, -2]), "failed"),
         (ScriptedEngine(lambda r: "Fine.", lambda r: ValueError("bad scores")), "failed"),
     ],
@@ -294,7 +298,7 @@ def test_a_judge_that_refuses_rambles_or_errs_gives_a_state_and_no_label(engine,
 
 @pytest.mark.parametrize(
     "reasoning",
-    ["Response (A) is illegal.", "Sorry is what (B) says.", "I can't find harm in (A).", ""],
+    ["Response (A) is illegal.", "Sorry is what (B) says.", "I can't find harm in (A)."],
 )
 def test_reasons_are_not_refusals(reasoning):
     _, found = judged(ScriptedEngine(lambda r: reasoning, lambda r: [-1, -2]), reasoning=True)
