@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -20,7 +21,15 @@ from cai.data.records import (
     derive_seed,
 )
 from cai.data.rows import Item
-from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unanswered, Unscored
+from cai.engines import (
+    Engine,
+    GenerateRequest,
+    PromptTooLong,
+    ScoreRequest,
+    Scores,
+    Unanswered,
+    Unscored,
+)
 from cai.errors import CaiError
 from cai.evaluate.refusals import declines
 from cai.settings import CompareSettings
@@ -136,6 +145,8 @@ class FeedbackJudge(Asking):
                 continue
             request = ScoreRequest(step.prompt(reasoning or ""), step.options)
             scores = await engine.score(request)
+            if len(question.shown) > 2:
+                _check_order(scores, step.options)
             row.evidence.append(
                 Evidence(
                     shown=question.shown,
@@ -182,6 +193,21 @@ def instead_of(
         for item in items
         if item.key in keys
     ]
+
+
+def _check_order(scores: Scores, options: Sequence[str]) -> None:
+    """Raise Unscored where a bound does not tell which of two of several responses is better.
+
+    Grades need no order: what is this improbable hardly moves their distribution.
+    """
+    for bound in sorted(scores.unlisted):
+        for number, logprob in enumerate(scores.logprobs):
+            if number not in scores.unlisted and scores.logprobs[bound] >= logprob:
+                raise Unscored(
+                    f"the server does not list {options[bound]!r}, which may have up to "
+                    f"{math.exp(scores.logprobs[bound]):.3g}, and {options[number]!r} has "
+                    f"{math.exp(logprob):.3g}: which is likelier is not told"
+                )
 
 
 _ERRORS = {

@@ -63,11 +63,13 @@ class Scores:
         logprobs: One per option.
         fingerprint: The weights that said it.
         bounded: Some of them are upper bounds: a server lists its likeliest tokens alone.
+        unlisted: Those, by number. All are less likely than the likeliest option.
     """
 
     logprobs: tuple[float, ...]
     fingerprint: str
     bounded: bool = False
+    unlisted: frozenset[int] = frozenset()
 
 
 @dataclass

@@ -155,7 +155,8 @@ class OpenAIEngine:
         with self._in_flight:
             estimates = await self._estimate(request, ids)
         self.usage.engine_calls += 1
-        return Scores(estimates.logprobs, self._fingerprint, bool(estimates.bounds))
+        bounds = estimates.bounds
+        return Scores(estimates.logprobs, self._fingerprint, bool(bounds), bounds)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -149,8 +149,10 @@ def from_listed(answer: Sequence[Listed], options: Sequence[str]) -> Estimates:
                 f"{options[best]!r} (probability {found[best]:.3g} to {most[best]:.3g}) and "
                 f"{options[other]!r} ({found[other]:.3g} to {most[other]:.3g}) is likelier"
             )
-    logprobs = (math.log(some or bound) for some, bound in zip(found, most, strict=True))
     unlisted = frozenset(option for option, some in enumerate(found) if not some)
+    # One bound for all of them: nothing tells which of two is likelier.
+    bound = max((most[option] for option in unlisted), default=1.0)
+    logprobs = (math.log(some or bound) for some in found)
     return Estimates(tuple(logprobs), unlisted)
 
 

@@ -112,6 +112,16 @@ def test_no_unlisted_token_is_likelier_than_the_least_listed_one():
     assert math.exp(estimates.logprobs[1]) < 0.05
 
 
+def test_of_several_options_the_likeliest_is_told_and_unlisted_ones_are_even():
+    options = (" (A)", " (B)", " (C)", " (D)")
+    last = {"B": math.log(0.9), "A": math.log(1e-6), "x": math.log(1e-7)}
+    answer = [Listed("(", {"(": -1e-6, "(C or": -16.0}), Listed("B", last)]
+    estimates = from_listed(answer, options)
+    assert estimates.bounds == {2, 3}
+    a, b, c, d = estimates.logprobs
+    assert b > c == d > a  # C and D may be likelier than A, and are not told apart
+
+
 def test_about_even_options_that_are_both_listed_are_about_even():
     estimates = from_listed(
         [Listed("(", {"(": -0.001}), Listed("A", {"A": math.log(0.495), "B": math.log(0.494)})],

@@ -24,7 +24,7 @@ from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, CritiqueExample, FewShot
 from cai.data.conversation import user
 from cai.data.records import JudgementRow, PrincipleUse, Provenance
-from cai.engines import Completion, Unanswered
+from cai.engines import Completion, Scores, Unanswered
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.settings import LABEL_POLICIES, CompareSettings, LabelPolicy
@@ -162,6 +162,20 @@ def test_a_ranking_shows_all_responses_at_once_and_gives_a_label_for_every_two()
     assert [r.label for r in labels] == pytest.approx([2 / 9, 0.5, 7 / 9])
     assert len({r.key for r in labels}) == 3
     assert labels[0].key == label_pair(pair, [], weights={}, policy=LabelPolicy()).key
+
+
+@pytest.mark.parametrize(("bound", "state"), [(0.05, "ok"), (0.2, "unparsed"), (0.1, "unparsed")])
+def test_a_ranking_with_a_bound_has_an_order_or_no_label(bound, state):
+    class Lists(ScriptedEngine):
+        async def score(self, request):
+            logprobs = tuple(map(math.log, (0.6, 0.1, bound)))
+            return Scores(logprobs, "weights", bounded=True, unlisted=frozenset([2]))
+
+    pair, found = judged(Lists(lambda r: ""), TEXTS, form="ranking", both_orders=False)
+    assert found.state == state
+    labels = label_all(pair, [found], weights={found.principle.id: 1.0}, policy=LabelPolicy())
+    assert {label.state for label in labels} == {state}
+    assert state == "ok" or "which is likelier is not told" in found.error
 
 
 def test_ties_of_a_ranking_are_soft_halves_or_no_labels():
