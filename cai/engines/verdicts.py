@@ -25,7 +25,10 @@ _LEADS = (
     ),
 )
 """How a verdict may be led in; a lead may stand alone before a letter ("Option A")."""
-_LONGEST_FIRST = sorted(set(_LEADS), key=len, reverse=True)
+_BEGINNINGS = frozenset(lead[:end] for lead in _LEADS for end in range(3, len(lead) + 1))
+_LEAD = re.compile(
+    "(?:" + "|".join(map(re.escape, sorted(_LEADS, key=len, reverse=True))) + r")(?![^\W_])", re.I
+)
 OPENERS = 12
 """About so many tokens open a verdict without telling which: bold, quotes, blanks, leads."""
 
@@ -44,7 +47,8 @@ _IS_BEST = re.compile(
 )
 _TURNS_BACK = re.compile(
     r"\b(but|however|although|though|actually|wait|instead|rather|unless|if|maybe|perhaps|"
-    r"depends?|equally|both|either|neither|nor|none|unsure|sorry|except)\b",
+    r"depends?|equally|both|either|neither|nor|none|unsure|sorry|except|wrong|incorrect|worse|"
+    r"worst)\b",
     re.I,
 )
 _NEGATES = re.compile(
@@ -86,7 +90,7 @@ def opening_of(text: str, options: Sequence[str]) -> Opening:
     """
     every = tuple(range(len(options)))
     said = _undecorated(text)
-    if not said or any(lead.startswith(said.lower()) and len(said) > 2 for lead in _LEADS):
+    if not said or said.lower() in _BEGINNINGS:
         return Opening(every)
     for part in (said, _without_lead(said)):
         if not part:
@@ -160,11 +164,8 @@ def _undecorated(text: str) -> str:
 
 def _without_lead(text: str) -> str:
     """Return what follows a lead; the text itself where there is none."""
-    for lead in _LONGEST_FIRST:
-        rest = text[len(lead) :]
-        if text.lower().startswith(lead) and (not rest or not rest[0].isalnum()):
-            rest = rest.lstrip(_DECORATION + ":")
-            return _without_lead(rest) if rest else rest
+    while found := _LEAD.match(text):
+        text = text[found.end() :].lstrip(_DECORATION + ":")
     return text
 
 

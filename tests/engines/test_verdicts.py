@@ -1,6 +1,8 @@
 """What answers in words are a verdict for: a table of ways to say one and not to."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cai.engines.verdicts import contradicts, opening_of, read_verdict
 
@@ -150,3 +152,35 @@ def test_a_greedy_answer_can_take_its_first_token_back(text, against):
 @pytest.mark.parametrize("text", ["3.5", "35", "3 or 4", "3/10"])
 def test_a_grade_that_goes_on_as_another_number_is_not_that_grade(text):
     assert contradicts(text, GRADES, 2)
+
+
+WORDS = st.sampled_from(
+    [
+        "(A)",
+        "(B)",
+        "A",
+        "B",
+        "**",
+        "The answer is:",
+        "because",
+        "not",
+        "is",
+        ".",
+        "\n",
+        "[[",
+        "fine",
+    ]
+)
+
+
+@given(st.lists(WORDS | st.text(max_size=4), max_size=8).map(" ".join), st.booleans())
+def test_any_text_is_a_verdict_for_one_option_or_none(text, swapped):
+    options = AB[::-1] if swapped else AB
+    option = read_verdict(text, options)
+    assert option in (None, 0, 1)
+    if "(A)" in text and "(B)" in text:
+        assert option is None
+    other = read_verdict(text, options[::-1])
+    assert other == (None if option is None else 1 - option)
+    assert set(opening_of(text, options).options) <= {0, 1}
+    assert contradicts(text, options, 0) in (True, False)
