@@ -100,14 +100,13 @@ class Principle(Part):
             )
         if self.critique is None and self.comparison is None:
             raise ValueError(
-                "says nothing: give it `critique` and `revision`, or `comparison`, or all three"
+                "is empty: give it `critique` and `revision`, or `comparison`, or all three"
             )
         for number, test in enumerate(self.tests, start=1):
             half = "critique" if test.better is None else "comparison"
             if getattr(self, half) is None:
                 raise ValueError(
-                    f"has no `{half}`, which its test {number} is a test of: add one, or remove"
-                    " the test"
+                    f"has no `{half}`, but its test {number} needs one: add it, or remove the test"
                 )
         return self
 

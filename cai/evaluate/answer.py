@@ -163,7 +163,7 @@ def _side(
         which = f"held-out {kind} prompts" + (f" of stratum {stratum!r}" if stratum else "")
         fix = "or correct `evaluate.stratum`" if stratum else "or add prompts"
         raise CaiError(
-            f"There are no {which}, so the evaluation cannot be fair to both sides. Raise "
+            f"There are no {which}, and the evaluation needs both sides. Raise "
             f"`prompts.held_out`, {fix}."
         )
     chosen = _spread(able)[:wanted]

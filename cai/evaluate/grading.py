@@ -165,7 +165,7 @@ def plain_grader(name: str) -> Grader:
     if not re.fullmatch(OWN_GRADER, name):
         raise CaiError(
             f"There is no grader `{name}`. Use {', '.join(f'`{known}`' for known in PLAIN)}, "
-            "`judge`, or a function of your own as `file.py:function` or `module:function`."
+            "`judge`, or your own function as `file.py:function` or `module:function`."
         )
     return OwnGrader(name, _imported(name))
 

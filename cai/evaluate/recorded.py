@@ -144,12 +144,12 @@ def _answers(record: Record) -> list[str]:
         name = next((name for name in ANSWER_COLUMNS if record.has(name)), None)
         if name is None:
             raise CaiError(
-                f"{record.where} has no answer: it has {record.columns()}. Give its column "
-                f"one of the names {', '.join(f'`{column}`' for column in ANSWER_COLUMNS)}."
+                f"{record.where} has no answer: it has {record.columns()}. Name its column "
+                f"one of {', '.join(f'`{column}`' for column in ANSWER_COLUMNS)}."
             )
         found = [record.get(name)]
     if not all(isinstance(text, str) for text in found):
-        raise CaiError(f"{record.where}: an answer is not a text. Fix or remove the row.")
+        raise CaiError(f"{record.where}: an answer is not text. Fix or remove the row.")
     return [_NEXT_TURN.split(str(text), maxsplit=1)[0].strip() for text in found]
 
 

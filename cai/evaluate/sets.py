@@ -80,7 +80,7 @@ def xstest_kind(record: Record) -> Kind:
     if isinstance(sort, str):
         return "red_team" if sort.startswith("contrast_") else "helpful"
     raise CaiError(
-        f"{record.where} is no row of XSTest: it has neither `label` (safe, unsafe) nor `type`, "
+        f"{record.where} is not a row of XSTest: it has neither `label` (safe, unsafe) nor `type`, "
         f"but {record.columns()}. Give xstest_prompts.csv or a file of its completions."
     )
 
@@ -134,7 +134,7 @@ def prompt_rows(
         if messages is not None:
             found.setdefault(messages, record)
     if not found:
-        raise CaiError(f"{path} holds no prompt: all of its {len(records)} rows are blank.")
+        raise CaiError(f"{path} has no prompt: all of its {len(records)} rows are blank.")
     groups = near_duplicate_groups([compared_text(m) for m in found], NEAR_DUPLICATE)
     keys = [content_hash(messages) for messages in found]
     return [
@@ -161,16 +161,16 @@ def _question(record: Record, source: str) -> ChoiceQuestion:
     """Read `prompt`, `corrects` and `incorrects`, as the paper's repository has them."""
     if not record.has("prompt", "corrects", "incorrects"):
         raise CaiError(
-            f"{record.where} is no multiple-choice question: it has {record.columns()}, and needs "
-            "`prompt`, `corrects` and `incorrects`."
+            f"{record.where} is not a multiple-choice question: it has {record.columns()}, and "
+            "needs `prompt`, `corrects` and `incorrects`."
         )
     text = checked_text(record.get("prompt"), "prompt", record.where)
     letters = [_letters(record, name) for name in ("corrects", "incorrects")]
     options = sorted({*letters[0], *letters[1]})
     if len(letters[0]) != 1 or len(options) < 2:
         raise CaiError(
-            f"{record.where}: a question has one right option and others that are wrong; this one "
-            f"has {len(letters[0])} right of {len(options)}. Fix or remove the row."
+            f"{record.where}: a question needs one right option and at least one wrong option; "
+            f"this one has {len(letters[0])} right of {len(options)}. Fix or remove the row."
         )
     stem = text.removesuffix(VERDICT).strip()
     shown = {f" ({letter})": body.strip() for letter, body in _OPTION.findall(stem)}

@@ -127,7 +127,7 @@ class Evaluation:
             return None
         if settings.judge is None:
             raise CaiError(
-                "A judge is asked for, and none is named. Set `evaluate.judge` to a model "
+                "The evaluation needs a judge, and none is set. Set `evaluate.judge` to a model "
                 "(`--judge MODEL` on the command line)."
             )
         return settings.judge

@@ -135,14 +135,14 @@ def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: st
     kind = next((kind for kind in KINDS if kind == config.distributed_type), None)
     if kind is None:
         raise CaiError(
-            f"{file}: `{stage}` does not share its work by `distributed_type: "
-            f"{config.distributed_type}`. It can by {', '.join(KINDS)} (on a CPU, too)."
+            f"{file}: `{stage}` cannot run with `distributed_type: "
+            f"{config.distributed_type}`. Use one of {', '.join(KINDS)} (on a CPU, too)."
         )
     if config.num_machines > 1:
         raise CaiError(
             f"{file}: `num_machines` is {config.num_machines}, and `cai run` starts processes on "
-            "this machine alone. For several, start a script that trains (`cai.ppo.PPO`, say) "
-            "on each of them by `accelerate launch` (docs/ppo.md)."
+            "this machine only. For several, start a training script (with `cai.ppo.PPO`) "
+            "on each of them with `accelerate launch` (docs/ppo.md)."
         )
     check_launch_variables(_variables(config))
     said = config.num_processes if config.num_processes > 0 else None

@@ -118,7 +118,7 @@ def launcher_of_training(
     if batch % count or batch // count % (settings.micro_batch_size or 1):
         micro = settings.micro_batch_size or 1
         raise CaiError(
-            f"`{stage}.batch_size` {batch} does not divide among {count} processes in "
+            f"`{stage}.batch_size` {batch} cannot be split among {count} processes in "
             f"micro-batches of {micro}. Make it a multiple of {count * micro}."
         )
     return launcher

@@ -81,7 +81,7 @@ def read_resolved(run_folder: Path) -> PipelineSettings:
         what = str(problem).rstrip(".").replace("\n", "; ")
         raise CaiError(
             f"{what}. It was edited, or written by another version of cai; `cai run` with the "
-            f"pipeline's own file and `--out {run_folder}` writes it anew and redoes what has "
+            f"pipeline's own file and `--out {run_folder}` writes it again and redoes what has "
             "changed."
         ) from None
 
@@ -229,7 +229,7 @@ def _apply(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...]:
         if inner is None:
             inner = place[key] = {}
         if not isinstance(inner, dict):
-            raise CaiError(f"`{flag} {change}`: `{key}` holds no settings of its own.")
+            raise CaiError(f"`{flag} {change}`: `{key}` is not a section with settings.")
         place = inner
     place[keys[-1]] = value
     return keys

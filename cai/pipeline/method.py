@@ -75,7 +75,7 @@ def stage_of(name: str, section: object, where: Where) -> Stage[Any] | None:
     taken = {*TAKEN, *known, *(stage.makes.name for stage in METHOD if stage.makes)} - {wanted}
     if name in taken:
         raise CaiError(
-            f"{where((name,))}: `{name}` is the name of something else in a run. Give this "
+            f"{where((name,))}: `{name}` already has another meaning in a run. Give this "
             f"`{wanted}` stage another, such as `second-{wanted}`."
         )
     if not NAME.fullmatch(name):

@@ -135,7 +135,7 @@ class _Placing:
                 reads = ", ".join(sorted(need or "every stage" for need in needed)) or "nothing"
                 raise CaiError(
                     f"{place}: `{written}` is of the kind `{kind}`, and `{section.stage.name}` "
-                    f"takes none by name. It reads: {reads}."
+                    f"does not read this kind. It reads: {reads}."
                 )
             named.setdefault(kind, []).append(Source(name, maker.name if maker else None))
         return named
@@ -168,7 +168,7 @@ class _Placing:
                 names = _listed(s.name for s in makers)
                 raise CaiError(
                     f"{self._where((section.name,))}: `{section.name}` reads one {need.kind}, and "
-                    f"this pipeline has {names}. Say which with `from:`."
+                    f"this pipeline has {names}. Choose one with `from:`."
                 )
             if makers:
                 return Source(makers[0].name, makers[0].name)
@@ -191,7 +191,7 @@ class _Placing:
             model = {"base": models.base, "feedback": models.feedback}.get(source.name)
             if source.stage is None and (model or models.helpful).engine == "openai":
                 raise CaiError(
-                    f"{self._where(('models',))}: a model behind a server cannot be trained, and "
+                    f"{self._where(('models',))}: a model on a server cannot be trained, and "
                     f"`{placed.name}` starts from the {GIVEN[source.name]}. Name a model folder as "
                     "`models.base` (with `sft:` or `harmfulness:`) or as `models.helpful`."
                 )

@@ -245,7 +245,7 @@ def _locked(run: Run) -> Generator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CaiError(
-                f"Another process is running in {run.folder}. Wait for it, or give this run a "
-                "folder of its own with `--out`."
+                f"Another process is running in {run.folder}. Wait for it, or give this run "
+                "another folder with `--out`."
             ) from None
         yield

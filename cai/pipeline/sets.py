@@ -60,7 +60,7 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
         else ""
     )
     raise CaiError(
-        f"There is no prompt set `{spec}`.{hint} Known are {', '.join(known)} and `{RUN}:FOLDER`."
+        f"There is no prompt set `{spec}`.{hint} Use one of {', '.join(known)} or `{RUN}:FOLDER`."
     )
 
 

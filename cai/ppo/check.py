@@ -36,12 +36,12 @@ def check_shares(settings: PPOSettings, processes: Processes) -> None:
     value_head = settings.critic == "value_head"
     if processes.sharded and (settings.lora_rank or value_head):
         raise CaiError(
-            "FSDP2 needs a policy and a critic of their own, with all weights trained. Set "
+            "FSDP2 needs a separate policy and critic, with all weights trained. Set "
             "`ppo.lora_rank: 0` and `ppo.critic: separate`, or launch with `ddp`."
         )
     if processes.deepspeed and value_head:
         raise CaiError(
-            "DeepSpeed needs a policy and a critic of their own. Set `ppo.critic: separate`, or "
+            "DeepSpeed needs a separate policy and critic. Set `ppo.critic: separate`, or "
             "launch with `ddp`."
         )
 

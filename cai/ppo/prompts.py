@@ -93,11 +93,11 @@ def tokenize_prompt(prompt: PromptLike, chat: PromptFormat) -> TokenPrompt:
     else:
         raise CaiError(
             "A prompt is a list of messages, but the tokenizer has no chat template to write them. "
-            "Give prompts as texts to go on with, set `tokenizer.chat_template`, or speak "
+            "Give prompts as texts to continue, set `tokenizer.chat_template`, or use "
             "transcripts (`format: transcript`, `cai.models.chat.use_transcripts`)."
         )
     if not ids:
-        raise CaiError("A prompt for PPO is empty: it has no token to answer to. Remove it.")
+        raise CaiError("A prompt for PPO is empty (it has no token). Remove it.")
     return TokenPrompt(tuple(ids), kind, given)
 
 
@@ -139,7 +139,7 @@ def tokenize_prompts(
         )
     if isinstance(rows, str):
         raise CaiError(
-            "The prompts of PPO are one text, and would be read letter by letter. Give a list of "
+            "The prompts of PPO must be a list, and are a single text. Give a list of "
             "texts or of conversations."
         )
     prompts = [tokenize_prompt(row, chat) for row in rows]

@@ -69,7 +69,7 @@ def collect_rollout(
             raise CaiError(
                 f"The reward `{name}` gave a score that is not a number at PPO step {step + 1}. If "
                 "it is a preference model, lower `preference.learning_rate` and train it again; if "
-                "it is a function of yours, fix it. The newest checkpoint is kept."
+                "it is your own function, fix it. The newest checkpoint is kept."
             )
     # 4. Reference log-probabilities, and 5. values.
     with learner.autocast():

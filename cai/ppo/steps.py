@@ -183,8 +183,8 @@ class Watch:
         found = load_checkpoint(self.folder, self.run, learner.device, learner.processes)
         if found is None:
             raise CaiError(
-                f"The best policy of the run is not in {self.folder} any more. Run again to train "
-                "it anew."
+                f"The best policy of the run is no longer in {self.folder}. Run again to train "
+                "it again."
             )
         learner.load_state_dict(found[1])
 

@@ -301,7 +301,7 @@ class PPO:
         if bool(texts) != bool(self.settings.ptx_coef):
             raise CaiError(
                 f"`ppo.ptx_coef` is {self.settings.ptx_coef:g} and there are {len(texts)} "
-                "pretraining texts: PPO-ptx needs both. Set both, or neither."
+                "pretraining texts: PPO-ptx needs both. Give both, or neither."
             )
         if not texts:
             return None
@@ -315,7 +315,7 @@ class PPO:
             if needs or self._independent:
                 raise CaiError(
                     "`ppo.keep: best`, `ppo.guard.action` other than `warn` and an independent "
-                    "scorer go by held-out prompts. Set `ppo.guard: {}` and give some "
+                    "scorer need held-out prompts. Set `ppo.guard: {}` and give some "
                     "(`held_out=`)."
                 )
             return None

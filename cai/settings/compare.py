@@ -42,7 +42,7 @@ def _label_policy(value: Any) -> Any:  # noqa: ANN401
     if not isinstance(value, str):
         return value
     if value not in LABEL_POLICIES:
-        raise ValueError(f"no policy is called `{value}`; known are {', '.join(LABEL_POLICIES)}")
+        raise ValueError(f"there is no policy `{value}`; use one of {', '.join(LABEL_POLICIES)}")
     return LABEL_POLICIES[value]
 
 

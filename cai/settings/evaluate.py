@@ -19,8 +19,8 @@ def _grader(name: str) -> str:
     known = ("playground", "refusals", "judge")
     if name not in known and not re.fullmatch(OWN_GRADER, name):
         raise ValueError(
-            f"there is no grader `{name}`; known are {', '.join(known)}, and a function of your "
-            "own as `file.py:function` or `module:function`"
+            f"there is no grader `{name}`; use {', '.join(known)}, or your own function "
+            "as `file.py:function` or `module:function`"
         )
     return name
 

@@ -75,7 +75,7 @@ class ModelSettings(Settings, frozen=True):
         if self.adapter is not None and self.engine != "vllm":
             raise ValueError("`adapter` needs `engine: vllm`; merge it into the model otherwise")
         if self.options and self.engine == "transformers":
-            raise ValueError("`options` are passed to `engine: vllm` or `openai` alone")
+            raise ValueError("`options` can only be set with `engine: vllm` or `openai`")
         return self
 
 

@@ -154,8 +154,8 @@ class PPOSettings(StageSettings, frozen=True):
         if self.batch_size % self.samples_per_prompt:
             together = math.lcm(self.samples_per_prompt, self.minibatches * (self.processes or 1))
             raise ValueError(
-                f"`ppo.batch_size` counts episodes, and {self.batch_size} do not divide into "
-                f"prompts with `ppo.samples_per_prompt` {self.samples_per_prompt} of them each. "
+                f"`ppo.batch_size` counts episodes, and {self.batch_size} cannot be split into "
+                f"prompts with `ppo.samples_per_prompt` {self.samples_per_prompt} episodes each. "
                 f"Make it a multiple of {together}."
             )
         if self.advantage != "rloo":
@@ -172,7 +172,7 @@ class PPOSettings(StageSettings, frozen=True):
             )
         if self.gamma != 1:
             raise ValueError(
-                f"`ppo.advantage: rloo` goes by the reward of whole responses, and `ppo.gamma` "
+                f"`ppo.advantage: rloo` uses the reward of whole responses, and `ppo.gamma` "
                 f"{self.gamma:g} discounts tokens. Leave `gamma` out, or set `ppo.advantage: gae`."
             )
         return self
@@ -184,24 +184,24 @@ class PPOSettings(StageSettings, frozen=True):
         if self.batch_size % (self.minibatches * processes):
             each = f" for each of {processes} processes" if processes > 1 else ""
             raise ValueError(
-                f"`ppo.batch_size` {self.batch_size} does not divide into `ppo.minibatches` "
+                f"`ppo.batch_size` {self.batch_size} cannot be split into `ppo.minibatches` "
                 f"{self.minibatches} equal parts{each}. Make it a multiple of "
                 f"{self.minibatches * processes}."
             )
         if self.objective == "policy_gradient" and self.minibatches * self.epochs > 1:
             raise ValueError(
-                "`ppo.objective: policy_gradient` is right for one optimizer step per rollout, and "
-                f"`ppo.epochs` {self.epochs} with `ppo.minibatches` {self.minibatches} take "
-                f"{self.epochs * self.minibatches}. Set both to 1, or `ppo.objective: clip`."
+                "`ppo.objective: policy_gradient` is correct for one optimizer step per rollout "
+                f"only, and `ppo.epochs` {self.epochs} with `ppo.minibatches` {self.minibatches} "
+                f"take {self.epochs * self.minibatches}. Set both to 1, or `ppo.objective: clip`."
             )
         if self.guard and self.guard.action == "roll_back" and not self.kl_coef:
             raise ValueError(
-                "`ppo.guard.action: roll_back` raises `ppo.kl_coef` by factors, which never leave "
+                "`ppo.guard.action: roll_back` multiplies `ppo.kl_coef`, which stays at "
                 "0. Start from a small positive `kl_coef`, such as 0.01, or let the guard `stop`."
             )
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError(
-                "`ppo.kl_target` adapts `ppo.kl_coef` by factors, which never leave 0. Start from "
+                "`ppo.kl_target` multiplies `ppo.kl_coef`, which stays at 0. Start from "
                 "a small positive `kl_coef`, such as 0.01."
             )
         return self

@@ -42,7 +42,7 @@ class OptimizerSettings(StageSettings, frozen=True):
         processes = self.processes or 1
         if self.batch_size % processes:
             raise ValueError(
-                f"`batch_size` {self.batch_size} does not divide among {processes} `processes`. "
+                f"`batch_size` {self.batch_size} cannot be split among {processes} `processes`. "
                 f"Make it a multiple of {processes}."
             )
         return self

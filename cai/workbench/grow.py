@@ -88,7 +88,7 @@ async def grow(
     """
     if len(seeds) < settings.shots:
         raise CaiError(
-            f"{settings.shots} examples are wanted in each request, but there are only"
+            f"Each request needs {settings.shots} examples, but there are only"
             f" {len(seeds)} prompts: give more, or lower `--shots`."
         )
 
