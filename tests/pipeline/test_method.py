@@ -120,7 +120,7 @@ def test_one_stage_under_another_name_is_found_all_the_same(tmp_path):
         ),
         (
             "revise: {}\none: {stage: sft}\ntwo: {stage: sft}\ncompare: {}\n",
-            r":9:\d+: `compare` reads one policy, and this pipeline has `one` and `two`\. Say",
+            r":9:\d+: `compare` reads one policy, and this pipeline has `one` and `two`\. Choose",
         ),
         (
             "revise: {}\nsft: {from: b}\nb: {stage: sft, from: sft}\n",
