@@ -15,9 +15,9 @@ class SourceSettings(Settings, frozen=True):
     path: str
     """A file, `hub:owner/name`, or `playground:red_team`, `playground:helpful`, …"""
     format: Literal["auto", "jsonl", "json", "csv", "text", "parquet"] = "auto"
-    """`auto` uses the file's extension, then its content."""
+    """`auto` goes by the file's ending, then by its content."""
     column: str | None = None
-    """The column of the prompt, if its name is not one of the usual ones."""
+    """The column that holds the prompt, when its name is not one of the usual ones."""
     split: str = "train"
     """The split of a hub data set."""
     limit: Positive | None = None
