@@ -1,4 +1,4 @@
-"""Where stages stand in a pipeline: what each one reads, and in which order they run."""
+"""The places of stages in a pipeline: the inputs of each one, and the order of all."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from cai.settings import PipelineSettings, StageSettings
 
 
 def place(settings: PipelineSettings, where: Where) -> tuple[Placed, ...]:
-    """Find out what each stage of a pipeline reads, and in which order they run.
+    """Find the inputs of each stage of a pipeline, and the order of the stages.
 
     Args:
         settings: The pipeline.
         where: For errors.
 
     Raises:
-        CaiError: A stage reads what no stage makes, or what several make; stages read each other;
-            `from` names nothing; a stage would train a model behind a server.
+        CaiError: An input of a stage is made by no stage or by several; stages read each other;
+            `from` has an unknown name; a stage would train a model on a server.
     """
     return _Placing(settings, where).placed()
 
 
 def arranged(settings: PipelineSettings, where: Where) -> PipelineSettings:
-    """Return the settings with their sections in the order in which they run."""
+    """Return the settings with their sections in the order of the run."""
     order = [placed.name for placed in place(settings, where)]
     sections = {name: settings.sections[name] for name in order}
     return settings.model_copy(update={"sections": sections})
