@@ -1,7 +1,7 @@
 """Prompt sets by name: `NAME:FILE`, read from a file on this machine.
 
-Known sets bring their kind of prompt and their quirks with them; `red_team:FILE` and `helpful:FILE`
-take a file of one's own, in any format that a pipeline's prompts may have.
+Known sets have a fixed kind of prompt and format; `red_team:FILE` and `helpful:FILE` read your own
+file, in any format of a pipeline's prompts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ChoiceQuestion:
         source: The set's name.
         prompt: Ends with `The answer is:`.
         options: The letters as they are scored, with their leading space.
-        texts: What the letters stand for; empty where the question does not say.
+        texts: The texts of the letters; empty if the question does not have them.
         gold: The right option's number.
         task: Questions about one conversation are one task.
     """
@@ -51,7 +51,7 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A set as it was read: prompts to answer, or questions to choose in.
+    """A set that was read: prompts, or multiple-choice questions.
 
     Attributes:
         name: The set's.
@@ -73,7 +73,7 @@ def _always(kind: Kind) -> KindOf:
 
 
 def xstest_kind(record: Record) -> Kind:
-    """Tell safe prompts from their unsafe contrasts, by `label` or, without it, by `type`."""
+    """Separate safe prompts from their unsafe contrasts, by `label` or, without it, by `type`."""
     label, sort = record.get("label"), record.get("type")
     if label in ("safe", "unsafe"):
         return "helpful" if label == "safe" else "red_team"
@@ -107,7 +107,7 @@ def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
     Args:
         name: A key of `PROMPT_SETS` or one of `QUESTION_SETS`.
         path: A file; for sets of prompts also `hub:owner/name`.
-        limit: Take so many rows, spread over the file.
+        limit: The number of rows, spread over the file.
 
     Raises:
         CaiError: The name is unknown, or the file cannot be read as this set.

@@ -1,4 +1,4 @@
-"""One rollout: sample from the live policy, score, and note what the update needs to know.
+"""One rollout: sample from the current policy, score, and store the data for the update.
 
 Processes share the prompts of each part of it; all of them get the whole rollout.
 """

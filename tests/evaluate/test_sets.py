@@ -192,7 +192,7 @@ def test_recorded_answers_are_given_to_the_questions_they_answer(tmp_path):
 def test_a_file_without_answers_is_an_error(tmp_path):
     with pytest.raises(CaiError, match=r"answers.jsonl:1 has no answer.*`completion`"):
         answers(tmp_path, [{"prompt": "Why?"}])
-    with pytest.raises(CaiError, match="not text"):
+    with pytest.raises(CaiError, match="not a text"):
         answers(tmp_path, [{"prompt": "Why?", "response": 7}])
     assert read_recorded("playground") is None
 
