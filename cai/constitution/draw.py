@@ -1,4 +1,4 @@
-"""Which principle a row is criticised or judged under.
+"""The draw of the principle for a critique or a judgement.
 
 A principle is drawn as the argmax of `log weight + Gumbel noise` (the Gumbel-max trick: its
 probability is its share of the weights), and each principle's noise comes from a hash of the row

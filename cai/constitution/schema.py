@@ -112,12 +112,12 @@ class Principle(Part):
 
     @property
     def supervised_hash(self) -> str:
-        """Names the text of the critique half."""
+        """The hash of the critique half's text."""
         return content_hash("supervised", self.critique, self.revision)
 
     @property
     def comparison_hash(self) -> str:
-        """Names the text of the comparison half."""
+        """The hash of the comparison half's text."""
         return content_hash("comparison", self.comparison)
 
 

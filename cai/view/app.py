@@ -78,7 +78,7 @@ class Trial(Edits):
 
 @dataclass
 class Desk:
-    """All that the served page knows.
+    """The data of the served page.
 
     Attributes:
         run: The run folder.

@@ -1,4 +1,4 @@
-"""What an edit to a constitution means for a run: which rows it touches, which labels it turns."""
+"""The effect of an edit to a constitution on a run: the rows and labels that change."""
 
 from __future__ import annotations
 

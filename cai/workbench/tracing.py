@@ -1,4 +1,4 @@
-"""Where a revision or a label came from: every prompt, every number, every rule.
+"""How a revision or a label was made: every prompt, every number, every rule.
 
 The row functions themselves are run again with an engine that says what the row says it said, so
 the prompts shown are built by the code that built them then. No model is asked.
@@ -64,7 +64,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Vote:
-    """What one judgement says about a label.
+    """The vote of one judgement for a label.
 
     Attributes:
         principle: Its id.
@@ -83,7 +83,7 @@ class Vote:
 
 @dataclass
 class Origin:
-    """Where one row came from.
+    """How one row was made.
 
     Attributes:
         title: What the row is.

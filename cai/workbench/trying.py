@@ -29,7 +29,7 @@ _KINDS: dict[str, StepKind] = {"Critique": "critique", "Revision": "revision"}
 
 @dataclass(frozen=True)
 class Step:
-    """Something the model said.
+    """One output of the model.
 
     Attributes:
         kind: What it is.
