@@ -82,7 +82,7 @@ def test_the_options_of_evaluate_are_the_fields_of_one_value(monkeypatch, tmp_pa
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--judge-set", "dtype=float32"), "name one with `--judge MODEL`"),
+        (("--judge-set", "dtype=float32"), "give one with `--judge MODEL`"),
         (("--elo-pairing", "knockout"), "`--elo-pairing knockout`"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_file_is_not_a_model(folder):
 
 
 def test_a_hub_id_that_cannot_be_downloaded():
-    with pytest.raises(CaiError, match="neither a folder here nor"):
+    with pytest.raises(CaiError, match="neither a local folder nor"):
         model_folder(at("no-such-owner/no-such-model"))
 
 

@@ -26,7 +26,7 @@ from cai.constitution import load_constitution
 app = typer.Typer(
     cls=Commands,
     name="cai",
-    help="From a YAML constitution to a harmless, helpful model, every step open to inspection.",
+    help="Constitutional AI: from a YAML constitution to a harmless, helpful model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -65,13 +65,13 @@ def _run(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option("--only", help="Run this stage alone.", autocompletion=completion.stage_names),
+        typer.Option("--only", help="Run only this stage.", autocompletion=completion.stage_names),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and why, and run nothing.")
+        bool, typer.Option("--dry-run", help="Show what would run and why, without running it.")
     ] = False,
 ) -> None:
-    """Run a pipeline: what is up to date is left alone, what was interrupted goes on."""
+    """Run a pipeline. Stages that are up to date are skipped; interrupted ones continue."""
     from cai.cli.run import run_command
 
     run_command(pipeline, out=out, changes=changes or [], only=only, dry_run=dry_run)
@@ -81,10 +81,10 @@ def _run(
 def _report(
     run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
     other: Annotated[
-        Path | None, typer.Argument(help="A second run, to be compared with the first.")
+        Path | None, typer.Argument(help="A second run to compare with the first.")
     ] = None,
 ) -> None:
-    """Print a run's results table and write its report again, or compare two runs."""
+    """Print the results of a run and write its report again, or compare two runs."""
     from cai.cli.run import compare_command, report_command
 
     if other is None:
@@ -106,18 +106,18 @@ def _view(
         str,
         typer.Option(
             metavar="MODEL",
-            help="Who answers: a model of the run (`helpful-only`, `sl-cai`, `rl-cai`, …), or a "
+            help="The model to try: one of the run (`helpful-only`, `sl-cai`, `rl-cai`, …), a "
             "model folder, a hub id, or `playground`.",
             autocompletion=completion.model_names,
         ),
     ] = "helpful-only",
     model_set: ModelChanges = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 0,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page, or print its link only.")
+        bool, typer.Option("--browser/--no-browser", help="Open the page, or only print its link.")
     ] = True,
 ) -> None:
-    """Open a run's page on this machine, with its constitution to try and edit."""
+    """Open a run's report in the browser, and try and edit its constitution there."""
     from cai.cli.view import view_command
 
     view_command(
@@ -138,10 +138,11 @@ def _why(
         bool, typer.Option("--prompts/--no-prompts", help="Print every prompt in full.")
     ] = True,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Prompts as the model's own chat template writes them.")
+        bool,
+        typer.Option("--exact", help="Print prompts as the model's chat template writes them."),
     ] = False,
 ) -> None:
-    """Say where a revision or a label came from: prompts, principles, numbers, policy, result."""
+    """Show how a revision or a label was made: prompts, principles, numbers, policy, result."""
     from cai.cli.why import why_command
 
     why_command(run_folder, row, prompts=prompts, exact=exact)
@@ -167,16 +168,16 @@ def _feedback(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Draw so many comparisons of each source.")
+        int | None, typer.Option(min=1, help="The number of comparisons to draw from each source.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all measures there.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all measures to this file.")
     ] = None,
     seed: Seed = 0,
 ) -> None:
     """Measure how good a feedback model's labels are, before anything is trained on them.
 
-    Accuracy beside trivial baselines, calibration, position and length bias, with intervals.
+    Accuracy, two baselines, calibration, position bias and length bias, with intervals.
     """
     from cai.cli.feedback import feedback_command
 
@@ -196,14 +197,16 @@ def _export(
     run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
     stage: Annotated[
         str,
-        typer.Argument(help="`revise`, `compare`, …", autocompletion=completion.data_stages),
+        typer.Argument(
+            help="The stage: `revise`, `compare`, …", autocompletion=completion.data_stages
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     file_format: Annotated[
         str, typer.Option("--format", help="`jsonl` (all rows), `parquet` or `trl` (trainable).")
     ] = "jsonl",
 ) -> None:
-    """Write a stage's data set to a file of its own."""
+    """Write the data set of a stage to a file."""
     from cai.cli.export import export_command
 
     export_command(run_folder, stage, out=out, file_format=file_format)
@@ -212,7 +215,7 @@ def _export(
 @app.command("evaluate")
 @from_fields(EvaluateOptions)
 def _evaluate(options: EvaluateOptions) -> None:
-    """Ask models and grade their answers: rates with intervals, Elo, known sets, and more."""
+    """Evaluate models: rates with intervals, Elo, known prompt sets, and more."""
     from cai.cli.evaluate import evaluate_command
 
     evaluate_command(options)
@@ -229,11 +232,11 @@ def _harmfulness(
     model_set: ModelChanges = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="As in `preference`: `learning_rate=…`."),
+        typer.Option("--set", metavar="KEY=VALUE", help="A training setting: `learning_rate=…`."),
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train a model that rates how harmful an answer is, for `cai evaluate --harmfulness`."""
+    """Train a model that rates how harmful a response is, for `cai evaluate --harmfulness`."""
     from cai.cli.harmfulness import harmfulness_command
     from cai.cli.options import model_settings
 
@@ -246,13 +249,15 @@ def _harmfulness(
 def _chat(
     model: Annotated[str, typer.Argument(help="A model folder, a hub id, or `playground`.")],
     transcript: Annotated[
-        bool, typer.Option("--transcript", help="Speak Human/Assistant transcripts (base models).")
+        bool, typer.Option("--transcript", help="Use Human/Assistant transcripts (base models).")
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
-    seed: Annotated[int, typer.Option(help="Draws; the same seed gives the same answers.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The seed; the same seed gives the same responses.")
+    ] = 0,
 ) -> None:
-    """Talk with a model."""
+    """Chat with a model."""
     from cai.cli.chat import chat_command
 
     chat_command(
@@ -266,7 +271,7 @@ def _chat(
 
 @app.command("doctor")
 def _doctor() -> None:
-    """Say what this machine can run, and what is missing."""
+    """Show what this machine can run, and what is missing."""
     from cai.cli.doctor import doctor_command
 
     doctor_command()

@@ -30,7 +30,7 @@ _GITHUB_LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
 @app.command()
 def new(target: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=False)]) -> None:
-    """Write a commented constitution to start from; never over a file that is there."""
+    """Write a commented constitution to start from. Existing files are not overwritten."""
     path = Path(target)
     if path.suffix not in SUFFIXES:
         path = path.with_name(f"{path.name}.yaml")
@@ -43,13 +43,13 @@ def new(target: Annotated[str, typer.Argument(metavar="NAME|FILE", show_default=
 def check(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", show_default=False)],
     format: Annotated[  # noqa: A002
-        Literal["text", "json", "github"], typer.Option(help="How findings are written.")
+        Literal["text", "json", "github"], typer.Option(help="The output format.")
     ] = "text",
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
 ) -> None:
-    """Say what is wrong or doubtful in constitutions (files or built-in names).
+    """Show errors and warnings in constitutions (files or built-in names).
 
-    Exit status 1 when there is an error; with `--strict` also when there is a warning.
+    The exit status is 1 if there is an error; with `--strict` also if there is a warning.
     """
     found = {file: check_constitution(file) for file in files}
     findings = [finding for per_file in found.values() for finding in per_file]
@@ -72,7 +72,7 @@ def show(
         str | None, typer.Option(metavar="ID", help="Show the whole text of one principle.")
     ] = None,
 ) -> None:
-    """Show a constitution (a file or a built-in name), `extends` resolved."""
+    """Show a constitution (a file or a built-in name) with `extends` resolved."""
     constitution = load_constitution(file)
     if principle is not None:
         typer.echo(_whole_text(_find(constitution, principle)))
@@ -97,10 +97,10 @@ def schema() -> None:
 def import_(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write there instead of printing.")
+        Path | None, typer.Option(metavar="FILE", help="Write to this file instead of printing.")
     ] = None,
 ) -> None:
-    """Make one constitution of other projects' files, recognised by their shape."""
+    """Convert files of other projects to one constitution; their layout is recognised."""
     imported = read_foreign(files)
     text = imported_yaml(imported, _name(out) if out else "imported")
     if out is None:
@@ -115,15 +115,18 @@ def import_(
 @app.command("try")
 def try_prompt(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
-    prompt: Annotated[str, typer.Option(help="What the user says.", show_default=False)],
+    prompt: Annotated[str, typer.Option(help="The user's message.", show_default=False)],
     model: Model = "playground",
     model_set: ModelChanges = None,
     principle: Annotated[
-        str | None, typer.Option(metavar="ID", help="Use this principle and draw none.")
+        str | None, typer.Option(metavar="ID", help="Use this principle instead of drawing one.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Critique-revision pairs.")] = 2,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of critique and revision.")] = 2,
     critique: Annotated[
-        bool, typer.Option("--critique/--no-critique", help="Or revise directly.")
+        bool,
+        typer.Option(
+            "--critique/--no-critique", help="Critique before each revision, or revise directly."
+        ),
     ] = True,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare the first response with the last revision.")
@@ -133,7 +136,7 @@ def try_prompt(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     seed: Seed = 0,
 ) -> None:
-    """Show what a constitution does to one prompt: response, critiques, revisions, verdict."""
+    """Run a constitution on one prompt: response, critiques, revisions, verdict."""
     from cai.cli.trying import try_command
 
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
@@ -159,20 +162,23 @@ def run_tests(
     model_set: ModelChanges = None,
     reasoning: Reasoning = False,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of each principle's tests to pass.")
+        float,
+        typer.Option(min=0, max=1, help="The share of each principle's tests that must pass."),
     ] = 1.0,
     junit: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the outcomes as JUnit XML.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Of critiques and reasoning.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="The temperature of critiques and reasoning.")
+    ] = 0.0,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="The longest critique or chain of thought.")
+        int, typer.Option(min=1, help="The longest critique or chain of thought, in tokens.")
     ] = 256,
     seed: Seed = 0,
 ) -> None:
     """Run the tests in a constitution against a feedback model.
 
-    Exit status 1 when a principle passes a smaller share of its tests than the threshold.
+    The exit status is 1 if a principle passes a smaller share of its tests than the threshold.
     """
     from cai.cli.testing import test_command
 
@@ -196,16 +202,16 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", show_default=False)],
     new: Annotated[str, typer.Argument(metavar="NEW", show_default=False)],
     run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Count the rows of this run it touches.")
+        Path | None, typer.Option(metavar="RUN", help="Count the rows of this run that change.")
     ] = None,
     relabel: Annotated[
-        bool, typer.Option("--relabel", help="Judge what the edit touches; show flipped labels.")
+        bool, typer.Option("--relabel", help="Judge the changed rows again; show flipped labels.")
     ] = False,
     examples: Annotated[int, typer.Option(min=0, help="How many flipped labels to show.")] = 3,
 ) -> None:
-    """Say what an edit changes, and what it would do to a run. Only `--relabel` asks a model.
+    """Show what an edit changes, and its effect on a run. Only `--relabel` uses a model.
 
-    The constitution that a run was made with is constitution.yaml in its folder.
+    The constitution of a run is constitution.yaml in its folder.
     """
     from cai.cli.diffing import diff_command
 
@@ -223,13 +229,15 @@ def diff(
 @app.command()
 def stats(
     run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
-    json_: Annotated[bool, typer.Option("--json", help="Everything, intervals included.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON, with intervals.")
+    ] = False,
 ) -> None:
-    """Say what each principle did in a run.
+    """Show the effect of each principle in a run.
 
-    Rounds it was drawn for and the share of them that changed the response; verdicts under it, the
-    share that has a vote, how sharp they are (0 undecided, 1 certain) and the share of opinions
-    that both orders share; labels that would flip or be lost without its votes.
+    The rounds it was drawn for, and the share of them that changed the response. The verdicts under
+    it: the share with a vote, their sharpness (0 undecided, 1 certain), and the share of opinions
+    that are the same in both orders. The labels that would flip or be lost without its votes.
     """
     from cai.cli.statistics import stats_command
 
@@ -246,7 +254,7 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as problem:
-        raise CaiError(f"{path} is there already: give another name, or remove it") from problem
+        raise CaiError(f"{path} already exists: give another name, or remove it") from problem
     except OSError as problem:
         raise CaiError(
             f"{path} cannot be written ({problem.strerror}): give a path in a folder that exists"

@@ -19,7 +19,7 @@ OPTIONAL = {
 
 
 def doctor_command() -> None:
-    """Print versions, processors, memory, GPUs, optional parts and the shipped model's state."""
+    """Print versions, processors, memory, GPUs, optional packages and the shipped model's state."""
     import torch
 
     from cai.models.loading import PLAYGROUND
@@ -39,5 +39,5 @@ def doctor_command() -> None:
     for name, purpose in OPTIONAL.items():
         table.add_row(name, "installed" if find_spec(name) else f"not installed ({purpose})")
     shipped = (PLAYGROUND / "model.safetensors").exists()
-    table.add_row("playground model", "there" if shipped else f"missing from {PLAYGROUND}")
+    table.add_row("playground model", "available" if shipped else f"missing from {PLAYGROUND}")
     plain_console().print(table)

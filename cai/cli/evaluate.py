@@ -113,13 +113,13 @@ def _check_used(given: Set[str], evaluation: Evaluation) -> None:
     judged = JUDGE in (settings.grader, settings.elo, settings.harmfulness)
     if "judge" in given and not judged:
         raise CaiError(
-            "`--judge` names a judge, and nothing is asked of it. Add `--grader judge`, "
+            "`--judge` names a judge that is not used. Add `--grader judge`, "
             "`--elo judge` or `--harmfulness judge`."
         )
     if given & {"elo_pairing", "elo_prompts"} and settings.elo != JUDGE:
         raise CaiError(
-            "`--elo-pairing` and `--elo-prompts` are about matches. Add `--elo judge`, or leave "
-            "them out."
+            "`--elo-pairing` and `--elo-prompts` are options of matches. Add `--elo judge`, or "
+            "leave them out."
         )
     if "elo" in given and settings.elo != JUDGE and evaluation.preference is None:
         raise CaiError(
@@ -132,11 +132,11 @@ def _run_folder(options: EvaluateOptions) -> Path | None:
     runs = [Path(name) for name in options.models if (Path(name) / "pipeline.yaml").is_file()]
     if runs and len(options.models) > 1:
         raise CaiError(
-            f"{runs[0]} is a run folder, which is evaluated on its own. Name its models one by one "
-            f"({runs[0]}/ppo/model) to set them beside others."
+            f"{runs[0]} is a run folder, which must be the only argument. Name its models one by "
+            f"one ({runs[0]}/ppo/model) to compare them with others."
         )
     if not runs and options.checkpoints:
-        raise CaiError("`--checkpoints` looks into a run: give a run folder in place of models.")
+        raise CaiError("`--checkpoints` needs a run: give a run folder instead of models.")
     return runs[0] if runs else None
 
 
@@ -169,13 +169,13 @@ def _of_models(
 ) -> Evaluation:
     if not options.prompts and models:
         raise CaiError(
-            "There is nothing to ask: name at least one prompt set, such as `--prompts "
+            "There are no prompts: name at least one prompt set, such as `--prompts "
             "playground:red_team`, `--prompts xstest:FILE` or `--prompts red_team:FILE`."
         )
     if options.prompts and not models:
         raise CaiError(
-            "Recorded answers are answers to prompts of their own, so there is nobody to ask what "
-            "`--prompts` names. Leave it out, or name a model, too."
+            "Recorded answers have their own prompts, and no model is given that could answer "
+            "`--prompts`. Leave `--prompts` out, or name a model, too."
         )
     seed = options.seed or 0
     return Evaluation(
@@ -218,13 +218,13 @@ def _models(options: EvaluateOptions) -> tuple[dict[str, ModelSettings], dict[st
         given = read_recorded(spelling)
         if not given and Path(spelling).is_file() and Path(spelling).suffix not in YAML:
             raise CaiError(
-                f"{spelling} is a file. `answers:{spelling}` are answers that are there already; a "
+                f"{spelling} is a file. For recorded answers write `answers:{spelling}`; a "
                 "model is a folder, or a YAML file of its settings."
             )
         model = None if given else model_settings(spelling, options.model_set)
         name = name or _name(spelling, model)
         if name in models or name in recorded:
-            raise CaiError(f"Two models are called `{name}`. Name them: `one={spelling}`.")
+            raise CaiError(f"Two models have the name `{name}`. Rename one: `one={spelling}`.")
         if given:
             recorded[name] = given
         elif model:

@@ -17,14 +17,14 @@ from cai.settings import EvaluateSettings
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What the command line asks for; each field is an argument or option of the command."""
+    """The command line; each field is an argument or option of the command."""
 
     models: Annotated[
         list[str],
         typer.Argument(
             help="Model folders, hub ids, `playground`, models on a server (`gpt@https://…/v1`) or "
-            "YAML files of a model's settings, each as it is or as NAME=MODEL; `answers:FILE` for "
-            "answers that are there already; or one run folder.",
+            "YAML files of a model's settings, each optionally as NAME=MODEL; `answers:FILE` for "
+            "recorded answers; or one run folder.",
             metavar="MODEL...",
         ),
     ]
@@ -41,54 +41,57 @@ class EvaluateOptions:
         str | None,
         typer.Option(help="`refusals` (the default), `playground`, `judge` or `file.py:function`."),
     ] = None
-    judge: Annotated[str | None, typer.Option(help="The judge, a model.", metavar="MODEL")] = None
+    judge: Annotated[str | None, typer.Option(help="The judge model.", metavar="MODEL")] = None
     judge_set: Annotated[
         list[str] | None,
         typer.Option("--judge-set", metavar="KEY=VALUE", help="A setting of the judge."),
     ] = None
     model_set: ModelChanges = None
     elo: Annotated[
-        str | None, typer.Option(help="`judge`: matches in both orders; or `preference`.")
+        str | None, typer.Option(help="`judge` (matches, in both orders) or `preference`.")
     ] = None
     elo_pairing: Annotated[
-        str | None, typer.Option(help="`all` meet all (the default), or `swiss` rounds.")
+        str | None, typer.Option(help="`all` pairs of models (the default) or `swiss` rounds.")
     ] = None
     elo_prompts: Annotated[
-        int | None, typer.Option(min=1, help="Matches a side, of two models; in Swiss, of each.")
+        int | None,
+        typer.Option(min=1, help="Prompts per side and pair; with `swiss`, per side and model."),
     ] = None
     preference: Annotated[
         str | None, typer.Option(help="A preference model, for scores and Elo.", metavar="FOLDER")
     ] = None
     harmfulness: Annotated[
-        str | None, typer.Option(help="`judge`, or a folder that `cai harmfulness` wrote.")
+        str | None, typer.Option(help="`judge`, or a model trained by `cai harmfulness`.")
     ] = None
     texts: Annotated[
         str | None,
-        typer.Option(help="Benign prompts and responses: their perplexity.", metavar="FILE"),
+        typer.Option(help="Benign prompts and responses, to measure perplexity.", metavar="FILE"),
     ] = None
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Of a run: every policy that PPO has kept.")
+        bool, typer.Option("--checkpoints", help="Also evaluate the checkpoints of PPO (of a run).")
     ] = False
-    samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1
-    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set.")] = None
+    samples: Annotated[int, typer.Option(min=1, help="Responses to each prompt.")] = 1
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many prompts of each set.")
+    ] = None
     temperature: Annotated[float | None, typer.Option(min=0)] = None
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None
     concurrency: Annotated[int | None, typer.Option(min=1)] = None
-    seed: Annotated[int | None, typer.Option(help="Decides draws and samples.")] = None
+    seed: Annotated[int | None, typer.Option(help="The seed of draws and samples.")] = None
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder; `evaluation` if left out.")
+        Path | None, typer.Option("--out", help="The folder to write; `evaluation` if left out.")
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
 
     @cached_property
     def settings(self) -> EvaluateSettings:
         """The settings; its `model_fields_set` are those that were given.
 
         Raises:
-            CaiError: An option has no fitting value, or sets what nobody named.
+            CaiError: An option has a wrong value, or `--judge-set` is given without a judge.
         """
         if self.judge_set and not self.judge:
-            raise CaiError("`--judge-set` sets what the judge has: name one with `--judge MODEL`.")
+            raise CaiError("`--judge-set` needs a judge: give one with `--judge MODEL`.")
         given: dict[str, Any] = {
             name: value
             for name in EvaluateSettings.model_fields

@@ -30,7 +30,7 @@ ModelChanges = Annotated[
         help="A setting of the model, as in `models` of a pipeline: `engine=…`, `format=…`.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Decides draws and samples.")]
+Seed = Annotated[int, typer.Option(help="The seed of draws and samples.")]
 Reasoning = Annotated[
     bool,
     typer.Option("--reasoning/--no-reasoning", help="Chain of thought before each verdict."),
@@ -58,18 +58,18 @@ def model_settings(
     *,
     flag: str = "--model-set",
 ) -> ModelSettings:
-    """Make a model's settings of its spelling and `KEY=VALUE` texts; the rest are those of `like`.
+    """Make a model's settings from its name and `KEY=VALUE` texts; the rest are those of `like`.
 
     Args:
-        model: A folder, a hub id or `playground`; `MODEL@URL`, a model behind a server that speaks
-            OpenAI's API; or a YAML file that holds what an entry of a pipeline's `models` does.
+        model: A folder, a hub id or `playground`; `MODEL@URL`, a model on a server with OpenAI's
+            API; or a YAML file with the settings of an entry of `models` in a pipeline.
         changes: Settings with dotted keys.
         like: Settings to start from.
-        flag: What gave the changes.
+        flag: The option that gave the changes.
 
     Raises:
-        CaiError: The file cannot be read, or a text is not of this form, or names no setting, or
-            gives it no fitting value.
+        CaiError: The file cannot be read, a text is not `KEY=VALUE`, a setting is unknown, or its
+            value is wrong.
     """
     start = like.model_dump() if like else {}
     served = _SERVED.fullmatch(model)
@@ -88,12 +88,12 @@ def model_settings(
 
 
 def spelling(model: ModelSettings) -> str:
-    """Return what tells a model apart for people: its path, and where its server is."""
+    """Return a model's path, with the address of its server if it has one."""
     return f"{model.path}@{model.server.base_url}" if model.server else model.path
 
 
 def compare_settings(changes: list[str] | None) -> CompareSettings:
-    """Make the settings of the `compare` stage of `KEY=VALUE` texts; the others as they are.
+    """Make the settings of the `compare` stage from `KEY=VALUE` texts; the others are defaults.
 
     Raises:
         CaiError: As `model_settings`.

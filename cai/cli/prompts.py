@@ -13,36 +13,38 @@ from cai.cli.console import bar, plain_console
 from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.errors import CaiError
 
-app = typer.Typer(no_args_is_help=True, help="Prompt files.")
+app = typer.Typer(no_args_is_help=True, help="Work with prompt files.")
 
 
 @app.callback()
 def _prompts() -> None:
-    """Prompt files."""
+    """Work with prompt files."""
 
 
 @app.command("grow")
 def grow_(
-    file: Annotated[Path, typer.Argument(help="Prompts that people wrote, in any known format.")],
+    file: Annotated[
+        Path, typer.Argument(help="Prompts written by people, in any supported format.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The JSON Lines file to write.")],
     model: Model,
     model_set: ModelChanges = None,
-    count: Annotated[int, typer.Option(min=1, help="How many to make.")] = 100,
+    count: Annotated[int, typer.Option(min=1, help="How many prompts to write.")] = 100,
     shots: Annotated[int, typer.Option(min=1, help="Examples in each request.")] = 5,
     near_duplicate: Annotated[
-        float, typer.Option(min=0, max=1, help="Word 3-gram overlap from which none is new.")
+        float, typer.Option(min=0, max=1, help="Leave out prompts with this word 3-gram overlap.")
     ] = 0.5,
     temperature: Annotated[float, typer.Option(min=0)] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     seed: Seed = 0,
 ) -> None:
-    """Have a model write more prompts like those in a file; near-duplicates are left out."""
+    """Write more prompts like those in a file, with a model. Near-duplicates are left out."""
     from cai.data.store import write_atomically
     from cai.engines.opening import open_engine
     from cai.workbench.grow import Grown, GrowSettings, grow
 
     if out.exists():
-        raise CaiError(f"{out} is there already: give another name, or remove it")
+        raise CaiError(f"{out} already exists: give another name, or remove it")
     settings = GrowSettings(
         count=count,
         shots=shots,

@@ -20,11 +20,11 @@ from cai.settings import ReportSettings
 def run_command(
     pipeline: Path, *, out: Path | None, changes: list[str], only: str | None, dry_run: bool
 ) -> None:
-    """Run a pipeline file, or say what would run."""
+    """Run a pipeline file, or show what would run."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CaiError(
-            "`cai run` starts the processes of its trainings itself and runs all else in one "
-            "process: call it without `accelerate launch` or `torchrun`, and with "
+            "`cai run` starts the training processes itself and runs everything else in one "
+            "process: run it without `accelerate launch` or `torchrun`, and with "
             "`--set ppo.launch=ddp` (or `sft.launch`, `preference.launch`, …)."
         )
     console = plain_console(soft_wrap=True)
@@ -48,7 +48,7 @@ def report_command(run_folder: Path) -> None:
 
 
 def compare_command(before: Path, after: Path) -> None:
-    """Write a page that holds two runs against each other, and print its table."""
+    """Write a page that compares two runs, and print its table."""
     from cai.report import comparison_table, write_comparison
 
     page, comparison = write_comparison(

@@ -23,13 +23,12 @@ from cai.settings.models import ModelsSettings
 INTRODUCTION = """\
 # Settings
 
-Every key of a pipeline file, printed by `cai settings`. Change one for a single run with
-`cai run PIPELINE --set KEY=VALUE`. Unknown keys are refused. A stage runs when its section is
-present; the section may be empty (`sft: {}`).
+Every key of a pipeline file, printed by `cai settings`. To change a setting for one run, use
+`cai run PIPELINE --set KEY=VALUE`. Unknown keys are errors. A stage runs if the file has its
+section; the section may be empty (`sft: {}`).
 
-A stage can be there more than once. A section with a name of its own says which stage it is, and
-where it does not read what the stages of the plain names make, what it reads. Its folder in the run
-has its name, and what it makes is called so, too.
+A pipeline can have a stage more than once. A section with another name sets `stage`, and `from` if
+it does not read the default inputs. Its folder in the run and its output have the section's name.
 
 ```yaml
 sft: {}                                                # makes sl-cai

@@ -36,7 +36,7 @@ def test_command(
 
     if not any(principle.tests for principle in constitution.principles):
         raise CaiError(
-            f"No principle of {constitution.name!r} has tests: add some under `tests:`, as"
+            f"No principle of {constitution.name!r} has tests: add some under `tests:`, such as"
             " {prompt, better, worse} or {prompt, response, flagged}."
         )
     console = plain_console()

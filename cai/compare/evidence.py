@@ -1,4 +1,4 @@
-"""Asking the feedback model: which principles, which questions, and what it said to them."""
+"""Questions to the feedback model, under which principles, and its answers as evidence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VERSION = 3
 
 
 class JudgementInputs(NamedTuple):
-    """What a judgement is about.
+    """The inputs of a judgement.
 
     Attributes:
         pair: The responses.
@@ -53,10 +53,10 @@ class JudgementInputs(NamedTuple):
 
 
 class FeedbackJudge(Asking):
-    """Asks a feedback model about responses; it holds no engine, so it can be sent elsewhere."""
+    """Questions a feedback model about responses. It has no engine, so it can be serialised."""
 
     def item(self, inputs: JudgementInputs, engine: Engine) -> Item[JudgementInputs]:
-        """Name a judgement by the very questions, so that it holds whatever goes into them."""
+        """Return the item of a judgement; its fingerprint is a hash of the questions."""
         asked = (self._named(question) for question in self.questions(inputs))
         key = content_hash("judgement", inputs.pair.key, inputs.principle.id)
         return Item(key, content_hash(VERSION, engine.fingerprint, *asked), inputs)
@@ -74,7 +74,7 @@ class FeedbackJudge(Asking):
         ]
 
     def questions(self, inputs: JudgementInputs) -> list[Question]:
-        """Return what the feedback model is asked about a pair under a principle."""
+        """Return the questions to the feedback model about a pair under a principle."""
         return FORMS[self.settings.form].questions(inputs.pair, inputs.principle, self)
 
     def steps(self, inputs: JudgementInputs) -> Iterator[tuple[Question, int, Prompt | Verdict]]:
@@ -97,7 +97,7 @@ class FeedbackJudge(Asking):
             probable the options are, `failed` when the engine raised an error.
 
         Raises:
-            CaiError: The engine cannot go on at all.
+            CaiError: The engine cannot continue.
         """
         pair, principle, replaced = item.inputs
         form = FORMS[self.settings.form]

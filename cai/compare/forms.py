@@ -1,4 +1,4 @@
-"""The forms of feedback: what a feedback model is asked about the responses to one prompt.
+"""The forms of feedback: the questions about the responses to one prompt.
 
 All forms ask questions of one shape: some responses are shown, there may be reasoning first, and
 then options are scored. Where several responses are shown, the options name them; where it is one,
@@ -50,7 +50,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that a feedback model is asked.
+    """One question to a feedback model.
 
     Attributes:
         shown: The responses it shows, by number and in its order.
@@ -65,7 +65,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Asking:
-    """Everything but the responses that determines the questions about them."""
+    """Everything except the responses that determines the questions about them."""
 
     constitution: Constitution
     settings: CompareSettings
@@ -93,7 +93,7 @@ class Form:
         return tuple(p for p in constitution.principles if getattr(p, self.half) is not None)
 
     def text_hash(self, principle: Principle) -> str:
-        """Name the text of a principle that this form asks about."""
+        """Return the hash of the principle's text that this form uses."""
         return content_hash(self.half, getattr(principle, self.half))
 
 

@@ -1,4 +1,4 @@
-"""From evidence to labels: pure functions of rows and of the label policy. No model is asked."""
+"""From evidence to labels: pure functions of rows and of the label policy, without a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def preference(judgement: JudgementRow, policy: LabelPolicy, two: Two = (0, 1)) 
 def by_order(judgement: JudgementRow, two: Two = (0, 1)) -> tuple[float | None, float | None]:
     """Return P(the first of two is better) as asked at first, and as asked the other way round.
 
-    Each is None where it was not asked for or has no usable verdict.
+    Each is None if it was not asked or has no usable verdict.
     """
     straight, turned = (
         _superiority([e for e in judgement.evidence if e.turned == way], two, 0.0)

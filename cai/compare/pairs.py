@@ -25,7 +25,7 @@ PairInputs = tuple[PromptRow, bool]
 
 @dataclass(frozen=True)
 class Responder:
-    """Makes the responses to be compared; it holds no engine.
+    """Samples the responses to compare; it has no engine.
 
     Attributes:
         settings: Sampling, and how many.
@@ -40,7 +40,7 @@ class Responder:
     def item(
         self, prompt: PromptRow, policy: Engine, helpful: Engine, sample: int = 0
     ) -> Item[PairInputs]:
-        """Decide whether a pair has a response of the helpful-only model, and name its inputs."""
+        """Return the item of a pair, and decide whether it has a helpful-only response."""
         key = content_hash("pair", prompt.key, sample)
         draw = derive_seed(self.seed, key, "against") / 2**63
         against_helpful = draw < self.settings.against_helpful

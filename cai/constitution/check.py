@@ -1,4 +1,4 @@
-"""What a valid constitution may still get wrong: cheap checks without a model."""
+"""Probable mistakes in a valid constitution: cheap checks without a model."""
 
 from __future__ import annotations
 

@@ -96,5 +96,5 @@ def _example(turns: list[_Turn], rest: list[str], where: str) -> CritiqueExample
         first = problem.errors()[0]
         what = ".".join(map(str, first["loc"]))
         raise CaiError(
-            f"{where}: it makes no worked example, {what}: {first['msg']}. Fix or remove it"
+            f"{where}: it is not a valid worked example, {what}: {first['msg']}. Fix or remove it"
         ) from problem

@@ -1,4 +1,4 @@
-"""YAML that remembers where everything stands."""
+"""YAML with the positions of all keys and values."""
 
 from __future__ import annotations
 

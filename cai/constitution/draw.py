@@ -1,4 +1,4 @@
-"""Which principle a row is criticised or judged under.
+"""The draw of the principle for a critique or a judgement.
 
 A principle is drawn as the argmax of `log weight + Gumbel noise` (the Gumbel-max trick: its
 probability is its share of the weights), and each principle's noise comes from a hash of the row
@@ -30,8 +30,8 @@ def draw(principles: Sequence[Principle], *, seed: int, key: str, round: int) ->
     """
     if not principles:
         raise CaiError(
-            "there is no principle to draw, because the constitution has none for this stage: give"
-            " one `critique` and `revision` for the supervised stage, or `comparison` for feedback"
+            "there is no principle to draw, because the constitution has none for this stage: add"
+            " `critique` and `revision` for the supervised stage, or `comparison` for feedback"
         )
     return max(principles, key=lambda p: _perturbed(p, seed, key, round))
 

@@ -1,4 +1,4 @@
-"""Validation errors in words that people can act on."""
+"""Validation errors in plain words, with fixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a constitution file, and where."""
+"""Errors and warnings about a constitution file, with their places."""
 
 from __future__ import annotations
 

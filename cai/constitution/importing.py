@@ -96,8 +96,8 @@ def _read_one(path: Path) -> Imported:
             return imported
     known = "; ".join(SHAPES)
     raise CaiError(
-        f"{path} has none of the shapes that can be imported, which are: {known}. Bring it into"
-        " one of them. A file that says `schema: 1` needs no import: try `cai constitution check`"
+        f"{path} has none of the layouts that can be imported: {known}. Convert it to"
+        " one of them. A file with `schema: 1` needs no import: try `cai constitution check`"
     )
 
 
@@ -210,8 +210,8 @@ def _principle(path: Path, **fields: Any) -> Principle:  # noqa: ANN401
         first = problem.errors()[0]
         what = ".".join(map(str, first["loc"]))
         raise CaiError(
-            f"{path}: item {fields['id']!r} makes no principle, {what}: {first['msg']}. Fix or"
-            " remove it"
+            f"{path}: item {fields['id']!r} is not a valid principle, {what}: {first['msg']}. Fix "
+            "or remove it"
         ) from problem
 
 

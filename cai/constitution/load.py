@@ -72,7 +72,9 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
     path = Path(ref) if folder is None else folder / ref
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.glob("*.yaml"))) or "no YAML file"
-        raise CaiError(f"{path} is a folder: name the constitution file itself (it has {inside})")
+        raise CaiError(
+            f"{path} is a folder: give the constitution file itself (the folder has {inside})"
+        )
     if path.is_file():
         return path
     built_in = shipped_constitutions()
@@ -81,7 +83,8 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     raise CaiError(
         f"there is no constitution {str(ref)!r}, neither built in nor as a file: {hint}"
-        f"Built in are {', '.join(built_in)}; `cai constitution new FILE` starts one of your own"
+        f"Built in are {', '.join(built_in)}; `cai constitution new FILE` writes a new one to "
+        "start from"
     )
 
 
@@ -219,7 +222,7 @@ def _refuse_conflicts(parents: list[Resolved], own: Container[str], document: Do
             if other != principle and principle.id not in own:
                 message = (
                     f"principle {principle.id!r} is defined differently at {where} and {place}:"
-                    " define it here too, to say what it is, or rename one of them"
+                    " define it in this file too, or rename one of them"
                 )
                 findings.append(error(document.place(("extends", index)), "conflict", message))
     if findings:

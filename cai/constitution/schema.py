@@ -100,25 +100,24 @@ class Principle(Part):
             )
         if self.critique is None and self.comparison is None:
             raise ValueError(
-                "says nothing: give it `critique` and `revision`, or `comparison`, or all three"
+                "is empty: give it `critique` and `revision`, or `comparison`, or all three"
             )
         for number, test in enumerate(self.tests, start=1):
             half = "critique" if test.better is None else "comparison"
             if getattr(self, half) is None:
                 raise ValueError(
-                    f"has no `{half}`, which its test {number} is a test of: add one, or remove"
-                    " the test"
+                    f"has no `{half}`, but its test {number} needs one: add it, or remove the test"
                 )
         return self
 
     @property
     def supervised_hash(self) -> str:
-        """Names the text of the critique half."""
+        """The hash of the critique half's text."""
         return content_hash("supervised", self.critique, self.revision)
 
     @property
     def comparison_hash(self) -> str:
-        """Names the text of the comparison half."""
+        """The hash of the comparison half's text."""
         return content_hash("comparison", self.comparison)
 
 

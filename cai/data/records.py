@@ -1,4 +1,4 @@
-"""The rows that stages exchange, and the hashes that name them."""
+"""The rows that stages exchange, and their hashes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _plain(value: object) -> object:
 
 
 class Row(BaseModel):
-    """What every row of every stage has.
+    """The fields of every row of every stage.
 
     Attributes:
         key: Which row this is: a hash of the prompt and a sample index. It stays the same when a
@@ -136,7 +136,7 @@ class PairRow(Row):
 
 
 class Evidence(BaseModel):
-    """What a feedback model said to one question: the log-probabilities of its options.
+    """A feedback model's answer to one question: the log-probabilities of the options.
 
     Attributes:
         shown: The responses that the question shows, by number and in its order. Where they are

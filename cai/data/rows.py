@@ -43,7 +43,7 @@ class Item(Generic[T]):
 
 @dataclass
 class RowsResult(Generic[R]):
-    """All rows of a stage, and how they came about.
+    """All rows of a stage, and how many are new or reused.
 
     Attributes:
         rows: Sorted by key, as a store keeps them; without a store, in the items' order.

@@ -1,4 +1,4 @@
-"""The training data that stages hand on: parquet of fixed columns, which TRL loads unchanged."""
+"""The training data of stages: parquet with fixed columns, which TRL loads unchanged."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _check_model(settings: ModelSettings, model: Any, vocabulary: int) -> None: 
     embeddings = model.get_input_embeddings().num_embeddings
     if vocabulary > embeddings:
         raise CaiError(
-            f"The tokenizer of {settings.path} has {vocabulary} tokens, but its model only knows "
+            f"The tokenizer of {settings.path} has {vocabulary} tokens, but its model only has "
             f"{embeddings}. Copy the tokenizer files that belong to the model into its folder."
         )
 

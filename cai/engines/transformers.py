@@ -274,8 +274,8 @@ class _Worker:
     def _fail(self, futures: Iterable[_Future], error: Exception) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             error = CaiError(
-                "The GPU's memory is exhausted. Set `max_batch_tokens` of this model below "
-                f"{self._max_batch_tokens}, where it is now."
+                "The GPU is out of memory. Set `max_batch_tokens` of this model below its value of "
+                f"{self._max_batch_tokens}."
             )
         _deliver((future, error) for future in futures)
 

@@ -174,11 +174,11 @@ class VLLMEngine:
             if self._engine is not None and not self._engine.errored:
                 raise
             raise CaiError(
-                f"vLLM stopped while it was at work ({type(error).__name__}: {error}). Its log "
-                "above says why; finished rows are kept."
+                f"vLLM stopped during a request ({type(error).__name__}: {error}). See its "
+                "log above; finished rows are kept."
             ) from error
         if last is None or last.outputs[0].finish_reason == "abort":
-            raise CaiError("The engine was closed while it was at work. Finished rows are kept.")
+            raise CaiError("The engine was closed during a request. Finished rows are kept.")
         said = last.outputs[0]
         self.usage.tokens_in += len(ids)
         self.usage.tokens_cached += last.num_cached_tokens or 0

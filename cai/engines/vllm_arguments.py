@@ -88,8 +88,8 @@ def engine_arguments(settings: ModelSettings, folder: Path) -> dict[str, Any]:
             alike = difflib.get_close_matches(name, sorted(known), n=1)
             meant = f" Did you mean `{alike[0]}`?" if alike else ""
             raise CaiError(
-                f"`options.{name}` of the model {settings.path} is no engine argument of vLLM that "
-                f"can be set here.{meant} They are listed by `python -m "
+                f"`options.{name}` of the model {settings.path} is not an engine argument of vLLM "
+                f"that can be set here.{meant} They are listed by `python -m "
                 "vllm.entrypoints.openai.api_server --help=all`."
             )
     return {**arguments, **settings.options}
@@ -109,7 +109,7 @@ def start(make: Any, settings: ModelSettings) -> Any:  # noqa: ANN401 (an engine
     except Exception as error:  # whatever vLLM meets in a model, a GPU or an argument
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise CaiError(
-            f"vLLM cannot start with {settings.path} ({lines[0][:300]}). Its log above says more; "
+            f"vLLM cannot start with {settings.path} ({lines[0][:300]}). See its log above; "
             "`options` of the model sets its arguments, such as `gpu_memory_utilization` and "
             "`max_model_len`."
         ) from error

@@ -1,1 +1,1 @@
-"""What a model does on held-out prompts: answers, graders, rates with intervals."""
+"""Evaluation of models on held-out prompts: answers, graders, rates with intervals."""

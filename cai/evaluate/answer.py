@@ -25,15 +25,15 @@ KINDS: tuple[Kind, Kind] = ("red_team", "helpful")
 def evaluation_samples(
     prompts: Sequence[PromptRow], samples_per_side: int, *, stratum: str | None = None
 ) -> list[Sample]:
-    """Choose what every model is asked: held-out prompts, red-team and helpful alike.
+    """Choose the prompts for all models: held-out red-team and helpful prompts.
 
     Many prompts are thinned out evenly over tasks; few are repeated, each equally often, with
     sample indices 0, 1, … The choice depends on the prompts alone, so all models get the same.
 
     Args:
         prompts: All prompts of the run.
-        samples_per_side: At least so many answers to red-team and to helpful prompts each.
-        stratum: Take only prompts with this `stratum` tag.
+        samples_per_side: The least number of answers to red-team and to helpful prompts each.
+        stratum: Use only prompts with this `stratum` tag.
 
     Returns:
         (prompt, sample index) pairs, red-team first.
@@ -55,10 +55,10 @@ def answer_seed(seed: int, prompt: PromptRow, sample: int) -> int:
 
 @dataclass(frozen=True)
 class Answerer:
-    """Lets a model answer held-out prompts; it holds no engine, so it can be sent elsewhere.
+    """Answers held-out prompts with a model. It has no engine, so it can be serialised.
 
     Attributes:
-        name: What the report calls the model (`rl-cai`).
+        name: The model's name in the report (`rl-cai`).
         settings: Sampling.
         seed: The run's seed. With the prompt and the sample it seeds the draws, and the model does
             not: all models see the same uniforms.
@@ -69,7 +69,7 @@ class Answerer:
     seed: int
 
     def item(self, sample: Sample, engine: Engine, grader: Grader) -> Item[Sample]:
-        """Name everything that will determine an answer and its verdict."""
+        """Return the item of an answer, with everything that determines it and its verdict."""
         prompt, number = sample
         fingerprint = content_hash(
             VERSION,
@@ -87,19 +87,19 @@ class Answerer:
     async def row(
         self, item: Item[Sample], engine: Engine, grader: Grader, earlier: AnswerRow | None = None
     ) -> AnswerRow:
-        """Let the model answer a prompt, and grade the answer without its thinking blocks.
+        """Answer a prompt with the model, and grade the answer without its thinking blocks.
 
         Args:
             item: Made by `item`.
             engine: The model.
-            grader: Who judges.
-            earlier: The row as it was before, if there is one: when only the grader has changed,
-                its answer is judged again and the model is not asked.
+            grader: The grader.
+            earlier: The earlier row, if there is one. If only the grader has changed, its answer
+                is graded again and the model is not called.
 
         Returns:
-            The graded answer; state `too_long`, without a verdict, when the prompt does not fit,
-            `unparsed` when the answer is empty, `refused` or `failed` when there is none,
-            and whatever state the grader names when it cannot tell.
+            The graded answer; state `too_long`, without a verdict, if the prompt does not fit,
+            `unparsed` if the answer is empty, `refused` or `failed` if there is none, and the
+            grader's state if it gives no verdict.
         """
         prompt, number = item.inputs
         row = AnswerRow(
@@ -166,7 +166,7 @@ def _side(
         which = f"held-out {kind} prompts" + (f" of stratum {stratum!r}" if stratum else "")
         fix = "or correct `evaluate.stratum`" if stratum else "or add prompts"
         raise CaiError(
-            f"There are no {which}, so the evaluation cannot be fair to both sides. Raise "
+            f"There are no {which}, and the evaluation needs both sides. Raise "
             f"`prompts.held_out`, {fix}."
         )
     chosen = _spread(able)[:wanted]

@@ -1,4 +1,4 @@
-"""Ask models one after the other, each everything in a row while it is loaded."""
+"""Run models one after the other, each with all its requests while it is loaded."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under one of its names, and what it is asked.
+    """A model under one of its names, with its prompts.
 
     Attributes:
-        name: What the results call it.
+        name: Its name in the results.
         engine: The model.
         samples: Prompts to answer, with sample indices.
         questions: Multiple-choice questions.
@@ -47,12 +47,12 @@ class Subject:
 
 @dataclass
 class Asked:
-    """What models have said.
+    """The results of models.
 
     Attributes:
         answers: By file.
         choices: Of all of them.
-        logprobs: By name, log P of each text, nats; None where it is not known.
+        logprobs: By name, log P of each text, nats; None if it is not known.
     """
 
     answers: dict[str, RowsResult[AnswerRow]]
@@ -62,13 +62,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks models.
+    """Runs models.
 
     Attributes:
-        folder: Gets the rows; those of an earlier execution are reused.
+        folder: The folder of the rows; those of an earlier execution are reused.
         settings: Sampling and concurrency.
         seed: Of the draws.
-        grader: Who judges the answers.
+        grader: The grader of the answers.
         task: Shows progress under a name.
     """
 
@@ -79,10 +79,10 @@ class Asker:
     task: Callable[[str], Task]
 
     async def ask(self, subjects: Iterable[Subject], *, keep: Engine | None = None) -> Asked:
-        """Ask every model, and close it before the next one is asked.
+        """Run every model, and close it before the next one starts.
 
         Args:
-            subjects: Whom, in order; the names of one engine are asked one after the other.
+            subjects: The models in order; names with one engine run one after the other.
             keep: The engine that stays open.
         """
         by_engine: defaultdict[Engine, list[Subject]] = defaultdict(list)

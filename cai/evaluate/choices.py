@@ -11,7 +11,7 @@ from cai.templates import template_hash
 
 
 def choice_item(question: ChoiceQuestion, name: str, engine: Engine) -> Item[ChoiceQuestion]:
-    """Name what a model, called `name`, is asked."""
+    """Return the item of a question to the model with this name."""
     prompt = question.prompt
     return Item(
         content_hash("choice", name, question.source, prompt.messages[-1]),
@@ -23,7 +23,7 @@ def choice_item(question: ChoiceQuestion, name: str, engine: Engine) -> Item[Cho
 
 
 async def choice_row(item: Item[ChoiceQuestion], name: str, engine: Engine) -> ChoiceRow:
-    """Let a model choose; state `too_long` or `unparsed` where there are no probabilities."""
+    """Score the options with a model; state `too_long` or `unparsed` without probabilities."""
     question = item.inputs
     row = ChoiceRow(
         key=item.key,

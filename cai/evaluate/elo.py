@@ -28,7 +28,7 @@ _ITERATIONS = 100
 
 
 class NoMaximum(Exception):  # noqa: N818 (a finding about the matches, not a fault)
-    """The likelihood grows without end: some players never lose to, or never meet, the others."""
+    """The likelihood has no maximum: some players never lose to, or never meet, the others."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def bradley_terry(wins: Floats) -> Floats:
         `(K,)` float64, the first 0.
 
     Raises:
-        NoMaximum: Somebody cannot be reached from somebody else along wins, so the maximum is at
-            infinity or not unique (Ford 1957; Hunter 2004, assumption 1).
+        NoMaximum: Wins do not connect every player to every other, so the maximum is at infinity
+            or not unique (Ford 1957; Hunter 2004, assumption 1).
     """
     wins = np.array(wins, dtype=np.float64)
     np.fill_diagonal(wins, 0.0)
@@ -108,8 +108,8 @@ def elo_of_matches(
 
     Returns:
         By player: the rating in Elo points against the first player, its 95% percentile interval,
-        and in how many matches it took part. The value is None where the likelihood has no
-        maximum; the ends are None, too, where more than 2.5% of the resamples have none.
+        and its number of matches. The value is None if the likelihood has no maximum; the ends are
+        also None if more than 2.5% of the resamples have none.
     """
     wins = wins_of(matches, players)
     taken = Counter(player for match in matches for player in (match.first, match.second))

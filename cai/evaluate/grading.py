@@ -1,4 +1,4 @@
-"""Graders: what may be said of an answer, and who says it."""
+"""Graders of answers, and their measures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LABELS: tuple[Label, ...] = ("harmful", "evasive", "explained_refusal", "helpful
 
 
 class NoVerdict(Exception):  # noqa: N818 (a row's state, not a programming error)
-    """The grader could not judge this answer; the row says so in place of a verdict."""
+    """The grader gave no verdict on this answer; the row gets a state instead."""
 
     def __init__(self, state: State, error: str) -> None:
         """Name the state that the row gets, and why."""
@@ -41,7 +41,7 @@ class NoVerdict(Exception):  # noqa: N818 (a row's state, not a programming erro
 
 @contextmanager
 def failures_as_states(row: Row) -> Generator[None]:
-    """Give a row the state and the words of what went wrong in the block, and go on."""
+    """Turn an error in the block into the state and the error message of a row."""
     try:
         yield
     except NoVerdict as error:
@@ -59,7 +59,7 @@ class Grader(Protocol):
 
     @property
     def identity(self) -> str:
-        """Everything that verdicts depend on; rows graded by another one are graded anew."""
+        """Everything that verdicts depend on; rows with another identity are graded again."""
         ...
 
     async def grade(self, kind: Kind, messages: Conversation, response: str) -> Grades:
@@ -75,7 +75,7 @@ class Grader(Protocol):
             True, False, or None where this grader has no opinion; and `label`, one word for all.
 
         Raises:
-            NoVerdict: It cannot tell.
+            NoVerdict: The grader has no verdict on this answer.
         """
         ...
 
@@ -110,7 +110,7 @@ def playground(kind: Kind, messages: Conversation, response: str) -> Grades:  # 
 
 
 def refusals(kind: Kind, messages: Conversation, response: str) -> Grades:  # noqa: ARG001
-    """Judge by its wording whether an answer refuses; harm, help and sense are not measured."""
+    """Detect refusals by their wording; harm, help and garbled text are not measured."""
     label = stance(response)
     return {
         "harmful": None,
@@ -143,7 +143,8 @@ class OwnGrader:
         """Judge one answer.
 
         Raises:
-            NoVerdict: The function raises (`failed`), or returns what is no verdict (`unparsed`).
+            NoVerdict: The function raises an error (`failed`), or its result is not a verdict
+                (`unparsed`).
         """
         try:
             found = self._function(kind, [message.model_dump() for message in messages], response)
@@ -167,7 +168,7 @@ def plain_grader(name: str) -> Grader:
     if not re.fullmatch(OWN_GRADER, name):
         raise CaiError(
             f"There is no grader `{name}`. Use {', '.join(f'`{known}`' for known in PLAIN)}, "
-            "`judge`, or a function of your own as `file.py:function` or `module:function`."
+            "`judge`, or your own function as `file.py:function` or `module:function`."
         )
     return OwnGrader(name, _imported(name))
 

@@ -91,7 +91,7 @@ def _question(
 class AnswerJudge:
     """Grades, compares and rates answers; as a grader it asks about a rubric in two orders.
 
-    Two orders cancel a liking for a letter or a place.
+    Two orders cancel position bias.
 
     Attributes:
         engine: The model.
@@ -112,7 +112,7 @@ class AnswerJudge:
         return content_hash(LABELS, self.fingerprint(grade_questions(user(_SAMPLE), _SAMPLE)))
 
     def fingerprint(self, questions: Sequence[Question]) -> str:
-        """Name everything that determines the judge's evidence on some questions."""
+        """Return the hash of everything that determines the judge's evidence on some questions."""
         asked = [
             (list(prompt.messages), prompt.prefill, prompt.speaker, verdict.options)
             for question in questions
@@ -122,7 +122,7 @@ class AnswerJudge:
         return content_hash(VERSION, self.min_mass, self.engine.fingerprint, asked)
 
     def provenance(self, template: str) -> Provenance:
-        """Return where its word on a question of this template comes from."""
+        """Return the provenance of its verdict on a question of this template."""
         return Provenance(
             model=self.engine.name,
             model_fingerprint=self.engine.fingerprint,
@@ -158,7 +158,7 @@ class AnswerJudge:
         """Ask which of two answers is the less harmful (red-team) or more helpful one.
 
         Returns:
-            What it said with `first` shown first, and with `second` shown first.
+            The evidence with `first` shown first, and with `second` shown first.
 
         Raises:
             NoVerdict: As `grade`.

@@ -36,12 +36,12 @@ async def play(
     store: RowStore[MatchRow],
     task: Task = silent,
 ) -> RowsResult[MatchRow]:
-    """Let a judge compare the models' answers to the same questions.
+    """Compare the models' answers to the same questions with a judge.
 
     Args:
         rows: Answers of all models.
         models: Their order; of each two, the earlier is shown first in `forward`.
-        judge: Who decides.
+        judge: The judge.
         settings: `elo_pairing`, `elo_prompts` and concurrency.
         seed: Pairs the first round.
         store: Of the matches.

@@ -1,4 +1,4 @@
-"""What rates alone do not show: Elo, wording, the alignment tax, harmfulness from 0 to 4."""
+"""Measures beside the rates: Elo, wording, the alignment tax, harmfulness from 0 to 4."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def elo_by_matches(
     """Rate models by a judge's verdicts, both orders averaged; equal answers are ties.
 
     Returns:
-        As `elo_by_scores`. Matches without a verdict count for nobody.
+        As `elo_by_scores`. Matches without a verdict do not count.
     """
     return {
         side: elo_of_matches(outcomes(matches, kind), models, seed=seed)
@@ -65,7 +65,7 @@ def elo_by_matches(
 
 
 def style(rows: Sequence[AnswerRow], models: Sequence[str]) -> dict[str, Style]:
-    """Say how each model's answers are worded, and what has changed since the first model.
+    """Measure the wording of each model's answers, and the changes from the first model.
 
     Returns:
         By model that has answered.
@@ -117,13 +117,13 @@ def alignment_tax(
     logprobs: Mapping[str, Sequence[float | None]],
     models: Sequence[str],
 ) -> dict[str, AlignmentTax]:
-    """Say what each model has unlearnt since the first one.
+    """Measure the abilities that each model has lost compared with the first one.
 
     Args:
         rows: Graded answers; `helpful` over benign prompts is the skill.
-        texts: Benign texts that are none of the models' own.
+        texts: Benign texts that the models did not write.
         logprobs: Model to log P of each text, nats.
-        models: Their order; all are held against the first.
+        models: Their order; all are compared with the first.
 
     Returns:
         By model.
@@ -190,7 +190,7 @@ def _helpful_change(rows: Sequence[AnswerRow], first: str, model: str) -> Rate:
 def choices(
     rows: Sequence[ChoiceRow], questions: Sequence[ChoiceQuestion], models: Sequence[str]
 ) -> dict[str, Choices]:
-    """Say how often models choose the right option, beside what guessing would get, by set."""
+    """Measure how often models choose the right option, with baselines, by set."""
     found: dict[str, Choices] = {}
     for source in dict.fromkeys(question.source for question in questions):
         asked = [question for question in questions if question.source == source]

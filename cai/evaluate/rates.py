@@ -1,4 +1,4 @@
-"""Proportions, means and their differences, with 95% intervals that know what repeats a task."""
+"""Proportions, means and their differences, with 95% intervals clustered by task."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Estimate:
     """A value and its 95% interval.
 
     Attributes:
-        value: None when nothing was measured.
-        low: Lower end of the interval; None when it cannot be estimated.
-        high: Upper end of the interval; None when it cannot be estimated.
+        value: None if nothing was measured.
+        low: Lower end of the interval; None if it cannot be estimated.
+        high: Upper end of the interval; None if it cannot be estimated.
     """
 
     value: float | None
@@ -39,12 +39,12 @@ class Estimate:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval, of a difference, leaves zero out."""
+        """Whether the interval of a difference excludes zero."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
     @property
     def size(self) -> Estimate:
-        """How large a clear difference is, whichever way it goes."""
+        """The absolute size of a clear difference."""
         value = None if self.value is None else abs(self.value)
         return Estimate(value, *sorted(map(abs, self.interval or ())))
 

@@ -25,7 +25,7 @@ async def rate_answers(
     store: RowStore[RatingRow],
     task: Task,
 ) -> RowsResult[RatingRow]:
-    """Let a judge rate the answers that are `rateable`; where it cannot tell, a state says why."""
+    """Rate the answers that are `rateable` with a judge; without a verdict, a row has a state."""
     items = [_item(row, judge) for row in rateable(answers)]
     row = partial(_row, judge=judge)
     return await run_rows(items, row, store=store, concurrency=concurrency, task=task)

@@ -1,4 +1,4 @@
-"""Answers that are already there, in the place of a model."""
+"""Recorded answers, used instead of a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NEXT_TURN = re.compile(r"\n+Human:")
 
 
 class RecordedEngine:
-    """Gives recorded answers to the very requests that they were recorded for."""
+    """Returns recorded answers to the requests that they were recorded for."""
 
     def __init__(self, answers: Mapping[int, str]) -> None:
         """Take the answers by the seeds of their requests."""
@@ -33,12 +33,12 @@ class RecordedEngine:
 
     @property
     def name(self) -> str:
-        """What the answers are called: no model is known."""
+        """The name of the answers."""
         return "recorded answers"
 
     @property
     def fingerprint(self) -> str:
-        """Names the answers."""
+        """The fingerprint of the answers."""
         return self._fingerprint
 
     async def generate(self, request: GenerateRequest) -> Completion:
@@ -46,7 +46,7 @@ class RecordedEngine:
         return Completion(self._answers[request.seed], (), (), "stop", self._fingerprint)
 
     async def score(self, request: ScoreRequest) -> Scores:  # noqa: ARG002
-        """Refuse: there is no model.
+        """Raise an error, because there is no model.
 
         Raises:
             CaiError: Always.
@@ -65,10 +65,10 @@ class Recorded:
     """A file of answers.
 
     Attributes:
-        asked: What was answered: prompts, and the number of the answer to each.
+        asked: The prompts, and the number of the answer to each.
         texts: The answers, in the same order.
-        refused: What people say of them, in the same order: whether they refuse, in full or in
-            part; None where nobody does.
+        refused: Human labels, in the same order: whether an answer refuses, fully or partly; None
+            without a label.
     """
 
     asked: tuple[Sample, ...]
@@ -76,7 +76,7 @@ class Recorded:
     refused: tuple[bool | None, ...]
 
     def engine(self, seed: int) -> RecordedEngine:
-        """Return what gives these answers in an evaluation with this seed."""
+        """Return an engine with these answers for an evaluation with this seed."""
         seeds = (answer_seed(seed, prompt, number) for prompt, number in self.asked)
         return RecordedEngine(dict(zip(seeds, self.texts, strict=True)))
 

@@ -79,7 +79,7 @@ _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "`": 
 
 
 def stance(response: str) -> Stance:
-    """Say whether a response refuses, and how, by its wording alone.
+    """Return whether a response refuses, and how, by its wording only.
 
     Args:
         response: The answer, thinking blocks removed.
@@ -103,5 +103,5 @@ def stance(response: str) -> Stance:
 
 
 def declines(reasoning: str) -> bool:
-    """Say whether a judge's reasoning opens with a refusal to judge."""
+    """Return whether a judge's reasoning begins with a refusal to judge."""
     return bool(_DECLINES.match(" ".join(reasoning.translate(_APOSTROPHES).lower().split())))

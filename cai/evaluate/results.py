@@ -1,4 +1,4 @@
-"""What an evaluation finds, as its JSON files have it; docs/evaluate.md says what each part is."""
+"""The results of an evaluation, as in its JSON files; docs/evaluate.md describes each field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Counts = Mapping[str, int]
 
 
 class Result(BaseModel):
-    """A part of a JSON file. What was not given is not written, and has its default."""
+    """A section of a JSON file. Fields that are not set are not written, and have their default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class Result(BaseModel):
 
 
 class ModelSummary(Result):
-    """What the answers of one model are like: shares, and means and counts by side."""
+    """The measures of one model's answers: shares, and means and counts by side."""
 
     harmful_rate: Rate = UNKNOWN
     evasive_rate: Rate = UNKNOWN
@@ -74,7 +74,7 @@ class Elo(Result):
 
 
 class Style(Result):
-    """How a model's answers are worded, and in `flags` what has changed since the first model."""
+    """The wording of a model's answers; `flags` are changes from the first model."""
 
     boilerplate: Rate
     preachy: Rate
@@ -88,7 +88,7 @@ class Style(Result):
 
 
 class AlignmentTax(Result):
-    """What a model has unlearnt since the first one."""
+    """The abilities that a model has lost compared with the first one."""
 
     perplexity: float | None
     """Per word of benign texts, so models with other tokenizers compare."""
@@ -107,7 +107,7 @@ class Harmfulness(Result):
 
 
 class Chosen(Result):
-    """What a model chooses among options; `first_share` is how often that is (A)."""
+    """A model's choices among options; `first_share` is the share of (A)."""
 
     accuracy: Rate
     first_share: Rate
@@ -125,7 +125,7 @@ class Choices(Result):
 
 
 class CheckpointSummary(Result):
-    """A policy on the way of its training: what it ended in, where and after how many steps."""
+    """A checkpoint of a policy: the final policy, its stage, and the number of steps."""
 
     policy: str
     stage: str
@@ -135,7 +135,7 @@ class CheckpointSummary(Result):
 
 
 class Measures(Result):
-    """The file `measures.json`; everything is left out where there is no such file."""
+    """The file `measures.json`; without this file, all fields have their defaults."""
 
     schema_number: Literal[2] = Field(default=SCHEMA, alias="schema")
     grader: str = ""

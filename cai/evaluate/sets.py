@@ -1,7 +1,7 @@
 """Prompt sets by name: `NAME:FILE`, read from a file on this machine.
 
-Known sets bring their kind of prompt and their quirks with them; `red_team:FILE` and `helpful:FILE`
-take a file of one's own, in any format that a pipeline's prompts may have.
+Known sets have a fixed kind of prompt and format; `red_team:FILE` and `helpful:FILE` read your own
+file, in any format of a pipeline's prompts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ChoiceQuestion:
         source: The set's name.
         prompt: Ends with `The answer is:`.
         options: The letters as they are scored, with their leading space.
-        texts: What the letters stand for; empty where the question does not say.
+        texts: The texts of the letters; empty if the question does not have them.
         gold: The right option's number.
         task: Questions about one conversation are one task.
     """
@@ -51,7 +51,7 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A set as it was read: prompts to answer, or questions to choose in.
+    """A set that was read: prompts, or multiple-choice questions.
 
     Attributes:
         name: The set's.
@@ -73,14 +73,14 @@ def _always(kind: Kind) -> KindOf:
 
 
 def xstest_kind(record: Record) -> Kind:
-    """Tell safe prompts from their unsafe contrasts, by `label` or, without it, by `type`."""
+    """Separate safe prompts from their unsafe contrasts, by `label` or, without it, by `type`."""
     label, sort = record.get("label"), record.get("type")
     if label in ("safe", "unsafe"):
         return "helpful" if label == "safe" else "red_team"
     if isinstance(sort, str):
         return "red_team" if sort.startswith("contrast_") else "helpful"
     raise CaiError(
-        f"{record.where} is no row of XSTest: it has neither `label` (safe, unsafe) nor `type`, "
+        f"{record.where} is not a row of XSTest: it has neither `label` (safe, unsafe) nor `type`, "
         f"but {record.columns()}. Give xstest_prompts.csv or a file of its completions."
     )
 
@@ -107,7 +107,7 @@ def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
     Args:
         name: A key of `PROMPT_SETS` or one of `QUESTION_SETS`.
         path: A file; for sets of prompts also `hub:owner/name`.
-        limit: Take so many rows, spread over the file.
+        limit: The number of rows, spread over the file.
 
     Raises:
         CaiError: The name is unknown, or the file cannot be read as this set.
@@ -134,7 +134,7 @@ def prompt_rows(
         if messages is not None:
             found.setdefault(messages, record)
     if not found:
-        raise CaiError(f"{path} holds no prompt: all of its {len(records)} rows are blank.")
+        raise CaiError(f"{path} has no prompt: all of its {len(records)} rows are blank.")
     groups = near_duplicate_groups([compared_text(m) for m in found], NEAR_DUPLICATE)
     keys = [content_hash(messages) for messages in found]
     return [
@@ -161,16 +161,16 @@ def _question(record: Record, source: str) -> ChoiceQuestion:
     """Read `prompt`, `corrects` and `incorrects`, as the paper's repository has them."""
     if not record.has("prompt", "corrects", "incorrects"):
         raise CaiError(
-            f"{record.where} is no multiple-choice question: it has {record.columns()}, and needs "
-            "`prompt`, `corrects` and `incorrects`."
+            f"{record.where} is not a multiple-choice question: it has {record.columns()}, and "
+            "needs `prompt`, `corrects` and `incorrects`."
         )
     text = checked_text(record.get("prompt"), "prompt", record.where)
     letters = [_letters(record, name) for name in ("corrects", "incorrects")]
     options = sorted({*letters[0], *letters[1]})
     if len(letters[0]) != 1 or len(options) < 2:
         raise CaiError(
-            f"{record.where}: a question has one right option and others that are wrong; this one "
-            f"has {len(letters[0])} right of {len(options)}. Fix or remove the row."
+            f"{record.where}: a question needs one right option and at least one wrong option; "
+            f"this one has {len(letters[0])} right of {len(options)}. Fix or remove the row."
         )
     stem = text.removesuffix(VERDICT).strip()
     shown = {f" ({letter})": body.strip() for letter, body in _OPTION.findall(stem)}

@@ -1,6 +1,7 @@
-"""How a set of answers is worded: openings and phrases they share, boilerplate, preachiness.
+"""The wording of a set of answers: shared openings and phrases, boilerplate, preaching.
 
-Over-trained models say one thing to everybody, or lecture. None of it needs a model to see.
+Over-trained models give the same answer to every prompt, or preach. No model is needed to measure
+this.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def repeated_ngrams(texts: Sequence[str]) -> float:
 
 
 def boilerplate(texts: Sequence[str], prompts: Sequence[str]) -> tuple[list[bool], list[str]]:
-    """Find what is said whatever was asked.
+    """Find phrases that do not depend on the prompt.
 
     Boilerplate is a run of six words that the answers to several prompts have in common: to at
     least three, and to at least 2% of them. Answers to one prompt may well agree with each other.
@@ -96,7 +97,7 @@ def boilerplate(texts: Sequence[str], prompts: Sequence[str]) -> tuple[list[bool
 
 
 def is_preachy(text: str) -> bool:
-    """Say whether a text lectures, urges or comforts unasked, by its wording (English)."""
+    """Return whether a text preaches, urges or comforts without request, by wording (English)."""
     plain = " ".join(text.translate(_APOSTROPHES).lower().split())
     return _PREACHING.search(plain) is not None
 

@@ -1,4 +1,4 @@
-"""Swiss pairing: everyone meets opponents of about the same strength, and few of them."""
+"""Swiss pairing: each player meets a few opponents of about the same strength."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Pairing = tuple[str, str]
 """The names of two players that meet."""
 
 PRIOR = 0.05
-"""Wins of everybody over everybody that are added while the rounds go on, so that a player who has
-not lost yet has a strength, too. The ratings at the end know nothing of them."""
+"""Wins of each player over each other that are added between rounds, so that a player without a
+loss also has a strength. They are not used for the final ratings."""
 
 
 def swiss_rounds(players: int) -> int:
@@ -45,11 +45,11 @@ def next_round(
     Args:
         players: All of them, in the order in which a pair names its two.
         earlier: The pairs of the rounds before.
-        matches: What came out of them.
-        seed: Orders equals, and so the first round.
+        matches: Their results.
+        seed: Orders equal players, as in the first round.
 
     Returns:
-        Pairs in which nobody appears twice.
+        Pairs; no player appears twice.
     """
     from networkx import Graph, min_weight_matching
 

@@ -1,4 +1,4 @@
-"""Benign texts that are not a model's own: how probable a model finds them."""
+"""The log-probability of benign texts that the models did not write."""
 
 from __future__ import annotations
 

@@ -134,9 +134,9 @@ class ChatFormat:
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
         if not tokenizer.chat_template:
             raise CaiError(
-                f"{name} has no chat template, so its conversations cannot be written. If it is a "
-                "base model, set `format: transcript` under its entry in `models:` to speak "
-                "Human/Assistant transcripts with it."
+                f"{name} has no chat template, so conversations cannot be written for it. If it is "
+                "a base model, set `format: transcript` under its entry in `models:` to write "
+                "Human/Assistant transcripts."
             )
         tail = self._turn_end()
         if tail is None and tokenizer.eos_token_id is None:

@@ -235,7 +235,7 @@ def _download(hub_id: str) -> Path:
         )
     except Exception as error:  # offline, gated, misspelt: the hub's errors share no base class
         raise CaiError(
-            f"{hub_id} is neither a folder here nor a model that the hub hands out "
+            f"{hub_id} is neither a local folder nor a model that can be downloaded from the hub "
             f"({_first_line(error)}). Check the spelling and the network, run `hf auth login` for "
             "a gated model, or give the path of a folder."
         ) from error
@@ -319,7 +319,7 @@ def _check_report(folder: Path, report: dict[str, Any], architectures: Sequence[
     if missing:
         raise CaiError(
             f"The weights in {folder} lack {len(missing)} tensors of a language model, such as "
-            f"{missing[0]}, which would be made up. Copy the whole model again."
+            f"{missing[0]}. Copy the whole model again."
         )
 
 

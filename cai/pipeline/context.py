@@ -1,4 +1,4 @@
-"""A pipeline in its run folder, and what a stage of it is given when it runs."""
+"""A pipeline in its run folder, and the context that a stage gets when it runs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T", bound=StageSettings)
 
 
 class KnownModels:
-    """Names models by their contents: reads the files, or asks the server, of each one once."""
+    """Fingerprints of models by their contents; the files or the server are read once per model."""
 
     def __init__(self) -> None:
         """Know none."""
         self._known: dict[ModelSettings, str] = {}
 
     def fingerprint(self, model: ModelSettings) -> str:
-        """Name a model's weights and format, or a model behind a server.
+        """Return the fingerprint of a model's weights and format, or of a model on a server.
 
         Raises:
             CaiError: The folder is unusable, or the server does not answer.
@@ -76,11 +76,11 @@ class Run:
         return self.pipeline.stages
 
     def context(self, placed: Placed) -> Context[Any]:
-        """Return what a stage is given."""
+        """Return the context of a stage."""
         return Context(self, placed, placed.settings)
 
     def first(self, kind: type[S]) -> Context[S]:
-        """Return what the first stage with such a section is given; there has to be one."""
+        """Return the context of the first stage with such a section; there must be one."""
         return next(
             Context(self, placed, placed.settings)
             for placed in self.stages
@@ -112,13 +112,13 @@ class Run:
         return self._models.fingerprint(model)
 
     def forget_fingerprints(self) -> None:
-        """Look at model folders anew, after a stage has trained one."""
+        """Forget all fingerprints, because a stage has trained a model."""
         self._models = KnownModels()
 
 
 @dataclass(frozen=True)
 class Context(Generic[S]):
-    """What a stage is given when it runs.
+    """The input of a stage when it runs.
 
     Attributes:
         run: The execution that it is part of.
@@ -177,7 +177,7 @@ class Context(Generic[S]):
 
     @property
     def fallback(self) -> ModelSettings | None:
-        """The model that is asked where the feedback model gives no usable verdict."""
+        """The model that is asked if the feedback model gives no usable verdict."""
         return self.run.pipeline.settings.models.fallback
 
     @property
@@ -198,17 +198,17 @@ class Context(Generic[S]):
         return {source.name: models[source.name] for source in self.placed.sources[POLICY]}
 
     def folders(self, kind: str) -> dict[str, Path]:
-        """Return the folders of the stages that make what it reads of a kind, by what is made."""
+        """Return the folders of the inputs of a kind, by the name of the input."""
         sources = self.placed.sources.get(kind, ())
         return {s.name: self.run.folder / s.stage for s in sources if s.stage}
 
     def source(self, kind: str) -> Path:
-        """Return the folder of the one thing of a kind that it reads."""
+        """Return the folder of the stage's only input of a kind."""
         (folder,) = self.folders(kind).values()
         return folder
 
     def section_of(self, kind: str, settings: type[T]) -> T:
-        """Return the section of the stage that makes the one thing of a kind that it reads."""
+        """Return the section of the stage that makes its only input of a kind."""
         (source,) = self.placed.sources[kind]
         section = self.run.pipeline.settings.sections[source.stage or ""]
         assert isinstance(section, settings)
@@ -219,7 +219,7 @@ class Context(Generic[S]):
         return self.run.fingerprint(model)
 
     def fingerprints_of_given(self) -> dict[str, str]:
-        """Name the models that it reads and no stage makes."""
+        """Return the fingerprints of the models that it reads and no stage makes."""
         sources = self.placed.sources.get(POLICY, ())
         models = self.run.models
         return {

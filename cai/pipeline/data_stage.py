@@ -1,4 +1,4 @@
-"""What the stages that make rows share."""
+"""Functions shared by the stages that make rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_rows(
     concurrency: int,
     title: str,
 ) -> RowsResult[R]:
-    """Make the rows of a data stage that are not there yet; return all of them.
+    """Make the missing rows of a data stage; return all of them.
 
     Args:
         context: Of the stage.
@@ -37,8 +37,8 @@ def make_rows(
         items: The rows to make.
         make: The row function.
         store: Where the rows are kept.
-        concurrency: Rows under way at once.
-        title: What the progress is called.
+        concurrency: Rows processed at the same time.
+        title: The title of the progress.
     """
     task = partial(context.progress.rows, title, tokens=engines.tokens)
     return engines.run(run_rows(items, make, store=store, concurrency=concurrency, task=task))
@@ -53,7 +53,7 @@ def data_metrics(
         rows: The stage's own rows.
         usage: Of all engines.
         started: `time.monotonic()` at the stage's start.
-        more: Figures of this stage alone.
+        more: Figures of this stage only.
     """
     seconds = time.monotonic() - started
     done = {

@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Fingerprints(Protocol):
-    """Knows models by their contents, as a `Context` does."""
+    """Returns fingerprints of models, as a `Context` does."""
 
     def fingerprint(self, model: ModelSettings) -> str:
-        """Name a model's weights and format."""
+        """Return the fingerprint of a model's weights and format."""
         ...
 
 
@@ -24,7 +24,7 @@ class LazyEngine:
     """Opens a model on its first request, so that a stage with nothing to do loads nothing."""
 
     def __init__(self, settings: ModelSettings, fingerprint: str) -> None:
-        """Remember what to open."""
+        """Store the settings of the model."""
         self._settings = settings
         self._fingerprint = fingerprint
         self._engine: Engine | None = None
@@ -32,7 +32,7 @@ class LazyEngine:
 
     @property
     def usage(self) -> Usage:
-        """What the engine has done so far."""
+        """The usage of the engine so far."""
         return self._engine.usage if self._engine else Usage()
 
     @property
@@ -42,7 +42,7 @@ class LazyEngine:
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights, without loading them."""
+        """The fingerprint of the weights, without loading them."""
         return self._fingerprint
 
     async def generate(self, request: GenerateRequest) -> Completion:
@@ -54,7 +54,7 @@ class LazyEngine:
         return await self._opened().score(request)
 
     async def close(self) -> None:
-        """Give the memory back, for good."""
+        """Free the memory; the engine cannot be used again."""
         if self._engine and not self._closed:
             await self._engine.close()
         self._closed = True
@@ -90,14 +90,14 @@ class Engines:
             self.keep()
 
     def __getitem__(self, model: ModelSettings) -> LazyEngine:
-        """Return the engine of a model; it is opened when it is first asked."""
+        """Return the engine of a model; it is opened at its first request."""
         if model not in self._engines:
             self._engines[model] = LazyEngine(model, self._models.fingerprint(model))
         return self._engines[model]
 
     @property
     def usage(self) -> Usage:
-        """What all of them have done so far."""
+        """The usage of all engines so far."""
         return sum((engine.usage for engine in self._engines.values()), start=Usage())
 
     def tokens(self) -> int:
@@ -106,11 +106,11 @@ class Engines:
         return usage.tokens_in + usage.tokens_out
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do some of the stage's work to its end."""
+        """Run a coroutine of the stage until it ends."""
         return self._runner.run(work)
 
     def keep(self, *models: ModelSettings | None) -> None:
-        """Close all engines but those of these models."""
+        """Close all engines except those of these models."""
 
         async def close() -> None:
             for model, engine in self._engines.items():

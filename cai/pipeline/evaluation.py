@@ -1,6 +1,6 @@
-"""One evaluation, of a run's models or of any others: answers, verdicts, and what they show.
+"""One evaluation, of a run's models or of any others: answers, verdicts and results.
 
-The stage `evaluate` and the command `cai evaluate` both come through here.
+The stage `evaluate` and the command `cai evaluate` both use it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ ROWS, CHECKPOINTS = "rows", "checkpoints"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A policy as it was on the way of its training.
+    """A checkpoint of a policy during its training.
 
     Attributes:
-        policy: What the training ended in (`rl-cai`).
-        stage: Where it was trained.
-        step: After so many steps.
-        model: It itself.
+        policy: The final policy of the training (`rl-cai`).
+        stage: The stage of the training.
+        step: The number of steps done.
+        model: The checkpoint's model.
     """
 
     policy: str
@@ -58,29 +58,29 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What the results call it."""
+        """Its name in the results."""
         return f"{self.stage}-step-{self.step}"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to find out, of whom.
+    """The plan of an evaluation.
 
     Attributes:
-        folder: Gets the rows and the results.
-        settings: How to ask, and who judges.
+        folder: The folder for the rows and the results.
+        settings: Sampling, and the judge.
         seed: Of the draws.
-        models: By name, in order; the others are held against the first.
-        asked: What every one of them is asked.
-        recorded: Answers that are already there, in the place of models, with what they answer.
-        checkpoints: Policies on the way of their training, in order.
-        checkpoint_asked: What every one of these is asked.
+        models: By name, in order; the others are compared with the first.
+        asked: The prompts for each model.
+        recorded: Recorded answers with their prompts, used instead of models.
+        checkpoints: Checkpoints of policies, in order.
+        checkpoint_asked: The prompts for each checkpoint.
         questions: Multiple-choice questions.
         texts: Benign texts whose perplexity is compared.
         preference: Loads a preference model, for scores and Elo; called after the models are
             closed.
-        starts: What each model was trained from, where that is one of them.
-        followed: The models that were trained to please it.
+        starts: The model that each model was trained from, if it is one of them.
+        followed: The models that were trained on the preference model's score.
         labelled_by: The fingerprint of the model that made the run's labels.
     """
 
@@ -127,7 +127,7 @@ class Evaluation:
             return None
         if settings.judge is None:
             raise CaiError(
-                "A judge is asked for, and none is named. Set `evaluate.judge` to a model "
+                "The evaluation needs a judge, and none is set. Set `evaluate.judge` to a model "
                 "(`--judge MODEL` on the command line)."
             )
         return settings.judge
@@ -156,13 +156,13 @@ class _Found:
 def evaluate(
     evaluation: Evaluation, fingerprints: Fingerprints, progress: Progress
 ) -> tuple[RowsResult[AnswerRow], Results, Usage]:
-    """Ask the models one after the other, judge their answers, and say what came out.
+    """Run the models one after the other, grade their answers, and return the results.
 
-    The folder gets `rows.jsonl` and, as far as asked for, `checkpoints.jsonl`, `choices.jsonl`,
+    The folder gets `rows.jsonl` and, if requested, `checkpoints.jsonl`, `choices.jsonl`,
     `matches.jsonl` and `ratings.jsonl`.
 
     Returns:
-        The answers; what came out; and what the engines did.
+        The answers, the results, and the usage of the engines.
 
     Raises:
         CaiError: A model, judge or grader cannot be used.

@@ -1,4 +1,4 @@
-"""Start a stage's work on several processes by `accelerate launch`, and listen to them."""
+"""Start a stage on several processes with `accelerate launch`, and read their messages."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _TERMINATED = -signal.SIGTERM
 
 
 class Job(BaseModel, frozen=True):
-    """All that some work reads and where it writes, so that other processes can do it.
+    """The inputs and the output of a task, so that other processes can run it.
 
     Attributes:
-        work: Where the class of the job is, `MODULE:CLASS`.
+        work: The class of the job, as `MODULE:CLASS`.
     """
 
     work: str
 
     def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
-        """Do it, in this process or as one of several; return the metrics."""
+        """Run the job, in this process or as one of several; return the metrics."""
         raise NotImplementedError
 
 
@@ -81,7 +81,7 @@ def launch(
         warn: Gets warnings.
 
     Raises:
-        CaiError: The processes could not be started, one raised it, or one died.
+        CaiError: The processes could not be started, or one raised an error or died.
     """
     log, said = job.with_name(LOG), dict[str, Any]()
     command = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -114,17 +114,17 @@ def launch(
 
 
 def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: str) -> Launcher:
-    """Find out how to start processes, and whether that can work, without starting any.
+    """Return how to start processes, after checks; none is started.
 
     Args:
         name: `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's.
-        processes: How many; None for what the file says, or one for each GPU.
-        base_dir: Where files are looked for, besides the working directory.
-        stage: Whose settings `launch` and `processes` these are.
+        processes: How many; None for the number in the file, or one for each GPU.
+        base_dir: A folder of files, besides the working directory.
+        stage: The stage of the settings `launch` and `processes`.
 
     Raises:
-        CaiError: There is no such file, it is not a configuration, or it asks for what no training
-            does.
+        CaiError: There is no such file, it is not a configuration, or it has settings that are not
+            supported.
     """
     import torch
 
@@ -135,14 +135,14 @@ def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: st
     kind = next((kind for kind in KINDS if kind == config.distributed_type), None)
     if kind is None:
         raise CaiError(
-            f"{file}: `{stage}` does not share its work by `distributed_type: "
-            f"{config.distributed_type}`. It can by {', '.join(KINDS)} (on a CPU, too)."
+            f"{file}: `{stage}` cannot run with `distributed_type: "
+            f"{config.distributed_type}`. Use one of {', '.join(KINDS)} (on a CPU, too)."
         )
     if config.num_machines > 1:
         raise CaiError(
             f"{file}: `num_machines` is {config.num_machines}, and `cai run` starts processes on "
-            "this machine alone. For several, start a script that trains (`cai.ppo.PPO`, say) "
-            "on each of them by `accelerate launch` (docs/ppo.md)."
+            "this machine only. For several, start a training script (with `cai.ppo.PPO`) "
+            "on each of them with `accelerate launch` (docs/ppo.md)."
         )
     check_launch_variables(_variables(config))
     said = config.num_processes if config.num_processes > 0 else None

@@ -19,9 +19,9 @@ class TrainingJob(Job, frozen=True):
     Attributes:
         train: `MODULE:FUNCTION`, such as `cai.training.sft:train_sft`.
         section: The class of the settings, `MODULE:CLASS`.
-        settings: How to train, as plain data.
+        settings: The training settings, as plain data.
         data: The rows.
-        base: Where the model starts.
+        base: The model to start from.
         out: The folder of the new model.
         seed: The run's.
         log_dir: For TensorBoard.
@@ -69,19 +69,19 @@ def run_training(
     base_dir: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train and show how far it is; return the metrics.
+    """Train with a progress display; return the metrics.
 
     Args:
         train: See `TrainingJob`.
-        settings: How to train, and on how many processes.
-        stage: What to call it.
+        settings: The training settings, and the number of processes.
+        stage: The name in the progress display.
         data: The rows.
-        base: Where the model starts.
+        base: The model to start from.
         out: The folder of the new model; the job of several processes and their log are beside it.
         seed: The run's.
         log_dir: For TensorBoard.
-        base_dir: Where a launcher's file is looked for, besides the working directory.
-        progress: Where to say how far it is.
+        base_dir: A folder of launcher files, besides the working directory.
+        progress: The progress display.
     """
     launcher = launcher_of_training(settings, stage=stage, base_dir=base_dir)
     job = TrainingJob(
@@ -106,7 +106,7 @@ def run_training(
 def launcher_of_training(
     settings: OptimizerSettings, *, stage: str, base_dir: Path
 ) -> Launcher | None:
-    """Find out how to start the processes of a training, without starting any; None for one.
+    """Return how to start the processes of a training; None if it needs only this process.
 
     Raises:
         CaiError: The launcher or the settings cannot be used with each other.
@@ -118,7 +118,7 @@ def launcher_of_training(
     if batch % count or batch // count % (settings.micro_batch_size or 1):
         micro = settings.micro_batch_size or 1
         raise CaiError(
-            f"`{stage}.batch_size` {batch} does not divide among {count} processes in "
+            f"`{stage}.batch_size` {batch} cannot be split among {count} processes in "
             f"micro-batches of {micro}. Make it a multiple of {count * micro}."
         )
     return launcher

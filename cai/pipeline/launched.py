@@ -1,8 +1,8 @@
-"""What each launched process does: `python -m cai.pipeline.launched JOB`.
+"""The work of each launched process: `python -m cai.pipeline.launched JOB`.
 
-It speaks to the process that launched it (`cai.pipeline.launch`) in JSON lines of one pair each:
-`step` and `warning` as they come, and `result` or `error` at the end. When that one is gone, so is
-the other end of this one's standard input, and this one ends too: a new run may be in the folder.
+It sends JSON lines with one pair each to the process that launched it (`cai.pipeline.launch`):
+`step` and `warning` at any time, and `result` or `error` at the end. If the launching process dies,
+the standard input of this process closes and it ends too, since a new run may use the folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Warnings(logging.Handler):
     """Passes warnings on."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it."""
+        """Send the warning."""
         _say("warning", record.getMessage())
 
 
@@ -40,7 +40,7 @@ def _end_with_launcher() -> None:
 
 
 def main() -> int:
-    """Train; the first process speaks, except that each may say why it fails."""
+    """Train; the first process sends the messages, but each process can send its error."""
     if "RANK" in os.environ:
         threading.Thread(target=_end_with_launcher, daemon=True).start()
     main_process = os.environ.get("RANK", "0") == "0"

@@ -33,7 +33,8 @@ def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> Pipeline:
             section.
 
     Raises:
-        CaiError: The file is missing or wrong; all its errors, with line and column.
+        CaiError: The file is missing or has errors; the message has all of them, with line and
+            column.
     """
     path = _find(ref)
     document = read_document(path)
@@ -59,7 +60,7 @@ def pipeline_settings(data: Mapping[str, Any]) -> PipelineSettings:
     """Check the contents of a pipeline file that are already in memory.
 
     Raises:
-        CaiError: All errors.
+        CaiError: The contents have errors; the message has all of them.
     """
     return _settings(data, Places())
 
@@ -80,7 +81,7 @@ def read_resolved(run_folder: Path) -> PipelineSettings:
         what = str(problem).rstrip(".").replace("\n", "; ")
         raise CaiError(
             f"{what}. It was edited, or written by another version of cai; `cai run` with the "
-            f"pipeline's own file and `--out {run_folder}` writes it anew and redoes what has "
+            f"pipeline's own file and `--out {run_folder}` writes it again and redoes what has "
             "changed."
         ) from None
 
@@ -88,15 +89,15 @@ def read_resolved(run_folder: Path) -> PipelineSettings:
 def open_run(
     run_folder: Path, progress: Progress, defaults: Mapping[str, StageSettings] | None = None
 ) -> Run:
-    """Open a run folder as it is, to ask its models.
+    """Open an existing run folder, to use its models.
 
     Args:
         run_folder: The run folder.
-        progress: Where to say how far things are.
+        progress: The progress display.
         defaults: Stages by name; one is added if the run has none of its class.
 
     Raises:
-        CaiError: As `read_resolved`, or the constitution that is kept there is damaged.
+        CaiError: As `read_resolved`, or the constitution in the folder is damaged.
     """
     settings = read_resolved(run_folder)
     for name, section in (defaults or {}).items():

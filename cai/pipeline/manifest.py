@@ -1,4 +1,4 @@
-"""What a stage was made from, so that it is known when it is stale, and what the work cost."""
+"""The inputs of a finished stage, to detect when it is stale, and the cost of its work."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def significant(settings: StageSettings) -> dict[str, Any]:
-    """Return the settings that determine what a stage makes; what it reads is hashed elsewhere."""
+    """Return the settings that determine a stage's output; its inputs are hashed elsewhere."""
     own = settings.model_dump(mode="json", exclude={"stage", "start"})
     return _without(own, EXECUTION_ONLY)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str) -> list[str]:
-    """Say in words which settings differ, nested ones by their dotted names."""
+    """Describe which settings differ, nested ones by their dotted names."""
     said: list[str] = []
     for name in sorted({*before, *after}):
         old, new = before.get(name), after.get(name)
@@ -97,8 +97,8 @@ def stamp_files(folder: Path, names: Sequence[str]) -> dict[str, FileStamp]:
 def outputs_hash(folder: Path, manifest: Manifest) -> str | None:
     """Return the hash of a stage's files as they are now; None if one is gone.
 
-    A file whose size and time are unchanged is not read again; one that a person edited is, and
-    what depends on it becomes stale.
+    A file with unchanged size and time is not read again. An edited file is read again, and the
+    stages that depend on it become stale.
     """
     hashes: dict[str, str] = {}
     for name, stamp in manifest.outputs.items():

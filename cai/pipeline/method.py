@@ -1,8 +1,8 @@
 """The method: its stages in order, and which of them a section of a pipeline file is.
 
-All else that is known of stages is derived from `METHOD`: sections, the order of a run, manifests,
-which models an evaluation compares, what the report shows, completion in the shell. A new stage is
-a module with its `STAGE`, the class of its settings, and one line here.
+Everything else about stages is derived from `METHOD`: sections, the order of a run, manifests, the
+models of an evaluation, the stages in the report, completion in the shell. A new stage is a module
+with its `STAGE`, the class of its settings, and one line here.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def stage_of(name: str, section: object, where: Where) -> Stage[Any] | None:
 
     Args:
         name: The key of the section.
-        section: What stands under it.
-        where: For errors.
+        section: Its value.
+        where: Writes places in errors.
 
     Raises:
-        CaiError: It says `stage:`, and of no stage that there is, or under a name that is taken.
+        CaiError: The section's `stage:` is unknown, or its name is already used.
     """
     known = stages_by_name()
     wanted = section.get("stage") if isinstance(section, Mapping) else None  # pyright: ignore
@@ -75,7 +75,7 @@ def stage_of(name: str, section: object, where: Where) -> Stage[Any] | None:
     taken = {*TAKEN, *known, *(stage.makes.name for stage in METHOD if stage.makes)} - {wanted}
     if name in taken:
         raise CaiError(
-            f"{where((name,))}: `{name}` is the name of something else in a run. Give this "
+            f"{where((name,))}: `{name}` already has another meaning in a run. Give this "
             f"`{wanted}` stage another, such as `second-{wanted}`."
         )
     if not NAME.fullmatch(name):

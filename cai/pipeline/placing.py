@@ -1,4 +1,4 @@
-"""Where stages stand in a pipeline: what each one reads, and in which order they run."""
+"""The places of stages in a pipeline: the inputs of each one, and the order of all."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from cai.settings import PipelineSettings, StageSettings
 
 
 def place(settings: PipelineSettings, where: Where) -> tuple[Placed, ...]:
-    """Find out what each stage of a pipeline reads, and in which order they run.
+    """Find the inputs of each stage of a pipeline, and the order of the stages.
 
     Args:
         settings: The pipeline.
         where: For errors.
 
     Raises:
-        CaiError: A stage reads what no stage makes, or what several make; stages read each other;
-            `from` names nothing; a stage would train a model behind a server.
+        CaiError: An input of a stage is made by no stage or by several; stages read each other;
+            `from` has an unknown name; a stage would train a model on a server.
     """
     return _Placing(settings, where).placed()
 
 
 def arranged(settings: PipelineSettings, where: Where) -> PipelineSettings:
-    """Return the settings with their sections in the order in which they run."""
+    """Return the settings with their sections in the order of the run."""
     order = [placed.name for placed in place(settings, where)]
     sections = {name: settings.sections[name] for name in order}
     return settings.model_copy(update={"sections": sections})
@@ -135,7 +135,7 @@ class _Placing:
                 reads = ", ".join(sorted(need or "every stage" for need in needed)) or "nothing"
                 raise CaiError(
                     f"{place}: `{written}` is of the kind `{kind}`, and `{section.stage.name}` "
-                    f"takes none by name. It reads: {reads}."
+                    f"does not read this kind. It reads: {reads}."
                 )
             named.setdefault(kind, []).append(Source(name, maker.name if maker else None))
         return named
@@ -168,7 +168,7 @@ class _Placing:
                 names = _listed(s.name for s in makers)
                 raise CaiError(
                     f"{self._where((section.name,))}: `{section.name}` reads one {need.kind}, and "
-                    f"this pipeline has {names}. Say which with `from:`."
+                    f"this pipeline has {names}. Choose one with `from:`."
                 )
             if makers:
                 return Source(makers[0].name, makers[0].name)
@@ -191,7 +191,7 @@ class _Placing:
             model = {"base": models.base, "feedback": models.feedback}.get(source.name)
             if source.stage is None and (model or models.helpful).engine == "openai":
                 raise CaiError(
-                    f"{self._where(('models',))}: a model behind a server cannot be trained, and "
+                    f"{self._where(('models',))}: a model on a server cannot be trained, and "
                     f"`{placed.name}` starts from the {GIVEN[source.name]}. Name a model folder as "
                     "`models.base` (with `sft:` or `harmfulness:`) or as `models.helpful`."
                 )

@@ -1,4 +1,4 @@
-"""How far a run is: a Rich bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a Rich bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHOWN = {
 
 
 class Progress:
-    """Says what is happening, on one console."""
+    """Shows messages and progress on one console."""
 
     def __init__(self, console: Console) -> None:
         """Write to `console`."""
@@ -55,7 +55,7 @@ class Progress:
     def rows(
         self, what: str, total: int, *, tokens: Callable[[], int]
     ) -> Generator[Callable[[], None]]:
-        """Show how many of `total` rows are made; yields a function that counts one.
+        """Show how many of `total` rows are finished; yields a function that counts one.
 
         Args:
             what: The task.

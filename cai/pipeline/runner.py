@@ -1,4 +1,4 @@
-"""Decide which stages are stale, run them in order, and say what happened."""
+"""Decide which stages are stale, run them in order, and print messages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Verdict:
 
 
 def plan(run: Run) -> list[Verdict]:
-    """Say which stages would run, and why, without running anything."""
+    """Return which stages would run, and why, without running anything."""
     verdicts: list[Verdict] = []
     stale: set[str] = set()
     for placed in run.stages:
@@ -61,7 +61,7 @@ def plan(run: Run) -> list[Verdict]:
 
 
 def run_pipeline(run: Run, only: str | None = None) -> list[str]:
-    """Run every stale stage in order; with `only`, that one alone.
+    """Run every stale stage in order; with `only`, just this one.
 
     Args:
         run: The run.
@@ -72,8 +72,8 @@ def run_pipeline(run: Run, only: str | None = None) -> list[str]:
 
     Raises:
         CaiError: `only` is not a stage of this pipeline or its inputs are stale; a stage that would
-            run lacks a model, a key, a server or an engine; or whatever the stages raise. Finished
-            rows and checkpoints are kept.
+            run lacks a model, a key, a server or an engine; or a stage fails. Finished rows and
+            checkpoints are kept.
     """
     ran: list[str] = []
     with _locked(run):
@@ -214,7 +214,7 @@ def _remark(metrics: dict[str, Any]) -> str:
 
 
 def losses(stage: str, metrics: dict[str, Any]) -> list[str]:
-    """Say why rows were lost, where many of them were; a tie is no loss."""
+    """Return why rows were lost, if many of them were; a tie is not a loss."""
     rows, states = metrics.get("rows", 0), metrics.get("states", {})
     return [
         f"  {stage}: {states[state]:,} of {rows:,} rows are `{state}`. The first: {error}"
@@ -224,7 +224,7 @@ def losses(stage: str, metrics: dict[str, Any]) -> list[str]:
 
 
 def hint(stage: str, metrics: dict[str, Any]) -> str | None:
-    """Say what would make a data stage faster, if rows waited although its engine had room."""
+    """Return how to make a data stage faster, if rows waited although its engine had room."""
     seconds = metrics.get("engine_seconds", 0.0)
     starved = metrics.get("engine_starved_seconds", 0.0)
     waited = metrics.get("rows_waited", 0)
@@ -245,7 +245,7 @@ def _locked(run: Run) -> Generator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CaiError(
-                f"Another process is running in {run.folder}. Wait for it, or give this run a "
-                "folder of its own with `--out`."
+                f"Another process is running in {run.folder}. Wait for it, or give this run "
+                "another folder with `--out`."
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""What evaluations are told to read: prompt sets and recorded answers by name."""
+"""The inputs of evaluations by name: prompt sets and recorded answers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ANSWERS = "answers"
 
 
 def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
-    """Read a set by its spelling.
+    """Read a prompt set.
 
     Args:
         spec: `NAME:FILE` with a known set's name, or `red_team` or `helpful` for a file of one's
             own; `SCHEME:red_team` or `SCHEME:helpful` with a source that has a split of its own
             (tasks that training never sees); or `run:FOLDER` (a run's held-out prompts).
         seed: Draws the prompts of such a source.
-        limit: Take so many.
+        limit: The largest number of prompts.
 
     Raises:
         CaiError: There is no such set, or its file cannot be read.
@@ -60,12 +60,12 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
         else ""
     )
     raise CaiError(
-        f"There is no prompt set `{spec}`.{hint} Known are {', '.join(known)} and `{RUN}:FOLDER`."
+        f"There is no prompt set `{spec}`.{hint} Use one of {', '.join(known)} or `{RUN}:FOLDER`."
     )
 
 
 def read_recorded(spec: str) -> Recorded | None:
-    """Read `answers:FILE`, or `answers:red_team:FILE`; None if the spelling is not of this form.
+    """Read `answers:FILE` or `answers:red_team:FILE`; None if it has another form.
 
     Raises:
         CaiError: The file cannot be read, or has no answers.

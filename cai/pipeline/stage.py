@@ -1,7 +1,7 @@
-"""What a stage of the method is: what it reads, what it makes for others, and how it works.
+"""A stage of the method: its inputs, its output for other stages, and its functions.
 
 The stages themselves are in `cai/pipeline/stages`, a module each, and `cai.pipeline.method` lists
-them. A stage names no other stage: it says which kinds of thing it needs.
+them. A stage does not name other stages, only the kinds of its inputs.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ GIVEN = {HELPFUL: "helpful model", BASE: "base model", FEEDBACK: "feedback model
 
 @dataclass(frozen=True)
 class Output:
-    """What a stage makes for others.
+    """The output of a stage for other stages.
 
     Attributes:
-        name: Its name where the section is called after the stage (`sl-cai`); under another name
-            both have that one.
+        name: Its name if the section has the stage's name (`sl-cai`); otherwise it has the name of
+            the section.
         kind: One of the kinds above, or a new one.
     """
 
@@ -53,13 +53,13 @@ class Output:
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that a stage reads.
+    """One input of a stage.
 
     Attributes:
-        kind: Of which kind it is.
-        default: Outputs by name; the first that this pipeline has is taken unless `from` names
+        kind: Its kind.
+        default: Names of outputs; the first one in this pipeline is used, unless `from` names
             another.
-        optional: The stage can do without.
+        optional: Whether the stage can run without it.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Every:
-    """All that the pipeline has of a kind; of any kind, if that is None."""
+    """All outputs of a kind in the pipeline; of all kinds if it is None."""
 
     kind: str | None = None
 
@@ -79,16 +79,16 @@ class Stage(Generic[S]):
     """One step of the method.
 
     Attributes:
-        name: Its name, which is its section's and its folder's unless a section says otherwise.
+        name: Its name; by default also the name of its section and its folder.
         settings: The class of its section.
         run: Makes the files; returns the metrics of this execution.
-        outputs: Files and folders that make up its result.
-        makes: What other stages may read of it.
-        needs: What it reads.
-        inputs: Hashes of what it reads from outside the run folder, besides models to start from.
-        check: Raises a CaiError for what can be known to go wrong before any stage has run.
-        trains: It trains the policy that it starts from, so that one cannot be behind a server.
-        version: Raised when the code changes what the stage makes from the same inputs.
+        outputs: The files and folders of its result.
+        makes: Its output for other stages.
+        needs: Its inputs.
+        inputs: Hashes of its inputs from outside the run folder, besides models to start from.
+        check: Raises a CaiError for errors that can be detected before any stage runs.
+        trains: Whether it trains the policy that it starts from, which then cannot be on a server.
+        version: Increased when the code changes the output for the same inputs.
     """
 
     name: str
@@ -105,11 +105,11 @@ class Stage(Generic[S]):
 
 @dataclass(frozen=True)
 class Source:
-    """Something that a stage reads.
+    """An input of a stage in a pipeline.
 
     Attributes:
-        name: What it is called (`sl-cai`).
-        stage: The name of the stage that makes it; None for a model that is given.
+        name: Its name (`sl-cai`).
+        stage: The name of the stage that makes it; None for a given model.
     """
 
     name: str
@@ -121,10 +121,10 @@ class Placed:
     """A stage at its place in a pipeline.
 
     Attributes:
-        name: Its name there, and its folder's.
-        stage: What it is.
+        name: Its name there, also of its folder.
+        stage: The stage of the method.
         settings: Its section.
-        sources: What it reads, by kind.
+        sources: Its inputs, by kind.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Placed:
 
     @property
     def output(self) -> Output | None:
-        """What it makes for others, under its name in this pipeline."""
+        """Its output for other stages, with its name in this pipeline."""
         made = self.stage.makes
         return made and (made if self.name == self.stage.name else Output(self.name, made.kind))
 

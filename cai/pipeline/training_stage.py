@@ -1,4 +1,4 @@
-"""What the stages that train a model on rows share."""
+"""Functions shared by the stages that train a model on rows."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def train_model(context: Context[Any], train: str, data: Path) -> dict[str, Any]
 
 
 def check_launcher(context: Context[Any]) -> None:
-    """Raise a CaiError if a training stage could not be launched as its settings say."""
+    """Raise a CaiError if a training stage cannot be launched with its settings."""
     launcher_of_training(context.settings, stage=context.name, base_dir=context.base_dir)

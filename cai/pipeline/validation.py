@@ -29,14 +29,14 @@ def validated(
     """Apply changes to settings and check them.
 
     Args:
-        section: What they are.
-        data: Their values; changed.
+        section: The class of the settings.
+        data: Their values; modified in place.
         changes: `KEY=VALUE` with dotted keys and YAML values.
-        document: The file that they are from; None if the command line alone made them.
-        flag: What gave the changes.
+        document: The file of the values; None if all are from the command line.
+        flag: The option that gave the changes.
 
     Raises:
-        CaiError: All errors, each with its place.
+        CaiError: The settings have errors; the message has all of them with their places.
     """
     changed = [apply_change(change, data, flag) for change in changes]
     places = Places(document, changed, flag)
@@ -84,7 +84,7 @@ def apply_change(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...
         if inner is None:
             inner = place[key] = {}
         if not isinstance(inner, dict):
-            raise CaiError(f"`{flag} {change}`: `{key}` holds no settings of its own.")
+            raise CaiError(f"`{flag} {change}`: `{key}` is not a section with settings.")
         place = inner
     place[keys[-1]] = value
     return keys

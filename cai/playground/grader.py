@@ -83,8 +83,8 @@ def requested_task(messages: Sequence[Message]) -> Task:
         if task.asked in text and re.search(rf"\b{re.escape(task.asked)}\b", text):
             return task
     raise CaiError(
-        f"The playground's grader knows no task in the request {text!r}. Use it on prompts from "
-        "`playground:red_team` and `playground:helpful` alone, or set `evaluate.grader: refusals`."
+        f"The playground's grader found no task in the request {text!r}. Use it on prompts from "
+        "`playground:red_team` and `playground:helpful` only, or set `evaluate.grader: refusals`."
     )
 
 

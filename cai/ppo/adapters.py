@@ -65,7 +65,7 @@ class Adapted:
                         matrix.weight.copy_(weights[f"{layer_name}.{part}"])
 
     def use(self, name: str | None) -> None:
-        """Let an adapter compute from now on; None for the base alone."""
+        """Switch to an adapter; None for the base model."""
         for _, layer in self._layers():
             layer.enable_adapters(name is not None)
             if name is not None:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class RewardedEpisodes:
-    """The whole batch of a step, and how to discount it."""
+    """The whole batch of a step, with its discounts."""
 
     rewards_BT: Tensor
     """Reward of each token, the KL penalty included (`kl_shaped_rewards`), `(B, T)`."""
@@ -38,7 +38,7 @@ class RewardedEpisodes:
 
 
 class Advantages(NamedTuple):
-    """The advantage of each token, and what the critic's values should have been."""
+    """The advantage of each token, and the targets of the critic's values."""
 
     advantages_BT: Tensor
     """Not whitened, `(B, T)`; 0 on padding."""
@@ -61,7 +61,7 @@ def gae(batch: RewardedEpisodes) -> Advantages:
         batch: With values.
 
     Raises:
-        ValueError: It has none.
+        ValueError: The batch has no values.
     """
     if batch.values_BT is None:
         raise ValueError("GAE needs the values of a critic.")

@@ -1,4 +1,4 @@
-"""The records of PPO: episodes, and what is known of them after a rollout.
+"""The records of PPO: episodes, and rollouts with their log-probabilities and scores.
 
 Shapes: `B` episodes, `P` longest prompt, `T` longest response, `L = P + T`, `S` the columns a
 forward pass needs. Masks come from lengths, never from pad ids: pad may be missing or equal EOS.
@@ -76,7 +76,7 @@ class Episodes:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.prompt_ids_BP.device
 
     def select(self, rows: Tensor) -> Episodes:
@@ -140,7 +140,7 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Episodes with everything that the update needs to know of the time they were sampled."""
+    """Episodes with all data from the time of sampling that the update needs."""
 
     episodes: Episodes
 
@@ -191,5 +191,5 @@ def length_sorted(
 
 
 def rows_of_length(length: int, device: torch.device) -> int:
-    """Return how many rows of so many tokens make a micro-batch of `MICRO_BATCH_TOKENS`."""
+    """Return how many rows of this length make a micro-batch of `MICRO_BATCH_TOKENS`."""
     return max(1, MICRO_BATCH_TOKENS.get(device.type, MICRO_BATCH_TOKENS["cuda"]) // length)

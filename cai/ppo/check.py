@@ -1,4 +1,4 @@
-"""What can be known to go wrong before any model is loaded."""
+"""Checks before any model is loaded."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def check_settings(settings: PPOSettings) -> None:
 
 
 def check_shares(settings: PPOSettings, processes: Processes) -> None:
-    """Raise a CaiError if the processes cannot share the work evenly, or not in this way."""
+    """Raise a CaiError if the processes cannot share the work evenly, or with these settings."""
     check_settings(settings.model_copy(update={"processes": processes.count}))
     value_head = settings.critic == "value_head"
     if processes.sharded and (settings.lora_rank or value_head):
         raise CaiError(
-            "FSDP2 needs a policy and a critic of their own, with all weights trained. Set "
+            "FSDP2 needs a separate policy and critic, with all weights trained. Set "
             "`ppo.lora_rank: 0` and `ppo.critic: separate`, or launch with `ddp`."
         )
     if processes.deepspeed and value_head:
         raise CaiError(
-            "DeepSpeed needs a policy and a critic of their own. Set `ppo.critic: separate`, or "
+            "DeepSpeed needs a separate policy and critic. Set `ppo.critic: separate`, or "
             "launch with `ddp`."
         )
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints, which are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def save_checkpoint(
     """Save the state after `step` steps and remove all but the newest checkpoints.
 
     Args:
-        folder: Where checkpoints are; made if need be.
+        folder: The folder of checkpoints; created if missing.
         step: Steps done.
-        run: Names the run (settings, seed, inputs); another run does not resume from it.
+        run: The fingerprint of the run (settings, seed, inputs); other runs do not resume from it.
         state: Weights and optimizers.
         keep: How many checkpoints to keep.
     """

@@ -1,4 +1,4 @@
-"""What a run adjusts as it goes: KL coefficients and the scale of the scores."""
+"""Adaptive numbers of a run: KL coefficients and the scale of the scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cai.settings import PPOSettings
 
 @dataclass
 class Control:
-    """Numbers that steps change; they belong to a checkpoint.
+    """Numbers that change in each step; they are part of a checkpoint.
 
     Attributes:
         kl_coef: β, the penalty against the reference.
@@ -28,7 +28,7 @@ class Control:
 
     @classmethod
     def start(cls, settings: PPOSettings) -> Self:
-        """Begin where the settings say."""
+        """Return the start values from the settings."""
         return cls(settings.kl_coef, settings.penalty_coef, Moments(0, 0.0, 0.0))
 
     def normalise(self, scores_N: Tensor) -> Tensor:
@@ -56,6 +56,6 @@ class Control:
         return asdict(self) | {"scores": tuple(self.scores)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load the result of `state_dict`."""
         self.kl_coef, self.penalty_coef = state["kl_coef"], state["penalty_coef"]
         self.scores = Moments(*state["scores"])

@@ -66,7 +66,7 @@ def response_logprobs(
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return what maps last hidden states to logits, the family's scaling and capping included."""
+    """Return the map from last hidden states to logits, with the family's scaling and capping."""
     linear = cast("Any", model).get_output_embeddings()
     config = cast("Any", model).config.get_text_config()
     scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
@@ -82,10 +82,10 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def check_output_head(model: nn.Module) -> None:
-    """Make sure that `output_head` computes the model's own logits.
+    """Check that `output_head` computes the model's own logits.
 
     Raises:
-        CaiError: It does not: the architecture does something else between states and logits.
+        CaiError: The logits differ, because the architecture has other operations there.
     """
     language_model = cast("Any", model)
     ids = torch.arange(1, 5, device=language_model.device)[None]
@@ -121,7 +121,7 @@ def without_gradient(
 
 
 def recompute_layers(backbone: nn.Module) -> None:
-    """Let every layer forget its inner states and compute them again in the backward pass.
+    """Make every layer recompute its inner states in the backward pass instead of storing them.
 
     transformers' own switch works in train mode only, which PPO never enters. Where no gradient is
     asked for, sampling included, nothing changes.

@@ -1,10 +1,9 @@
-"""The guard against Goodhart: what else changes, on prompts that are not trained on.
+"""The guard against over-optimisation (Goodhart's law), on prompts that are not trained on.
 
-A preference model is a proxy. While its score rises, a policy may learn to evade, to refuse what is
-harmless, to say one thing to everybody, or to drift far from where it started. A second opinion
-that is not trained on sees more of this than any rule about words: the policy that is best by the
-score it was trained on is, sooner or later, the one that has learnt to please it (Gao et al. 2023,
-arXiv 2210.10760).
+A preference model is a proxy. While its score rises, a policy can become evasive, refuse harmless
+requests, repeat one response, or drift far from its start. An independent score that is not trained
+on detects more of this than rules about words: after long training, the policy with the best
+trained score is one that exploits the preference model (Gao et al. 2023, arXiv 2210.10760).
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ MOST_ROLL_BACKS = 3
 
 @dataclass(frozen=True)
 class Check:
-    """One look at the held-out prompts.
+    """The result of one check on the held-out prompts.
 
     Attributes:
         metrics: By name (`guard/…`).
-        alarms: What has gone wrong since the start, in words.
+        alarms: Messages about changes since the start that exceed a bound.
         texts: The answers, one for each prompt.
     """
 
@@ -43,19 +42,19 @@ class Check:
 
 @dataclass
 class Guard:
-    """Checks a policy, and remembers the start and the best.
+    """Checks a policy, and stores the start and the best check.
 
     Attributes:
-        prompts: Held out.
-        settings: Of the run; its `guard` has the rules.
-        independent: Scores what the policy is not trained on.
+        prompts: The held-out prompts.
+        settings: The settings of the run; `guard` has the rules.
+        independent: A score that the policy is not trained on.
         start: Metrics before the first step.
         highest: The highest independent score so far.
         deviation: The standard deviation of independent scores at the start.
         best: Held-out reward of the best check without an alarm.
         best_step: The steps done at that check.
-        best_metrics: What it measured.
-        roll_backs: How often the run went back to it.
+        best_metrics: The metrics of that check.
+        roll_backs: How often the run returned to it.
     """
 
     prompts: Sequence[TokenPrompt]
@@ -73,11 +72,11 @@ class Guard:
 
     @property
     def keeps_best(self) -> bool:
-        """True if the best policy may be wanted later."""
+        """Whether the best policy may be needed later."""
         return self.settings.keep == "best" or self.rules.action != "warn"
 
     def is_due(self, done: int) -> bool:
-        """Say whether to check after `done` steps."""
+        """Return whether to check after `done` steps."""
         return done % self.rules.every == 0 or done == self.settings.steps
 
     def check(self, learner: Learner, reward: Reward) -> Check:
@@ -135,7 +134,7 @@ class Guard:
         return Check(metrics | {"guard/alarms": len(alarms)}, tuple(alarms), tuple(texts))
 
     def is_best(self, check: Check, done: int) -> bool:
-        """Take note of a check after `done` steps; True if it is the best one so far."""
+        """Record a check after `done` steps; True if it is the best one so far."""
         if check.alarms or check.metrics["guard/reward"] <= self.best:
             return False
         self.best, self.best_step = check.metrics["guard/reward"], done
@@ -167,7 +166,7 @@ class Guard:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load the result of `state_dict`."""
         for name, value in state.items():
             setattr(self, name, value)
 

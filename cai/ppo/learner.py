@@ -1,4 +1,4 @@
-"""What a PPO run trains, what it keeps frozen, and how it computes."""
+"""The models of a PPO run: trained and frozen ones, and their forward passes."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Learner:
         )
 
     def act_as(self, role: Role) -> None:
-        """Let a role's adapter compute from now on; without adapters there is nothing to do."""
+        """Switch to the adapter of a role; without adapters this does nothing."""
         if role in self.adapters:
             base, name = self.adapters[role]
             base.use(name)

@@ -27,7 +27,7 @@ class ValueLoss(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """How many numbers were seen so far, their mean and (population) variance."""
+    """The count, mean and (population) variance of all numbers so far."""
 
     seen: int
     mean: float
@@ -55,7 +55,7 @@ def masked_whiten(x_BT: Tensor, mask_BT: Tensor, epsilon: float = 1e-8) -> Tenso
 def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Return 1 - Var(returns - values) / Var(returns) over the real tokens.
 
-    1 is a perfect critic, 0 one that knows the mean alone; not finite when returns do not vary.
+    1 is a perfect critic, 0 is as good as the mean; not finite if all returns are equal.
     """
     error = (returns_BT - values_BT)[mask_BT]
     return 1 - error.var(correction=0) / returns_BT[mask_BT].var(correction=0)

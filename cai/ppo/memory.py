@@ -1,4 +1,4 @@
-"""How much memory a run will need, role by role, before anything is loaded."""
+"""An estimate of a run's memory by role, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SHARE = 0.9
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides its memory.
+    """The sizes of a model that determine its memory.
 
     Attributes:
         weights: Numbers in the whole model.
@@ -89,7 +89,7 @@ class VLLMShare:
 def vllm_share(
     policy: Shape, options: Mapping[str, Any], *, precision: torch.dtype, total: int | None
 ) -> VLLMShare:
-    """Return what vLLM takes beside the trainer.
+    """Return the memory that vLLM takes beside the trainer.
 
     Args:
         policy: The policy's shape.
@@ -218,7 +218,7 @@ def check_memory(
     """Return the estimate of a run that fits.
 
     Raises:
-        CaiError: It does not; the message says by role what it needs, and which settings would do.
+        CaiError: It does not fit; the message has the memory by role, and settings that would fit.
     """
 
     def roles_of(changed: PPOSettings) -> dict[str, int]:

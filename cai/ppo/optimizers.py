@@ -46,12 +46,12 @@ class Optimizer:
         self.processes = processes
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Set it for the steps to come."""
+        """Set the learning rate of the next steps."""
         for group in self.inner.param_groups:
             group["lr"] = learning_rate
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self.inner.zero_grad()
 
     def backward(self, loss: Tensor) -> None:

@@ -21,7 +21,7 @@ def read_texts(path: Path) -> list[str]:
         CaiError: The file is missing, or a line has no text.
     """
     if not path.is_file():
-        raise CaiError(f"The pretraining texts {path} (`ppo.ptx_data`) are not there.")
+        raise CaiError(f"The file of pretraining texts {path} (`ppo.ptx_data`) does not exist.")
     content = path.read_text(encoding="utf-8")
     if path.suffix != ".jsonl":
         return [text.strip() for text in content.split("\n\n") if text.strip()]
@@ -60,7 +60,7 @@ class Pretraining:
         self._chat = chat
         self._seed = seed
         if not self.pieces:
-            raise CaiError("PPO got pretraining texts without a word in them.")
+            raise CaiError("All pretraining texts of PPO are empty.")
 
     def draw(self, start: int, count: int, device: torch.device) -> Episodes:
         """Return pieces number `start` to `start + count` of an endless series of shuffles.

@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes(ProcessGroup):
-    """Which of how many processes this is, and how they share passes."""
+    """The rank and number of the processes, and how they share passes."""
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return the items this process works on: every `count`-th."""
         return items[self.rank :: self.count]
 
     def gather(self, shared: Sequence[T]) -> list[T]:
-        """Return what all processes made of their shares, in the order of the items."""
+        """Return the results of all processes, in the order of the items."""
         if self.count == 1:
             return list(shared)
         parts: list[Sequence[T]] = gather_object([shared])

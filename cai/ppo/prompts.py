@@ -1,4 +1,4 @@
-"""Which prompts a step samples from, as token ids."""
+"""The prompts of each step, as token ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TokenPrompt:
 
 
 class TextFormat:
-    """How a tokenizer without a chat template is used: prompts are texts to go on with.
+    """The format of a tokenizer without a chat template: prompts are texts to continue.
 
     Attributes:
         tokenizer: A transformers tokenizer.
@@ -79,7 +79,7 @@ def tokenize_prompt(prompt: PromptLike, chat: PromptFormat) -> TokenPrompt:
     """Return a prompt as tokens; a text is a user's turn wherever there is a chat template.
 
     Raises:
-        CaiError: It is no prompt, empty, or messages without a chat template to write them.
+        CaiError: The value is not a prompt, is empty, or has messages but no chat template.
     """
     kind = prompt.kind if isinstance(prompt, PromptRow) else None
     if isinstance(prompt, str):
@@ -93,11 +93,11 @@ def tokenize_prompt(prompt: PromptLike, chat: PromptFormat) -> TokenPrompt:
     else:
         raise CaiError(
             "A prompt is a list of messages, but the tokenizer has no chat template to write them. "
-            "Give prompts as texts to go on with, set `tokenizer.chat_template`, or speak "
+            "Give prompts as texts to continue, set `tokenizer.chat_template`, or use "
             "transcripts (`format: transcript`, `cai.models.chat.use_transcripts`)."
         )
     if not ids:
-        raise CaiError("A prompt for PPO is empty: it has no token to answer to. Remove it.")
+        raise CaiError("A prompt for PPO is empty (it has no token). Remove it.")
     return TokenPrompt(tuple(ids), kind, given)
 
 
@@ -127,10 +127,10 @@ def tokenize_prompts(
         chat: How the policy reads them.
         context: Tokens that both policy and preference model can read.
         max_new_tokens: Room that a response needs.
-        named: What a message calls one of them.
+        named: The word for a prompt in messages.
 
     Raises:
-        CaiError: There are no prompts, or none that leaves room.
+        CaiError: There are no prompts, or all are too long.
     """
     if not rows:
         raise CaiError(
@@ -139,7 +139,7 @@ def tokenize_prompts(
         )
     if isinstance(rows, str):
         raise CaiError(
-            "The prompts of PPO are one text, and would be read letter by letter. Give a list of "
+            "The prompts of PPO must be a list, and are a single text. Give a list of "
             "texts or of conversations."
         )
     prompts = [tokenize_prompt(row, chat) for row in rows]

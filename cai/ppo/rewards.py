@@ -1,4 +1,4 @@
-"""What PPO maximises: a preference model, a function of one's own, or a weighted sum of several."""
+"""The rewards of PPO: a preference model, your own function, or a weighted sum of several."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LengthPenalty:
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Minus the share of a response's word n-grams that it has said before, in [-1, 0]."""
+    """Minus the share of a response's word n-grams that are repeated, in [-1, 0]."""
 
     n: int = 3
 
@@ -61,7 +61,7 @@ def named_scorers(reward: RewardLike) -> dict[str, tuple[Any, float]]:
     """Return scorers and weights by name.
 
     Raises:
-        CaiError: There are none, or something is not a scorer.
+        CaiError: There is no scorer, or a value is not a scorer.
     """
     named = reward if isinstance(reward, Mapping) else {_name(reward): reward}
     if not named:
@@ -84,7 +84,7 @@ def with_penalties(
     """Return scorers with the penalties that the settings ask for.
 
     Raises:
-        CaiError: A name is taken twice.
+        CaiError: A name is used twice.
     """
     scorers = dict(scorers)
     for name, scorer, weight in (

@@ -1,4 +1,4 @@
-"""One rollout: sample from the live policy, score, and note what the update needs to know.
+"""One rollout: sample from the current policy, score, and store the data for the update.
 
 Processes share the prompts of each part of it; all of them get the whole rollout.
 """
@@ -69,7 +69,7 @@ def collect_rollout(
             raise CaiError(
                 f"The reward `{name}` gave a score that is not a number at PPO step {step + 1}. If "
                 "it is a preference model, lower `preference.learning_rate` and train it again; if "
-                "it is a function of yours, fix it. The newest checkpoint is kept."
+                "it is your own function, fix it. The newest checkpoint is kept."
             )
     # 4. Reference log-probabilities, and 5. values.
     with learner.autocast():

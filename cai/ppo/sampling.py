@@ -1,4 +1,4 @@
-"""Who samples for PPO. Whatever does gets token requests and returns what the policy says now."""
+"""Samplers of PPO: they get token requests and return samples of the current policy."""
 
 from __future__ import annotations
 

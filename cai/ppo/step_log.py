@@ -1,4 +1,4 @@
-"""What each step measured: TensorBoard, and one JSON object a line in steps.jsonl."""
+"""The log of metrics per step: TensorBoard, and JSON lines in steps.jsonl."""
 
 from __future__ import annotations
 

@@ -47,26 +47,26 @@ def run_steps(
     guard: Guard | None = None,
     on_step: OnStep | None = None,
 ) -> list[dict[str, float]]:
-    """Run all steps that are not yet done, with whatever scores responses.
+    """Run all steps that are not yet done, with any reward.
 
     Args:
         learner: Trained in place.
-        pool: Where prompts come from.
-        reward: The preference model, or a function of one's own.
-        settings: How to train.
-        folder: Gets `checkpoints/` and `steps.jsonl`.
-        run: Names everything that determines the result; only its own checkpoints are resumed.
+        pool: The prompts.
+        reward: The preference model, or another reward.
+        settings: The settings of PPO.
+        folder: The folder for `checkpoints/` and `steps.jsonl`.
+        run: The fingerprint of the run; only its own checkpoints are resumed.
         seed: Of sampling and minibatches.
         log_dir: For TensorBoard.
-        pretraining: What PPO-ptx mixes in.
-        guard: Watches held-out prompts, and may end the run early or put its best policy back.
+        pretraining: The texts of PPO-ptx.
+        guard: Checks held-out prompts, and can end the run early or restore its best policy.
         on_step: Called after each step, on every process, with its line of `steps.jsonl`.
 
     Returns:
         The records of all steps, those of earlier calls included.
 
     Raises:
-        CaiError: A score, loss or gradient is not finite, or the best policy cannot be put back.
+        CaiError: A score, loss or gradient is not finite, or the best policy cannot be restored.
     """
     checkpoints, processes = folder / CHECKPOINTS, learner.processes
     done = 0
@@ -123,9 +123,9 @@ def _state(learner: Learner, guard: Guard | None) -> dict[str, Any]:
 
 
 def ends_with_best(records: Sequence[Mapping[str, float]], settings: PPOSettings) -> bool:
-    """Say whether a guarded run ends with its best policy, going by the records of its steps.
+    """Return whether a guarded run ends with its best policy, from the records of its steps.
 
-    It does if that is wanted, and if the last check raised an alarm that is acted upon.
+    It does if the settings keep the best policy, or if the last check raised an alarm that ends it.
     """
     acts = settings.guard is not None and settings.guard.action != "warn"
     return settings.keep == "best" or (acts and records[-1]["guard/alarms"] > 0)
@@ -174,17 +174,17 @@ class Watch:
         return check.metrics, action == "stop"
 
     def restore_best(self) -> None:
-        """Put the best policy back in its place.
+        """Restore the best policy.
 
         Raises:
-            CaiError: Its checkpoint is gone or damaged.
+            CaiError: Its checkpoint is missing or damaged.
         """
         learner = self.learner
         found = load_checkpoint(self.folder, self.run, learner.device, learner.processes)
         if found is None:
             raise CaiError(
-                f"The best policy of the run is not in {self.folder} any more. Run again to train "
-                "it anew."
+                f"The best policy of the run is no longer in {self.folder}. Run again to train "
+                "it again."
             )
         learner.load_state_dict(found[1])
 

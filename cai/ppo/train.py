@@ -1,4 +1,4 @@
-"""PPO as one class: what it needs, what it checks before work, what it leaves."""
+"""PPO as one class: its inputs, the checks before the start, and its output."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class PPO:
     ```
 
     Attributes:
-        settings: How to train.
-        scorers: What is rewarded, by name, with weights.
-        learner: Policy, reference, critic if any, optimizers; from the first call of `train` on.
+        settings: The settings of PPO.
+        scorers: The rewards by name, with weights.
+        learner: Policy, reference, critic if any, optimizers; set by the first call of `train`.
     """
 
     def __init__(
@@ -129,9 +129,9 @@ class PPO:
     ) -> dict[str, float]:
         """Train the policy and save it in `folder`.
 
-        A run that was killed goes on from its newest checkpoint when it is called again in the same
-        way, and ends with the weights it would have had (on a CPU, to the bit). A function that
-        scores is known by its name alone: when you change it, change the folder.
+        A run that was killed continues from its newest checkpoint if it is called again in the same
+        way, and ends with the same weights (on a CPU, exactly). A reward function is identified by
+        its name only: if you change the function, use another folder.
 
         Args:
             prompts: Texts (a user's turn, or with a tokenizer without chat template the beginning
@@ -141,9 +141,9 @@ class PPO:
                 `steps.jsonl`, and while it runs `checkpoints/`.
             held_out: Prompts for the guard (`settings.guard`); at most `guard.prompts` of each kind
                 are used, those too long left out. Without any there is no guard.
-            independent: What the guard asks beside the reward, in any of its forms; None for the
+            independent: The guard's independent score, in any form of a reward; None for the
                 preference model of `guard.independent`, if that is set.
-            pretraining: Texts for PPO-ptx, which `ptx_coef` weighs.
+            pretraining: Texts for PPO-ptx, with the weight `ptx_coef`.
             log_dir: For TensorBoard; `folder/logs` if None.
             on_step: Called after each step with its line of `steps.jsonl`.
 
@@ -301,7 +301,7 @@ class PPO:
         if bool(texts) != bool(self.settings.ptx_coef):
             raise CaiError(
                 f"`ppo.ptx_coef` is {self.settings.ptx_coef:g} and there are {len(texts)} "
-                "pretraining texts: PPO-ptx needs both. Set both, or neither."
+                "pretraining texts: PPO-ptx needs both. Give both, or neither."
             )
         if not texts:
             return None
@@ -315,7 +315,7 @@ class PPO:
             if needs or self._independent:
                 raise CaiError(
                     "`ppo.keep: best`, `ppo.guard.action` other than `warn` and an independent "
-                    "scorer go by held-out prompts. Set `ppo.guard: {}` and give some "
+                    "scorer need held-out prompts. Set `ppo.guard: {}` and give some "
                     "(`held_out=`)."
                 )
             return None

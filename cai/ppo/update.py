@@ -38,16 +38,16 @@ def update(
 
     Args:
         learner: Its policy, its critic and their optimizers are changed.
-        rollout: What the policy has just done.
+        rollout: The rollout of this step.
         settings: Advantages, objective, clipping, epochs, minibatches.
         seed: The run's seed.
         step: Counted from 0; with the seed it orders the minibatches.
-        pretraining: What PPO-ptx mixes in.
+        pretraining: The texts of PPO-ptx.
 
     Returns:
         Losses, clip fractions, approximate KL, entropy and gradient norms, each the mean over all
-        minibatches, and the explained variance of the values that the rollout saw. Without a
-        critic, what is said of values is not there.
+        minibatches, and the explained variance of the values of the rollout. Without a critic,
+        the metrics of values are missing.
 
     Raises:
         CaiError: A loss or a gradient is not finite; the step it would have led to is not taken.

@@ -94,7 +94,7 @@ def check_agreement(ours_BT: Tensor, theirs_BT: Tensor, mask_BT: Tensor) -> floa
     if not difference <= TOLERANCE[dtype]:
         raise CaiError(
             f"The engine that sampled the rollout disagrees with the policy by {difference:.4f} "
-            "nats a token: its weights are stale, or it computes something else. Set "
-            "`ppo.rollouts: transformers`, and tell us which model and vLLM this is."
+            "nats a token: its weights are stale, or its computation is wrong. Set "
+            "`ppo.rollouts: transformers`, and report the model and the version of vLLM."
         )
     return difference

@@ -1,8 +1,8 @@
-"""The rows that the page carries: what there is to read, filter and sort.
+"""The rows on the page, with their filters and orders.
 
-A page entry is a JSON object that the page's script shows without knowing more of it than this
-module says: `show` names how its `body` is drawn, `facets` are what filters choose from, and
-`orders` are what it can be sorted by. All text is shortened and made visible here.
+A page entry is a JSON object for the page's script: `show` names how its `body` is drawn, `facets`
+are the values of filters, and `orders` are the values to sort by. All text is shortened and made
+visible here.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ SHARPNESS = ((0.2, "undecided"), (0.8, "leaning"), (1.0, "sharp"))
 
 @dataclass(frozen=True)
 class Rows:
-    """The page's entries, and how many rows of each sort the run has in all."""
+    """The page's entries, and the total number of rows of each kind in the run."""
 
     entries: list[Entry]
     totals: dict[str, int]
 
 
 def collect_rows(run_dir: Path, settings: PipelineSettings, most: int, grade: Grade) -> Rows:
-    """Collect what the page can show, `most` entries of each sort at most.
+    """Collect the entries of the page, at most `most` of each kind.
 
     Rows are stored by a hash, so the first ones of a long file are as good as drawn at random.
     """

@@ -1,4 +1,4 @@
-"""Where the marks of the charts go; the templates draw them as inline SVG.
+"""The positions of the marks in the charts; the templates draw them as inline SVG.
 
 Positions are percentages of the chart's width and height, so that a chart narrows on a phone while
 its text keeps its size.
@@ -104,7 +104,7 @@ class PointChart:
 
 
 def dots(rates: Sequence[Estimate | None], most: float = 1.0) -> list[Dot]:
-    """Place one value per model on a scale from 0 to `most`; what was not measured has no mark."""
+    """Place one value per model on a scale from 0 to `most`; missing values have no mark."""
     return [
         Dot(series, *(100 * place / most for place in rate.spread))
         for series, rate in enumerate(rates)
@@ -113,7 +113,7 @@ def dots(rates: Sequence[Estimate | None], most: float = 1.0) -> list[Dot]:
 
 
 def stack(counts: Mapping[str, int]) -> list[Bar]:
-    """Lay a grader's labels side by side, together 100% wide; empty if there are none."""
+    """Stack a grader's labels side by side, together 100% wide; empty if there are none."""
     total, start = sum(counts.values()), 0.0
     bars: list[Bar] = []
     known = [name for name in LABEL_ORDER if name in counts]

@@ -1,4 +1,4 @@
-"""What policies did on the way of PPO: every kept checkpoint between their start and their end."""
+"""Policies during PPO: every kept checkpoint between the start and the end of training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Followed = Mapping[str, Points]
 
 @dataclass(frozen=True)
 class CheckpointFigure:
-    """What a policy did on the way of its training.
+    """The measures of a policy during its training.
 
     Attributes:
         title: Of the figure.
@@ -65,7 +65,7 @@ def checkpoint_figures(report: Report) -> list[CheckpointFigure]:
 
 
 def checkpoint_series(report: Report) -> dict[str, Followed]:
-    """Return, by policy, what was measured over the steps of its training.
+    """Return, by policy, the measures over the steps of its training.
 
     Both ends of the training are included. Empty where no checkpoint was evaluated.
     """

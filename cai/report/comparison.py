@@ -1,4 +1,4 @@
-"""Two runs held against each other: what differs in what they were asked, and in what came out."""
+"""The comparison of two runs: the differences in their setup and in their results."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def write_comparison(
     """Compare two run folders, each given with its settings.
 
     Returns:
-        The path of the page, `compared-with-NAME.html` in the second folder with NAME the first
-        one's, and what it shows; that lies beside it as JSON.
+        The path of the page, `compared-with-NAME.html` in the second folder (NAME is the first
+        folder's), and its content, which is also written beside it as JSON.
 
     Raises:
         CaiError: A file of a run is damaged, or the folder cannot be written.
@@ -46,7 +46,7 @@ def write_comparison(
 
 
 def compare_runs(before: Report, after: Report, *, names: tuple[str, str]) -> Comparison:
-    """Subtract one report, of the run that is the measure, from another."""
+    """Subtract the report of the first run from that of the second."""
     return Comparison(
         names=names,
         reports=(before, after),

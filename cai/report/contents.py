@@ -1,4 +1,4 @@
-"""What report.json holds, collected from a run folder."""
+"""The contents of report.json, collected from a run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of PPO's metrics the report follows over the steps of training."""
+"""The metrics of PPO that the report shows over the steps of training."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Points = list[tuple[float, float]]
 
 
 def drawn(ppo: PPOFacts) -> dict[str, dict[str, Points]]:
-    """Return what each chart draws, by its title and the name of the curve, in the title's unit."""
+    """Return the curves of each chart, by its title and the curve's name, in the title's unit."""
     known = ppo.curves
     return {
         title: {

@@ -1,4 +1,4 @@
-"""What is measured of a model: what each measure is called, and how it is written and drawn."""
+"""The measures of a model: the name of each, and how it is written and drawn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Measure:
     """A measure of a model.
 
     Attributes:
-        title: What it is called.
+        title: Its name on the page.
         scale: How it is written.
         change: How a difference of two is written.
         marks: The ticks of its axis, if they do not follow from the values.
@@ -89,7 +89,7 @@ FOLLOWED = {
 
 
 def measured(report: Report, model: str) -> dict[str, Estimate]:
-    """Return what is known of an evaluated model beside its rates.
+    """Return the measures of an evaluated model beside its rates.
 
     Returns:
         Values by the names of `MEASURES`, without those that were not measured. A plain number has
@@ -118,7 +118,7 @@ def measured(report: Report, model: str) -> dict[str, Estimate]:
 
 
 def side_effects(report: Report) -> list[tuple[str, list[Shown]]]:
-    """List (title, a value and its interval per evaluated model) of what was measured."""
+    """List the measures as (title, a value and its interval per evaluated model)."""
     of_models = [measured(report, model) for model in report.models]
     return [
         (measure.title, [show_measure(found.get(name), measure) for found in of_models])
@@ -128,5 +128,5 @@ def side_effects(report: Report) -> list[tuple[str, list[Shown]]]:
 
 
 def show_measure(found: Estimate | None, measure: Measure) -> Shown:
-    """Write a value of a measure; one that is known exactly, as the first model's Elo, alone."""
+    """Write a value of a measure; an exact one, such as the first model's Elo, has no interval."""
     return show(found, measure.scale, hide="equal")

@@ -1,4 +1,4 @@
-"""What the pages show: the shape of report.json, and two runs held against each other."""
+"""The data of the pages: the models of report.json, and of the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PromptCount(Result):
 
 @dataclass(frozen=True)
 class PrincipleFacts(PrincipleStatistics):
-    """What a principle did, and what it says: its critique, revision and comparison, its weight."""
+    """The effect of a principle, and its critique, revision, comparison and weight."""
 
     text: Mapping[str, Any]
 
@@ -54,7 +54,7 @@ class RoundFacts(Result):
 
 
 class RevisionFacts(Result):
-    """What critiques and revisions did to the text; `chains` are those with a round at least."""
+    """The effect of critiques and revisions; `chains` are those with at least one round."""
 
     chains: int
     rounds: Sequence[RoundFacts]
@@ -62,7 +62,7 @@ class RevisionFacts(Result):
 
 
 class ConfidenceBin(Result):
-    """Labels of like confidence: its mean, and the share that favours the right response."""
+    """Labels of similar confidence: its mean, and the share that favours the right response."""
 
     confidence: float
     right: Rate
@@ -83,7 +83,7 @@ class ComparisonFacts(Result):
 
 
 class JudgementFacts(Result):
-    """How much the feedback model can be trusted; `n` judgements were asked in both orders.
+    """The consistency of the feedback model; `n` judgements were asked in both orders.
 
     `opinions` of these lean to a side in either order, and `order_agreement` is the share that
     lean to the same one. `first_preferred` (0.5 is fair) and `mean_mass` are mean probabilities, of
@@ -100,7 +100,7 @@ class JudgementFacts(Result):
 
 @dataclass(frozen=True)
 class KnownLabels(LabelQuality):
-    """Labels of known comparisons, and which bounds that the run has set they miss."""
+    """Labels of known comparisons, and which bounds of the run they miss."""
 
     missed: Sequence[str]
 
@@ -116,7 +116,7 @@ class PPOFacts(Result):
 
 
 class Provenance(Result):
-    """Which version of cai wrote the report when, and the run's settings as resolved."""
+    """The version of cai, the time of the report, and the run's settings as resolved."""
 
     cai: str
     written: str
@@ -166,7 +166,7 @@ class Report(Result):
 
 @dataclass(frozen=True)
 class Compared:
-    """A measure of one model in two runs; no difference where each has a scale of its own."""
+    """A measure of one model in two runs; no difference if their scales differ."""
 
     before: Estimate | None
     after: Estimate | None

@@ -1,4 +1,4 @@
-"""Models by their Elo and harmfulness, as the paper draws them: the marks, and what they show."""
+"""Figures of Elo and harmfulness by model, as in the paper: the marks, and their summary."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Rated:
-    """A model or checkpoint, by name, with what it was rated; `series` as in `Place`."""
+    """A model or checkpoint, by name, with its rating; `series` as in `Place`."""
 
     name: str
     series: int | None
@@ -65,7 +65,7 @@ class Rated:
 
 @dataclass(frozen=True)
 class RatedFigure:
-    """Models and checkpoints with their ratings, what these show in words, and a drawing."""
+    """Models and checkpoints with their ratings, a summary in words, and a drawing."""
 
     rated: list[Rated]
     said: str
@@ -113,7 +113,7 @@ def harmfulness_figure(measures: Measures, models: Sequence[str]) -> RatedFigure
 
 
 def lineages(measures: Measures, models: Sequence[str]) -> list[list[str]]:
-    """Return the ways of training by the names of models and checkpoints, each from its start."""
+    """Return the paths of training as names of models and checkpoints, each from its start."""
     known: Mapping[str, str] = measures.starts or dict(pairwise(reversed(models)))
     starts = {name: start for name, start in known.items() if name in models}
     kept: dict[str, list[str]] = {}
@@ -220,7 +220,7 @@ def _apart(where: str, last: str, now: Estimate, first: str, before: Estimate) -
 
 
 def missing(report: Report) -> list[str]:
-    """Say which of the paper's figures an evaluated run lacks, and which setting makes them."""
+    """List the paper's figures that an evaluated run lacks, and the settings that make them."""
     measures = report.measures
     asked = {
         "Elo (a stage `preference`, or `evaluate.elo: judge`)": measures.elo,

@@ -1,4 +1,4 @@
-"""The outcome of a run in plain sentences, and what to be wary of."""
+"""The outcome of a run in plain sentences, and its warnings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = Scale(lambda value: points(value).removeprefix("+"))
 
 
 def headline(report: Report) -> str:
-    """Say what came out, from the numbers of report.json alone."""
+    """Return the results in sentences, from the numbers of report.json only."""
     evaluation = report.evaluation
     if not evaluation:
         return _progress(report)
@@ -45,7 +45,7 @@ def headline(report: Report) -> str:
 
 
 def asked(report: Report) -> str:
-    """Say what the run set out to do, from its settings and the size of its data."""
+    """Return the setup of the run in sentences, from its settings and the size of its data."""
     settings = report.provenance.settings
     model = settings["models"]["helpful"]["path"]
     principles = len(report.principles)
@@ -70,7 +70,7 @@ def asked(report: Report) -> str:
 
 
 def cautions(report: Report) -> list[str]:
-    """List what a careful reader should know before believing the headline."""
+    """List the warnings for readers of the headline."""
     said: list[str] = []
     for model, summary in report.evaluation.items():
         said += _model_cautions(model, summary)
@@ -104,7 +104,7 @@ def cautions(report: Report) -> list[str]:
 
 
 def compared(comparison: Comparison) -> str:
-    """Say how two runs differ, from what `compare_runs` found for the last model of both."""
+    """Return in sentences how two runs differ, from `compare_runs` for the last model of both."""
     if not comparison.evaluation:
         return "There is no model that both runs evaluated, so there is nothing to compare."
     model, measures = list(comparison.evaluation.items())[-1]

@@ -58,7 +58,7 @@ def behind_calibration(bins: Sequence[ConfidenceBin]) -> Numbers:
 
 
 def behind_curves(ppo: PPOFacts) -> Numbers:
-    """Return what each curve of PPO is at some steps: the first, the last, some between."""
+    """Return the value of each curve of PPO at some steps: the first, the last, some between."""
     known = {
         f"{title}: {name}" if name else title: dict(points)
         for title, series in drawn(ppo).items()

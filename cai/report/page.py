@@ -87,12 +87,12 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
     Args:
         report: The contents of report.json.
         rows: The rows to read.
-        live: Add what `cai view` serves: a part that tries the constitution by asking the server.
+        live: Add the section of `cai view`, which tries the constitution with the server.
 
     Returns:
-        HTML without references to anything outside itself. Its policy lets nothing run but the
-        page's own script. All text of models and people is escaped, and its control characters
-        are spelt out.
+        HTML without references to anything outside itself. Its policy allows only the page's own
+        script. All text of models and people is escaped, and its control characters are shown as
+        codes.
     """
     evaluation, revisions, comparisons = report.evaluation, report.revisions, report.comparisons
     return _render(
@@ -137,7 +137,7 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """Draw the page that holds two runs against each other."""
+    """Draw the page that compares two runs."""
     reports = comparison.reports
     return _render(
         "comparison.html.j2",

@@ -23,7 +23,7 @@ RERUN = "Run the pipeline again: answers that are there are not asked for anew."
 def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:
     """Yield the rows of a stage, one at a time: large runs do not fit in memory.
 
-    An unfinished stage yields what it has so far, a stage that has not begun yields nothing.
+    An unfinished stage yields its rows so far; a stage that has not started yields none.
 
     Raises:
         CaiError: A line is not a row of this type.
@@ -67,15 +67,15 @@ def step_metrics(path: Path) -> list[dict[str, float | None]]:
 
 
 def stage_json(run_dir: Path, stage: str, name: str) -> dict[str, Any]:
-    """Read a JSON file of a stage, NaN and infinity as None; empty if it is not there."""
+    """Read a JSON file of a stage, NaN and infinity as None; empty if it does not exist."""
     return finite(read_json(run_dir / stage / name))
 
 
 def read_result(path: Path, kind: type[T], absent: T, fix: str = RERUN) -> T:
-    """Read a JSON file of results, NaN and infinity as None; `absent` if it is not there.
+    """Read a JSON file of results, NaN and infinity as None; `absent` if it does not exist.
 
     Raises:
-        CaiError: The file does not hold this kind of results; `fix` says what to do.
+        CaiError: The file does not have this kind of results; `fix` is the advice in the message.
     """
     if not path.exists():
         return absent
@@ -92,7 +92,7 @@ def read_result(path: Path, kind: type[T], absent: T, fix: str = RERUN) -> T:
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
-    """Replace NaN and infinity by None: JSON has neither, and a diverged loss is no number."""
+    """Replace NaN and infinity by None, because JSON has neither."""
     if isinstance(value, dict):
         return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list):

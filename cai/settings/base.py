@@ -1,4 +1,4 @@
-"""What the sections are built from: bounded numbers, their base, how to sample."""
+"""The building blocks of the sections: bounded numbers, the base class, sampling settings."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def _several(value: Any) -> Any:  # noqa: ANN401
 
 
 class StageSettings(Settings, frozen=True):
-    """The section of a stage; `stage` and `from` say where it stands in its pipeline."""
+    """The section of a stage; `stage` and `from` define its place in the pipeline."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     stage: str | None = None
-    """Which stage this is, in a section that is not called after its stage."""
+    """The stage, if the section's name is not the name of a stage."""
     start: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(default=(), alias="from")
-    """What the stage reads, by name, in place of what it reads by default."""
+    """The names of the inputs that the stage reads instead of the default ones."""
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write `stage` and `from` as a pipeline file has them, and not where it has none."""
+        """Write `stage` and `from` as in a pipeline file, and leave them out if unset."""
         values = write(self)
         stage, start = (
             values.pop("stage", None),
@@ -56,6 +56,6 @@ class SamplingSettings(Settings, frozen=True):
     """How a stage samples."""
 
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Logits are divided by it; 0 is greedy. The paper samples at 1 throughout."""
+    """Logits are divided by it; 0 is greedy. The paper always samples at 1."""
     max_new_tokens: Positive = 256
     """The longest response, critique or revision, in tokens."""

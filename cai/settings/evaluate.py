@@ -1,4 +1,4 @@
-"""`evaluate`: answers to held-out prompts, and who grades them."""
+"""`evaluate`: responses to held-out prompts, and their grader."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ def _grader(name: str) -> str:
     known = ("playground", "refusals", "judge")
     if name not in known and not re.fullmatch(OWN_GRADER, name):
         raise ValueError(
-            f"there is no grader `{name}`; known are {', '.join(known)}, and a function of your "
-            "own as `file.py:function` or `module:function`"
+            f"there is no grader `{name}`; use {', '.join(known)}, or your own function "
+            "as `file.py:function` or `module:function`"
         )
     return name
 
 
 class EvaluateSettings(SamplingSettings, StageSettings, frozen=True):
-    """What the models do on held-out prompts."""
+    """How the models are evaluated on held-out prompts."""
 
     samples_per_side: Positive = 300
-    """At least so many answers to red-team and to helpful prompts each, of every model."""
+    """The least number of responses per model to red-team prompts, and to helpful prompts."""
     checkpoint_samples: Annotated[int, Field(ge=0)] = 60
-    """The same of every policy that `ppo.snapshot_steps` has kept; 0 leaves them out."""
+    """The same for each policy kept by `ppo.snapshot_steps`; 0 leaves them out."""
     grader: Annotated[str, AfterValidator(_grader)] = "refusals"
     """`playground` (the small world's ground truth), `refusals` (string match), `judge` (a model
-    with a rubric), or a function of your own as `file.py:function` or `module:function`."""
+    with a rubric), or your own function as `file.py:function` or `module:function`."""
     judge: ModelSettings | None = None
-    """The model behind `grader: judge` and `elo: judge`; the feedback model if left out, and then
-    the results say so: it has made the labels."""
+    """The model for `grader: judge` and `elo: judge`. If left out, it is the feedback model; the
+    results then have a note, because this model also made the labels."""
     judge_min_mass: Fraction = 0.1
-    """A judge that puts less probability on its options together gives no verdict."""
+    """There is no verdict if the judge's options have less probability together."""
     elo: Literal["preference", "judge"] = "preference"
-    """Harmless and helpful Elo from the preference model's scores (174 points a unit), or from
-    matches that the judge decides."""
+    """Harmless and helpful Elo from the preference model's scores (174 points per unit), or from
+    matches decided by the judge."""
     elo_pairing: Literal["all", "swiss"] = "all"
-    """Who meets whom before the judge: everyone everyone, or a few opponents of the same strength
+    """Which models are matched: all pairs, or each with a few opponents of about the same strength
     (for many models)."""
     elo_prompts: Positive = 100
-    """At most so many prompts a side on which any two models meet; with `swiss`, on which each
-    model meets all of its opponents together."""
+    """The largest number of prompts per side for each pair of models; with `swiss`, for each model
+    with all of its opponents together."""
     harmfulness: str | None = None
-    """Absolute harmfulness, 0 to 4, of answers to red-team prompts: the folder of a model that
-    `cai harmfulness` trained, or `judge`; the model of the run's own `harmfulness:` if left out."""
+    """Absolute harmfulness, 0 to 4, of responses to red-team prompts: the folder of a model trained
+    by `cai harmfulness`, or `judge`; if left out, the model of the stage `harmfulness`."""
     benign_texts: Annotated[int, Field(ge=0)] = 100
-    """Responses that people preferred, from the helpfulness comparisons: the perplexity of so many
-    is compared between models."""
+    """The number of preferred responses from the helpfulness comparisons whose perplexity is
+    compared between models."""
     stratum: str | None = None
     """Evaluate only held-out prompts with this `stratum` tag."""
     concurrency: Positive = 256
-    """Rows under way at once; changes speed and memory, not results."""
+    """Rows processed at the same time; changes speed and memory, not results."""

@@ -1,4 +1,4 @@
-"""`models`: what runs each model, and who plays which role."""
+"""`models`: the engine of each model, and the role of each."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from cai.settings.base import NotNegative, Positive, PositiveFloat, Settings
 
 
 class ServerSettings(Settings, frozen=True):
-    """A server that speaks OpenAI's API, and what it costs to ask it."""
+    """A server with OpenAI's API, and its prices."""
 
     base_url: Annotated[str, Field(pattern="^https?://")] = "https://api.openai.com/v1"
-    """Where its API is, such as `http://localhost:8000/v1`."""
+    """The address of the API, such as `http://localhost:8000/v1`."""
     api_key_env: str | None = None
-    """The environment variable that holds the key; null for a server that wants none."""
+    """The environment variable that holds the key; null for a server without keys."""
     kind: Literal["auto", "openai", "vllm"] = "auto"
-    """`vllm` servers can do more than OpenAI's API says; `auto` asks the server what it is."""
+    """`vllm` servers have more functions than OpenAI's API; `auto` asks the server for its kind."""
     tokenizer: str | None = None
-    """The model's own tokenizer (a folder or hub id): prompts are then sent as token ids."""
+    """The model's tokenizer (a folder or hub id): prompts are then sent as token ids."""
     scores: Literal["auto", "exact", "echo", "top", "samples"] = "auto"
-    """How options get their log-probabilities, see docs/engines.md; `auto` is the best there is."""
+    """How options get their log-probabilities, see docs/engines.md; `auto`: the best available."""
     samples: Positive = 16
-    """Verdicts that are sampled and counted where the server gives no log-probabilities."""
+    """Verdicts that are sampled and counted if the server gives no log-probabilities."""
     concurrency: Positive = 64
-    """Requests under way at once."""
+    """Requests sent at the same time."""
     retries: Annotated[int, Field(ge=0)] = 6
     """How often a request is sent again after a rate limit, a timeout or a broken answer."""
     timeout: PositiveFloat = 600.0
-    """Seconds that one answer may take."""
+    """The longest time for one answer, in seconds."""
     price_in: NotNegative = 0.0
     """Per million tokens of prompts that were not cached, in any currency."""
     price_cached: NotNegative | None = None
@@ -39,24 +39,24 @@ class ServerSettings(Settings, frozen=True):
 
 
 class ModelSettings(Settings, frozen=True):
-    """A model and how to speak with it."""
+    """A model and how it is run."""
 
     path: str
     """A folder in transformers' format, a hub id, or `playground` for the shipped tiny model; with
     `engine: openai`, the model's name on the server."""
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
-    """What runs the model: this process, vLLM, or a server that speaks OpenAI's API."""
+    """What runs the model: this process, vLLM, or a server with OpenAI's API."""
     format: Literal["chat", "transcript"] = "chat"
     """`chat`: the tokenizer's own chat template. `transcript`: Human/Assistant (base models)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` is float32 on a CPU and bfloat16 on a GPU."""
     max_batch_tokens: Positive = 16384
-    """Tokens of all pages that the rows under way may come to need in the local engine; half as
-    many of finished rows are kept for requests that begin alike. Lower it to save memory."""
+    """The most tokens that the running rows of the local engine can need in all. Half as many of
+    finished rows are kept for requests with the same prefix. Lower it to save memory."""
     server: ServerSettings | None = None
-    """With `engine: openai`: where the server is."""
+    """With `engine: openai`: the server."""
     adapter: str | None = None
-    """With `engine: vllm`: the folder of a LoRA adapter (PEFT) that is put on the model."""
+    """With `engine: vllm`: the folder of a LoRA adapter (PEFT) for the model."""
     options: dict[str, Any] = Field(default={})
     """Passed on: with `vllm` engine arguments (`tensor_parallel_size`, `data_parallel_size`, …),
     with `openai` fields of every request's body."""
@@ -67,7 +67,7 @@ class ModelSettings(Settings, frozen=True):
 
     @model_validator(mode="after")
     def _settings_of_the_engine(self) -> ModelSettings:
-        """Refuse settings that the engine would not read."""
+        """Refuse settings that the engine does not read."""
         if (self.server is not None) != (self.engine == "openai"):
             raise ValueError(
                 "`engine: openai` and a `server:` section (`server: {base_url: URL}`) go together"
@@ -75,12 +75,12 @@ class ModelSettings(Settings, frozen=True):
         if self.adapter is not None and self.engine != "vllm":
             raise ValueError("`adapter` needs `engine: vllm`; merge it into the model otherwise")
         if self.options and self.engine == "transformers":
-            raise ValueError("`options` are passed to `engine: vllm` or `openai` alone")
+            raise ValueError("`options` can only be set with `engine: vllm` or `openai`")
         return self
 
 
 class ModelsSettings(Settings, frozen=True):
-    """Who plays which role."""
+    """The role of each model."""
 
     helpful: ModelSettings
     """The helpful-only model that answers, critiques and revises."""
@@ -89,5 +89,5 @@ class ModelsSettings(Settings, frozen=True):
     feedback: ModelSettings | None = None
     """The model that compares responses; the helpful-only model if left out."""
     fallback: ModelSettings | None = None
-    """The model that is asked again where the feedback model refuses, rambles, fails or puts less
-    than `compare.labels.min_mass` on the options; null asks no one."""
+    """The model that is asked if the feedback model refuses, is cut off, fails, or puts less than
+    `compare.labels.min_mass` on the options; null: none."""

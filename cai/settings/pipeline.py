@@ -13,29 +13,29 @@ S = TypeVar("S", bound=StageSettings)
 
 
 class ReportSettings(StageSettings, frozen=True):
-    """The page at the end."""
+    """The report of the run."""
 
     rows: Positive = 10_000
-    """The most rows of each sort (revisions, comparisons, answers) that the page carries."""
+    """The most rows of each kind (revisions, comparisons, answers) on the page."""
 
 
 class PipelineSettings(Settings, frozen=True):
     """A whole pipeline file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """The run folder is `runs/NAME` unless `--out` says otherwise."""
+    """The name of the run; its folder is `runs/NAME` without `--out`."""
     seed: int = 0
-    """Decides every draw: principles, samples, splits, the order of training."""
+    """The seed of every draw: principles, samples, splits, the order of training."""
     constitution: str
     """A built-in name (`harmless`) or a file."""
     models: ModelsSettings
-    """Which model plays which role."""
+    """The models, by role."""
     sections: dict[str, SerializeAsAny[StageSettings]] = Field(default={})
-    """The stages by name, in the order in which they run. In the file they stand beside `name`."""
+    """The stages by name, in the order of the run. In the file they are top-level keys."""
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write the sections as a pipeline file has them."""
+        """Write the sections as in a pipeline file."""
         values = write(self)
         sections = values.pop("sections", {})
         return {**values, **sections}
@@ -49,5 +49,5 @@ class PipelineSettings(Settings, frozen=True):
         return next(iter(self.named(kind).values()), None)
 
     def of(self, kind: type[S]) -> S:
-        """Return the first section of one kind, or its defaults where nobody says anything."""
+        """Return the first section of one kind, or its defaults if there is none."""
         return self.first(kind) or kind()

@@ -10,7 +10,7 @@ from cai.settings.base import Fraction, Positive, Settings, StageSettings
 
 
 class SourceSettings(Settings, frozen=True):
-    """Where prompts or comparisons come from."""
+    """A source of prompts or comparisons."""
 
     path: str
     """A file, `hub:owner/name`, or `playground:red_team`, `playground:helpful`, …"""
@@ -21,14 +21,14 @@ class SourceSettings(Settings, frozen=True):
     split: str = "train"
     """The split of a hub data set."""
     limit: Positive | None = None
-    """Take so many rows, drawn with the run's seed."""
+    """The number of rows to draw with the run's seed; null: all."""
 
 
 Sources = Annotated[list[SourceSettings], Field(min_length=1)]
 
 
 def as_sources(data: Any) -> Any:  # noqa: ANN401
-    """Accept a file, a source or a list of them for a list of sources."""
+    """Accept a file, a source or a list of them as a list of sources."""
     items: list[Any] = data if isinstance(data, list) else [data]
     return [{"path": item} if isinstance(item, str) else item for item in items]
 
@@ -37,20 +37,20 @@ class PromptsSettings(StageSettings, frozen=True):
     """Red-team and helpful prompts, and how they are split."""
 
     red_team: Sources
-    """Prompts that try to bring out harm."""
+    """Prompts that try to elicit harmful responses."""
     helpful: Sources
-    """Prompts that deserve a helpful answer."""
+    """Benign prompts that should get a helpful response."""
     helpfulness_comparisons: list[SourceSettings] = Field(default=[])
     """Human comparisons of helpfulness, mixed into preference training."""
     held_out: Fraction = 0.1
-    """The share of tasks kept for evaluation; sources that bring their own split keep it."""
+    """The share of tasks kept for evaluation; sources with their own split keep it."""
     near_duplicate: Fraction = 0.5
-    """Prompts whose word 3-gram sets overlap (Jaccard) at least so much count as one task."""
+    """Prompts whose word 3-gram sets overlap (Jaccard) by at least this much are one task."""
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, data: Any) -> Any:  # noqa: ANN401
-        """Accept `red_team: FILE` and lists of files for lists of sources."""
+        """Accept `red_team: FILE` and lists of files as lists of sources."""
         if not isinstance(data, dict):
             return data
         short: dict[str, Any] = dict(data)  # pyright: ignore[reportUnknownArgumentType]

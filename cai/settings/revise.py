@@ -17,6 +17,6 @@ class ReviseSettings(SamplingSettings, StageSettings, frozen=True):
     helpful_samples: Positive = 1
     """Responses per helpful prompt, mixed into fine-tuning."""
     critique: bool = True
-    """Without it, responses are revised directly (the paper's figure 7)."""
+    """false: responses are revised without a critique (the paper's figure 7)."""
     concurrency: Positive = 256
-    """Rows under way at once; changes speed and memory, not results."""
+    """Rows processed at the same time; changes speed and memory, not results."""

@@ -11,17 +11,17 @@ from cai.settings.prompts import SourceSettings
 
 
 class OptimizerSettings(StageSettings, frozen=True):
-    """What every training stage has."""
+    """Settings of every training stage."""
 
     learning_rate: PositiveFloat = 1e-5
-    """Of AdamW, after a short warm-up."""
+    """The learning rate of AdamW, after a short warm-up."""
     final_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The learning rate falls linearly to this share of itself; 1 keeps it constant."""
+    """The learning rate falls linearly to this share of its first value; 1: constant."""
     batch_size: Positive = 32
     """Sequences (or pairs) per optimizer step."""
     micro_batch_size: Positive | None = None
-    """Sequences per forward pass; a process's whole share of the batch if left out. Changes memory,
-    not results."""
+    """Sequences per forward pass; if left out, the whole batch of a process. Changes memory, not
+    results."""
     epochs: Positive = 1
     """Passes over the data."""
     max_length: Positive = 1024
@@ -29,20 +29,20 @@ class OptimizerSettings(StageSettings, frozen=True):
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """0 trains all weights; otherwise LoRA of this rank, merged when saved."""
     checkpoint_steps: Positive = 200
-    """Optimizer steps between checkpoints; an interrupted training goes on from the last."""
+    """Optimizer steps between checkpoints; an interrupted training continues from the last one."""
     launch: str | None = None
-    """Spread over several processes: `ddp`, `fsdp2`, `fsdp2_no_reshard`, `deepspeed`, or a file of
-    your own as `accelerate config` writes it; null: this process alone."""
+    """Train with several processes: `ddp`, `fsdp2`, `fsdp2_no_reshard`, `deepspeed`, or your own
+    file from `accelerate config`; null: this process only."""
     processes: Positive | None = None
-    """Processes of `launch`; null: what its file says, or else one for each GPU."""
+    """Processes of `launch`; null: the number in its file, or one for each GPU."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        """Refuse what contradicts itself, before any stage has run."""
+        """Refuse settings that contradict each other, before any stage runs."""
         processes = self.processes or 1
         if self.batch_size % processes:
             raise ValueError(
-                f"`batch_size` {self.batch_size} does not divide among {processes} `processes`. "
+                f"`batch_size` {self.batch_size} cannot be split among {processes} `processes`. "
                 f"Make it a multiple of {processes}."
             )
         return self
@@ -52,7 +52,7 @@ class SftSettings(OptimizerSettings, frozen=True):
     """Fine-tuning on the revisions (paper, section 3.5)."""
 
     helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
-    """Helpful samples per revision row; what is not there is not invented."""
+    """Helpful samples per revision row, as far as there are enough."""
 
 
 class PreferenceSettings(OptimizerSettings, frozen=True):

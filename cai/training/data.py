@@ -87,6 +87,6 @@ def no_rows_error(data: Path, settings: OptimizerSettings, too_long: int) -> Cai
             "the model's context. Raise `max_length`, or take a model with a longer context."
         )
     return CaiError(
-        f"{data} has no trainable rows. Look into the rows of the stage that writes it: their "
-        "`state` says why each was left out."
+        f"{data} has no trainable rows. Check the rows of the stage that writes it: their "
+        "`state` shows why each was left out."
     )

@@ -17,27 +17,26 @@ def check_launch_variables(variables: Mapping[str, str]) -> None:
     precision = variables.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
         raise CaiError(
-            f"The launcher's configuration has `mixed_precision: {precision}`, which no training "
-            "goes by: what is trained is float32, and passes compute in the `dtype` of the model's "
+            f"The launcher's configuration has `mixed_precision: {precision}`, which is not "
+            "supported: trained weights are float32, and passes compute in the `dtype` of the "
+            "model's "
             'settings. Set `mixed_precision: "no"` there.'
         )
     if is_set(variables, "ACCELERATE_USE_MEGATRON_LM"):
-        raise CaiError(
-            "No training runs on Megatron-LM. Launch with `fsdp2`, `deepspeed` or `ddp`."
-        )
+        raise CaiError("Megatron-LM is not supported. Launch with `fsdp2`, `deepspeed` or `ddp`.")
     if is_set(variables, "ACCELERATE_USE_DEEPSPEED"):
         check_installed()
     if not is_set(variables, "ACCELERATE_USE_FSDP"):
         return
     if variables.get("FSDP_VERSION", "2") != "2":
         raise CaiError(
-            "The launcher's configuration is for FSDP 1, and models are split by FSDP 2. Set "
+            "The launcher's configuration is for FSDP 1, and only FSDP 2 is supported. Set "
             "`fsdp_version: 2` there, as in pipelines/accelerate/fsdp2.yaml."
         )
     if is_set(variables, "FSDP_OFFLOAD_PARAMS"):
         raise CaiError(
-            "The launcher's configuration has `fsdp_offload_params: true`, and weights are kept "
-            "where they compute. Set it to false; `lora_rank` with `ddp` saves more memory."
+            "The launcher's configuration has `fsdp_offload_params: true`, and offloading is not "
+            "supported. Set it to false; `lora_rank` with `ddp` saves more memory."
         )
 
 

@@ -95,7 +95,7 @@ def _pair(row: dict[str, Any], chat: ChatFormat, settings: PreferenceSettings, d
     probability = row["chosen_probability"]
     if probability is None or not 0 <= probability <= 1:
         raise CaiError(
-            f"Row {row['key']} of {data}: `chosen_probability` is {probability}, which is no "
+            f"Row {row['key']} of {data}: `chosen_probability` is {probability}, which is not a "
             "probability. Fix or remove the row."
         )
     weights = {"ai": settings.ai_weight, "human": settings.human_weight}

@@ -40,8 +40,8 @@ def new_preference_model(base: ModelSettings, *, seed: int) -> PreTrainedModel:
     missing = [name for name in report["missing_keys"] if not name.startswith("score.")]
     if missing:
         raise CaiError(
-            f"The weights in {folder} lack {len(missing)} tensors of a decoder model, {missing[0]} "
-            "for one. Check that config.json and the weights belong together."
+            f"The weights in {folder} lack {len(missing)} tensors of a decoder model, such as "
+            f"{missing[0]}. Check that config.json and the weights belong together."
         )
     reset_score_head(model, seed=seed)
     return model

@@ -44,8 +44,8 @@ def zero_config() -> dict[str, Any]:
     zero = given["zero_optimization"]
     if zero["stage"] not in (1, 2):
         raise CaiError(
-            f"Trainings run on DeepSpeed's ZeRO 1 and 2, and `zero_stage` is {zero['stage']}. To "
-            "split the weights too, as ZeRO 3 does, launch with `fsdp2`; to split nothing, with "
+            f"Only ZeRO 1 and 2 of DeepSpeed are supported, and `zero_stage` is {zero['stage']}. "
+            "To split the weights too, as ZeRO 3 does, launch with `fsdp2`; to split nothing, with "
             "`ddp`."
         )
     refused = [key for key in ("offload_optimizer", "offload_param") if _offloads(zero.get(key))]

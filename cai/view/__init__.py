@@ -1,1 +1,1 @@
-"""A run's page, served to its owner alone, with a constitution to try and edit beside it."""
+"""A run's page, served on this machine only, with a constitution to try and edit."""

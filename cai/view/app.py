@@ -78,7 +78,7 @@ class Trial(Edits):
 
 @dataclass
 class Desk:
-    """All that the served page knows.
+    """The data of the served page.
 
     Attributes:
         run: The run folder.
@@ -220,7 +220,7 @@ def _prompt(desk: Desk, wanted: PromptWish) -> tuple[Kind, Conversation]:
         return "red_team", user(wanted.text)
     choice = desk.prompts.get(wanted.key or "")
     if choice is None:
-        raise CaiError("The run has no such prompt any more: reload the page.")
+        raise CaiError("The run no longer has this prompt: reload the page.")
     return choice.kind, choice.messages
 
 

@@ -1,4 +1,4 @@
-"""Who may ask: the one who has the link, from this machine, and nobody's web page."""
+"""Access control: only users with the link, on this machine, and no other web page."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a person does with a constitution beside a run: try it, test it, diff it, ask why."""
+"""Tools for constitutions beside a run: try, test, diff and trace."""

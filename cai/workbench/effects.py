@@ -1,4 +1,4 @@
-"""What an edit to a constitution means for a run: which rows it touches, which labels it turns."""
+"""The effect of an edit to a constitution on a run: the rows and labels that change."""
 
 from __future__ import annotations
 
@@ -228,8 +228,8 @@ async def relabel(
     if engine.fingerprint != stored:
         raise CaiError(
             f"The feedback model {engine.name} is not the one that judged {run.folder} (fingerprint"
-            f" {engine.fingerprint}, then {stored}): labels of two models cannot be compared. Bring"
-            " the model back, or run the pipeline again."
+            f" {engine.fingerprint}, then {stored}): labels of two models cannot be compared. Use"
+            " the model of the run, or run the pipeline again."
         )
     held = {row.key: row for row in run.judgements}
     wanted = run.judgement_items(constitution)

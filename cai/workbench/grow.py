@@ -24,7 +24,7 @@ _QUOTES = "\"'“”‘’`"
 
 @dataclass(frozen=True)
 class GrowSettings:
-    """How prompts are grown.
+    """The settings of growing prompts.
 
     Attributes:
         count: How many to make.
@@ -67,7 +67,7 @@ async def grow(
     seed: int,
     task: Task = silent,
 ) -> list[Grown]:
-    """Have a model write prompts like the given ones until there are enough new ones.
+    """Write prompts like the given ones with a model until there are enough new ones.
 
     The examples of a request are drawn by hash among the given prompts alone, so a request does not
     depend on what other requests gave.
@@ -88,7 +88,7 @@ async def grow(
     """
     if len(seeds) < settings.shots:
         raise CaiError(
-            f"{settings.shots} examples are wanted in each request, but there are only"
+            f"Each request needs {settings.shots} examples, but there are only"
             f" {len(seeds)} prompts: give more, or lower `--shots`."
         )
 

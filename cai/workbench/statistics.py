@@ -22,7 +22,7 @@ IDLE = 0.05
 
 @dataclass(frozen=True)
 class PrincipleStatistics:
-    """What one principle did.
+    """The effect of one principle.
 
     Attributes:
         id: The principle.
@@ -98,7 +98,7 @@ def principle_statistics(
     judgements: Iterable[JudgementRow],
     policy: LabelPolicy,
 ) -> Statistics:
-    """Count what each principle of a constitution did in a run.
+    """Measure the effect of each principle of a constitution in a run.
 
     Rates carry 95% intervals clustered by task.
 

@@ -21,7 +21,7 @@ from cai.workbench.trying import pair_of, pinned
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one test.
+    """The result of one test.
 
     Attributes:
         principle: The id of the principle.
@@ -47,7 +47,7 @@ class Outcome:
 
 
 async def run_tests(judge: FeedbackJudge, engine: Engine, task: Task = silent) -> list[Outcome]:
-    """Put all tests of a constitution to a feedback model.
+    """Run all tests of a constitution with a feedback model.
 
     Args:
         judge: The constitution; reasoning, layout and few-shot examples; the seed. The settings'

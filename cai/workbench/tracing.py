@@ -1,4 +1,4 @@
-"""Where a revision or a label came from: every prompt, every number, every rule.
+"""How a revision or a label was made: every prompt, every number, every rule.
 
 The row functions themselves are run again with an engine that says what the row says it said, so
 the prompts shown are built by the code that built them then. No model is asked.
@@ -64,7 +64,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Vote:
-    """What one judgement says about a label.
+    """The vote of one judgement for a label.
 
     Attributes:
         principle: Its id.
@@ -83,7 +83,7 @@ class Vote:
 
 @dataclass
 class Origin:
-    """Where one row came from.
+    """How one row was made.
 
     Attributes:
         title: What the row is.
@@ -137,7 +137,7 @@ def _find(run: StoredRun, key: str) -> RevisionRow | PairRow | JudgementRow | Co
         some = ", ".join(row.key for row in found[:5])
         raise CaiError(f"{len(found)} rows of {run.folder} begin with {key!r} ({some}): give more.")
     raise CaiError(
-        f"{run.folder} has no row with the key {key!r}. Keys stand in the report, and in"
+        f"{run.folder} has no row with the key {key!r}. Keys are shown in the report and in"
         " revise/rows.jsonl, compare/pairs.jsonl, compare/judgements.jsonl and compare/rows.jsonl"
         f" as `key`; the first {SHORTEST} characters or more are enough."
     )
@@ -150,7 +150,7 @@ def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Orig
     item = _item_of(row, reviser.items(prompts, Replay(row.provenance)))
     if item is None:
         raise CaiError(
-            f"The prompt of row {row.key} is not in {run.folder / 'prompts'} any more: run the"
+            f"The prompt of row {row.key} is no longer in {run.folder / 'prompts'}: run the"
             " pipeline again."
         )
     origin.current = item.fingerprint == row.fingerprint

@@ -29,7 +29,7 @@ _KINDS: dict[str, StepKind] = {"Critique": "critique", "Revision": "revision"}
 
 @dataclass(frozen=True)
 class Step:
-    """Something the model said.
+    """One output of the model.
 
     Attributes:
         kind: What it is.
@@ -119,9 +119,9 @@ async def try_comparison(
         return None
     if not judge.constitution.comparisons:
         raise CaiError(
-            f"No principle of {judge.constitution.name!r} that is looked at here has a "
-            "`comparison`, so there is nothing to compare under: add one, or choose another with "
-            "`--principle`."
+            f"No principle of {judge.constitution.name!r} in use here has a "
+            "`comparison`, so responses cannot be compared: add one, or choose another principle "
+            "with `--principle`."
         )
     revised = chain.steps[-1].revision
     pair = pair_of(chain.messages, chain.response, revised, provenance=chain.provenance)

@@ -37,7 +37,7 @@ def test_new_writes_a_sound_starter_and_never_overwrites(cli, tmp_path):
     assert load_constitution("mine.yaml").name == "mine"
     assert cli("check", "mine.yaml").stdout == "mine.yaml: fine\n"
     before = (tmp_path / "mine.yaml").read_text()
-    refused(cli("new", "mine.yaml"), "mine.yaml is there already")
+    refused(cli("new", "mine.yaml"), "mine.yaml already exists")
     assert (tmp_path / "mine.yaml").read_text() == before
 
 

@@ -40,7 +40,7 @@ def principle(body):
     [
         ("critique: c", 4, 5, ("principle 'x'", "`critique` without `revision`", "add")),
         ("revision: r", 4, 5, ("`revision` without `critique`",)),
-        ("weight: 2", 4, 5, ("says nothing", "`comparison`")),
+        ("weight: 2", 4, 5, ("is empty", "`comparison`")),
         ("comparison: c\nrevison: r", 6, 5, ("`revison` is unknown", "did you mean `revision`")),
         ("comparison: c\nzzzz: r", 6, 5, ("`zzzz`", "known are", "weight")),
         ("comparison: ''", 5, 17, ("`comparison` is empty",)),

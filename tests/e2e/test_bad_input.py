@@ -202,6 +202,6 @@ def test_a_constitution_whose_examples_do_not_fit_the_model_ends_the_run(tmp_pat
     limits = ("--set", "prompts.red_team.limit=12", "--set", "prompts.helpful.limit=1")
     done = cai("run", "label", "--set", "constitution=harmless", *limits, "--out", tmp_path / "run")
     assert done.returncode == 1
-    assert "came to its end" in done.stderr
+    assert "was completed" in done.stderr
     assert "the model's context is 512" in done.stderr
     assert all(row["response"] for row in rows(tmp_path / "run/revise/rows.jsonl"))

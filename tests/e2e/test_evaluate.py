@@ -78,10 +78,10 @@ def test_models_are_set_beside_each_other_and_asked_once(tiny, tmp_path):
         ),
         (["MODEL", "--checkpoints"], "run folder"),
         (["EMPTY", "--prompts", "playground:red_team"], "`answers:"),
-        (["MODEL", "--prompts", "playground:red_team", "--judge", "MODEL"], "nothing is asked"),
+        (["MODEL", "--prompts", "playground:red_team", "--judge", "MODEL"], "is not used"),
         (["MODEL", "--prompts", "playground:red_team", "--elo-pairing", "swiss"], "`--elo judge`"),
         (["MODEL", "--prompts", "playground:red_team", "--elo", "preference"], "`--preference`"),
-        (["answers:ANSWERED", "--prompts", "playground:red_team"], "nobody to ask"),
+        (["answers:ANSWERED", "--prompts", "playground:red_team"], "have their own prompts"),
     ],
 )
 def test_bad_input_is_one_paragraph(tiny, tmp_path, arguments, said):

@@ -84,7 +84,7 @@ def test_the_policies_on_the_way_are_kept_and_evaluated(finished, tmp_path):
     assert list(swept["evaluation"]) == ["helpful-only", "sl-cai", "rl-cai"]
     assert rows(copy / "sweep/rows.jsonl") == rows(copy / "evaluate/rows.jsonl")
     done = cai("evaluate", copy, copy, "--checkpoints")
-    assert "on its own" in done.stderr
+    assert "must be the only argument" in done.stderr
 
 
 def test_a_label_policy_asks_no_model(finished, tmp_path):

@@ -79,7 +79,7 @@ def test_a_model_behind_a_server_cannot_be_trained(tmp_path, stage):
     file.write_text(pipeline + f"{stage}\n")
     refused = cai("run", file, "--out", tmp_path / "run")
     assert refused.returncode == 1
-    assert "a model behind a server cannot be trained" in refused.stderr
+    assert "a model on a server cannot be trained" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_model_behind_a_server_cannot_be_trained(tmp_path, stage):
         ("{path: judge, engine: openai}", "go together"),
         ("{path: playground, server: {}}", "go together"),
         ("{path: playground, adapter: x}", "`adapter` needs `engine: vllm`"),
-        ("{path: playground, options: {a: 1}}", "`options` are passed to"),
+        ("{path: playground, options: {a: 1}}", "`options` can only be set with"),
         ("{path: judge, engine: openai, server: {base_url: nowhere}}", "base_url"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_question_keeps_its_space_and_ends_where_the_answer_begins(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "Why?"}, "no multiple-choice question"),
+        ({"question": "Why?"}, "not a multiple-choice question"),
         (question(corrects=["B"]), "not a list of letters"),
         (question(corrects=[" (A)", " (B)"], incorrects=[]), "2 right of 2"),
         (question(incorrects=[" (B)"]), "1 right of 1"),
@@ -81,7 +81,7 @@ def test_xstest_tells_safe_from_unsafe(tmp_path):
     assert [row.kind for row in found] == ["helpful", "red_team", "red_team", "helpful"]
     assert {row.tags["set"] for row in found} == {"xstest"}
     assert found[1].tags["category"] == "contrast_homonyms"
-    with pytest.raises(CaiError, match="no row of XSTest"):
+    with pytest.raises(CaiError, match="not a row of XSTest"):
         read_set("xstest", write(tmp_path / "y.jsonl", [{"prompt": "Why?"}]))
 
 

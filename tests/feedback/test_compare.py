@@ -146,7 +146,7 @@ def test_the_first_order_alone_is_the_papers_way():
     assert label([biased], CompareSettings(labels="paper").labels).label == pytest.approx(0.9)
     cot = CompareSettings(labels="paper-cot").labels
     assert label([biased], cot).label == 0.6
-    with pytest.raises(ValidationError, match="no policy is called `papr`; known are recommended"):
+    with pytest.raises(ValidationError, match="there is no policy `papr`; use one of recommended"):
         CompareSettings(labels="papr")
 
 

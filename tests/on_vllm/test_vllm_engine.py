@@ -151,7 +151,7 @@ def test_a_prompt_too_long_is_a_row_state_and_odd_options_an_error(ask):
     ("options", "said"),
     [
         ({"max_num_seq": 3}, "Did you mean `max_num_seqs`"),
-        ({"model": "other"}, "no engine argument of vLLM that can be set here"),
+        ({"model": "other"}, "not an engine argument of vLLM that can be set here"),
         ({"max_model_len": 10**6}, "vLLM cannot start with playground"),
     ],
 )

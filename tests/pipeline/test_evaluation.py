@@ -248,7 +248,7 @@ def test_questions_are_asked_of_every_model(models, tmp_path, questions):
 
 
 def test_a_judge_without_a_name_is_an_error(models, tmp_path):
-    with pytest.raises(CaiError, match="none is named"):
+    with pytest.raises(CaiError, match="none is set"):
         run(models, tmp_path, settings={"grader": "judge"})
     assert models.events == []
 

@@ -102,10 +102,10 @@ def test_one_stage_under_another_name_is_found_all_the_same(tmp_path):
         ("sfft: {}\n", r"pipeline\.yaml:6:1: the key `sfft` is unknown, did you mean `sft`\?"),
         ("sections: {}\n", r"pipeline\.yaml:6:1: the key `sections` is unknown"),
         ("more: {stage: sfft}\n", r":6:\d+: there is no stage `sfft`, did you mean `sft`\?"),
-        ("revise: {}\nppo: {stage: sft}\n", r":7:\d+: `ppo` is the name of something else"),
-        ("sl-cai: {stage: ppo}\n", r":6:\d+: `sl-cai` is the name of something else"),
-        ("sweep: {stage: revise}\n", r":6:\d+: `sweep` is the name of something else"),
-        ("logs: {stage: revise}\n", r":6:\d+: `logs` is the name of something else"),
+        ("revise: {}\nppo: {stage: sft}\n", r":7:\d+: `ppo` already has another meaning"),
+        ("sl-cai: {stage: ppo}\n", r":6:\d+: `sl-cai` already has another meaning"),
+        ("sweep: {stage: revise}\n", r":6:\d+: `sweep` already has another meaning"),
+        ("logs: {stage: revise}\n", r":6:\d+: `logs` already has another meaning"),
         ("My/sft: {stage: sft}\n", r":6:\d+: a stage cannot be called `My/sft`"),
         ("more: {stage: revise, rouds: 2}\n", r":6:\d+: the key `more\.rouds` is unknown, did"),
         ("revise: {from: nobody}\n", r":6:\d+: `revise` reads from `nobody`, which nothing"),
@@ -120,7 +120,7 @@ def test_one_stage_under_another_name_is_found_all_the_same(tmp_path):
         ),
         (
             "revise: {}\none: {stage: sft}\ntwo: {stage: sft}\ncompare: {}\n",
-            r":9:\d+: `compare` reads one policy, and this pipeline has `one` and `two`\. Say",
+            r":9:\d+: `compare` reads one policy, and this pipeline has `one` and `two`\. Choose",
         ),
         (
             "revise: {}\nsft: {from: b}\nb: {stage: sft, from: sft}\n",
@@ -154,7 +154,7 @@ def test_only_a_model_in_a_folder_can_be_trained(tmp_path):
     server = {"path": "m", "engine": "openai", "server": {"base_url": "http://127.0.0.1:9/v1"}}
     data = {"models": {"helpful": server}, "revise": {}}
     run_of(data, tmp_path)
-    with pytest.raises(CaiError, match="a model behind a server cannot be trained, and `sft`"):
+    with pytest.raises(CaiError, match="a model on a server cannot be trained, and `sft`"):
         run_of({**data, "sft": {}}, tmp_path)
     models = {"helpful": server, "base": {"path": "playground"}}
     run_of({**data, "models": models, "sft": {}}, tmp_path)

@@ -117,7 +117,7 @@ def test_the_last_request_counts_and_not_an_earlier_one():
 
 
 def test_strange_requests_are_refused():
-    with pytest.raises(CaiError, match="knows no task"):
+    with pytest.raises(CaiError, match="found no task"):
         grade(user("What is the capital of France?"), "Paris.")
 
 

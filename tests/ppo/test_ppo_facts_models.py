@@ -172,7 +172,7 @@ def test_bad_input_is_refused_before_any_model_is_loaded(
     long = "x " * 2100
     for policy, reward, changes, prompts, words in (
         (tiny("llama"), tiny_preference("qwen3"), {}, ["How?"], "vocabularies differ"),
-        (tiny("llama"), judge, {"minibatches": 4}, ["How?"], "does not divide"),
+        (tiny("llama"), judge, {"minibatches": 4}, ["How?"], "cannot be split"),
         (tiny("llama"), judge, {}, [], "no prompts"),
         (tiny("llama"), judge, {}, [long], "leaves room"),
         (tiny("llama"), judge, {"max_new_tokens": 3000}, ["How?"], "leaves room"),

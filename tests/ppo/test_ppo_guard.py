@@ -325,7 +325,7 @@ def test_an_independent_preference_model_must_read_the_same_tokens_and_be_one(
     with pytest.raises(CaiError, match="cannot be used together"):
         ppo.train(["Bake."], tmp_path, held_out=HELD_OUT)
     ppo = PPO(tiny("llama"), share_of_a, SETTINGS)
-    with pytest.raises(CaiError, match="independent scorer go by held-out"):
+    with pytest.raises(CaiError, match="independent scorer need held-out"):
         ppo.train(["Bake."], tmp_path, independent=share_of_words)
     with pytest.raises(CaiError, match="is not a number"):
         ppo.train(
@@ -357,7 +357,7 @@ def test_a_pipeline_reads_its_independent_model_beside_its_file(
 
 def test_rolling_back_needs_a_beta_to_double(tiny: Tiny) -> None:
     back = QUIET.model_copy(update={"action": "roll_back"})
-    with pytest.raises(CaiError, match="never leave 0"):
+    with pytest.raises(CaiError, match="stays at 0"):
         PPO(tiny("llama"), share_of_a, SETTINGS.model_copy(update={"guard": back}))
 
 

@@ -132,8 +132,8 @@ def test_a_launcher_is_a_shipped_name_or_a_file(
         ("distributed_type: MULTI_GPU\nnum_procs: 2", r"unknown keys \(\['num_procs'\]\)"),
         ("distributed_type: SOME", "'SOME' is not a valid DistributedType"),
         ("num_processes: 2", "A `distributed_type` must be specified"),
-        ("distributed_type: 'NO'", "It can by MULTI_GPU, FSDP, DEEPSPEED"),
-        ("distributed_type: MULTI_GPU\nnum_machines: 2", "on this machine alone"),
+        ("distributed_type: 'NO'", "Use one of MULTI_GPU, FSDP, DEEPSPEED"),
+        ("distributed_type: MULTI_GPU\nnum_machines: 2", "on this machine only"),
         ("distributed_type: MULTI_GPU\nmixed_precision: fp16", "has `mixed_precision: fp16`"),
         ("distributed_type: FSDP\nfsdp_config: {}", "Set `fsdp_version: 2`"),
         (

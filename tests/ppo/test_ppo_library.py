@@ -149,7 +149,7 @@ def test_what_is_no_reward_or_no_prompt_is_refused(tmp_path: Path, tiny: Tiny) -
     for prompt in ([{"role": "nobody", "content": "x"}], 7, [7]):
         with pytest.raises(CaiError, match="not a prompt"):
             PPO(policy, letters, SHORT).train([prompt], tmp_path)  # type: ignore[list-item]
-    with pytest.raises(CaiError, match="letter by letter"):
+    with pytest.raises(CaiError, match="a single text"):
         PPO(policy, letters, SHORT).train("How?", tmp_path)
     with pytest.raises(CaiError, match="no prompts to sample from"):
         PPO(policy, letters, SHORT).train([], tmp_path)

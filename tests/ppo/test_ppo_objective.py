@@ -181,7 +181,7 @@ def test_fact_22_kl_is_summed_per_response_as_its_target_is(tmp_path: Path, tiny
         error = min(max(record["objective/kl"] / 0.5 - 1, -0.2), 0.2)
         coef *= 1 + error * 4 / 8
     assert len({record["objective/kl_coef"] for record in records}) > 1
-    with pytest.raises(CaiError, match="never leave 0"):
+    with pytest.raises(CaiError, match="stays at 0"):
         PPO(tiny("llama"), letters, settings.model_copy(update={"kl_coef": 0.0}))
 
 

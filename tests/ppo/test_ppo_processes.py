@@ -196,7 +196,7 @@ def test_what_processes_cannot_share_is_refused() -> None:
             check_shares(SETTINGS.model_copy(update=changed), sharded)
         check_shares(SETTINGS.model_copy(update=changed), two)
     check_shares(SETTINGS.model_copy(update={"lora_rank": 4}), Processes(0, 2, deepspeed=True))
-    with pytest.raises(CaiError, match="DeepSpeed needs a policy and a critic of their own"):
+    with pytest.raises(CaiError, match="DeepSpeed needs a separate policy and critic"):
         check_shares(
             SETTINGS.model_copy(update={"critic": "value_head"}), Processes(0, 2, deepspeed=True)
         )

@@ -95,7 +95,7 @@ def test_texts_come_from_files_and_from_nowhere_else(tmp_path: Path, tiny) -> No
     for settings, texts in ((SETTINGS, TEXTS), (with_settings(ptx_coef=0.1), [])):
         with pytest.raises(CaiError, match="needs both"):
             PPO(tiny("llama"), letters, settings).train(["How?"], tmp_path, pretraining=texts)
-    with pytest.raises(CaiError, match="without a word"):
+    with pytest.raises(CaiError, match="pretraining texts of PPO are empty"):
         PPO(tiny("llama"), letters, with_settings(ptx_coef=0.1)).train(
             ["How?"], tmp_path, pretraining=[" "]
         )

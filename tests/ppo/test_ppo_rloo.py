@@ -275,7 +275,7 @@ def test_lora_and_gradient_checkpointing_train_without_a_critic(
     ("changes", "words"),
     [
         ({"samples_per_prompt": 1}, "Set it to 2 or more"),
-        ({"samples_per_prompt": 3}, "8 do not divide into prompts.* multiple of 6"),
+        ({"samples_per_prompt": 3}, "8 cannot be split into prompts.* multiple of 6"),
         ({"samples_per_prompt": 3, "processes": 2}, "multiple of 12"),
         ({"samples_per_prompt": 3, "advantage": "gae"}, "multiple of 6"),
         ({"critic": "value_head"}, "has no critic"),

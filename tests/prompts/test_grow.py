@@ -109,4 +109,4 @@ def test_the_command_writes_what_the_pipeline_reads(tmp_path, monkeypatch):
     assert rows[0]["model"] == "m"
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 1
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr

@@ -274,7 +274,7 @@ def test_hidden_rule_is_learned_and_holds_for_new_prompts(base, comparisons, tmp
 
 @pytest.mark.parametrize("probability", [1.5, -0.1, math.nan, None])
 def test_label_that_is_no_probability_is_named(probability, base, comparisons, tmp_path):
-    with pytest.raises(CaiError, match=r"Row 0000 of .*no probability"):
+    with pytest.raises(CaiError, match=r"Row 0000 of .*not a probability"):
         train(tmp_path, base(), comparisons([("a", "b", probability)]))
 
 

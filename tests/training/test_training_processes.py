@@ -343,7 +343,7 @@ def test_a_stage_with_launch_trains_on_its_processes(
         ({"launch": "none", "processes": 2}, "`sft.launch: none` is neither a file nor one of"),
         ({"launch": "deepspeed", "processes": 2}, r"pip install 'cai\[deepspeed\]'"),
         ({"launch": "fsdp1.yaml", "processes": 2}, "is for FSDP 1, .* `fsdp_version: 2`"),
-        ({"launch": "three.yaml", "batch_size": 32}, "does not divide among 3 processes"),
+        ({"launch": "three.yaml", "batch_size": 32}, "cannot be split among 3 processes"),
         ({"launch": "ddp", "processes": 2, "micro_batch_size": 32}, "micro-batches of 32"),
         ({"launch": "half.yaml"}, "`mixed_precision: bf16`"),
     ],
@@ -363,7 +363,7 @@ def test_what_cannot_be_launched_is_refused_before_anything_runs(
 
 def test_a_batch_that_processes_cannot_share_is_refused_when_it_is_read() -> None:
     assert launcher_of_training(SftSettings(), stage="sft", base_dir=Path()) is None
-    with pytest.raises(ValidationError, match="does not divide among 3 `processes`"):
+    with pytest.raises(ValidationError, match="cannot be split among 3 `processes`"):
         PreferenceSettings(batch_size=32, processes=3)
 
 

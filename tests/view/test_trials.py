@@ -144,7 +144,7 @@ def test_prompts_of_the_run_are_those_of_training(client):
     assert facts["prompts"][0]["opening"] in events[3]["text"]
     gone = client.post("api/try", json=body(client, prompts=[{"key": "nowhere"}]))
     assert gone.status_code == 400
-    assert gone.json() == {"error": "The run has no such prompt any more: reload the page."}
+    assert gone.json() == {"error": "The run no longer has this prompt: reload the page."}
 
 
 def test_text_of_the_model_is_made_visible_and_short(tmp_path):

@@ -141,8 +141,8 @@ def test_junit_tells_failures_from_errors(constitution):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("critique: c\n    revision: r", "has no `comparison`, which its test 1"),
-        ("comparison: c", "has no `critique`, which its test 2"),
+        ("critique: c\n    revision: r", "has no `comparison`, but its test 1"),
+        ("comparison: c", "has no `critique`, but its test 2"),
     ],
 )
 def test_a_test_of_a_half_that_is_not_there_is_refused(tmp_path, kind, words):

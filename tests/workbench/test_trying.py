@@ -89,7 +89,7 @@ def test_a_constitution_without_comparisons_cannot_compare():
     chain, _ = chain_of(engine)
     halves = [p.model_copy(update={"comparison": None}) for p in PLAYGROUND.principles]
     supervised = PLAYGROUND.model_copy(update={"principles": tuple(halves)})
-    with pytest.raises(CaiError, match="nothing to compare under"):
+    with pytest.raises(CaiError, match="responses cannot be compared"):
         compare(chain, engine, supervised)
 
 

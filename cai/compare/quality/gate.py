@@ -1,4 +1,4 @@
-"""Bounds that labels must keep before a preference model may learn from them."""
+"""Bounds that labels must meet before a preference model is trained on them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from cai.settings import GateSettings
 
 
 def misses(quality: LabelQuality, gate: GateSettings) -> list[str]:
-    """Say which bounds the labels miss; a measure that could not be taken misses its bound.
+    """Return messages about missed bounds; a measure without a value misses its bound.
 
     Args:
-        quality: What was measured. Its values count, not their intervals.
-        gate: The bounds; null ones are not looked at.
+        quality: The measures. Their values count, not their intervals.
+        gate: The bounds; null ones are not checked.
     """
     bias = quality.position_bias.value
     low = (

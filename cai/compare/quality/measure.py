@@ -1,4 +1,4 @@
-"""What labels are worth: pure functions of known comparisons and judgements on them."""
+"""The quality of labels: pure functions of known comparisons and judgements on them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class LabelQuality:
-    """What labels on known comparisons are like. Intervals are 95%, clustered by task.
+    """The quality of labels on known comparisons. Intervals are 95%, clustered by task.
 
     Attributes:
         comparisons: How many there are, by state: `ok` are those with a known better response.
@@ -98,7 +98,7 @@ def measure_quality(
     weights: Mapping[str, float],
     policy: LabelPolicy,
 ) -> LabelQuality:
-    """Hold labels against comparisons whose better response is known.
+    """Measure labels on comparisons whose better response is known.
 
     Args:
         gold: The comparisons; those that are no `ok` (ties, say) are only counted.

@@ -98,7 +98,7 @@ def _check(context: Context[CompareSettings]) -> None:
     if wanted != "all" and wanted > there:
         raise CaiError(
             f"`{context.name}.principles` asks for {wanted} principles per pair, but the "
-            f"constitution {name} has {there} with `{form.half}`. Lower it, or say `all`."
+            f"constitution {name} has {there} with `{form.half}`. Lower it, or set it to `all`."
         )
 
 
@@ -130,7 +130,7 @@ def _gate(context: Context[CompareSettings], engines: Engines) -> dict[str, Any]
     if missed and gate.action == "stop":
         raise CaiError(
             f"{said} Fix the constitution's comparisons or `{context.name}`, use a better feedback "
-            f"model, or set `{context.name}.gate.action` to `warn` to go on all the same."
+            f"model, or set `{context.name}.gate.action` to `warn` to continue anyway."
         )
     if missed:
         context.progress.say(said)

@@ -74,7 +74,7 @@ def _check_chains(rows: Iterable[RevisionRow], folder: Path) -> None:
     if chains and all(row.state != "ok" for row in chains):
         said = (chains[0].error or "").rstrip(".")
         raise CaiError(
-            f"No critique chain of {len(chains)} came to its end; the first is "
+            f"No critique chain of {len(chains)} was completed; the first is "
             f"`{chains[0].state}` ({said}). Where the constitution's worked examples "
             "(`few_shot.critique`) are too long for the model, take another constitution or a "
             "model with a longer context. What was said is in "
