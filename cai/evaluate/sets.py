@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from cai.data.conversation import Conversation, Prompt, user
-from cai.data.prompts.extraction import checked_text, prompt_of, tags_of
+from cai.data.prompts.extraction import prompt_of, tags_of
 from cai.data.prompts.near_duplicates import near_duplicate_groups
 from cai.data.prompts.readers import read_records
 from cai.data.prompts.record import Record
 from cai.data.prompts.splitting import compared_text
+from cai.data.prompts.turns import checked_text
 from cai.data.records import Kind, PromptRow, content_hash
 from cai.errors import CaiError
 from cai.templates import VERDICT
