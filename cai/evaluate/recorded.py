@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cai.data.prompts.extraction import prompt_of
 from cai.data.prompts.readers import read_records
-from cai.data.prompts.record import Record
+from cai.data.prompts.record import Record, say_what_was_read
 from cai.data.records import AnswerRow, Kind, content_hash
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
@@ -86,8 +86,8 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
 
     Args:
         path: A file whose rows have a prompt and a `response`, `completion`, `answer` or `output`;
-            or the paper's samples (`rl_prompt`, `sampled_answers`). Turns of a human that follow an
-            answer are cut off.
+            or the paper's samples (`rl_prompt`, `sampled_answers`). What follows one of the
+            paper's samples from a human is cut off.
         kind: Of all prompts. None goes by the rows: by `kind`, or as XSTest by `label` or `type`;
             without these they are helpful ones.
 
@@ -110,6 +110,7 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
             numbers[row.key] += 1
             texts.append(text)
             refused.append(_human_label(record))
+    say_what_was_read(path, records, ["prompts with answers"])
     return Recorded(tuple(asked), tuple(texts), tuple(refused))
 
 
@@ -139,7 +140,9 @@ def _kind(record: Record) -> Kind:
 def _answers(record: Record) -> list[str]:
     sampled = record.get("sampled_answers")
     if isinstance(sampled, list):
-        found = [item.get("sampled_string") for item in sampled if isinstance(item, dict)]
+        # These samples run on into a next turn of the human, which is none of the answer.
+        whole = [item.get("sampled_string") for item in sampled if isinstance(item, dict)]
+        found = [_NEXT_TURN.split(t, maxsplit=1)[0] if isinstance(t, str) else t for t in whole]
     else:
         name = next((name for name in ANSWER_COLUMNS if record.has(name)), None)
         if name is None:
@@ -150,7 +153,7 @@ def _answers(record: Record) -> list[str]:
         found = [record.get(name)]
     if not all(isinstance(text, str) for text in found):
         raise CaiError(f"{record.where}: an answer is not a text. Fix or remove the row.")
-    return [_NEXT_TURN.split(str(text), maxsplit=1)[0].strip() for text in found]
+    return [str(text).strip() for text in found]
 
 
 def _human_label(record: Record) -> bool | None:

@@ -125,7 +125,7 @@ def prompt_column(record: Record, column: str | None = None) -> str:
     if record.has("role"):
         names.append("content")
     # Alone, these are the conversation; beside a prompt, they are what stands before it.
-    names += [name for name in ("context", "history") if is_conversation(record.fields.get(name))]
+    names += [name for name in ("context", "history") if is_conversation(record.peek(name))]
     if record.has("history", "human_ref_a"):
         names.append("history")
     found = next((name for name in names if record.has(name)), None)
@@ -226,13 +226,18 @@ def _with_context(record: Record, name: str, turns: list[Message]) -> list[Messa
 
 
 def _context_texts(record: Record) -> list[str]:
-    values = [record.get(name) for name in CONTEXT_COLUMNS if record.has(name)]
-    return [value for value in values if isinstance(value, str) and not is_conversation(value)]
+    texts = {name: record.peek(name) for name in CONTEXT_COLUMNS}
+    return [
+        str(record.get(name))
+        for name, value in texts.items()
+        if isinstance(value, str) and not is_conversation(value) and value.strip() != "[]"
+    ]
 
 
 def _context_turns(record: Record) -> list[Message]:
-    value = record.get("context") if record.has("context") else None
-    return earlier_turns(value, "context", record.where) if is_conversation(value) else []
+    if not is_conversation(record.peek("context")):
+        return []
+    return earlier_turns(record.get("context"), "context", record.where)
 
 
 def _is_single_message(record: Record, name: str) -> bool:

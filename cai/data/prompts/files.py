@@ -145,17 +145,13 @@ def _is_row(record: Record) -> bool:
         return True
     conversations = ("messages", "conversation", "conversations", "turns")
     named = [name for name in PROMPT_COLUMNS if record.has(name)]
-    return any(
-        name in conversations or not isinstance(record.get(name), list) for name in named
-    )
+    return any(name in conversations or not isinstance(record.get(name), list) for name in named)
 
 
 def _refuse_columns(value: dict[str, object], path: Path) -> None:
     """Refuse a table that is written column by column."""
     lists = [part for part in value.values() if isinstance(part, list) and len(part) > 1]
-    numbered = [
-        part for part in value.values() if isinstance(part, dict) and part and "0" in part
-    ]
+    numbered = [part for part in value.values() if isinstance(part, dict) and part and "0" in part]
     known = any(name.lower() in PROMPT_COLUMNS for name in value)
     by_lists = len(value) > 1 and len(lists) == len(value) and len({*map(len, lists)}) == 1
     if known and (by_lists or len(numbered) == len(value)):

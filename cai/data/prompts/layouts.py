@@ -9,6 +9,7 @@ from cai.data.prompts import verdicts
 from cai.data.prompts.preferred import Judged, preferred, unreadable
 from cai.data.prompts.record import Record
 from cai.data.prompts.trees import answers_together, as_trees
+from cai.data.prompts.turns import structure
 from cai.errors import CaiError
 from cai.settings import SourceSettings
 
@@ -48,7 +49,7 @@ class Layout:
             return False
         if self.nested is None:
             return True
-        value = record.fields.get(self.nested)
+        value = structure(record.peek(self.nested))
         return isinstance(value, Mapping) and "replies" in value
 
 
@@ -74,9 +75,6 @@ def judged_pairs(records: Sequence[Record], source: SourceSettings) -> tuple[lis
             pairs += layout.read(record, ask)
         except CaiError as error:
             pairs.append(unreadable(str(error)))
-    if together and together[0] is not records[0]:
-        for record in together:
-            records[0].used.update(record.used)
     return pairs, " and ".join(dict.fromkeys(layout.name for layout in layouts))
 
 

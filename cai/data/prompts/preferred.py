@@ -121,9 +121,7 @@ def _has_prompt(record: Record, column: str | None) -> bool:
     return column is not None or any(record.has(name) for name in names)
 
 
-def _side(
-    record: Record, name: str, prompt: Conversation | None, *, stated: bool
-) -> list[Message]:
+def _side(record: Record, name: str, prompt: Conversation | None, *, stated: bool) -> list[Message]:
     """Return the conversation that ends with this answer, turns not joined."""
     value = record.get(name)
     if isinstance(value, str) and not (is_transcript(value) and _holds(value, prompt, stated)):

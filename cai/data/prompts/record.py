@@ -56,6 +56,10 @@ class Record:
             return self.fields[name]
         return next((v for k, v in self.fields.items() if k.lower() == name.lower()), None)
 
+    def peek(self, name: str) -> object:
+        """Return what `get` does, without counting it as used."""
+        return next((v for k, v in self.fields.items() if k.lower() == name.lower()), None)
+
     def has(self, *names: str) -> bool:
         """Say whether all columns are there, whatever their case."""
         return {name.lower() for name in names} <= set(self._lower())

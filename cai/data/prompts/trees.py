@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from cai.data.prompts.record import Record
-from cai.data.prompts.turns import role_of
+from cai.data.prompts.turns import role_of, structure
 from cai.errors import CaiError
 
 
@@ -94,7 +94,7 @@ def ranked_replies(record: Record) -> list[tuple[list[Mapping[str, Any]], list[t
         for reply in replies:
             visit(reply, path)
 
-    visit(cast("Mapping[str, Any]", record.get("prompt")), [])
+    visit(cast("Mapping[str, Any]", structure(record.get("prompt"))), [])
     return found
 
 
@@ -108,7 +108,7 @@ def _is_prompt(record: Record) -> bool:
 
 def _parent(record: Record) -> str:
     parent = record.get("parent_id") if record.has("parent_id") else None
-    return "" if parent is None or parent != parent else str(parent)  # noqa: PLR0124
+    return "" if parent is None or parent != parent else str(parent)
 
 
 def _threaded(record: Record, nodes: Mapping[str, Record]) -> Record:

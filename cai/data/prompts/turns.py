@@ -12,14 +12,17 @@ from cai.data.conversation import Conversation, Message, Role
 from cai.data.prompts.transcripts import ROLES, is_transcript, join_turns, split_turns, strip_markup
 from cai.errors import CaiError
 
-ALTERNATING = ("conversation", "conversations", "messages", "history", "context", "dialog")
+ALTERNATING = ("conversation", "conversations", "messages", "history")
 """Columns whose lists of texts hold both sides in turn, the user first."""
 
 _ROLE_KEYS = ("role", "from", "speaker")
 _TEXT_KEYS = ("content", "value", "text")
 _WRAPPERS = ("messages", "conversation", "conversations")
-_LIST_OF_MESSAGES = re.compile(r"\s*\[?\s*\{\s*(['\"])(?:role|from|content|value|messages)\1\s*:")
-_LIST = re.compile(r"\s*\[\s*[\[{\"']")
+_LIST_OF_MESSAGES = re.compile(
+    r"\s*\[?\s*\{\s*(['\"])(?:role|from|content|value|messages|message_id|text)\1\s*:"
+)
+_ROLES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*(['\"])(?:role|from)\1\s*:")
+_LIST = re.compile(r"\s*\[\s*[\[{\"'\]]")
 
 
 def turns_of(value: object, name: str, where: str) -> list[Message]:
@@ -86,13 +89,21 @@ def until_user(turns: Sequence[Message], where: str) -> Conversation | None:
     return conversation if conversation[-1].content else None
 
 
+def structure(value: object) -> object:
+    """Return the list or object that a cell holds as JSON text; other values as they are."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        parsed = _parsed(value)
+        return parsed if isinstance(parsed, list | dict) else value
+    return value
+
+
 def earlier_turns(value: object, name: str, where: str) -> list[Message]:
     """Read the turns before a prompt (`history`).
 
     Raises:
         CaiError: It is not a conversation that ends with an answer.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or (isinstance(value, str) and value.strip() in ("", "null")):
         return []
     turns = turns_of(value, name, where)
     if turns and turns[-1].role != "assistant":
@@ -104,10 +115,10 @@ def earlier_turns(value: object, name: str, where: str) -> list[Message]:
 
 
 def is_conversation(value: object) -> bool:
-    """Say whether a value holds turns rather than one bare text."""
+    """Say whether a value holds turns with roles: a transcript or messages, also as JSON text."""
     if isinstance(value, str):
-        return is_transcript(value) or _LIST.match(value) is not None
-    return isinstance(value, list) and bool(value)
+        return is_transcript(value) or _LIST_OF_MESSAGES.match(value) is not None
+    return isinstance(value, list) and _has_roles(cast("object", value))
 
 
 def texts_of(value: object, name: str, where: str) -> list[str]:
@@ -151,10 +162,10 @@ def not_text(value: object, name: str, where: str) -> CaiError:
 def _turns_of_text(value: str, name: str, where: str) -> list[Message]:
     listed = _LIST if name.lower() in (*ALTERNATING, "turns") else _LIST_OF_MESSAGES
     if listed.match(value):
-        parsed = _parsed(value)
-        if isinstance(parsed, list | dict):
-            return turns_of(cast("object", parsed), name, where)
-        if _LIST_OF_MESSAGES.match(value):
+        parsed = structure(value)
+        if not isinstance(parsed, str) and (listed is _LIST or _has_roles(parsed)):
+            return turns_of(parsed, name, where)
+        if isinstance(parsed, str) and _ROLES_AS_TEXT.match(value):
             raise CaiError(
                 f"{where}: `{name}` looks like a list of messages as text, but is not valid JSON. "
                 "Write the column with `json.dumps`."
@@ -201,6 +212,16 @@ def _content(value: object, name: str, where: str) -> str:
             inner = fields.get("text")
         texts.append(checked_text(inner, name, where))
     return "\n".join(texts)
+
+
+def _has_roles(value: object) -> bool:
+    """Say whether a value is a message, messages, or an object around them."""
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    return bool(items) and all(
+        isinstance(item, Mapping)
+        and _first(cast("Mapping[str, object]", item), (*_ROLE_KEYS, *_WRAPPERS)) is not None
+        for item in items
+    )
 
 
 def _first(item: Mapping[str, object], keys: Sequence[str]) -> object:

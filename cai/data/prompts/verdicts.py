@@ -12,7 +12,14 @@ from cai.data.conversation import Conversation, Message
 from cai.data.prompts.preferred import Judged, asked, checked, unreadable
 from cai.data.prompts.record import Record
 from cai.data.prompts.trees import ranked_replies
-from cai.data.prompts.turns import checked_text, message_of, texts_of, turns_of, until_user
+from cai.data.prompts.turns import (
+    checked_text,
+    message_of,
+    structure,
+    texts_of,
+    turns_of,
+    until_user,
+)
 from cai.errors import CaiError
 
 _ANNOTATOR = re.compile(r"annotator_?\d+", re.IGNORECASE)
@@ -68,9 +75,7 @@ def strength(name: str) -> Callable[[Record], float]:
     return read
 
 
-def told(
-    record: Record, name: str, responses: tuple[str, str], labels: Mapping[str, str]
-) -> float:
+def told(record: Record, name: str, responses: tuple[str, str], labels: Mapping[str, str]) -> float:
     """Return what a label means: by the settings, by the responses' names, or 1 and 2.
 
     Raises:
@@ -150,7 +155,7 @@ def arena_responses(record: Record, column: str | None) -> list[Judged]:  # noqa
     won = [coded(f"winner_model_{letter}", {0: 0.0, 1: 1.0})(record) for letter in "ab"]
     tied = coded("winner_tie", {0: 0.0, 1: 1.0})(record) if record.has("winner_tie") else 0.0
     if won[0] + won[1] + tied != 1:
-        raise CaiError(f"{record.where}: `winner_model_a`, `…_b` and `…_tie` contradict each other.")
+        raise CaiError(f"{record.where}: the `winner_…` columns contradict each other.")
     turns: list[Message] = []
     for question, answer in zip(questions, answers[0], strict=True):
         turns += [Message(role="user", content=question), Message(role="assistant", content=answer)]
@@ -232,7 +237,7 @@ def _pairs(
 
 
 def _items(record: Record, name: str) -> list[Mapping[str, Any]]:
-    value = record.get(name)
+    value = structure(record.get(name))
     items = cast("list[object]", value) if isinstance(value, list) else []
     if not items or not all(isinstance(item, Mapping) for item in items):
         raise CaiError(f"{record.where}: `{name}` is no list of answers with scores.")
