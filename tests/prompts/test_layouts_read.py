@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -265,3 +267,32 @@ def test_what_was_read_is_said_in_one_line_with_what_was_not_used(tmp_path, capl
 def test_what_evaluations_read_has_its_earlier_turns(tmp_path):
     source(tmp_path, OASST)
     assert "messages" in read_records(str(tmp_path / "rows.jsonl"))[3].fields
+
+
+def examples(section):
+    """Return the rows that docs/data.md shows in a section."""
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    (block,) = re.findall(rf"\n## {section}\n.*?```jsonl\n(.*?)```", page, re.DOTALL)
+    return [json.loads(line) for line in block.splitlines()]
+
+
+CONVERSATION = [
+    ("system", "Be kind."),
+    ("user", "Hi"),
+    ("assistant", "Hello"),
+    ("user", "Why?"),
+]
+
+
+@pytest.mark.parametrize("row", examples("Conversations"))
+def test_conversations_in_the_docs(tmp_path, row):
+    (found,) = prompts(tmp_path, [row])
+    assert found == [turn for turn in CONVERSATION if turn in found]
+    assert found[-1] == ("user", "Why?")
+    said = json.dumps(row)
+    assert [text in said for _, text in CONVERSATION] == [turn in found for turn in CONVERSATION]
+
+
+@pytest.mark.parametrize("row", examples("Human comparisons"))
+def test_comparisons_in_the_docs(tmp_path, row):
+    assert pairs(tmp_path, [row]) == [("Why?", "good", "bad")]
