@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ from cai.evaluate.sets import prompt_rows, xstest_kind
 ANSWER_COLUMNS = ("response", "completion", "answer", "output")
 
 _NEXT_TURN = re.compile(r"\n+Human:")
+_SPEAKER = re.compile(r"\n\w[\w ]{0,20}:")
+
+log = logging.getLogger(__name__)
 
 
 class RecordedEngine:
@@ -86,8 +90,8 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
 
     Args:
         path: A file whose rows have a prompt and a `response`, `completion`, `answer` or `output`;
-            or the paper's samples (`rl_prompt`, `sampled_answers`). What follows one of the
-            paper's samples from a human is cut off.
+            or the paper's samples (`rl_prompt`, `sampled_answers`). A last turn of the
+            human's that follows an answer is cut off, with a warning.
         kind: Of all prompts. None goes by the rows: by `kind`, or as XSTest by `label` or `type`;
             without these they are helpful ones.
 
@@ -153,7 +157,21 @@ def _answers(record: Record) -> list[str]:
         found = [record.get(name)]
     if not all(isinstance(text, str) for text in found):
         raise CaiError(f"{record.where}: an answer is not a text. Fix or remove the row.")
+    if not isinstance(sampled, list):
+        found = [_without_leak(str(text), record.where) for text in found]
     return [str(text).strip() for text in found]
+
+
+def _without_leak(text: str, where: str) -> str:
+    """Cut off a turn of the human's that a model began after its answer, and say so.
+
+    A dialogue in the answer (more speakers, or an earlier turn of the human's) is the answer.
+    """
+    before, found, tail = text.rpartition("\n\nHuman:")
+    if not found or _SPEAKER.search(tail) or _NEXT_TURN.search(f"\n{before}"):
+        return text
+    log.warning("%s: a turn of the human's after the answer was cut off.", where)
+    return before
 
 
 def _human_label(record: Record) -> bool | None:

@@ -74,6 +74,8 @@ def test_ranked_replies_are_comparisons_as_rows_and_as_trees(tmp_path):
     [
         ({"role": "assistant", "content": "I am no prompt."}, None),
         ({"role": "user", "content": "Hi"}, [("user", "Hi")]),
+        ({"speaker": "Assistant", "prompt": "I am no prompt."}, None),
+        ({"author": "Ann", "prompt": "Hi"}, [("user", "Hi")]),
         ({"prompt": None, "text": "An article."}, None),
         ({"instruction": None, "input": "x"}, None),
         ({"question": "Why?", "context": "It rains."}, [("user", "Why?\n\nIt rains.")]),
@@ -122,6 +124,10 @@ def test_whose_text_it_is(tmp_path, row, expected):
         ),
         (
             {"messages": "[{'role': 'user', 'content': oops}]"},
+            "looks like a list of messages as text, but",
+        ),
+        (
+            {"prompt": "[{'content': 'x', 'role': 'user'}\n {'content': 'y', 'role': 'user'}]"},
             "looks like a list of messages as text, but",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "no known `role`"),
@@ -219,7 +225,7 @@ def test_numbers_that_could_mean_either_response_are_refused(tmp_path, numbers):
 
 
 def test_rows_that_rate_answers_to_one_prompt_are_compared(tmp_path):
-    rated = [("q", "a", 4), ("q", "b", 1), ("r", "c", 2), ("r", "d", 2), ("s", "e", 0)]
+    rated = [("q", "a", 4), ("r", "c", 2), ("q", "b", 1), ("r", "d", 2), ("s", "e", 0)]
     rows = [{"prompt": q, "response": a, "helpfulness": h, "verbosity": 1} for q, a, h in rated]
     assert pairs(tmp_path, rows) == [("q", "a", "b"), "tie", "unparsed"]
 

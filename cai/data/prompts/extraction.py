@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
-from cai.data.conversation import Conversation, Message
+from cai.data.conversation import Conversation, Message, Role
 from cai.data.prompts.record import PROMPT_COLUMNS, Record
 from cai.data.prompts.turns import (
     checked_text,
@@ -22,6 +22,7 @@ from cai.errors import CaiError
 from cai.settings import SourceSettings
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+_SPEAKER_COLUMNS = ("role", "from", "speaker", "author")
 CONTEXT_COLUMNS = ("context", "contextstring")
 CONVERSATIONS: dict[str, str] = {
     "prompt": "prompts",
@@ -89,15 +90,8 @@ def prompt_of(record: Record, column: str | None = None) -> Conversation | None:
         CaiError: The column is missing, or what it holds is no prompt.
     """
     name = prompt_column(record, column)
-    if column is None and _is_single_message(record, name):
-        role = role_of(record.get("role"))
-        if role is None:
-            raise CaiError(
-                f"{record.where}: `role` is {record.get('role')!r:.40}, no known role, so nobody "
-                f"knows whose text `{name}` is. Use user or assistant, or name `column`."
-            )
-        if role != "user":
-            return None
+    if column is None and isinstance(record.peek(name), str) and _speaker(record, name) != "user":
+        return None
     if column is None and name == "instruction":
         turns = _instruction_turns(record)
     else:
@@ -238,6 +232,22 @@ def _context_turns(record: Record) -> list[Message]:
     if not is_conversation(record.peek("context")):
         return []
     return earlier_turns(record.get("context"), "context", record.where)
+
+
+def _speaker(record: Record, name: str) -> Role:
+    """Return whose text this is, by a role beside it; the user's without one.
+
+    Raises:
+        CaiError: The row is one message, and its role is not known.
+    """
+    roles = [role_of(record.get(n)) for n in _SPEAKER_COLUMNS if role_of(record.peek(n))]
+    known = next((role for role in roles if role), None)
+    if known is None and _is_single_message(record, name):
+        raise CaiError(
+            f"{record.where}: `role` is {record.get('role')!r:.40}, no known role, so nobody knows "
+            f"whose text `{name}` is. Use user or assistant, or name `column`."
+        )
+    return "user" if known is None else known
 
 
 def _is_single_message(record: Record, name: str) -> bool:

@@ -47,18 +47,15 @@ def as_trees(records: Sequence[Record]) -> list[Record]:
 
 
 def answers_together(records: Sequence[Record]) -> list[Record]:
-    """Put neighbouring rows that rate answers to one prompt (HelpSteer) into one record.
+    """Put rows that rate answers to one prompt (HelpSteer) into one record.
 
     Rows that are nothing of the kind are returned as they are.
     """
     if not all(r.has("prompt", "response", "helpfulness") for r in records):
         return list(records)
-    groups: list[list[Record]] = []
+    groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if groups and groups[-1][0].get("prompt") == record.get("prompt"):
-            groups[-1].append(record)
-        else:
-            groups.append([record])
+        groups[repr(record.get("prompt"))].append(record)
     return [
         replace(
             group[0],
@@ -70,7 +67,7 @@ def answers_together(records: Sequence[Record]) -> list[Record]:
                 ],
             },
         )
-        for group in groups
+        for group in groups.values()
     ]
 
 

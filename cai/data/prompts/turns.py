@@ -21,7 +21,9 @@ _WRAPPERS = ("messages", "conversation", "conversations")
 _LIST_OF_MESSAGES = re.compile(
     r"\s*\[?\s*\{\s*(['\"])(?:role|from|content|value|messages|message_id|text)\1\s*:"
 )
-_ROLES_AS_TEXT = re.compile(r"\s*\[\s*\{\s*(['\"])(?:role|from)\1\s*:")
+_ROLES_AS_TEXT = re.compile(
+    r"\s*\[\s*\{(?=.*?['\"](?:role|from)['\"]\s*:)(?=.*?['\"](?:content|value)['\"]\s*:)", re.DOTALL
+)
 _LIST = re.compile(r"\s*\[\s*[\[{\"'\]]")
 
 
