@@ -240,8 +240,10 @@ def _speaker(record: Record, name: str) -> Role:
     Raises:
         CaiError: The row is one message, and its role is not known.
     """
-    roles = [role_of(record.get(n)) for n in _SPEAKER_COLUMNS if role_of(record.peek(n))]
-    known = next((role for role in roles if role), None)
+    known: Role | None = None
+    for column in _SPEAKER_COLUMNS:
+        if known is None and role_of(record.peek(column)) is not None:
+            known = role_of(record.get(column))
     if known is None and _is_single_message(record, name):
         raise CaiError(
             f"{record.where}: `role` is {record.get('role')!r:.40}, no known role, so nobody knows "
