@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from cai.data.prompts.extraction import prompt_of
 from cai.data.prompts.readers import read_records
-from cai.data.prompts.record import Record
+from cai.data.prompts.record import Record, say_what_was_read
 from cai.data.records import AnswerRow, Kind, content_hash
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
@@ -20,6 +21,9 @@ from cai.evaluate.sets import prompt_rows, xstest_kind
 ANSWER_COLUMNS = ("response", "completion", "answer", "output")
 
 _NEXT_TURN = re.compile(r"\n+Human:")
+_SPEAKER = re.compile(r"\n\w[\w ]{0,20}:")
+
+log = logging.getLogger(__name__)
 
 
 class RecordedEngine:
@@ -86,8 +90,8 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
 
     Args:
         path: A file whose rows have a prompt and a `response`, `completion`, `answer` or `output`;
-            or the paper's samples (`rl_prompt`, `sampled_answers`). Turns of a human that follow an
-            answer are cut off.
+            or the paper's samples (`rl_prompt`, `sampled_answers`). A last turn of the
+            human's that follows an answer is cut off, with a warning.
         kind: Of all prompts. None goes by the rows: by `kind`, or as XSTest by `label` or `type`;
             without these they are helpful ones.
 
@@ -110,6 +114,7 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
             numbers[row.key] += 1
             texts.append(text)
             refused.append(_human_label(record))
+    say_what_was_read(path, records, ["prompts with answers"])
     return Recorded(tuple(asked), tuple(texts), tuple(refused))
 
 
@@ -139,7 +144,9 @@ def _kind(record: Record) -> Kind:
 def _answers(record: Record) -> list[str]:
     sampled = record.get("sampled_answers")
     if isinstance(sampled, list):
-        found = [item.get("sampled_string") for item in sampled if isinstance(item, dict)]
+        # These samples run on into a next turn of the human, which is none of the answer.
+        whole = [item.get("sampled_string") for item in sampled if isinstance(item, dict)]
+        found = [_NEXT_TURN.split(t, maxsplit=1)[0] if isinstance(t, str) else t for t in whole]
     else:
         name = next((name for name in ANSWER_COLUMNS if record.has(name)), None)
         if name is None:
@@ -150,7 +157,21 @@ def _answers(record: Record) -> list[str]:
         found = [record.get(name)]
     if not all(isinstance(text, str) for text in found):
         raise CaiError(f"{record.where}: an answer is not a text. Fix or remove the row.")
-    return [_NEXT_TURN.split(str(text), maxsplit=1)[0].strip() for text in found]
+    if not isinstance(sampled, list):
+        found = [_without_leak(str(text), record.where) for text in found]
+    return [str(text).strip() for text in found]
+
+
+def _without_leak(text: str, where: str) -> str:
+    """Cut off a turn of the human's that a model began after its answer, and say so.
+
+    A dialogue in the answer (more speakers, or an earlier turn of the human's) is the answer.
+    """
+    before, found, tail = text.rpartition("\n\nHuman:")
+    if not found or _SPEAKER.search(tail) or _NEXT_TURN.search(f"\n{before}"):
+        return text
+    log.warning("%s: a turn of the human's after the answer was cut off.", where)
+    return before
 
 
 def _human_label(record: Record) -> bool | None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from cai.data.conversation import Conversation, Prompt, user
-from cai.data.prompts.extraction import checked_text, prompt_of, tags_of
+from cai.data.prompts.extraction import layout_name, prompt_of, tags_of
 from cai.data.prompts.near_duplicates import near_duplicate_groups
 from cai.data.prompts.readers import read_records
-from cai.data.prompts.record import Record
+from cai.data.prompts.record import Record, say_what_was_read
 from cai.data.prompts.splitting import compared_text
+from cai.data.prompts.turns import checked_text
 from cai.data.records import Kind, PromptRow, content_hash
 from cai.errors import CaiError
 from cai.templates import VERDICT
@@ -117,6 +118,7 @@ def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
         questions = [_question(record, name) for record in _thinned(records, limit)]
         return PromptSet(name, questions=tuple(_once(questions)))
     prompts = prompt_rows(records, PROMPT_SETS[name], name, path)
+    say_what_was_read(path, records, [layout_name(record) for record in records])
     return PromptSet(name, prompts=tuple(_thinned(prompts, limit)))
 
 

@@ -14,10 +14,12 @@ class SourceSettings(Settings, frozen=True):
 
     path: str
     """A file, `hub:owner/name`, or `playground:red_team`, `playground:helpful`, …"""
-    format: Literal["auto", "jsonl", "json", "csv", "text", "parquet"] = "auto"
-    """`auto` goes by the file's ending, then by its content."""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "text", "parquet"] = "auto"
+    """`auto` goes by the file's ending and its content."""
     column: str | None = None
     """The column that holds the prompt, when its name is not one of the usual ones."""
+    labels: dict[str | int, Literal["first", "second", "tie"]] | None = None
+    """What the numbers or words in the verdict's column of comparisons mean."""
     split: str = "train"
     """The split of a hub data set."""
     limit: Positive | None = None

@@ -166,6 +166,18 @@ def answers(tmp_path, rows, spec="answers:"):
     return read_recorded(spec + write(tmp_path / "answers.jsonl", rows))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "INT. LAB - DAY\n\nHuman: Who are you?\n\nRobot: A friend.",
+        "Human: Who?\n\nAssistant: Me.\n\nHuman: Ah.",
+        "Here:\n```\nHuman: yes\n```\nDone.",
+    ],
+)
+def test_a_dialogue_in_an_answer_is_the_answer(tmp_path, answer):
+    assert answers(tmp_path, [{"prompt": "Write a play.", "response": answer}]).texts == (answer,)
+
+
 def test_recorded_answers_are_given_to_the_questions_they_answer(tmp_path):
     found = answers(
         tmp_path,

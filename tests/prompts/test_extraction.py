@@ -26,7 +26,7 @@ def prompt(value, column=None):
         ({"prompt": " Hi \n", "goal": "Hi", "target": "Sure"}, [("user", "Hi")]),
         ({"Prompt": "Hi"}, [("user", "Hi")]),
         ({"question": "Why?"}, [("user", "Why?")]),
-        ({"prompt": None, "question": "Why?"}, [("user", "Why?")]),
+        ({"prompt": None, "question": "Why?"}, None),
         ({"Behavior": "Do it"}, [("user", "Do it")]),
         ({"instruction": "Add.", "input": "1, 2"}, [("user", "Add.\n\n1, 2")]),
         ({"instruction": "Add.", "input": ""}, [("user", "Add.")]),

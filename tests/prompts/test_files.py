@@ -1,7 +1,9 @@
 """Files to records, in every format, and what is said of broken ones."""
 
+import bz2
 import gzip
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -46,6 +48,14 @@ def jsonl(rows=ROWS, end="\n"):
         ("a.csv", '\ufeffprompt\n"One,\n“two”"\nThree\u2028four\n'),
         ("a.table", 'id,Prompt\n1,"One,\n“two”"\n2,Three\u2028four\n'),
         ("a.jsonl.gz", gzip.compress(jsonl().encode(), mtime=0)),
+        ("a.tsv", 'id\tprompt\r\n1\t"One,\n“two”"\r\n2\tThree\u2028four'),
+        ("a.tab", 'prompt\tid\n"One,\n“two”"\t1\nThree\u2028four\t2\n'),
+        ("a.csv", 'prompt;id\n"One,\n“two”";1\nThree\u2028four;2\n'),
+        ("a.csv", 'prompt,id\r\n"One,\n“two”",1\r\nThree\u2028four,2'.encode("utf-16")),
+        ("a.jsonl", jsonl().encode("utf-16")),
+        ("a.jsonl", ("\ufeff" + jsonl()).encode("utf-32-be")),
+        ("a.jsonl", json.dumps(ROWS)),
+        ("a.jsonl", json.dumps(ROWS, indent=1)),
         ("a.csv.gz", gzip.compress('prompt,x\n"One,\n“two”",\nThree\u2028four,'.encode(), mtime=0)),
     ],
 )
@@ -61,6 +71,20 @@ def test_parquet_by_extension_by_content_and_gzipped(tmp_path):
     (tmp_path / "b.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
     for name in ("a.parquet", "plain", "b.parquet.gz"):
         assert [r.get("messages") for r in read_file(tmp_path / name)] == messages
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "x", "tags": ["a"]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
+        {"instruction": "x", "history": [["a", "b"]]},
+        {"prompt": "x", "completions": [{"response": "a", "overall_score": 1}]},
+    ],
+)
+def test_an_object_is_one_row(tmp_path, row):
+    (record,) = read_file(written(tmp_path / "a.json", json.dumps(row, indent=1)))
+    assert record.fields == row
 
 
 def test_text_has_one_prompt_a_line_whatever_ends_it(tmp_path):
@@ -81,6 +105,33 @@ def test_a_csv_row_is_located_by_the_line_it_starts_on(tmp_path):
         ("a.jsonl", "[" * 100_000, r"a\.jsonl:1 is not valid JSON"),
         ("a.json", '[\n{"prompt": "x"},\n]', r"a\.json:3 is not valid JSON"),
         ("a.json", '{"a": [], "b": []}', "exactly one list"),
+        ("a.json", '{"prompt": ["a", "b"], "id": [1, 2]}', "holds columns, not rows"),
+        ("a.json", '{"prompt": {"0": "a"}, "id": {"0": 1}}', "holds columns, not rows"),
+        ("a.json", "3", "neither a JSON list nor an object"),
+        ("a.jsonl", '["a", "b"]\n', "one line with a list of texts"),
+        ("a.jsonl", "prompt,id\na,1\n", r"ends with `\.jsonl`, but its content looks like CSV"),
+        ("a.csv", jsonl(), r"ends with `\.csv`, but its content looks like JSON Lines"),
+        ("a.txt", jsonl(), r"looks like JSON Lines.*`text` to read it as it is named"),
+        ("a.txt", "id\tprompt\n1\tx\n", "looks like TSV"),
+        ("a.tsv", "id\tprompt\n1\n", r"a\.tsv:2.*fewer cells than the header has \(1, not 2\)"),
+        ("a.csv", "prompt,b,b\nx,y,z\n", "the header has `b` twice"),
+        ("a.csv", "prompt,b\nx,y\nx\n", r"a\.csv:3 is not valid CSV: fewer cells"),
+        ("a.yaml", "- prompt: x\n", r"ending `\.yaml`.*no known format.*`format`"),
+        ("a.md", "# Prompts\n\n- One\n", r"ending `\.md`"),
+        ("a", "some words\n", "has no ending"),
+        ("a.log", "some words, more\n", r"ending `\.log`"),
+        ("a.xlsx", b"PK\x03\x04rest", "a zip archive or an Excel file"),
+        ("a.jsonl.xz", b"\xfd7zXZ\x00rest", "compressed with xz.*unxz"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest", "compressed with zstd"),
+        ("a.jsonl.bz2", bz2.compress(b"x"), "compressed with bzip2"),
+        ("a.arrow", b"ARROW1\0\0rest", "an Arrow file"),
+        ("a.arrow", b"\xff\xff\xff\xff\x10\0", "an Arrow stream"),
+        ("a.jsonl", pickle.dumps([1]), "a Python pickle"),
+        ("a.db", b"SQLite format 3\x00rest", "a SQLite database"),
+        ("a.jsonl.gz", gzip.compress(b"\x28\xb5\x2f\xfdrest", mtime=0), "compressed with zstd"),
+        ("a.tgz", gzip.compress(b"a" * 257 + b"ustar" + b"\0" * 250, mtime=0), "a tar archive"),
+        ("a.csv", "prompt\nx\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        ("a.csv", "\ufeffprompt\nx\n".encode("utf-16-le")[:-1], "UTF-16, but is damaged"),
         ("a.json", "[]", "holds no rows"),
         ("a.csv", "prompt,b\n", "holds no rows"),
         ("a.csv", "prompt,b\nx,y\nx,y,z\n", r"a\.csv:3 is not valid CSV: more cells"),

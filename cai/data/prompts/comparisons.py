@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from cai.data.prompts.layouts import Judged, judged_pair
+from cai.data.prompts.layouts import judged_pairs
 from cai.data.prompts.near_duplicates import near_duplicate_groups
-from cai.data.prompts.record import Record
+from cai.data.prompts.preferred import Judged
+from cai.data.prompts.record import Record, say_what_was_read
 from cai.data.prompts.splitting import compared_text, draw_limit, uniform
 from cai.data.records import ComparisonRow, PromptRow, RatedRow, content_hash
 from cai.errors import CaiError
@@ -28,20 +29,22 @@ def comparison_rows(
     Raises:
         CaiError: A record has none of the known layouts, or no record can be used.
     """
+    pairs, layouts = judged_pairs(records, source)
+    say_what_was_read(source.path, records, [layouts])
     rows: dict[str, ComparisonRow] = {}
-    for record in records:
-        row = _row(judged_pair(record), seed)
+    for pair in pairs:
+        row = _row(pair, seed)
         rows.setdefault(row.key, row)
     states = Counter(row.state for row in rows.values())
     if not states["ok"]:
         problem = next(row.error for row in rows.values())
         raise CaiError(f"{source.path} has no usable comparison. The first row: {problem}")
-    if len(rows) < len(records):
+    if len(rows) < len(pairs):
         log.warning(
             "%s: comparisons left out as exact duplicates: %d of %d.",
             source.path,
-            len(records) - len(rows),
-            len(records),
+            len(pairs) - len(rows),
+            len(pairs),
         )
     if states["ok"] < len(rows):
         log.warning("%s: states of the comparisons: %s.", source.path, dict(states))

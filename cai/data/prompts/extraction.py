@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import cast
 
-from cai.data.conversation import Conversation, Message
+from cai.data.conversation import Conversation, Message, Role
 from cai.data.prompts.record import PROMPT_COLUMNS, Record
-from cai.data.prompts.transcripts import ROLES, is_transcript, join_turns, split_turns, strip_markup
+from cai.data.prompts.turns import (
+    checked_text,
+    earlier_turns,
+    is_conversation,
+    role_of,
+    texts_of,
+    turns_of,
+    until_user,
+)
 from cai.data.records import Kind, PromptRow, content_hash
 from cai.errors import CaiError
 from cai.settings import SourceSettings
 
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+_SPEAKER_COLUMNS = ("role", "from", "speaker", "author")
+CONTEXT_COLUMNS = ("context", "contextstring")
+CONVERSATIONS: dict[str, str] = {
+    "prompt": "prompts",
+    "messages": "messages",
+    "conversation": "conversations",
+    "conversations": "ShareGPT conversations",
+    "conversation_a": "Arena conversations",
+    "turns": "turns",
+    "instruction": "Alpaca instructions",
+    "question": "questions",
+    "query": "questions",
+    "goal": "behaviours",
+    "behavior": "behaviours",
+    "input": "prompts",
+    "chosen": "preferred conversations",
+    "text": "texts",
+    "context": "conversations",
+    "history": "conversations",
+}
+"""The column in which a conversation stands to the name of the layout."""
+
 _TAGS = ("category", "stratum", "type", "label")
-_ALTERNATING = ("conversation", "conversations", "messages")
+# Texts that a chat template has already written: their answers would pass for the user's words.
+_TEMPLATED = re.compile(
+    r"\s*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<s>\s*\[INST\]|\[INST\]|<\|user\|>"
+    r"|#{2,3} (?:Human|User|Instruction|Assistant):)"
+)
 
 
 def prompt_row(record: Record, source: SourceSettings, kind: Kind) -> PromptRow | None:
@@ -40,27 +76,88 @@ def prompt_row(record: Record, source: SourceSettings, kind: Kind) -> PromptRow 
 def prompt_of(record: Record, column: str | None = None) -> Conversation | None:
     """Return the prompt in a record: its conversation up to the user's last turn.
 
+    System prompts and earlier turns in columns of their own stand before it.
+
     Args:
         record: A row of a source.
-        column: Where the prompt stands; one of `PROMPT_COLUMNS` that the record has, if None.
+        column: Where the prompt stands; the first of the usual columns that the record has, if
+            None, whatever it holds.
 
     Returns:
-        The conversation, or None when it is blank.
+        The conversation; None when it is blank, null, or one message that is not the user's.
 
     Raises:
         CaiError: The column is missing, or what it holds is no prompt.
     """
-    name = column or _usual_column(record)
-    if column is not None and not record.has(column):
+    name = prompt_column(record, column)
+    if column is None and isinstance(record.peek(name), str) and _speaker(record, name) != "user":
+        return None
+    if column is None and name == "instruction":
+        turns = _instruction_turns(record)
+    else:
+        turns = _turns_in(record, name)
+    if until_user(turns, record.where) is None:
+        return None
+    if column is None and name != "instruction":
+        turns = _with_context(record, name, turns)
+    return until_user(with_earlier_turns(record, turns), record.where)
+
+
+def prompt_column(record: Record, column: str | None = None) -> str:
+    """Return the name of the column in which the prompt stands.
+
+    Raises:
+        CaiError: The column is missing, or the record has none of the usual ones.
+    """
+    if column is not None:
+        if record.has(column):
+            return column
         raise CaiError(
             f"{record.where} has no column `{column}`; it has {record.columns()}. Correct `column`."
         )
-    if column is None and name == "instruction":
-        turns = [Message(role="user", content=instruction_of(record))]
-    else:
-        value = _whole_chosen(record) if name == "chosen" else record.get(name)
-        turns = turns_of(value, name, record.where)
-    return until_user(turns, record.where)
+    names = [*PROMPT_COLUMNS, "conversation_a"]
+    if record.has("role"):
+        names.append("content")
+    # Alone, these are the conversation; beside a prompt, they are what stands before it.
+    names += [name for name in ("context", "history") if is_conversation(record.peek(name))]
+    if record.has("history", "human_ref_a"):
+        names.append("history")
+    found = next((name for name in names if record.has(name)), None)
+    if found is None:
+        raise CaiError(
+            f"{record.where} has none of the usual columns of a prompt; it has {record.columns()}. "
+            "Name the right one in the source's `column`."
+        )
+    return found
+
+
+def layout_name(record: Record, column: str | None = None) -> str:
+    """Return what the layout of a conversation is called."""
+    name = prompt_column(record, column)
+    if column is not None:
+        return f"prompts in `{column}`"
+    return "single messages" if _is_single_message(record, name) else CONVERSATIONS[name]
+
+
+def with_earlier_turns(record: Record, turns: list[Message]) -> list[Message]:
+    """Put the system prompt and the history that have columns of their own before the turns.
+
+    Raises:
+        CaiError: They cannot be read.
+    """
+    first: list[Message] = []
+    for name in SYSTEM_COLUMNS:
+        value = record.get(name) if record.has(name) else None
+        text = "" if value is None else checked_text(value, name, record.where)
+        message = Message(role="system", content=text)
+        if text and message not in [*first, *turns[:1]]:
+            first.append(message)
+    history: list[Message] = []
+    if record.has("history") and prompt_column(record) != "history":
+        history = earlier_turns(record.get("history"), "history", record.where)
+    if history and turns and turns[0].role == "system":
+        return [*first, turns[0], *history, *turns[1:]]
+    return [*first, *history, *turns]
 
 
 def tags_of(record: Record) -> dict[str, str]:
@@ -73,124 +170,90 @@ def tags_of(record: Record) -> dict[str, str]:
     }
 
 
-def turns_of(value: object, name: str, where: str) -> list[Message]:
-    """Read a text, a transcript, a list of messages or a list of turns; turns are not joined.
-
-    A list of texts holds the user's turns, of which only the first can be asked: the answers that
-    the later ones refer to are not there. Under the names `conversation`, `conversations` and
-    `messages`, it holds both sides in turn, the user first.
-
-    Raises:
-        CaiError: The value is nothing of the kind.
-    """
-    if value is None:
-        return []
-    if isinstance(value, str):
-        text = checked_text(value, name, where)
-        return split_turns(text) if is_transcript(text) else [_user(text)]
-    if isinstance(value, list):
-        items = cast("list[object]", value)
-        if all(isinstance(item, Mapping) for item in items):
-            return [_message(cast("Mapping[str, object]", item), name, where) for item in items]
-        texts = [checked_text(item, name, where) for item in items]
-        if name.lower() not in _ALTERNATING:
-            return [_user(texts[0])]
-        roles = ("user", "assistant")
-        return [Message(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
-    raise _not_text(value, name, where)
-
-
-def until_user(turns: list[Message], where: str) -> Conversation | None:
-    """Cut a conversation after the user's last turn; None when that turn is blank.
-
-    Raises:
-        CaiError: There are turns, but none of the user's.
-    """
-    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
-    if last is None:
-        if any(turn.content for turn in turns):
-            raise CaiError(f"{where} has no turn of the user's, so there is nothing to answer.")
-        return None
-    conversation = join_turns(turns[: last + 1])
-    return conversation if conversation[-1].content else None
-
-
-def instruction_of(record: Record) -> str:
-    """Return the instruction and its input (`input`, `context` or `instances[0].input`).
-
-    Raises:
-        CaiError: They are not texts.
-    """
-    parts = [record.get("instruction"), _instruction_input(record)]
-    texts = ["" if p is None else checked_text(p, "instruction", record.where) for p in parts]
-    return "\n\n".join(text for text in texts if text)
-
-
-def checked_text(value: object, name: str, where: str) -> str:
-    """Return a text, stripped.
-
-    Raises:
-        CaiError: It is not a text, or no valid one.
-    """
-    if not isinstance(value, str):
-        raise _not_text(value, name, where)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise CaiError(
-            f"{where}: `{name}` holds half a character (a lone surrogate at position "
-            f"{error.start}). Fix the text or delete the row."
-        ) from error
-    return strip_markup(value)
-
-
-def _usual_column(record: Record) -> str:
-    present = [name for name in PROMPT_COLUMNS if record.has(name)]
-    if present:
-        return next((name for name in present if record.get(name) is not None), present[0])
-    raise CaiError(
-        f"{record.where} has none of the usual columns of a prompt; it has {record.columns()}. "
-        "Name the right one in the source's `column`."
-    )
-
-
-def _whole_chosen(record: Record) -> object:
-    """Return `chosen` if it is a conversation; a bare response would pass for a prompt."""
-    value = record.get("chosen")
-    if isinstance(value, str) and not is_transcript(value):
+def _turns_in(record: Record, name: str) -> list[Message]:
+    value = record.get(name)
+    if name == "chosen" and isinstance(value, str) and not is_conversation(value):
+        # A bare response would pass for a prompt.
         raise CaiError(
             f"{record.where}: `chosen` holds a response, and nothing says to which prompt. Name "
             "the prompt's column in `column`."
         )
-    return value
+    if name == "text" and isinstance(value, str) and _TEMPLATED.match(value):
+        raise CaiError(
+            f"{record.where}: `text` holds a conversation that a chat template has already written "
+            f"({value.strip()[:20]!r}). Give the messages that it was made of."
+        )
+    if name == "prompt" and record.has("response_a", "response_b"):
+        texts = texts_of(value, name, record.where)
+        return [Message(role="user", content=text) for text in texts[:1]]
+    return turns_of(value, name, record.where)
+
+
+def _instruction_turns(record: Record) -> list[Message]:
+    """Read the instruction, and its input and context after blank lines.
+
+    The input stands in `input` or `instances[0].input`.
+    """
+    value = record.get("instruction")
+    if value is None or is_conversation(value):
+        return turns_of(value, "instruction", record.where)
+    parts = [value, _instruction_input(record), *_context_texts(record)]
+    texts = ["" if p is None else checked_text(p, "instruction", record.where) for p in parts]
+    own = Message(role="user", content="\n\n".join(text for text in texts if text))
+    return [*_context_turns(record), own]
 
 
 def _instruction_input(record: Record) -> object:
-    instances = record.get("instances")
+    instances = record.get("instances") if record.has("instances") else None
     if isinstance(instances, list) and instances and isinstance(instances[0], Mapping):
         return cast("Mapping[str, object]", instances[0]).get("input")
-    return record.get("input") or record.get("context")
+    return record.get("input") if record.has("input") else None
 
 
-def _message(item: Mapping[str, object], name: str, where: str) -> Message:
-    """Read {role, content} or {from, value}."""
-    role = ROLES.get(str(item.get("role", item.get("from"))).lower())
-    if role is None:
+def _with_context(record: Record, name: str, turns: list[Message]) -> list[Message]:
+    """Put a `context` of turns before the prompt, and one of text after it."""
+    if name in CONTEXT_COLUMNS or len(turns) != 1:
+        return turns
+    texts = [checked_text(text, "context", record.where) for text in _context_texts(record)]
+    content = "\n\n".join(text for text in (turns[0].content, *texts) if text)
+    return [*_context_turns(record), Message(role="user", content=content)]
+
+
+def _context_texts(record: Record) -> list[str]:
+    texts = {name: record.peek(name) for name in CONTEXT_COLUMNS}
+    return [
+        str(record.get(name))
+        for name, value in texts.items()
+        if isinstance(value, str) and not is_conversation(value) and value.strip() != "[]"
+    ]
+
+
+def _context_turns(record: Record) -> list[Message]:
+    if not is_conversation(record.peek("context")):
+        return []
+    return earlier_turns(record.get("context"), "context", record.where)
+
+
+def _speaker(record: Record, name: str) -> Role:
+    """Return whose text this is, by a role beside it; the user's without one.
+
+    Raises:
+        CaiError: The row is one message, and its role is not known.
+    """
+    known: Role | None = None
+    for column in _SPEAKER_COLUMNS:
+        if known is None and role_of(record.peek(column)) is not None:
+            known = role_of(record.get(column))
+    if known is None and _is_single_message(record, name):
         raise CaiError(
-            f"{where}: a message in `{name}` has no known `role` (it has "
-            f"{', '.join(f'{key}={str(item[key])[:20]!r}' for key in item)}). Use system, user or "
-            "assistant."
+            f"{record.where}: `role` is {record.get('role')!r:.40}, no known role, so nobody knows "
+            f"whose text `{name}` is. Use user or assistant, or name `column`."
         )
-    content = item.get("content", item.get("value"))
-    return Message(role=role, content="" if content is None else checked_text(content, name, where))
+    return "user" if known is None else known
 
 
-def _user(text: str) -> Message:
-    return Message(role="user", content=text)
-
-
-def _not_text(value: object, name: str, where: str) -> CaiError:
-    return CaiError(
-        f"{where}: `{name}` holds {str(value)[:40]!r} ({type(value).__name__}), not a text. Fix "
-        "the row, or name another column in `column`."
-    )
+def _is_single_message(record: Record, name: str) -> bool:
+    """Say whether the row is one message of a conversation, with its role beside it."""
+    if name not in ("text", "content") or not record.has("role"):
+        return False
+    return record.get("role") is not None

@@ -1,4 +1,4 @@
-"""Files to records: JSON Lines, JSON, CSV, plain text and parquet, gzipped or not."""
+"""Files to records: JSON Lines, JSON, CSV, TSV, plain text and parquet, gzipped or not."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ import io
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from cai.data.prompts.formats import NAMES, delimiter_of, format_of, refuse_binary, text_of
+from cai.data.prompts.layouts import LAYOUTS
 from cai.data.prompts.record import PROMPT_COLUMNS, Record
 from cai.errors import CaiError
-
-EXTENSIONS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".txt": "text",
-    ".parquet": "parquet",
-}
-"""Extensions that settle the format; `.json` does not, because it often holds JSON Lines."""
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -51,18 +45,18 @@ def read_file(path: Path, file_format: str = "auto") -> list[Record]:
 
     Args:
         path: The file; gzipped content is unpacked, whatever the name says.
-        file_format: A key of `FORMATS`, or `auto`: by extension, else by content.
+        file_format: A key of `FORMATS`, or `auto`: by ending and content together.
 
     Raises:
         CaiError: The file cannot be read as this format, or holds no rows.
     """
     data = _contents(path)
     if file_format == "auto":
-        file_format = _format_of(path, data)
+        file_format = format_of(path, data)
     records = FORMATS[file_format](data, path)
     if not records:
         raise CaiError(f"{path} holds no rows (read as {file_format}). Add some or remove it.")
-    return records
+    return [replace(record, form=NAMES[file_format]) for record in records]
 
 
 def _contents(path: Path) -> bytes:
@@ -76,13 +70,14 @@ def _contents(path: Path) -> bytes:
             "in its repository."
         )
     if data.startswith(_GZIP_MAGIC):
-        return _unpacked(data, path)
-    if path.suffix == ".gz" and data:
+        data = _unpacked(data, path)
+    elif path.suffix == ".gz" and data:
         raise CaiError(
             f"{path} is not gzipped, although its name says so. Rename or fetch it again."
         )
     if not data.strip():
         raise CaiError(f"{path} is empty. Fill it, or remove it from the sources.")
+    refuse_binary(data, path)
     return data
 
 
@@ -93,50 +88,10 @@ def _unpacked(data: bytes, path: Path) -> bytes:
         raise CaiError(f"{path} is damaged: {error}. Download or pack it again.") from error
 
 
-def _format_of(path: Path, data: bytes) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    by_name = EXTENSIONS.get(suffixes[-1]) if suffixes else None
-    return by_name or _sniffed(data, path)
-
-
-def _sniffed(data: bytes, path: Path) -> str:
-    """Tell the format by content."""
-    if data.startswith(b"PAR1"):
-        return "parquet"
-    text = _text(data, path).lstrip()
-    first = text.split("\n", 1)[0]
-    if text.startswith("["):
-        return "json"
-    if text.startswith("{"):
-        return "jsonl" if _is_json(first) and text.strip() != first.strip() else "json"
-    cells = {cell.strip().strip('"').lower() for cell in first.split(",")}
-    return "csv" if len(cells) > 1 and cells & set(PROMPT_COLUMNS) else "text"
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _text(data: bytes, path: Path) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CaiError(
-            f"{path}:{line} is not UTF-8 text (byte 0x{data[error.start]:02x}). Convert the file, "
-            f"for example with `iconv -f latin1 -t utf-8 {path.name}`; if it is binary, name its "
-            "`format`."
-        ) from error
-
-
 def _read_jsonl(data: bytes, path: Path) -> list[Record]:
     records: list[Record] = []
     # Not splitlines(): JSON strings may hold U+2028 and other separators as they are.
-    for number, line in enumerate(_text(data, path).split("\n"), start=1):
+    for number, line in enumerate(text_of(data, path).split("\n"), start=1):
         if line.strip():
             records.append(Record.of(_parsed(line, f"{path}:{number}"), f"{path}:{number}"))
     return records
@@ -154,51 +109,108 @@ def _parsed(line: str, where: str) -> object:
 
 def _read_json(data: bytes, path: Path) -> list[Record]:
     try:
-        value = json.loads(_text(data, path))
+        value = json.loads(text_of(data, path))
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise CaiError(
             f"{path}:{line} is not valid JSON: {error}. Fix the file; if it has one object on "
             "each line, set `format: jsonl`."
         ) from error
-    rows = _only_list(value, path)
+    rows = _rows_in(value, path)
     return [Record.of(row, f"{path}, item {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _only_list(value: object, path: Path) -> list[object]:
+def _rows_in(value: object, path: Path) -> list[object]:
+    """Return the rows of a JSON list, of an object around one list, or an object as one row."""
     if isinstance(value, list):
         return list(value)
-    parts: list[object] = list(value.values()) if isinstance(value, dict) else []
-    lists = [part for part in parts if isinstance(part, list)]
+    if not isinstance(value, dict):
+        raise CaiError(f"{path} holds neither a JSON list nor an object. Write rows as one list.")
+    _refuse_columns(value, path)
+    lists = {name: part for name, part in value.items() if isinstance(part, list)}
+    record = Record.of(value, str(path))
+    if _is_row(record):
+        return [value]
     if len(lists) != 1:
         raise CaiError(
-            f"{path} holds neither a JSON list nor an object with exactly one list (it has "
-            f"{len(lists)}). Write the rows as one list."
+            f"{path} holds an object that is no row (it has {record.columns()}) and does not have "
+            f"exactly one list of rows (it has {len(lists)}). Write the rows as one list."
         )
-    return list(lists[0])
+    return list(next(iter(lists.values())))
 
 
-def _read_csv(data: bytes, path: Path) -> list[Record]:
+def _is_row(record: Record) -> bool:
+    """Say whether an object is a row itself, not a wrapper around a list of rows."""
+    if any(layout.fits(record) for layout in LAYOUTS if layout.name != "ranked answers"):
+        return True
+    conversations = ("messages", "conversation", "conversations", "turns")
+    named = [name for name in PROMPT_COLUMNS if record.has(name)]
+    return any(name in conversations or not isinstance(record.get(name), list) for name in named)
+
+
+def _refuse_columns(value: dict[str, object], path: Path) -> None:
+    """Refuse a table that is written column by column."""
+    lists = [part for part in value.values() if isinstance(part, list) and len(part) > 1]
+    numbered = [part for part in value.values() if isinstance(part, dict) and part and "0" in part]
+    known = any(name.lower() in PROMPT_COLUMNS for name in value)
+    by_lists = len(value) > 1 and len(lists) == len(value) and len({*map(len, lists)}) == 1
+    if known and (by_lists or len(numbered) == len(value)):
+        raise CaiError(
+            f"{path} holds columns, not rows. Write one object for each row (with pandas: "
+            "`to_json(orient='records')`)."
+        )
+
+
+def _table(data: bytes, path: Path, usual: str) -> list[Record]:
+    text = text_of(data, path)
     # newline="" leaves CRLF row ends and LF inside quoted cells to the csv module.
-    reader = csv.DictReader(io.StringIO(_text(data, path), newline=""), strict=True)
+    delimiter = delimiter_of(text, usual)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     records: list[Record] = []
-    line = 1
+    header: list[str] = []
+    line = 0
+    csv.field_size_limit(2**31 - 1)
     try:
-        for row in reader:
-            if None in row:
-                raise csv.Error("more cells than the header has")
-            records.append(Record.of(row, f"{path}:{line + 1}"))
+        for cells in reader:
+            if not header:
+                header = cells
+                _check_header(header)
+            elif cells:
+                if len(cells) != len(header):
+                    kind = "more" if len(cells) > len(header) else "fewer"
+                    raise csv.Error(
+                        f"{kind} cells than the header has ({len(cells)}, not {len(header)})"
+                    )
+                fields = dict(zip(header, cells, strict=True))
+                records.append(Record.of(fields, f"{path}:{line + 1}"))
             line = reader.line_num
     except csv.Error as error:
         raise CaiError(
             f"{path}:{line + 1} is not valid CSV: {error}. Put cells that hold commas, quotes or "
             "line breaks in double quotes."
+            if delimiter == ","
+            else f"{path}:{line + 1} is no valid row of cells separated by {delimiter!r}: {error}. "
+            "Put cells that hold it, quotes or line breaks in double quotes."
         ) from error
     return records
 
 
+def _check_header(header: list[str]) -> None:
+    twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
+    if twice:
+        raise csv.Error(f"the header has `{twice[0]}` twice")
+
+
+def _read_csv(data: bytes, path: Path) -> list[Record]:
+    return _table(data, path, ",")
+
+
+def _read_tsv(data: bytes, path: Path) -> list[Record]:
+    return _table(data, path, "\t")
+
+
 def _read_text(data: bytes, path: Path) -> list[Record]:
-    lines = _text(data, path).split("\n")
+    lines = text_of(data, path).split("\n")
     return [
         Record({"prompt": line}, f"{path}:{number}")
         for number, line in enumerate(lines, start=1)
@@ -221,6 +233,7 @@ FORMATS: dict[str, Callable[[bytes, Path], list[Record]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
     "csv": _read_csv,
+    "tsv": _read_tsv,
     "text": _read_text,
     "parquet": _read_parquet,
 }

@@ -1,179 +1,208 @@
-"""The layouts in which human comparisons are published, each read into a judged pair."""
+"""The layouts in which human comparisons are published, each read into judged pairs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from cai.data.conversation import Conversation, Message
-from cai.data.prompts.extraction import checked_text, instruction_of, turns_of, until_user
+from cai.data.prompts import verdicts
+from cai.data.prompts.preferred import Judged, preferred, unreadable
 from cai.data.prompts.record import Record
-from cai.data.prompts.transcripts import is_transcript, join_turns
-from cai.data.records import State
+from cai.data.prompts.trees import answers_together, as_trees
+from cai.data.prompts.turns import structure
 from cai.errors import CaiError
-
-_ANNOTATOR = re.compile(r"annotator_?\d+", re.IGNORECASE)
-_VERDICTS = {0: 0.5, 1: 1.0, 2: 0.0}
-"""An annotator's number (tie, first, second) to the probability that the first is better."""
+from cai.settings import SourceSettings
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Two responses and what people say of them.
+class Ask:
+    """What the source's settings say of how its comparisons are read.
 
     Attributes:
-        messages: The prompt, up to the user's turn; empty if there is none that both share.
-        responses: The two responses, as the file orders them.
-        label: The probability that the first is better, in [0, 1]; None unless `state` is `ok`.
-        state: `ok`, `tie`, `unparsed` or `failed`.
-        error: Why it is not `ok`.
+        column: The prompt's column; the usual ones, if None.
+        labels: What a number or word in the verdict's column means, by its text.
     """
 
-    messages: Conversation
-    responses: tuple[str, str]
-    label: float | None
-    state: State = "ok"
-    error: str | None = None
+    column: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def judged_pair(record: Record) -> Judged:
-    """Read a comparison; what cannot be read becomes a state, not an exception.
+@dataclass(frozen=True)
+class Layout:
+    """A known layout.
+
+    Attributes:
+        name: What it is called.
+        columns: What it is recognised by; a value may have to be an object, too.
+        read: Reads a record into pairs, usually one.
+        nested: A column whose value must be a tree.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    read: Callable[[Record, Ask], list[Judged]]
+    nested: str | None = None
+
+    def fits(self, record: Record) -> bool:
+        """Say whether the record has this layout."""
+        if not record.has(*self.columns):
+            return False
+        if self.nested is None:
+            return True
+        value = structure(record.peek(self.nested))
+        return isinstance(value, Mapping) and "replies" in value
+
+
+def judged_pairs(records: Sequence[Record], source: SourceSettings) -> tuple[list[Judged], str]:
+    """Read comparisons; what cannot be read becomes a state, not an exception.
+
+    Returns:
+        The pairs in order, and the names of the layouts that they had.
 
     Raises:
-        CaiError: The record's columns are no known layout at all.
+        CaiError: A record's columns are no known layout at all, or labels could mean either thing.
     """
-    read = _layout_of(record)
-    try:
-        return read(record)
-    except CaiError as error:
-        return Judged((), ("", ""), None, "unparsed", str(error))
-
-
-def _layout_of(record: Record) -> Callable[[Record], Judged]:
-    for columns, read in LAYOUTS.items():
-        if record.has(*columns):
-            return read
-    known = "; ".join(" and ".join(f"`{column}`" for column in columns) for columns in LAYOUTS)
-    raise CaiError(
-        f"{record.where} is no comparison: it has {record.columns()}. The known layouts have "
-        f"{known}. Rename the columns."
+    ask = Ask(source.column, {str(k): v for k, v in (source.labels or {}).items()})
+    together = answers_together(as_trees(records))
+    layouts = [layout_of(record) for record in together]
+    verdicts.check_labels(
+        [r for r, found in zip(together, layouts, strict=True) if found.name == "labelled pairs"],
+        ask.labels,
     )
+    pairs: list[Judged] = []
+    for record, layout in zip(together, layouts, strict=True):
+        try:
+            pairs += layout.read(record, ask)
+        except CaiError as error:
+            pairs.append(unreadable(str(error)))
+    return pairs, " and ".join(dict.fromkeys(layout.name for layout in layouts))
 
 
-def _transcripts(record: Record) -> Judged:
-    return _preferred(record, "chosen", "rejected")
+def layout_of(record: Record) -> Layout:
+    """Return the first layout that fits.
 
-
-def _responses(record: Record) -> Judged:
-    return _preferred(record, "chosen_response", "rejected_response")
-
-
-def _correct(record: Record) -> Judged:
-    """Read the HHH comparisons; their `prompt`, a multiple-choice question, is not needed."""
-    return _preferred(record, "text_correct", "text_incorrect")
-
-
-def _preferred(record: Record, chosen: str, rejected: str) -> Judged:
-    """Read a better and a worse answer, each alone or at the end of its whole conversation."""
-    sides = [_whole_side(record, chosen), _whole_side(record, rejected)]
-    joined = [join_turns(turns) for turns in sides]
-    messages = joined[0][:-1]
-    responses = (joined[0][-1].content, joined[1][-1].content)
-    if sides[0][:-1] != sides[1][:-1]:
-        lengths = " and ".join(str(len(turns)) for turns in sides)
-        error = f"{record.where}: the prompts differ before the last turn ({lengths} turns)"
-        return Judged(messages, responses, None, "failed", error)
-    for name, turns in zip((chosen, rejected), sides, strict=True):
-        if not turns[-1].content:
-            error = f"{record.where}: the last turn of `{name}` is empty"
-            return Judged(messages, responses, None, "unparsed", error)
-    return _checked(record, messages, responses, 1.0)
-
-
-def _whole_side(record: Record, name: str) -> list[Message]:
-    """Return the conversation that ends with this answer, turns not joined."""
-    value = record.get(name)
-    if isinstance(value, str) and not is_transcript(value):
-        answer = [Message(role="assistant", content=checked_text(value, name, record.where))]
-    else:
-        answer = turns_of(value, name, record.where)
-    if not any(turn.role == "user" for turn in answer):
-        prompt = until_user(turns_of(record.get("prompt"), "prompt", record.where), record.where)
-        answer = [*(prompt or ()), *answer]
-    roles = [turn.role for turn in answer]
-    if "user" not in roles or roles[-1] != "assistant":
-        raise CaiError(
-            f"{record.where}: `{name}` is not an answer to a prompt (turns: "
-            f"{', '.join(roles) or 'none'}). It needs a user's turn, and the assistant's last."
+    Raises:
+        CaiError: None does.
+    """
+    found = next((layout for layout in LAYOUTS if layout.fits(record)), None)
+    if found is None:
+        known = "; ".join(
+            " and ".join(f"`{column}`" for column in layout.columns) for layout in LAYOUTS
         )
-    return answer
-
-
-def _annotated(record: Record) -> Judged:
-    """Read two responses and the verdicts of several annotators; the label is their mean."""
-    names = [name for name in record.fields if _ANNOTATOR.fullmatch(name)]
-    verdicts = [_verdict(record, name) for name in names]
-    responses = _two_texts(record, "response1", "response2")
-    return _checked(record, _prompt(record), responses, sum(verdicts) / len(verdicts))
-
-
-def _labelled(record: Record) -> Judged:
-    """Read two responses and the number of the better one."""
-    responses = _two_texts(record, "output_1", "output_2")
-    return _checked(record, _prompt(record), responses, _verdict(record, "label"))
-
-
-def _verdict(record: Record, name: str) -> float:
-    value = record.get(name)
-    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-    if not isinstance(number, int) or isinstance(number, bool) or number not in _VERDICTS:
         raise CaiError(
-            f"{record.where}: `{name}` is {value!r}; it must be 1 or 2 (the better response) or 0 "
-            "(a tie)."
+            f"{record.where} is no comparison: it has {record.columns()}. The known layouts have "
+            f"{known}. Rename the columns."
         )
-    return _VERDICTS[number]
+    return found
 
 
-def _two_texts(record: Record, one: str, two: str) -> tuple[str, str]:
-    return (
-        checked_text(record.get(one), one, record.where),
-        checked_text(record.get(two), two, record.where),
-    )
+def _better_and_worse(better: str, worse: str) -> Callable[[Record, Ask], list[Judged]]:
+    return lambda record, ask: [preferred(record, better, worse, ask.column)]
 
 
-def _prompt(record: Record) -> Conversation:
-    if record.has("instruction"):
-        turns = [Message(role="user", content=instruction_of(record))]
-    else:
-        turns = turns_of(record.get("input"), "input", record.where)
-    messages = until_user(turns, record.where)
-    if messages is None:
-        raise CaiError(f"{record.where}: the prompt is blank. Fill it or delete the row.")
-    return messages
+def _judged(
+    one: str, two: str, verdict: Callable[[Record], float]
+) -> Callable[[Record, Ask], list[Judged]]:
+    def read(record: Record, ask: Ask) -> list[Judged]:
+        return [verdicts.two_responses(record, (one, two), verdict(record), ask.column)]
+
+    return read
 
 
-def _checked(
-    record: Record, messages: Conversation, responses: tuple[str, str], label: float
-) -> Judged:
-    """Refuse what teaches nothing: an empty response, two equal ones, a tie."""
-    if not all(responses):
-        number = responses.index("") + 1
-        error = f"{record.where}: response {number} is empty"
-        return Judged(messages, responses, None, "unparsed", error)
-    if responses[0] == responses[1]:
-        error = f"{record.where}: the two responses are identical"
-        return Judged(messages, responses, None, "tie", error)
-    if label == 0.5:
-        return Judged(messages, responses, None, "tie", f"{record.where}: judged equally good")
-    return Judged(messages, responses, label)
+def _labelled(one: str, two: str, name: str) -> Callable[[Record, Ask], list[Judged]]:
+    def read(record: Record, ask: Ask) -> list[Judged]:
+        label = verdicts.told(record, name, (one, two), ask.labels)
+        return [verdicts.two_responses(record, (one, two), label, ask.column)]
+
+    return read
 
 
-LAYOUTS: dict[tuple[str, ...], Callable[[Record], Judged]] = {
-    ("chosen", "rejected"): _transcripts,
-    ("chosen_response", "rejected_response"): _responses,
-    ("text_correct", "text_incorrect"): _correct,
-    ("response1", "response2", "annotator1"): _annotated,
-    ("output_1", "output_2", "label"): _labelled,
-}
-"""Columns that tell a layout to its reader; the first that fits is used."""
+def _without_ask(
+    read: Callable[[Record, str | None], list[Judged]],
+) -> Callable[[Record, Ask], list[Judged]]:
+    return lambda record, ask: read(record, ask.column)
+
+
+TWO_RESPONSES = (
+    ("output_1", "output_2"),
+    ("response_1", "response_2"),
+    ("response1", "response2"),
+    ("response_a", "response_b"),
+    ("answer_a", "answer_b"),
+    ("completion_a", "completion_b"),
+    ("output_a", "output_b"),
+    ("response_0", "response_1"),
+)
+VERDICT_COLUMNS = ("label", "winner", "preference", "preferred", "better")
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        "preferred and rejected answers",
+        ("chosen", "rejected"),
+        _better_and_worse("chosen", "rejected"),
+    ),
+    Layout(
+        "preferred and rejected answers",
+        ("chosen_response", "rejected_response"),
+        _better_and_worse("chosen_response", "rejected_response"),
+    ),
+    Layout(
+        "HHH comparisons",
+        ("text_correct", "text_incorrect"),
+        lambda record, _: [preferred(record, "text_correct", "text_incorrect", whole=True)],
+    ),
+    Layout(
+        "OpenAI preferences",
+        ("preferred_output", "non_preferred_output"),
+        _better_and_worse("preferred_output", "non_preferred_output"),
+    ),
+    Layout(
+        "PandaLM annotations",
+        ("response1", "response2", "annotator1"),
+        _judged("response1", "response2", verdicts.annotated),
+    ),
+    Layout("OASST trees", ("prompt",), _without_ask(verdicts.tree), nested="prompt"),
+    Layout(
+        "Arena conversations",
+        ("conversation_a", "conversation_b", "winner"),
+        _without_ask(verdicts.arena_conversations),
+    ),
+    Layout(
+        "Arena responses",
+        ("response_a", "response_b", "winner_model_a"),
+        _without_ask(verdicts.arena_responses),
+    ),
+    Layout(
+        "HelpSteer preferences",
+        ("response_1", "response_2", "preference_strength"),
+        _judged("response_1", "response_2", verdicts.strength("preference_strength")),
+    ),
+    Layout(
+        "HelpSteer preferences",
+        ("response1", "response2", "overall_preference"),
+        _judged("response1", "response2", verdicts.strength("overall_preference")),
+    ),
+    Layout(
+        "PKU-SafeRLHF pairs",
+        ("response_0", "response_1", "better_response_id"),
+        _judged("response_0", "response_1", verdicts.coded("better_response_id", {0: 1.0, 1: 0.0})),
+    ),
+    Layout(
+        "SHP pairs",
+        ("human_ref_a", "human_ref_b", "labels"),
+        _judged("human_ref_a", "human_ref_b", verdicts.coded("labels", {1: 1.0, 0: 0.0})),
+    ),
+    Layout("rated completions", ("completions",), _without_ask(verdicts.completions)),
+    Layout("ranked answers", ("answers",), _without_ask(verdicts.ranked_answers)),
+    *(
+        Layout("labelled pairs", (one, two, name), _labelled(one, two, name))
+        for one, two in TWO_RESPONSES
+        for name in VERDICT_COLUMNS
+    ),
+    Layout(
+        "LLaMA-Factory preferences",
+        ("instruction", "output"),
+        _without_ask(verdicts.two_outputs),
+    ),
+)
+"""The first that fits is used."""

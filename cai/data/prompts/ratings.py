@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from cai.data.conversation import Conversation
-from cai.data.prompts.extraction import checked_text, prompt_of, turns_of, until_user
-from cai.data.prompts.record import Record
+from cai.data.prompts.extraction import prompt_of, with_earlier_turns
+from cai.data.prompts.record import Record, say_what_was_read
 from cai.data.prompts.splitting import draw_limit
+from cai.data.prompts.turns import checked_text, turns_of, until_user
 from cai.data.records import HIGHEST, LOWEST, RatedRow, content_hash
 from cai.errors import CaiError
 from cai.settings import SourceSettings
@@ -28,11 +29,13 @@ def rated_rows(records: Iterable[Record], source: SourceSettings, seed: int) -> 
     Raises:
         CaiError: A record has no conversation or no such rating.
     """
-    rows = {row.key: row for row in map(_rated, records)}
+    records = list(records)
+    rows = {row.key: row for row in (_rated(record, source.column) for record in records)}
+    say_what_was_read(source.path, records, ["rated conversations"])
     return draw_limit(list(rows.values()), source.limit, seed)
 
 
-def _rated(record: Record) -> RatedRow:
+def _rated(record: Record, column: str | None) -> RatedRow:
     value = record.get("rating")
     try:
         rating = float(cast("Any", value))
@@ -43,7 +46,7 @@ def _rated(record: Record) -> RatedRow:
             f"{record.where}: `rating` is {value!r:.40}; it must be a number from 0 (harmless) to "
             "4. Rescale it, or remove the row."
         )
-    messages, response = _conversation(record)
+    messages, response = _conversation(record, column)
     return RatedRow(
         key=content_hash("rated", messages, response, rating),
         messages=messages,
@@ -52,14 +55,15 @@ def _rated(record: Record) -> RatedRow:
     )
 
 
-def _conversation(record: Record) -> tuple[Conversation, str]:
+def _conversation(record: Record, column: str | None) -> tuple[Conversation, str]:
     if record.has("response"):
-        messages = prompt_of(record)
+        messages = prompt_of(record, column)
         response = checked_text(record.get("response"), "response", record.where)
     else:
-        name = next((n for n in ("transcript", "messages", "conversation") if record.has(n)), None)
+        usual = ("transcript", "messages", "conversation", "conversations")
+        name = column or next((n for n in usual if record.has(n)), None)
         turns = turns_of(record.get(name), name, record.where) if name else []
-        messages = until_user(turns, record.where)
+        messages = until_user(with_earlier_turns(record, turns), record.where)
         response = turns[-1].content if turns and turns[-1].role == "assistant" else ""
     if messages is None or not response:
         raise CaiError(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from cai.data.prompts.comparisons import comparison_rows
-from cai.data.prompts.extraction import prompt_row
+from cai.data.prompts.extraction import layout_name, prompt_row
 from cai.data.prompts.files import find_file, read_file
 from cai.data.prompts.ratings import rated_rows
-from cai.data.prompts.record import Record
+from cai.data.prompts.record import Record, say_what_was_read
+from cai.data.prompts.trees import with_threads
 from cai.data.records import ComparisonRow, Kind, PromptRow, RatedRow
 from cai.errors import CaiError
 from cai.settings import SourceSettings
@@ -61,7 +62,10 @@ class Reader(ABC):
         With `own_split` these are at most `source.limit`, drawn with the seed. Otherwise they are
         all, under the hash of their messages: `load_prompts` draws the limit, and splits them.
         """
-        rows = [prompt_row(record, self.source, kind) for record in self.records()]
+        records = with_threads(self.records())
+        rows = [prompt_row(record, self.source, kind) for record in records]
+        layouts = [layout_name(record, self.source.column) for record in records]
+        say_what_was_read(self.source.path, records, layouts)
         if not any(rows):
             raise CaiError(
                 f"{self.source.path} holds no prompt: all of its {len(rows)} rows are blank. "
@@ -197,7 +201,7 @@ def read_records(path: str) -> list[Record]:
     Raises:
         CaiError: It cannot be found or read, or it holds no rows.
     """
-    return reader_of(SourceSettings(path=path), Path()).records()
+    return with_threads(reader_of(SourceSettings(path=path), Path()).records())
 
 
 def fingerprints(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
 
 PROMPT_COLUMNS = (
     "prompt",
@@ -28,12 +31,16 @@ class Record:
     """A row as its file has it.
 
     Attributes:
-        fields: Column names, in lower case too, to values.
+        fields: Column names to values.
         where: File and line (or row), for messages.
+        form: The format of its file in words, for messages.
+        used: The columns that have been read, in lower case.
     """
 
     fields: Mapping[str, object]
     where: str
+    form: str = "rows"
+    used: set[str] = field(default_factory=set[str], compare=False, repr=False)
 
     @classmethod
     def of(cls, value: object, where: str) -> Record:
@@ -43,9 +50,14 @@ class Record:
         return cls({"messages" if isinstance(value, list) else "prompt": value}, where)
 
     def get(self, name: str) -> object:
-        """Return the value of a column whatever its case, or None."""
+        """Return the value of a column whatever its case, or None; it counts as used."""
+        self.used.add(name.lower())
         if name in self.fields:
             return self.fields[name]
+        return next((v for k, v in self.fields.items() if k.lower() == name.lower()), None)
+
+    def peek(self, name: str) -> object:
+        """Return what `get` does, without counting it as used."""
         return next((v for k, v in self.fields.items() if k.lower() == name.lower()), None)
 
     def has(self, *names: str) -> bool:
@@ -58,3 +70,32 @@ class Record:
 
     def _lower(self) -> Iterator[str]:
         return (name.lower() for name in self.fields)
+
+
+def say_what_was_read(path: str, records: Sequence[Record], layouts: Sequence[str]) -> None:
+    """Say in one line how a source was read, and name each column that was not used.
+
+    Args:
+        path: The source.
+        records: All of its rows, after they were read.
+        layouts: The names of the layouts that they had.
+    """
+    columns = list(dict.fromkeys(name for record in records for name in record.fields))
+    used = {name for record in records for name in record.used}
+    unused = [name for name in columns if name.lower() not in used]
+    kinds = " and ".join(dict.fromkeys(layouts)) or "rows"
+    log.warning(
+        "%s: read as %s of %s, %d row%s, columns %s%s.",
+        path,
+        records[0].form,
+        kinds,
+        len(records),
+        "" if len(records) == 1 else "s",
+        _named([name for name in columns if name not in unused]),
+        f"; not used: {_named(unused)}" if unused else "",
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = [f"`{name}`" for name in names[:30]]
+    return ", ".join(shown) + (f" and {len(names) - 30} more" if len(names) > 30 else "")

@@ -15,9 +15,14 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "ai": "assistant",
+    "chatbot": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
     "bot": "assistant",
     "model": "assistant",
     "system": "system",
+    "developer": "system",
 }
 """Names of roles in the wild, in lower case."""
 
