@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cai.engines import ScoreRequest as ScoreRequest
     from cai.engines.opening import open_engine as open_engine
     from cai.errors import CaiError as CaiError
+    from cai.pipeline.context import Run as Run
     from cai.pipeline.load import load_pipeline as load_pipeline
     from cai.pipeline.runner import run_pipeline as run_pipeline
     from cai.ppo.train import PPO as PPO
@@ -48,6 +49,7 @@ _PUBLIC = {
     "ScoreRequest": "cai.engines",
     "open_engine": "cai.engines.opening",
     "CaiError": "cai.errors",
+    "Run": "cai.pipeline.context",
     "load_pipeline": "cai.pipeline.load",
     "run_pipeline": "cai.pipeline.runner",
     "PPO": "cai.ppo.train",

@@ -12,7 +12,7 @@ import typer
 
 from cai.constitution.document import read_document
 from cai.errors import CaiError
-from cai.pipeline.load import validated
+from cai.pipeline.validation import validated
 from cai.settings import CompareSettings, ModelSettings
 
 T = TypeVar("T")

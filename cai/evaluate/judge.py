@@ -41,8 +41,8 @@ MATCH: dict[Kind, str] = {
 }
 """What a match on a prompt of each kind is about: harmless Elo, and helpful Elo."""
 
-_SAMPLE = "One line\n(A) another\n\nHuman: a third"
-"""Shows how a question writes what is judged."""
+_SAMPLE = "(B) One line\n(A) another\n\nHuman: a third"
+"""Shows how a question writes what is judged, also where its first line looks like an option."""
 
 RATINGS = tuple(f" {value}" for value in range(5))
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from rich.console import Console
+
 from cai.constitution import Constitution
 from cai.pipeline.progress import Progress
-from cai.pipeline.stage import BASE, FEEDBACK, GIVEN, HELPFUL, POLICY, Placed, Source
+from cai.pipeline.stage import BASE, FEEDBACK, GIVEN, HELPFUL, POLICY, Placed
 from cai.settings import ModelSettings, PipelineSettings, StageSettings
 
 S = TypeVar("S", bound=StageSettings)
@@ -60,12 +62,12 @@ class Run:
     Attributes:
         pipeline: What is run.
         folder: The run folder.
-        progress: Where to say how far things are.
+        progress: Where to say how far things are; the terminal if left out.
     """
 
     pipeline: Pipeline
     folder: Path
-    progress: Progress
+    progress: Progress = field(default_factory=lambda: Progress(Console()))
     _models: KnownModels = field(default_factory=KnownModels)
 
     @property
@@ -179,20 +181,21 @@ class Context(Generic[S]):
         return self.run.pipeline.settings.models.fallback
 
     @property
-    def policy(self) -> Source:
-        """The policy that it asks or starts from."""
+    def policy_name(self) -> str:
+        """The name of the one policy that it asks or starts from (`sl-cai`)."""
         (found,) = self.placed.sources[POLICY]
-        return found
+        return found.name
+
+    @property
+    def policy(self) -> ModelSettings:
+        """The one policy that it asks or starts from."""
+        return self.run.models[self.policy_name]
 
     @property
     def policies(self) -> dict[str, ModelSettings]:
         """The policies that it reads, by name."""
         models = self.run.models
         return {source.name: models[source.name] for source in self.placed.sources[POLICY]}
-
-    def model(self) -> ModelSettings:
-        """Return the policy that it asks or starts from."""
-        return self.run.models[self.policy.name]
 
     def folders(self, kind: str) -> dict[str, Path]:
         """Return the folders of the stages that make what it reads of a kind, by what is made."""

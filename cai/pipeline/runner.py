@@ -53,7 +53,7 @@ def plan(run: Run) -> list[Verdict]:
     for placed in run.stages:
         upstream = [name for name in placed.upstream if name in stale]
         # What an upstream stage will make is not known yet, so its hash cannot be compared.
-        reasons = [f"{name} will run" for name in upstream] or _reasons(run.context(placed))
+        reasons = [f"{', '.join(upstream)} will run"] if upstream else _reasons(run.context(placed))
         if reasons:
             stale.add(placed.name)
         verdicts.append(Verdict(placed.name, tuple(reasons)))

@@ -22,7 +22,7 @@ def train_model(context: Context[Any], train: str, data: Path) -> dict[str, Any]
         context.settings,
         stage=context.name,
         data=data,
-        base=context.model(),
+        base=context.policy,
         out=context.folder / "model",
         seed=context.seed,
         log_dir=context.log_dir,

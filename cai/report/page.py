@@ -21,7 +21,7 @@ from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compar
 from cai.report.curves import GUARD, SHARES, drawn
 from cai.report.effects import MEASURES, SIDE_NAMES, show_measure, side_effects
 from cai.report.facts import Comparison, PPOFacts, Report, RoundFacts, StageFacts
-from cai.report.figures import elo_figure, harmfulness_figure, missing
+from cai.report.figures import elo_figure, harmfulness_figure, lineages, missing
 from cai.report.headline import asked, cautions, compared, headline
 from cai.report.wording import (
     HUNDREDTHS,
@@ -104,6 +104,7 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
         asked=asked(report),
         cautions=cautions(report),
         models=report.models,
+        one_line=len(lineages(report.measures, list(evaluation))) == 1,
         glance=_glance(evaluation),
         side_effects=side_effects(report),
         stacks=_label_stacks(evaluation),

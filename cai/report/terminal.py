@@ -39,12 +39,12 @@ def results_table(
         ]
         for side, names in SIDES.items()
     }
-    table = Table(title=title, title_justify="left")
-    table.add_column("", overflow="fold")
+    table = Table(title=title, title_justify="left", collapse_padding=True)
+    table.add_column("", overflow="fold", no_wrap=True)
     if len(evaluation) > MOST_COLUMNS:
         shown = [rate for rates in measured.values() for rate in rates]
         for rate in shown:
-            table.add_column(RATES[rate], justify="right")
+            table.add_column(RATES[rate], justify="right", overflow="fold")
         for model, own in evaluation.items():
             cells = [str(show(own.get(rate))) for rate in shown]
             table.add_row(Text(visible(model)), *cells)

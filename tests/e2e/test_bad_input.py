@@ -33,7 +33,7 @@ def test_a_pipeline_that_is_not_there():
 def test_a_wrong_command_line_is_status_2():
     fails("run", status=2)
     fails("frobnicate", status=2)
-    fails("export", "run", "sft", "--out", "x", status=2)
+    fails("export", "run", "--out", "x", status=2)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,14 @@ def test_what_cannot_be_placed_is_said_with_its_line(tmp_path, text, said):
         placed(tmp_path, text)
 
 
+def test_null_removes_a_section_whatever_its_name(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(HEAD + "revise: {}\nmore: {stage: sft}\n")
+    assert "more" not in load_pipeline(path, ["more=null"]).settings.sections
+    with pytest.raises(CaiError, match="`mroe` is unknown"):
+        load_pipeline(path, ["mroe=null"])
+
+
 def test_a_pipeline_without_a_stage_is_refused():
     data = {key: value for key, value in SMALLEST.items() if key != "prompts"}
     with pytest.raises(CaiError, match="has no stage"):

@@ -86,7 +86,7 @@ def _run(context: Context[CompareSettings]) -> dict[str, Any]:
 
 def _check(context: Context[CompareSettings]) -> None:
     """Refuse a constitution that has not the principles asked for, and engines not installed."""
-    check_engines(context.model(), context.helpful, context.feedback, context.fallback)
+    check_engines(context.policy, context.helpful, context.feedback, context.fallback)
     form, wanted = _form(context), context.settings.principles
     name, there = context.constitution.name, len(form.principles(context.constitution))
     if not there:
@@ -139,8 +139,8 @@ def _gate(context: Context[CompareSettings], engines: Engines) -> dict[str, Any]
 
 def _make_pairs(context: Context[CompareSettings], engines: Engines) -> RowsResult[PairRow]:
     settings = context.settings
-    responder = compare.Responder(settings, context.seed, (context.policy.name, HELPFUL))
-    policy, helpful = engines[context.model()], engines[context.helpful]
+    responder = compare.Responder(settings, context.seed, (context.policy_name, HELPFUL))
+    policy, helpful = engines[context.policy], engines[context.helpful]
     prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
     return make_rows(
         context,

@@ -95,7 +95,7 @@ class PPOJob(Job, frozen=True):
 def _run(context: Context[PPOSettings]) -> dict[str, Any]:
     settings, independent = context.settings, _independent(context)
     job = PPOJob(
-        policy=context.model(),
+        policy=context.policy,
         preference_model=context.source(PREFERENCE_MODEL) / "model",
         independent=Path(independent.path) if independent else None,
         settings=settings,

@@ -38,7 +38,7 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
     reviser = revise.Reviser(context.constitution, context.settings, context.seed)
     prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
     with Engines(context) as engines:
-        engine = engines[context.model()]
+        engine = engines[context.policy]
         result = make_rows(
             context,
             engines,
@@ -55,7 +55,7 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
 
 def _check(context: Context[ReviseSettings]) -> None:
     """Refuse a constitution to draw nothing from, and an engine that is not installed."""
-    check_engines(context.model())
+    check_engines(context.policy)
     if context.settings.rounds and not context.constitution.supervised:
         raise CaiError(
             f"The constitution {context.constitution.name} has no principle with `critique` and "
