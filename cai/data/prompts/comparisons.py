@@ -36,7 +36,7 @@ def comparison_rows(
     thought = 0
     for record in records:
         judged = judged_pair(record)
-        pair = _without_thinking(judged, record.where)
+        pair = _without_thinking(judged)
         thought += pair is not judged
         row = _row(pair, seed)
         rows.setdefault(row.key, row)
@@ -85,7 +85,7 @@ def exclude_held_out(
     return kept
 
 
-def _without_thinking(pair: Judged, where: str) -> Judged:
+def _without_thinking(pair: Judged) -> Judged:
     """Remove thinking blocks; a comparison that is nothing without them becomes a state."""
     stripped = [strip_thinking(text) for text in pair.responses]
     if stripped == [text.strip() for text in pair.responses]:
@@ -94,10 +94,10 @@ def _without_thinking(pair: Judged, where: str) -> Judged:
     if pair.state != "ok":
         return pair
     if not all(stripped):
-        error = f"{where}: response {stripped.index('') + 1} has thinking and no answer"
+        error = f"response {stripped.index('') + 1} has thinking and no answer"
         return replace(pair, label=None, state="unparsed", error=error)
     if stripped[0] == stripped[1]:
-        error = f"{where}: the two responses are identical but for their thinking"
+        error = "the two responses are identical but for their thinking"
         return replace(pair, label=None, state="tie", error=error)
     return pair
 
