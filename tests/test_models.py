@@ -191,6 +191,45 @@ def test_a_tokenizer_without_template_is_told_of_transcripts(tiny):
         load_chat_format(at(tiny("gpt2")))
 
 
+def remote_model(folder):
+    """Make the folder a model of code of its own, which leaves a trace when it is run."""
+    code = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+    (folder / "modeling_own.py").write_text(code)
+    names = {"AutoConfig": "modeling_own.Own", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    edit_json(folder / "config.json", model_type="own", auto_map=names)
+
+
+def remote_tokenizer(folder):
+    names = {"AutoTokenizer": ["modeling_own.OwnTokenizer", None]}
+    file = folder / "tokenizer_config.json"
+    edit_json(file, tokenizer_class="OwnTokenizer", auto_map=names)
+
+
+@pytest.mark.parametrize("make_remote", [remote_model, remote_tokenizer])
+def test_code_in_a_model_folder_is_refused_in_one_sentence(folder, monkeypatch, make_remote):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    make_remote(folder)
+    for load in (load_tokenizer, load_causal_lm, load_chat_format, fingerprint_model):
+        with pytest.raises(CaiError) as caught:
+            load(at(folder))
+        said = str(caught.value)
+        assert "auto_map" in said
+        assert said.count(". ") == 0
+    assert not list(folder.glob("*.ran"))
+
+
+def test_code_for_an_architecture_that_transformers_has_is_not_needed(folder):
+    names = {"AutoConfig": "modeling_own.Own", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    edit_json(folder / "config.json", auto_map=names)
+    assert load_causal_lm(at(folder), device="cpu")
+
+
+def test_a_fingerprint_names_how_conversations_become_ids(folder, monkeypatch):
+    first = fingerprint_model(at(folder))
+    monkeypatch.setattr("cai.models.loading.CHAT_FORMAT", "another")
+    assert fingerprint_model(at(folder)) != first
+
+
 def test_a_fingerprint_names_the_contents(folder, tmp_path):
     first = fingerprint_model(at(folder))
     assert fingerprint_model(at(copy_of(folder, tmp_path / "elsewhere"))) == first

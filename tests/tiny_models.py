@@ -6,6 +6,8 @@
   switched off; no BOS; pad differs from EOS.
 - gemma: no system role and strict alternation (both raise); `<end_of_turn>` is not EOS; BOS;
   sliding-window attention in every other layer.
+- qwen3_thinking, deepseek_r1: their generation prompts open a thinking block; answers are written
+  after an empty one, or without any. The second one writes today's date.
 - gpt2: a base model: no chat template, one token for BOS and EOS, no pad, learned positions.
 """
 
@@ -33,8 +35,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-Family = Literal["llama", "qwen3", "gemma", "gpt2"]
+Family = Literal["llama", "qwen3", "gemma", "gpt2", "qwen3_thinking", "deepseek_r1"]
 FAMILIES: tuple[Family, ...] = ("llama", "qwen3", "gemma", "gpt2")
+THINKING_FAMILIES: tuple[Family, ...] = ("qwen3_thinking", "deepseek_r1")
+"""Models like those of qwen3 and llama, whose templates are of interest alone."""
 CONTEXT = 2048
 
 _CORPUS = (
@@ -65,6 +69,18 @@ _QWEN3 = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
     "{% endif %}{% endif %}"
+)
+_QWEN3_THINKING = (
+    _QWEN3.partition("{% if add_generation_prompt %}")[0]
+    + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+_DEEPSEEK_R1 = (
+    "{{ bos_token }}Today is {{ strftime_now('%d %B %Y') }}.\n{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}{% endif %}"
+    "{% if message['role'] == 'user' %}<|User|>{{ message['content'] }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}"
+    "<|Assistant|>{{ message['content'].split('</think>')[-1] }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
 )
 _GEMMA = (
     "{{ bos_token }}{% for message in messages %}"
@@ -151,6 +167,26 @@ _FAMILIES: dict[Family, _Family] = {
         generation_eos=("<|im_end|>", "<|endoftext|>"),
         adds_bos=False,
         model=_qwen3,
+    ),
+    "qwen3_thinking": _Family(
+        specials=("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+        eos="<|im_end|>",
+        bos=None,
+        pad="<|endoftext|>",
+        template=_QWEN3_THINKING,
+        generation_eos=("<|im_end|>", "<|endoftext|>"),
+        adds_bos=False,
+        model=_qwen3,
+    ),
+    "deepseek_r1": _Family(
+        specials=("<|begin|>", "<|end|>", "<|User|>", "<|Assistant|>", "<think>", "</think>"),
+        eos="<|end|>",
+        bos="<|begin|>",
+        pad="<|end|>",
+        template=_DEEPSEEK_R1,
+        generation_eos=("<|end|>",),
+        adds_bos=True,
+        model=_llama,
     ),
     "gemma": _Family(
         specials=("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),

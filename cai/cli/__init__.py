@@ -203,7 +203,8 @@ def _export(
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     file_format: Annotated[
-        str, typer.Option("--format", help="`jsonl` (all rows), `parquet` or `trl` (trainable).")
+        str,
+        typer.Option("--format", help="`jsonl` (all rows), `parquet` (trainable ones), or `trl`."),
     ] = "jsonl",
 ) -> None:
     """Write the data set of a stage to a file."""

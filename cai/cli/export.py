@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from cai.data.store import write_atomically, writing
+from cai.data.tables import is_even, plain_rows
 from cai.errors import CaiError
 from cai.pipeline.load import read_resolved
 from cai.pipeline.method import stages_by_name
@@ -17,29 +22,40 @@ FILES = {"jsonl": "rows.jsonl", "parquet": "train.parquet", "trl": "train.parque
 
 
 def export_command(run_folder: Path, stage: str, *, out: Path, file_format: str) -> None:
-    """Write a stage's rows (`jsonl`), or its trainable rows (`parquet`, or `trl` as JSON Lines)."""
+    """Write a stage's rows (`jsonl`), or its trainable rows (`parquet`, or `trl` as JSON Lines).
+
+    What is left out is counted and said. `trl` is for trainers that read texts alone, so it lacks
+    pairs of which neither response is the better one, and completions that were cut off.
+    """
     stages = data_sets(read_resolved(run_folder))
     if stage not in stages:
         use = f"use {' or '.join(stages)}" if stages else f"{run_folder} has no stage that does"
         raise typer.BadParameter(f"{stage!r} makes no data set; {use}")
     if file_format not in FILES:
         raise typer.BadParameter(f"unknown format {file_format!r}; use {', '.join(FILES)}")
-    source = run_folder / stage / FILES[file_format]
-    if not source.exists():
-        raise CaiError(
-            f"{source} does not exist: `{stage}` has not finished in {run_folder}. Run the "
-            "pipeline, then export again."
-        )
-    if file_format == "trl":
+    source = _finished(run_folder, stage, FILES[file_format])
+    trainable: list[dict[str, Any]] = []
+    remarks: list[str] = []
+    if file_format != "jsonl":
         import pyarrow.parquet as pq
 
-        rows = pq.read_table(source).to_pylist()
+        trainable = pq.read_table(source).to_pylist()
+        remarks = _not_trainable(_finished(run_folder, stage, FILES["jsonl"]), trainable)
+    if file_format == "trl":
+        rows, left_out = plain_rows(trainable)
+        remarks += [f"Left out: {count} {reason}." for reason, count in left_out.items()]
         write_atomically(out, [_json_line(row) for row in rows])
     else:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, out)
-    typer.echo(f"Wrote {out}")
+    if file_format == "parquet" and (even := sum(map(is_even, trainable))):
+        remarks.append(
+            f"{even} pairs have chosen_probability 0.5: neither response is the better one. "
+            "`--format trl` leaves them out, for trainers that do not read that column."
+        )
+    for line in (f"Wrote {out}", *remarks):
+        typer.echo(line)
 
 
 def data_sets(settings: PipelineSettings) -> list[str]:
@@ -52,7 +68,26 @@ def data_sets(settings: PipelineSettings) -> list[str]:
     ]
 
 
-def _json_line(row: dict[str, object]) -> bytes:
-    import json
+def _finished(run_folder: Path, stage: str, name: str) -> Path:
+    file = run_folder / stage / name
+    if not file.exists():
+        raise CaiError(
+            f"{file} does not exist: `{stage}` has not finished in {run_folder}. Run the "
+            "pipeline, then export again."
+        )
+    return file
 
+
+def _not_trainable(file: Path, trainable: Collection[dict[str, Any]]) -> list[str]:
+    """Say how many of a stage's rows have nothing to train on, by state."""
+    keys = {row["key"] for row in trainable}
+    rows = [json.loads(line) for line in file.read_bytes().splitlines()]
+    states = Counter(row.get("state", "ok") for row in rows if row["key"] not in keys)
+    if not states:
+        return []
+    counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    return [f"Left out: {states.total()} of {len(rows)} rows, by state: {counts}."]
+
+
+def _json_line(row: dict[str, object]) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"

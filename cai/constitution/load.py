@@ -69,7 +69,8 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
     """
     if isinstance(ref, str) and ref in shipped_constitutions():
         return shipped_folder() / f"{ref}.yaml"
-    path = Path(ref) if folder is None else folder / ref
+    path = Path(ref).expanduser()
+    path = path if folder is None else folder / path
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.glob("*.yaml"))) or "no YAML file"
         raise CaiError(

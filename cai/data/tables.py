@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,38 @@ COMPARISON_COLUMNS: Columns = {
     "chosen_probability": "float",
 }
 """One row per labelled pair; `chosen_probability` lies in [0.5, 1]."""
+
+
+_EVEN = 1e-9
+
+
+def plain_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Leave out rows that mean something else to trainers that read texts alone.
+
+    To them every pair has a better response, and every completion ends where it stops.
+
+    Args:
+        rows: Rows of `SFT_COLUMNS` or `COMPARISON_COLUMNS`.
+
+    Returns:
+        The other rows, and how many were left out, by reason.
+    """
+    kept: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        if is_even(row):
+            left_out["pairs at chosen_probability 0.5"] += 1
+        elif row.get("ended") is False:
+            left_out["completions that the token limit cut off"] += 1
+        else:
+            kept.append(row)
+    return kept, left_out
+
+
+def is_even(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is a pair of which neither response is the better one."""
+    probability = row.get("chosen_probability")
+    return probability is not None and probability - 0.5 < _EVEN
 
 
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], columns: Columns) -> None:

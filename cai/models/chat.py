@@ -7,15 +7,20 @@ What people and models write is text and nothing else. A message that spells out
 ("<|eot_id|>") does not end its turn: templates are rendered with marks in place of the contents,
 and a control token is only read as one where the template itself wrote it. In a transcript no line
 of a message, a prefill or a completion begins another turn (`cai.data.conversation.one_turn`).
+
+An answer stands where the template writes answers. Thinking is switched off: where a generation
+prompt opens a thinking block, what the template writes before an answer takes its place.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Protocol, cast
+from itertools import takewhile
+from typing import Any, cast
 
 from jinja2.exceptions import TemplateError
 
@@ -30,6 +35,7 @@ from cai.data.conversation import (
     user,
 )
 from cai.errors import CaiError
+from cai.models.tokens import Tokenizer, control_tokens
 
 TRANSCRIPT_TEMPLATE = (
     "{% set speakers = {'system': 'System', 'user': 'Human', 'assistant': 'Assistant'} %}"
@@ -40,55 +46,14 @@ TRANSCRIPT_TEMPLATE = (
 )
 """The chat template of base models: "Human: … Assistant: …", with other speakers by label."""
 
+TEMPLATE_DATE = datetime(2026, 1, 1, tzinfo=UTC)
+"""What templates that write today's date get: rows must not depend on the day they are made."""
+
+CHAT_FORMAT = f"2 {TEMPLATE_DATE:%Y-%m-%d}"
+"""Names how conversations become ids, for fingerprints: a new number for any change of the ids."""
+
+_THINKING_TAG = r"<(/?)(?:think|thinking|thought|reasoning)>\s*\Z"
 _MARK = re.compile(r"@@content-(\d+)@@")
-
-_MARKUP = re.compile(r"<.+>|\[.+\]", re.DOTALL)
-_HTML = re.compile(
-    r"</?(?:a|b|blockquote|body|br|caption|code|div|em|footer|h[1-6]|head|header|hr|html|i|iframe"
-    r"|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
-)
-_PLAIN = re.compile(r"[\w\s\u2581]*")
-
-
-class _AddedToken(Protocol):
-    content: str
-    special: bool
-
-
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that is used here."""
-
-    chat_template: str | None
-    eos_token_id: int | None
-    bos_token_id: int | None
-    pad_token_id: int | None
-    added_tokens_decoder: Mapping[int, _AddedToken]
-
-    def __len__(self) -> int:
-        """Count the tokens, added ones included."""
-        ...
-
-    def __call__(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> Any:  # noqa: ANN401
-        """Tokenise."""
-        ...
-
-    def apply_chat_template(
-        self,
-        conversation: list[dict[str, Any]],
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
-        """Render."""
-        ...
-
-    def decode(
-        self,
-        token_ids: Sequence[int],
-        *,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-    ) -> str:
-        """Turn ids into text."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -104,6 +69,22 @@ class _Written:
     def content(self, text: str) -> _Written:
         span = (len(self.text), len(self.text) + len(text))
         return _Written(self.text + text, (*self.foreign, span))
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """How answers are opened.
+
+    Attributes:
+        instead_of: The end of the generation prompt that is not what stands before answers.
+        written: What the template writes in its place.
+        lead: What the template writes between the generation prompt and the answer (a blank in
+            transcripts).
+    """
+
+    instead_of: str = ""
+    written: str = ""
+    lead: str = ""
 
 
 def use_transcripts(tokenizer: Any) -> None:  # noqa: ANN401 (any transformers tokenizer)
@@ -173,12 +154,13 @@ class ChatFormat:
         """
         written = self._write(prompt.messages, prompt.speaker)
         if prompt.prefill:
-            written = written.template(self._lead).content(self._foreign(prompt.prefill))
+            written = written.template(self._opening.lead)
+            written = written.content(self._foreign(prompt.prefill))
         return self._one_bos(self._read(written))
 
     def completion_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the ids of an answer as it follows `prompt_ids`, ended by the turn end."""
-        ids = self._read_on(_Written(self._lead).content(self._foreign(text)))
+        ids = self._read_on(_Written(self._opening.lead).content(self._foreign(text)))
         return [*ids, self.turn_end] if end else ids
 
     def option_ids(self, option: str) -> list[int]:
@@ -203,12 +185,20 @@ class ChatFormat:
         return text[: min(ends, default=len(text))].strip()
 
     @cached_property
-    def _lead(self) -> str:
-        """What stands between the generation prompt and the answer (a blank in transcripts)."""
+    def _opening(self) -> _Opening:
+        """Compare the generation prompt with what the template writes before an answer."""
         opening, _ = self._render(user(""))
         answered, _ = self._render(_ANSWERED, answer=False)
         before = answered[: _last_mark(answered).start()]
-        return before[len(opening) :] if before.startswith(opening) else ""
+        tag = re.search(_THINKING_TAG, opening, re.IGNORECASE)
+        if before.startswith(opening) and (tag is None or tag[1]):
+            return _Opening(lead=before[len(opening) :])
+        if tag is not None and tag[1]:
+            # Thinking is closed in the prompt, and answers are written without a block.
+            return _Opening()
+        same = (one == other for one, other in zip(opening, before, strict=False))
+        shared = len(list(takewhile(bool, same)))
+        return _Opening(instead_of=opening[shared:], written=before[shared:])
 
     def _turn_end(self) -> int | None:
         """Return the control token that the template writes after an assistant's turn, if any."""
@@ -218,27 +208,7 @@ class ChatFormat:
 
     @cached_property
     def _control(self) -> re.Pattern[str] | None:
-        """Finds what the tokenizer would read as a control token.
-
-        Those are special tokens, stop tokens, and the added tokens that a model is taught a meaning
-        of, which tokenizers often do not call special ("<think>", "<tool_call>"): what the chat
-        template mentions, and all that looks like markup. Ordinary text that has tokens of its own
-        (runs of blanks, words, HTML) stays whole, as the model has always read it.
-        """
-        added = self.tokenizer.added_tokens_decoder
-        texts = {
-            token.content
-            for index, token in added.items()
-            if len(token.content) > 1
-            and (token.special or index in self.stop_ids or self._has_meaning(token.content))
-        }
-        longest_first = sorted(texts, key=lambda text: (-len(text), text))
-        return re.compile("|".join(map(re.escape, longest_first))) if texts else None
-
-    def _has_meaning(self, token: str) -> bool:
-        if _MARKUP.fullmatch(token) and not _HTML.fullmatch(token):
-            return True
-        return token in str(self.tokenizer.chat_template) and not _PLAIN.fullmatch(token)
+        return control_tokens(self.tokenizer, self.stop_ids)
 
     def _write(self, messages: Conversation, speaker: str) -> _Written:
         """Write a conversation up to the opening of the answer."""
@@ -249,7 +219,14 @@ class ChatFormat:
             written = written.template(skeleton[position : mark.start()])
             written = written.content(form[int(mark[1])].content.strip())
             position = mark.end()
-        return written.template(skeleton[position:])
+        end, opening = skeleton[position:], self._opening
+        if not end.endswith(opening.instead_of):
+            raise CaiError(
+                "The model's chat template opens the answer to this conversation in a way of its "
+                f"own ({end[-80:]!r}), so that where answers stand is unknown. Use another model, "
+                "or `format: transcript` for a base model."
+            )
+        return written.template(end.removesuffix(opening.instead_of) + opening.written)
 
     def _render(
         self, messages: Conversation, *, speaker: str = SPEAKERS["assistant"], answer: bool = True
@@ -270,6 +247,7 @@ class ChatFormat:
                     tokenize=False,
                     add_generation_prompt=answer,
                     enable_thinking=False,
+                    strftime_now=TEMPLATE_DATE.strftime,
                     speaker=speaker,
                 )
             except (TemplateError, ValueError, TypeError) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cai.errors import CaiError
-from cai.models.chat import ChatFormat, use_transcripts
+from cai.models.chat import CHAT_FORMAT, ChatFormat, use_transcripts
 from cai.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
     folder = model_folder(settings)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception on files it cannot read
         raise CaiError(
             f"The tokenizer in {folder} cannot be loaded ({_first_line(error)}). Save it again "
@@ -139,9 +139,14 @@ def load_causal_lm(
     target, dtype = device_and_dtype(settings, device)
     logging.disable_progress_bar()
     try:
-        config = without_dropout(AutoConfig.from_pretrained(folder))
+        config = without_dropout(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, use_safetensors=True
+            folder,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # whatever transformers meets in a foreign folder
         raise CaiError(
@@ -179,6 +184,8 @@ def adapter_folder(settings: ModelSettings) -> Path:
 def fingerprint_model(settings: ModelSettings) -> str:
     """Name the contents of a model: config, tokenizer, chat template, format and weights.
 
+    So does the version of our own way from messages to ids, with the date that templates are told.
+
     An adapter and engine options count as well. Of weights every byte does up to 2 GB; above, 256
     evenly spaced blocks of 1 MB per file do.
 
@@ -190,7 +197,7 @@ def fingerprint_model(settings: ModelSettings) -> str:
     """
     folder = model_folder(settings)
     files = sorted({file for pattern in _LOADED for file in folder.glob(pattern)})
-    named = f"{settings.format}:{_hash_files(_states(files))}"
+    named = f"{CHAT_FORMAT}:{settings.format}:{_hash_files(_states(files))}"
     if settings.adapter is not None:
         adapter = sorted(adapter_folder(settings).glob("adapter_*"))
         named += f":{_hash_files(_states(adapter))}"
@@ -250,10 +257,36 @@ def _check_folder(folder: Path) -> None:
             f"{folder} holds a PEFT adapter, not a model. Merge it into its base model "
             "(`merge_and_unload`) and save the result."
         )
-    _read_json(_required(folder, ("config.json",), "no config.json"))
+    _check_needs_no_code(folder, _read_json(_required(folder, ("config.json",), "no config.json")))
     _required(folder, _VOCABULARIES, "no tokenizer (tokenizer.json or tokenizer.model)")
     for file in _weight_files(folder):
         _check_weights(file)
+
+
+def _check_needs_no_code(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a model or tokenizer that is Python code in its folder (`auto_map`).
+
+    Many folders name such code for old versions of transformers, which has their architecture now.
+    """
+    if "auto_map" in config:
+        from transformers import CONFIG_MAPPING
+
+        if config.get("model_type") not in CONFIG_MAPPING:
+            raise _remote_code_error(folder, "config.json")
+    file = folder / "tokenizer_config.json"
+    tokenizer = _read_json(file) if file.is_file() else {}
+    if "auto_map" in tokenizer and "tokenizer_class" in tokenizer:
+        import transformers
+
+        if not hasattr(transformers, str(tokenizer["tokenizer_class"])):
+            raise _remote_code_error(folder, file.name)
+
+
+def _remote_code_error(folder: Path, name: str) -> CaiError:
+    return CaiError(
+        f"The model in {folder} needs Python code of its own (`auto_map` in {name}), which cai "
+        "never runs: give a model whose architecture and tokenizer transformers has."
+    )
 
 
 def _weight_files(folder: Path) -> list[Path]:

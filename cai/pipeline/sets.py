@@ -45,7 +45,7 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
         ]
         return PromptSet(spec, prompts=tuple(_named(rows[:limit], f"{name}_{rest}")))
     if name == RUN and rest:
-        rows = _prompts_of_run(Path(rest))
+        rows = _prompts_of_run(Path(rest).expanduser())
         held_out = [row for row in rows if row.split == "held_out" and row.state == "ok"]
         if not held_out:
             raise CaiError(f"The run {rest} has no held-out prompts. Raise `prompts.held_out`.")

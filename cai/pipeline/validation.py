@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -75,7 +76,7 @@ def apply_change(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...
     if not equals or not all(keys):
         raise CaiError(f"`{flag} {change}` is not of the form KEY=VALUE.")
     try:
-        value = yaml.safe_load(text)
+        value = _value(text)
     except yaml.YAMLError:
         raise CaiError(f"`{flag} {change}`: the value is not YAML; put it in quotes.") from None
     place: dict[str, Any] = data
@@ -88,6 +89,26 @@ def apply_change(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...
         place = inner
     place[keys[-1]] = value
     return keys
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 (whatever a setting may be)
+    """Read the value of a change: YAML, but a path is one whatever it has in its name.
+
+    In YAML "#" begins a comment, and ": ", "[" and others begin lists and mappings.
+    """
+    path = text.strip()
+    is_there = len(path) > 1 and Path(path).expanduser().exists()
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        if is_there:
+            return path
+        raise
+    if value is None and path.startswith("#"):
+        return path
+    if isinstance(value, str) and " #" in path and path[0] not in "\"'":
+        return path
+    return path if is_there and not isinstance(value, str | int | float | None) else value
 
 
 def explained(

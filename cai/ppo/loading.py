@@ -248,4 +248,4 @@ def _config(model: PolicyLike | Judge) -> Any:  # noqa: ANN401 (any transformers
     if isinstance(model, PreTrainedModel):
         return model.config
     settings = model if isinstance(model, ModelSettings) else ModelSettings(path=str(model))
-    return AutoConfig.from_pretrained(model_folder(settings))
+    return AutoConfig.from_pretrained(model_folder(settings), trust_remote_code=False)

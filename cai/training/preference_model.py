@@ -61,13 +61,13 @@ class PreferenceModel:
         """
         settings = ModelSettings(path=str(path))
         folder = model_folder(settings)
-        config = without_dropout(AutoConfig.from_pretrained(folder))
+        config = without_dropout(AutoConfig.from_pretrained(folder, trust_remote_code=False))
         mean, std = score_constants(folder)
         automatic, dtype = device_and_dtype(settings)
         device = torch.device(device) if device else automatic
         dtype = torch.float32 if device.type == "cpu" else dtype
         model = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, dtype=dtype
+            folder, config=config, dtype=dtype, trust_remote_code=False
         )
         model.score.float()
         return cls(model.to(device).eval(), load_chat_format(settings), mean=mean, std=std)
@@ -147,7 +147,7 @@ def score_constants(folder: Path) -> tuple[float, float]:
     Raises:
         CaiError: The folder holds another kind of model.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     mean, std = (getattr(config, f"cai_score_{name}", None) for name in ("mean", "std"))
     if mean is None or std is None:
         raise CaiError(

@@ -32,10 +32,14 @@ def new_preference_model(base: ModelSettings, *, seed: int) -> PreTrainedModel:
         CaiError: The folder is unusable, or the model cannot carry a score head.
     """
     folder = model_folder(base)
-    config = without_dropout(AutoConfig.from_pretrained(folder, num_labels=1))
+    config = AutoConfig.from_pretrained(folder, num_labels=1, trust_remote_code=False)
     with quiet_transformers():
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
+            folder,
+            config=without_dropout(config),
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     missing = [name for name in report["missing_keys"] if not name.startswith("score.")]
     if missing:

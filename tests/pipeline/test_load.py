@@ -1,5 +1,6 @@
 """Pipeline files: what is read, what is refused, and in which words."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,35 @@ def test_changes_set_nested_values_and_remove_sections(tmp_path):
     assert (ppo.steps, ppo.learning_rate) == (10, 1e-4)
     assert "sft" not in settings.sections
     assert settings.of(PromptsSettings).red_team[0].path == "x.csv"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["#1.txt", "a #2.txt", "a: b.txt", "[x].txt", "{x}.txt", "-x.txt", "a:b.txt", "*x.txt", "- x"],
+)
+def test_a_path_is_one_whatever_it_has_in_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("How?\n")
+    changes = [f"prompts.red_team={name}", f"prompts.helpful=[{json.dumps(name)}, b.txt]"]
+    prompts = load_pipeline(write(tmp_path, MINIMAL), changes).settings.of(PromptsSettings)
+    assert [source.path for source in prompts.red_team] == [name]
+    assert [source.path for source in prompts.helpful] == [name, "b.txt"]
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    principles = "  - {id: kind, critique: Say what is rude., revision: Be kind.}\n"
+    text = f"schema: 1\nname: own\nprinciples:\n{principles}"
+    (tmp_path / "own.yaml").write_text(text)
+    loaded = load_pipeline(write(tmp_path, MINIMAL), ["constitution=~/own.yaml"])
+    assert [principle.id for principle in loaded.constitution.principles] == ["kind"]
+
+
+def test_a_comment_in_a_change_is_no_empty_value(tmp_path):
+    changes = ["prompts.red_team=#gone.txt", "prompts.helpful=a #gone.txt"]
+    prompts = load_pipeline(write(tmp_path, MINIMAL), changes).settings.of(PromptsSettings)
+    assert [source.path for source in prompts.red_team] == ["#gone.txt"]
+    assert [source.path for source in prompts.helpful] == ["a #gone.txt"]
 
 
 def test_a_section_may_be_empty(tmp_path):

@@ -236,3 +236,28 @@ def test_comparisons_of_held_out_prompts_are_left_out(tmp_path, caplog):
         kept = exclude_held_out(load(tmp_path, rows), prompts, 0.8)
     assert [row.messages[0].content for row in kept] == ["what is the time"]
     assert "1 rows of training data answer held-out prompts" in caplog.text
+
+
+THOUGHT = "<think>\nWho asks?\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "state", "responses"),
+    [
+        (f"{THOUGHT}Good", "Bad", "ok", {"Good", "Bad"}),
+        ("Who asks?\n</think>\n\nGood", f"{THOUGHT}Bad", "ok", {"Good", "Bad"}),
+        ("Good", "<think>\nWho", "unparsed", {"Good", ""}),
+        (f"{THOUGHT}Same", "Same", "tie", {"Same"}),
+    ],
+)
+def test_thinking_is_removed_from_responses(tmp_path, caplog, chosen, rejected, state, responses):
+    usable = {"prompt": "Yes?", "chosen": "Yes.", "rejected": "No."}
+    rows = load(tmp_path, [{"prompt": "Hi", "chosen": chosen, "rejected": rejected}, usable])
+    (row,) = (row for row in rows if row.messages == user("Hi"))
+    assert (row.state, set(row.responses)) == (state, responses)
+    assert "thinking was removed from 1 comparisons" in caplog.text
+    if state == "ok":
+        assert better(row) == "Good"
+    else:
+        assert row.label is None
+        assert "thinking" in row.error

@@ -8,10 +8,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import FAMILIES
+from tiny_models import FAMILIES, THINKING_FAMILIES, make_tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 from cai.errors import CaiError
+from cai.models.chat import TEMPLATE_DATE, ChatFormat
 from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
 from cai.training.arguments import training_arguments
@@ -124,6 +125,24 @@ def test_labels_are_on_the_completion_alone_whatever_the_pad_token(base, complet
         assert (batch["labels"][i, real:] == NO_LOSS).all()
         assert (batch["attention_mask"][i, :real] == 1).all()
         assert (batch["attention_mask"][i, real:] == 0).all()
+
+
+@pytest.mark.parametrize("family", THINKING_FAMILIES)
+def test_answers_are_trained_where_a_thinking_template_writes_them(family, completions):
+    chat = ChatFormat(make_tiny_tokenizer(family))
+    data = completions(5)
+    rows, _ = completion_rows(list(read_rows(data, COLUMNS)), data, chat, 10_000)
+    for row, (prompt, answer) in zip(rows, texts_in(data), strict=True):
+        messages = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": answer},
+        ]
+        written = chat.tokenizer.apply_chat_template(
+            messages, tokenize=False, strftime_now=TEMPLATE_DATE.strftime
+        )
+        assert chat.tokenizer.decode(row["input_ids"]) == written.rstrip("\n")
+        labelled = row["labels"][row["labels"] != NO_LOSS]
+        assert chat.tokenizer.decode(labelled) == answer + chat.tokenizer.decode([chat.turn_end])
 
 
 def test_long_rows_are_left_out_and_counted_never_cut(base, completions):
