@@ -18,7 +18,7 @@ from cai.data.records import (
     derive_seed,
 )
 from cai.data.rows import Item
-from cai.engines import Engine, GenerateRequest, PromptTooLong
+from cai.engines import Engine, GenerateRequest, PromptTooLong, Unanswered
 from cai.settings import ReviseSettings
 from cai.templates import critique_prompt, revision_prompt
 
@@ -126,6 +126,8 @@ class Reviser:
             await self._fill(row, item, engine)
         except PromptTooLong as error:
             row.state, row.error = "too_long", str(error)
+        except Unanswered as error:
+            row.state, row.error = error.state, str(error)
         except EmptyAnswer as error:
             row.state, row.error = "unparsed", f"the model said nothing as its {error}"
         return row

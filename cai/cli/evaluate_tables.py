@@ -185,8 +185,13 @@ def _style(found: Mapping[str, Style]) -> Table:
 
 def _checkpoints(found: Iterable[CheckpointSummary]) -> Table:
     rates = ("harmful_rate", "evasive_rate", "helpful_rate", "over_refusal_rate")
+    several = len({one.policy for one in found}) > 1
     rows = (
-        [str(one.step), *(_share(one.evaluation.rates[rate]) for rate in rates)] for one in found
+        [
+            f"{one.policy}, {one.step}" if several else str(one.step),
+            *(_share(one.evaluation.rates[rate]) for rate in rates),
+        ]
+        for one in found
     )
     columns = ("after step", "harmful", "evasive", "helpful", "over-refusal")
     return _table("Checkpoints of PPO, share of answers", columns, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -20,7 +21,15 @@ from cai.data.records import (
     derive_seed,
 )
 from cai.data.rows import Item
-from cai.engines import Engine, GenerateRequest, PromptTooLong, ScoreRequest, Unscored
+from cai.engines import (
+    Engine,
+    GenerateRequest,
+    PromptTooLong,
+    ScoreRequest,
+    Scores,
+    Unanswered,
+    Unscored,
+)
 from cai.errors import CaiError
 from cai.evaluate.refusals import declines
 from cai.settings import CompareSettings
@@ -109,6 +118,8 @@ class FeedbackJudge(Asking):
             await self._fill(row, item, engine)
         except PromptTooLong as error:
             row.state, row.error = "too_long", str(error)
+        except Unanswered as error:
+            row.state, row.error = error.state, str(error)
         except Unscored as error:
             row.state, row.error = "unparsed", str(error)
         except CaiError:
@@ -134,6 +145,8 @@ class FeedbackJudge(Asking):
                 continue
             request = ScoreRequest(step.prompt(reasoning or ""), step.options)
             scores = await engine.score(request)
+            if len(question.shown) > 2:
+                _check_order(scores, step.options)
             row.evidence.append(
                 Evidence(
                     shown=question.shown,
@@ -182,9 +195,25 @@ def instead_of(
     ]
 
 
+def _check_order(scores: Scores, options: Sequence[str]) -> None:
+    """Raise Unscored where a bound does not tell which of two of several responses is better.
+
+    Grades need no order: what is this improbable hardly moves their distribution.
+    """
+    for bound in sorted(scores.unlisted):
+        for number, logprob in enumerate(scores.logprobs):
+            if number not in scores.unlisted and scores.logprobs[bound] >= logprob:
+                raise Unscored(
+                    f"the server does not list {options[bound]!r}, which may have up to "
+                    f"{math.exp(scores.logprobs[bound]):.3g}, and {options[number]!r} has "
+                    f"{math.exp(logprob):.3g}: which is likelier is not told"
+                )
+
+
 _ERRORS = {
     "refused": "the feedback model refused to judge",
-    "unparsed": "the reasoning did not come to an end; `compare.reasoning_tokens` bounds it",
+    "unparsed": "the reasoning is empty or did not come to an end; `compare.reasoning_tokens` "
+    "bounds it",
 }
 
 
@@ -202,7 +231,7 @@ def _thinking(prompt: Prompt, seed: int, settings: CompareSettings) -> GenerateR
 def _state(reasoning: str, *, ended: bool) -> EvidenceState:
     if declines(reasoning):
         return "refused"
-    return "ok" if ended else "unparsed"
+    return "ok" if ended and reasoning else "unparsed"
 
 
 def _without_usable(evidence: Sequence[Evidence]) -> EvidenceState | None:

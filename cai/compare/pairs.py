@@ -15,7 +15,7 @@ from cai.data.records import (
     derive_seed,
 )
 from cai.data.rows import Item
-from cai.engines import Engine, GenerateRequest, PromptTooLong
+from cai.engines import Engine, GenerateRequest, PromptTooLong, Unanswered
 from cai.settings import CompareSettings
 from cai.templates import template_hash
 
@@ -116,6 +116,9 @@ class Responder:
                 )
         except PromptTooLong as error:
             row.state, row.error = "too_long", str(error)
+            return row
+        except Unanswered as error:
+            row.state, row.error = error.state, str(error)
             return row
         row.responses = tuple(samples)
         if not all(sample.text for sample in samples):

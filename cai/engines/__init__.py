@@ -63,11 +63,13 @@ class Scores:
         logprobs: One per option.
         fingerprint: The weights that said it.
         bounded: Some of them are upper bounds: a server lists its likeliest tokens alone.
+        unlisted: Those, by number. All are less likely than the likeliest option.
     """
 
     logprobs: tuple[float, ...]
     fingerprint: str
     bounded: bool = False
+    unlisted: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -104,8 +106,27 @@ class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming 
     """The prompt and the tokens asked for do not fit the model's context; nothing was truncated."""
 
 
+class Unanswered(Exception):  # noqa: N818 (a row's state, not a programming error)
+    """A server gave no answer: a filter or the model refused, or the answer failed halfway."""
+
+    def __init__(self, state: Literal["refused", "failed"], why: str) -> None:
+        """Name the state that the row gets, and why."""
+        super().__init__(why)
+        self.state: Literal["refused", "failed"] = state
+
+
+def nothing_said(completion: Completion) -> str:
+    """Say in words that an answer is empty, and what may be behind it."""
+    if completion.finish == "stop":
+        return "the answer is empty"
+    return (
+        "the answer is empty and was cut off: its tokens went to reasoning, perhaps. Allow more "
+        "tokens, or switch the reasoning off"
+    )
+
+
 class Unscored(Exception):  # noqa: N818 (a row's state, not a programming error)
-    """A server says nothing from which an option's probability could be known."""
+    """Nothing is said from which it could be known which option is likelier."""
 
 
 class Engine(Protocol):
@@ -131,6 +152,7 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLong: The prompt and `max_tokens` exceed the model's context.
+            Unanswered: A server gave no answer.
         """
         ...
 
@@ -139,7 +161,7 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLong: The prompt and an option exceed the model's context.
-            Unscored: A server does not tell. Engines that have the weights always do.
+            Unscored: A server does not tell, or the numbers cannot be log-probabilities.
         """
         ...
 
@@ -155,6 +177,8 @@ __all__ = [
     "PromptTooLong",
     "ScoreRequest",
     "Scores",
+    "Unanswered",
     "Unscored",
     "Usage",
+    "nothing_said",
 ]

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any, Literal
 
 from cai.data.conversation import TRANSCRIPT_LABELS, Message, Prompt, one_turn, to_transcript
 from cai.data.records import derive_seed
-from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Unscored, Usage
+from cai.engines import (
+    Completion,
+    GenerateRequest,
+    ScoreRequest,
+    Scores,
+    Unanswered,
+    Unscored,
+    Usage,
+)
+from cai.engines.finish import Said
 from cai.engines.in_flight import InFlight
 from cai.engines.options import (
     Estimates,
@@ -21,18 +31,19 @@ from cai.engines.options import (
     check_options,
     from_listed,
     from_samples,
+    probabilities,
     questions,
     summed,
 )
 from cai.engines.server import (
     ModelReport,
     NoLogprobsError,
+    answers_of,
     ask,
     echo_of,
     open_client,
     places_of,
     server_of,
-    texts_of,
 )
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
@@ -103,6 +114,7 @@ class OpenAIEngine:
 
         Raises:
             PromptTooLong: The server says that the prompt and `max_tokens` exceed the context.
+            Unanswered: A filter or the model refused, or the answer failed halfway.
             CaiError: The server is down, refuses, or answers nonsense.
         """
         stop = (*request.stop, *self._stop_texts)
@@ -113,8 +125,11 @@ class OpenAIEngine:
             **self._ends(stop),
         }
         with self._in_flight:
-            ((text, finish),) = await self._ask(request.prompt, body, texts_of)
+            said = (await self._ask(request.prompt, body, answers_of))[0]
         self.usage.engine_calls += 1
+        if said.end in ("refused", "failed"):
+            raise Unanswered(said.end, said.why)
+        text = said.text
         prefill = request.prompt.prefill.strip()
         if prefill and self._must_ask_to_go_on:
             text = text.strip().removeprefix(prefill)
@@ -123,7 +138,7 @@ class OpenAIEngine:
             text=text[: min(ends, default=len(text))].strip(),
             token_ids=(),
             logprobs=(),
-            finish="stop" if ends else finish,
+            finish="stop" if ends or said.end == "ended" else "length",
             fingerprint=self._fingerprint,
         )
 
@@ -140,7 +155,8 @@ class OpenAIEngine:
         with self._in_flight:
             estimates = await self._estimate(request, ids)
         self.usage.engine_calls += 1
-        return Scores(estimates.logprobs, self._fingerprint, bool(estimates.bounds))
+        bounds = estimates.bounds
+        return Scores(estimates.logprobs, self._fingerprint, bool(bounds), bounds)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -221,7 +237,9 @@ class OpenAIEngine:
                 "return_tokens_as_token_ids": True,
             }
             (listed,) = await self._ask(prompt, body, places_of, more=beginning)
-            return {token: listed.top[f"token_id:{token}"] for token in tokens}
+            told = {token: listed.top[f"token_id:{token}"] for token in tokens}
+            probabilities({str(token): logprob for token, logprob in told.items()})
+            return told
 
         asked = questions(options)
         answers = await asyncio.gather(*(after(b, tokens) for b, tokens in asked.items()))
@@ -242,7 +260,10 @@ class OpenAIEngine:
             )
 
         each = [one(number, option) for number, option in enumerate(request.options)]
-        return Estimates(tuple(await asyncio.gather(*each)))
+        logprobs = await asyncio.gather(*each)
+        if not any(a.startswith(b) for a, b in permutations(request.options, 2)):
+            probabilities(dict(zip(request.options, logprobs, strict=True)))
+        return Estimates(tuple(logprobs))
 
     async def _listed(self, request: ScoreRequest) -> Estimates:
         """Read the options' probabilities off the likeliest tokens of a greedy answer."""
@@ -258,18 +279,20 @@ class OpenAIEngine:
 
     async def _sampled(self, request: ScoreRequest) -> Estimates:
         """Sample verdicts and count them."""
-        texts: list[str] = []
-        while len(texts) < self._server.samples:
-            seed = derive_seed("verdict", *request.prompt.messages, len(texts))
+        said: list[Said] = []
+        while len(said) < self._server.samples:
+            seed = derive_seed("verdict", *request.prompt.messages, len(said))
             body = {
                 self._limit: _VERDICT_TOKENS,
                 "temperature": 1,
-                "n": self._server.samples - len(texts),
+                "n": self._server.samples - len(said),
                 "seed": seed % _SEEDS,
             }
-            answers = await self._ask(request.prompt, body, texts_of, options=request.options)
-            texts += [text for text, _ in answers]
-        return from_samples(texts[: self._server.samples], request.options)
+            said += await self._ask(request.prompt, body, answers_of, options=request.options)
+        said = said[: self._server.samples]
+        if all(one.why for one in said):
+            raise Unscored(f"of {len(said)} sampled answers none is one: {said[0].why}")
+        return from_samples(["" if one.why else one.text for one in said], request.options)
 
     async def _ask(
         self,

@@ -7,12 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cai.engines import Unscored
+from cai.engines.verdicts import OPENERS, contradicts, core_of, opening_of, read_verdict
 from cai.errors import CaiError
 
 Ids = tuple[int, ...]
 
 _ROUNDING = 2.0**-23
 """Servers compute in float32: listed probabilities that add up to 1 may leave so much."""
+_ROOM = 0.01
+"""Listed log-probabilities are rounded; their probabilities may add up to so much more than 1."""
+_POSITIVE = 1e-4
+"""A log-probability may be so much above 0 by rounding."""
+_NOTHING = -9000.0
+"""OpenAI's -9999 says "hardly possible", and no more than that."""
+_TOLD = 0.05
+"""Bounds this close to each other tell how options compare, also where they are about even."""
 
 
 def check_options(options: Sequence[str], parts: Sequence[Sequence[object]] | None = None) -> None:
@@ -54,10 +63,17 @@ def summed(options: Sequence[Ids], answers: Mapping[Ids, Mapping[int, float]]) -
 
 @dataclass(frozen=True)
 class Listed:
-    """One place of an answer: the token that stands there, and the likeliest ones with log P."""
+    """One place of an answer: the token that stands there, and the likeliest ones with log P.
+
+    Attributes:
+        token: It stands there.
+        top: The likeliest tokens, nats.
+        logprob: log P of `token`; None where it is not told. Used where `top` lacks it.
+    """
 
     token: str
     top: Mapping[str, float]
+    logprob: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,80 +89,164 @@ class Estimates:
     bounds: frozenset[int] = frozenset()
 
 
+def probabilities(logprobs: Mapping[str, object]) -> dict[str, float]:
+    """Return the probabilities of distinct tokens at one place.
+
+    Raises:
+        Unscored: A log-probability is missing, not a number or positive, or they add up to more
+            than 1, with room for rounding: whatever they are, they tell nothing.
+    """
+    found: dict[str, float] = {}
+    for text, value in logprobs.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            raise Unscored(f"log P of {text!r} is listed as {value}, which is no number")
+        if value > _POSITIVE:
+            raise Unscored(f"log P of {text!r} is listed as {value:.4g}, which is more than 0")
+        found[text] = math.exp(value) if value > _NOTHING else 0.0
+    total = math.fsum(found.values())
+    if total > 1 + _ROOM:
+        raise Unscored(
+            f"the listed probabilities add up to {total:.4g}, more than 1: {_shown(found)}"
+        )
+    return found
+
+
 def from_listed(answer: Sequence[Listed], options: Sequence[str]) -> Estimates:
     """Follow an answer until each option is told apart from the others.
 
     The probability of an option is that of the listed tokens that begin it and no other option,
-    after the tokens that they share: its full probability or, where the answer could have gone on
-    in ways that were not followed, a little less. An option of which no such token is listed gets
-    the most that it can have: what the listed ones leave.
+    after the tokens that they share (blanks, bold and a repeated lead among them). What could have
+    gone on as an option's and was not followed is room above that. Where none of an option's
+    tokens is listed, those that are not listed are room too: none is likelier than the least
+    likely one that is, and all together have what the listed ones leave. An option that is not
+    listed at all gets the most that it can have.
 
     Args:
         answer: The tokens of an answer, of which the first options can begin.
         options: Blanks around them are not compared.
 
     Raises:
-        Unscored: No option is listed at all.
+        Unscored: No option is listed at all, the bounds do not tell which option is likelier, the
+            answer takes its verdict back, or the numbers are none.
     """
-    left = [option.strip() for option in options]
-    found = [0.0] * len(left)
-    most = [0.0] * len(left)
-    undecided = list(range(len(left)))
-    path = 1.0
-    for place, listed in enumerate(answer):
-        rest = max(1.0 - sum(map(math.exp, listed.top.values())), _ROUNDING)
-        for option in undecided:
-            most[option] += path * rest
-        for text, logprob in listed.top.items():
-            begun = _begun(text, left, undecided, first=place == 0)
-            for option in begun:
-                if len(begun) == 1:
-                    found[option] += path * math.exp(logprob)
-                elif text != listed.token:
-                    most[option] += path * math.exp(logprob)
-        undecided = _begun(listed.token, left, undecided, first=place == 0)
-        if len(undecided) < 2 or listed.token not in listed.top:
-            break
-        path *= math.exp(listed.top[listed.token])
-        said = listed.token.lstrip() if place == 0 else listed.token
-        left = [text[len(said) :] for text in left]
+    wanted = [option.strip() for option in options]
+    places = [probabilities(listed.top) for listed in answer]
+    found, most, said, chosen = _followed(answer, places, wanted)
+    shown = _shown(places[0]) if places else "nothing"
     if not any(found):
         raise Unscored(
-            f"none of the options {list(options)} is among the tokens that the server lists"
+            f"none of the options {list(options)} is among the tokens that the server lists "
+            f"({shown}); it answers {said[:80]!r}. `server.scores: samples` reads whole answers"
         )
-    logprobs = (math.log(some or bound) for some, bound in zip(found, most, strict=True))
+    whole = "".join(listed.token for listed in answer)
+    if chosen is not None and contradicts(whole, wanted, chosen):
+        raise Unscored(f"the answer {whole[:80]!r} is no clear verdict for one of {list(options)}")
+    best = max(range(len(wanted)), key=lambda option: found[option])
+    for other in range(len(wanted)):
+        if other != best and not _told(found[best], most[best], found[other], most[other]):
+            raise Unscored(
+                f"the tokens that the server lists ({shown}) do not tell which of "
+                f"{options[best]!r} (probability {found[best]:.3g} to {most[best]:.3g}) and "
+                f"{options[other]!r} ({found[other]:.3g} to {most[other]:.3g}) is likelier"
+            )
     unlisted = frozenset(option for option, some in enumerate(found) if not some)
+    # One bound for all of them: nothing tells which of two is likelier.
+    bound = max((most[option] for option in unlisted), default=1.0)
+    logprobs = (math.log(some or bound) for some in found)
     return Estimates(tuple(logprobs), unlisted)
 
 
-def _begun(text: str, left: Sequence[str], undecided: Sequence[int], *, first: bool) -> list[int]:
-    """Return the options that a token begins, or completes with more behind."""
-    said = text.lstrip() if first else text
-    if not said.strip():
-        return []
-    return [o for o in undecided if left[o] and (left[o].startswith(said) or _is_in(left[o], said))]
+def _followed(
+    answer: Sequence[Listed], places: Sequence[Mapping[str, float]], options: Sequence[str]
+) -> tuple[list[float], list[float], str, int | None]:
+    """Return the least and most of each option, the text that was read, and the option it is."""
+    found, room, unlisted, unseen = ([0.0] * len(options) for _ in range(4))
+    text, path = "", 1.0
+    undecided: tuple[int, ...] = tuple(range(len(options)))
+    for listed, likeliest in zip(answer, places, strict=True):
+        before, top = opening_of(text, options), likeliest
+        if listed.token not in top and listed.logprob is not None:
+            top = probabilities({**listed.top, listed.token: listed.logprob})
+        now = opening_of(text + listed.token, options)
+        seen = set[int]()
+        for token, probability in top.items():
+            then = opening_of(text + token, options)
+            same_form = then.form == "literal" or (then.form == now.form == "bare")
+            seen.update(then.options if same_form else ())
+            if token == listed.token and len(then.options) != 1:
+                continue  # followed below
+            for option in then.options:
+                sure = len(then.options) == 1 and same_form
+                (found if sure else room)[option] += path * probability
+        for option in undecided:
+            rest = path * _unlisted(listed, likeliest, top, before.said, options[option])
+            unlisted[option] += rest
+            unseen[option] += 0.0 if option in seen else rest
+        text += listed.token
+        undecided = now.options
+        if len(undecided) < 2:
+            path = 0.0
+            break
+        path *= top.get(listed.token, max(1.0 - math.fsum(top.values()), _ROUNDING))
+        if listed.token not in top:
+            break
+    for option in undecided:
+        room[option] += path
+    left = max(1.0 - math.fsum(found), _ROUNDING)
+    most = [
+        some + min(left, known + (there if some else anywhere))
+        for some, known, there, anywhere in zip(found, room, unseen, unlisted, strict=True)
+    ]
+    return found, most, text, undecided[0] if len(undecided) == 1 else None
 
 
-def _is_in(option: str, said: str) -> bool:
-    """Whether a token holds all that is left of an option and then something else."""
-    return said.startswith(option) and not said[len(option) : len(option) + 1].isalnum()
+def _unlisted(
+    listed: Listed,
+    likeliest: Mapping[str, float],
+    top: Mapping[str, float],
+    said: str,
+    option: str,
+) -> float:
+    """Return the most that tokens which are not listed can give an option at one place."""
+    rest = 1.0 - math.fsum(top.values())
+    rest = max(rest, -rest, _ROUNDING)
+    most = max(likeliest.values(), default=0.0)
+    # A server may add the token that it drew to the likeliest ones.
+    least = [p for token, p in likeliest.items() if token != listed.token or p == most]
+    left = option[len(said) :] if option.startswith(said) else core_of(option)
+    ways = OPENERS + 2 * (len(left) + (0 if said else len(core_of(option))))
+    return min(rest, max(ways * min(least, default=1.0), _ROUNDING))
+
+
+def _told(low: float, high: float, other_low: float, other_high: float) -> bool:
+    """Whether bounds on two probabilities tell which is larger, or that they are about even."""
+    least, most = low / (low + other_high), high / (high + other_low)
+    return least > 0.5 or most < 0.5 or most - least <= _TOLD
+
+
+def _shown(top: Mapping[str, float]) -> str:
+    first = sorted(top.items(), key=lambda item: -item[1])[:5]
+    return ", ".join(f"{text!r} {probability:.3g}" for text, probability in first) or "nothing"
 
 
 def from_samples(texts: Sequence[str], options: Sequence[str]) -> Estimates:
-    """Count which option each of n sampled answers begins with.
+    """Count which option each of n sampled answers is for, see `read_verdict`.
 
     The estimate is (count + ½) / (n + 1): the mean of a Beta posterior with Jeffreys' prior, so no
     option has probability 0 because it was not seen in n draws.
 
     Raises:
-        Unscored: No answer begins with an option.
+        Unscored: No answer is for an option.
     """
-    wanted = [option.strip() for option in options]
-    counts = [0] * len(wanted)
+    counts = [0] * len(options)
     for text in texts:
-        begun = [o for o, option in enumerate(wanted) if _is_in(option, text.lstrip())]
-        if begun:
-            counts[max(begun, key=lambda option: len(wanted[option]))] += 1
+        option = read_verdict(text, options)
+        if option is not None:
+            counts[option] += 1
     if not any(counts):
-        raise Unscored(f"none of {len(texts)} sampled answers begins with one of {list(options)}")
+        said = ", ".join(repr(text[:60]) for text in texts[:3])
+        raise Unscored(
+            f"none of {len(texts)} sampled answers is a clear verdict for one of {list(options)}; "
+            f"they say {said}"
+        )
     return Estimates(tuple(math.log((n + 0.5) / (len(texts) + 1)) for n in counts))

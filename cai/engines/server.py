@@ -5,17 +5,19 @@ The key is read from the environment when it is needed. It is in no setting, has
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 import os
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from cai.data.records import content_hash
 from cai.engines import PromptTooLong, Unscored
-from cai.engines.options import Listed
+from cai.engines.finish import Said, said_by
+from cai.engines.options import Listed, probabilities
 from cai.errors import CaiError
 from cai.settings import ModelSettings, ServerSettings
 
@@ -23,6 +25,9 @@ T = TypeVar("T")
 
 BROKEN = 3
 """So many unusable answers to one request (no JSON, no choices) are one too many."""
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 8.0
+"""Seconds before an answer that is an error is asked for again, and again."""
 FIRST_RETRIES = 2
 """Before anything is done, a server that is down is better said soon than waited for."""
 _NO_LOGPROBS = (
@@ -146,6 +151,10 @@ class NoLogprobsError(CaiError):
     """The server gives no log-probabilities."""
 
 
+class UpstreamError(Exception):
+    """An answer with status 200 that is an error: what is behind the server failed."""
+
+
 async def ask(
     send: Callable[[], Awaitable[Any]], use: Callable[[Any], T], settings: ModelSettings
 ) -> T:
@@ -160,20 +169,50 @@ async def ask(
         PromptTooLong: The server says so.
         CaiError: Whatever else goes wrong, in words.
     """
-    openai = import_openai()
-    for number in range(1, BROKEN + 1):
+    openai, retries = import_openai(), server_of(settings).retries
+    broken = failed = 0
+    while True:
         try:
-            return use(await send())
+            answer = await send()
+            _check_body(answer, settings)
+            return use(answer)
         except openai.OpenAIError as error:
             raise explained(error, settings) from error
+        except UpstreamError as error:
+            failed += 1
+            if failed > retries:
+                raise CaiError(
+                    f"{_where(settings)} answers with an error in place of a text in {failed} "
+                    f"tries ({error}). Try again later, or correct what it names; finished rows "
+                    "are kept."
+                ) from error
+            await asyncio.sleep(min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT))
         except (TypeError, ValueError, LookupError, AttributeError) as error:
-            if number == BROKEN:
+            broken += 1
+            if broken == BROKEN:
                 raise CaiError(
                     f"{_where(settings)} gave {BROKEN} unusable answers to one request "
                     f"({type(error).__name__}: {error}). Check that `server.base_url` is an "
                     "OpenAI-compatible API."
                 ) from error
-    raise AssertionError("unreachable")
+
+
+def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401
+    """Look for what else than an answer may come with status 200.
+
+    Raises:
+        UpstreamError: An error, which those that pass requests on send so.
+        PromptTooLong: The same, and it says so.
+        ValueError: A text.
+    """
+    if isinstance(answer, str):
+        raise ValueError(f"no JSON but {' '.join(answer.split())[:80]!r}")
+    error = getattr(answer, "error", None)
+    if not error or getattr(answer, "choices", None):
+        return
+    inner: object = error.get("message") if isinstance(error, dict) else error  # pyright: ignore
+    said = _without_key(" ".join(str(inner or error).split())[:400], server_of(settings))
+    raise PromptTooLong(said) if _TOO_LONG.search(said) else UpstreamError(said)
 
 
 def explained(error: Exception, settings: ModelSettings) -> CaiError | PromptTooLong:
@@ -226,7 +265,10 @@ def _said(error: Exception, server: ServerSettings) -> str:
     """Return an error's message on one line, without the key."""
     body = getattr(error, "body", None)
     inner = body.get("message") if isinstance(body, dict) else None  # pyright: ignore
-    text = " ".join(str(inner or error).split())[:400]
+    return _without_key(" ".join(str(inner or error).split())[:400], server)
+
+
+def _without_key(text: str, server: ServerSettings) -> str:
     key = os.environ.get(server.api_key_env or "", "")
     return text.replace(key, "[key]") if key else text
 
@@ -243,17 +285,12 @@ def _unknown(settings: ModelSettings, known: list[str]) -> CaiError:
     )
 
 
-def texts_of(answer: Any) -> list[tuple[str, Literal["stop", "length"]]]:  # noqa: ANN401
-    """Return the text of each choice, and whether it ended or was cut off (filters cut, too)."""
-    texts: list[tuple[str, Literal["stop", "length"]]] = []
-    for choice in answer.choices:
-        text = choice.message.content if hasattr(choice, "message") else choice.text
-        if not isinstance(text, str | None):
-            raise TypeError("a choice has no text")
-        texts.append((text or "", "stop" if choice.finish_reason == "stop" else "length"))
-    if not texts:
+def answers_of(answer: Any) -> list[Said]:  # noqa: ANN401
+    """Return what each choice says, and how it ended."""
+    said = [said_by(choice) for choice in answer.choices]
+    if not said:
         raise ValueError("no choices")
-    return texts
+    return said
 
 
 def places_of(answer: Any) -> list[Listed]:  # noqa: ANN401
@@ -261,17 +298,31 @@ def places_of(answer: Any) -> list[Listed]:  # noqa: ANN401
 
     Raises:
         NoLogprobsError: The server lists none.
+        Unscored: The answer is refused or failed.
     """
+    said = answers_of(answer)[0]
+    if said.why:
+        raise Unscored(said.why)
     logprobs = answer.choices[0].logprobs
     if logprobs is None:
         raise NoLogprobsError(_NO_LOGPROBS)
     if hasattr(logprobs, "content"):
         return [
-            Listed(place.token, {top.token: top.logprob for top in place.top_logprobs})
+            Listed(place.token, _tops(place.top_logprobs or []), place.logprob)
             for place in logprobs.content or []
         ]
-    listed = zip(logprobs.tokens, logprobs.top_logprobs, strict=True)
-    return [Listed(token, dict(top)) for token, top in listed]
+    own = logprobs.token_logprobs or [None] * len(logprobs.tokens)
+    listed = zip(logprobs.tokens, logprobs.top_logprobs, own, strict=True)
+    return [Listed(token, dict(top or {}), logprob) for token, top, logprob in listed]
+
+
+def _tops(listed: Any) -> dict[str, float]:  # noqa: ANN401
+    """Return the tokens of a place; of several with one text, the likeliest."""
+    tops: dict[str, float] = {}
+    for top in listed:
+        if top.token not in tops or not top.logprob or not top.logprob <= tops[top.token]:
+            tops[top.token] = top.logprob
+    return tops
 
 
 def echo_of(answer: Any, characters: int, tokens: int | None) -> float:  # noqa: ANN401
@@ -283,13 +334,17 @@ def echo_of(answer: Any, characters: int, tokens: int | None) -> float:  # noqa:
         tokens: Of the option; None if it was sent as text, which must then begin a token.
 
     Raises:
-        Unscored: It does not.
+        Unscored: It does not, or a log-probability cannot be one.
     """
     logprobs = answer.choices[0].logprobs
     values = list(logprobs.token_logprobs)[:-1]
     if tokens is not None:
-        return sum(values[-tokens:])
-    offsets = list(logprobs.text_offset)[:-1]
-    if characters not in offsets:
-        raise Unscored("the server's tokens do not part where the option begins")
-    return sum(values[offsets.index(characters) :])
+        first = len(values) - tokens
+    else:
+        offsets = list(logprobs.text_offset)[:-1]
+        if characters not in offsets:
+            raise Unscored("the server's tokens do not part where the option begins")
+        first = offsets.index(characters)
+    for value in values[first:]:
+        probabilities({"a token of the option": value})
+    return sum(values[first:])

@@ -12,9 +12,18 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from cai.engines import Completion, GenerateRequest, PromptTooLong, ScoreRequest, Scores, Usage
+from cai.engines import (
+    Completion,
+    GenerateRequest,
+    PromptTooLong,
+    ScoreRequest,
+    Scores,
+    Unanswered,
+    Usage,
+)
+from cai.engines.finish import end_of
 from cai.engines.in_flight import InFlight
-from cai.engines.options import check_options, questions, summed
+from cai.engines.options import check_options, probabilities, questions, summed
 from cai.engines.vllm_arguments import engine_arguments, import_vllm, start
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
@@ -88,12 +97,15 @@ class VLLMEngine:
                 detokenize=bool(stop),
             )
         self.usage.engine_calls += 1
+        end = end_of(said.finish_reason)
+        if end in ("refused", "failed"):
+            raise Unanswered(end, f"vLLM ended with `{said.finish_reason}`")
         sampled = tuple(said.token_ids)
         return Completion(
             text=self._chat.text(sampled, stop=stop),
             token_ids=sampled,
             logprobs=chosen_logprobs(sampled, said.logprobs),
-            finish="length" if said.finish_reason == "length" else "stop",
+            finish="length" if end == "cut_off" else "stop",
             fingerprint=self._fingerprint,
         )
 
@@ -102,6 +114,7 @@ class VLLMEngine:
 
         Raises:
             PromptTooLong: The prompt and its longest option exceed the model's context.
+            Unscored: The model computes what is no log-probability.
             CaiError: There are no options, or two of the same or an empty one; or as `generate`.
         """
         ids = self._chat.prompt_ids(request.prompt)
@@ -117,7 +130,9 @@ class VLLMEngine:
                 logprob_token_ids=list(tokens),
                 detokenize=False,
             )
-            return {token: said.logprobs[0][token].logprob for token in tokens}
+            told = {token: said.logprobs[0][token].logprob for token in tokens}
+            probabilities({str(token): logprob for token, logprob in told.items()})
+            return told
 
         asked = questions(options)
         with self._in_flight:

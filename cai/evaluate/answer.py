@@ -11,9 +11,9 @@ from itertools import chain, zip_longest
 from cai.data.conversation import Prompt, strip_thinking
 from cai.data.records import AnswerRow, Kind, PromptRow, Provenance, content_hash, derive_seed
 from cai.data.rows import Item
-from cai.engines import Engine, GenerateRequest
+from cai.engines import Engine, GenerateRequest, nothing_said
 from cai.errors import CaiError
-from cai.evaluate.grading import Grader, failures_as_states
+from cai.evaluate.grading import Grader, NoVerdict, failures_as_states
 from cai.settings import EvaluateSettings
 
 VERSION = 2
@@ -97,8 +97,9 @@ class Answerer:
                 is graded again and the model is not called.
 
         Returns:
-            The graded answer; state `too_long`, without a verdict, if the prompt does not fit, and
-            the grader's state if it gives no verdict.
+            The graded answer; state `too_long`, without a verdict, if the prompt does not fit,
+            `unparsed` if the answer is empty, `refused` or `failed` if there is none, and the
+            grader's state if it gives no verdict.
         """
         prompt, number = item.inputs
         row = AnswerRow(
@@ -131,6 +132,8 @@ class Answerer:
                     )
                 )
                 row.response = strip_thinking(completion.text)
+                if not row.response:
+                    raise NoVerdict("unparsed", nothing_said(completion))
             row.verdict = await grader.grade(prompt.kind, prompt.messages, row.response)
         return row
 

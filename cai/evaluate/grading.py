@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from cai.data.conversation import Conversation
 from cai.data.records import Kind, Row, State, content_hash
-from cai.engines import PromptTooLong, Unscored
+from cai.engines import PromptTooLong, Unanswered, Unscored
 from cai.errors import CaiError
 from cai.evaluate.refusals import stance
 from cai.settings import OWN_GRADER
@@ -48,6 +48,8 @@ def failures_as_states(row: Row) -> Generator[None]:
         row.state, row.error = error.state, str(error)
     except PromptTooLong as error:
         row.state, row.error = "too_long", str(error)
+    except Unanswered as error:
+        row.state, row.error = error.state, str(error)
     except Unscored as error:
         row.state, row.error = "unparsed", str(error)
 

@@ -14,7 +14,7 @@ from cai.data.conversation import strip_thinking
 from cai.data.prompts.near_duplicates import near_duplicate_groups
 from cai.data.records import Row, content_hash, derive_seed
 from cai.data.rows import Item, Task, run_rows, silent
-from cai.engines import Engine, GenerateRequest, PromptTooLong
+from cai.engines import Engine, GenerateRequest, PromptTooLong, Unanswered
 from cai.errors import CaiError
 from cai.templates import grow_prompt
 
@@ -128,6 +128,15 @@ async def _ask(
             f"{settings.shots} examples do not fit the model ({problem}): lower `--shots`, or give"
             " shorter prompts."
         ) from None
+    except Unanswered as problem:
+        return Grown(
+            key=str(number),
+            state=problem.state,
+            error=str(problem),
+            text="",
+            attempt=number,
+            examples=examples,
+        )
     # What the token limit cut off is no whole prompt.
     text = _cleaned(completion.text) if completion.finish == "stop" else ""
     return Grown(

@@ -6,7 +6,7 @@ import pytest
 
 from cai.data.conversation import user
 from cai.data.records import PromptRow
-from cai.engines import Completion, GenerateRequest, PromptTooLong, Usage
+from cai.engines import Completion, GenerateRequest, PromptTooLong, Unanswered, Usage
 from cai.errors import CaiError
 from cai.evaluate.answer import Answerer, evaluation_samples
 from cai.evaluate.grading import NoVerdict, plain_grader
@@ -79,6 +79,18 @@ def test_request_and_provenance_follow_the_settings():
     assert row.provenance.model == "rl-cai"
     assert row.provenance.model_fingerprint == "weights"
     assert row.provenance.sampling == {"temperature": 0.7, "max_new_tokens": 9}
+
+
+@pytest.mark.parametrize("text", ["", " \n", "<think>I cannot help.</think>", "<think>I cannot"])
+def test_an_answer_of_nothing_is_a_state_and_no_refusal(text):
+    row = ask(RecordingEngine(text))
+    assert (row.state, row.error, row.verdict) == ("unparsed", "the answer is empty", {})
+
+
+@pytest.mark.parametrize("state", ["refused", "failed"])
+def test_a_server_that_gives_no_answer_is_a_state(state):
+    row = ask(RecordingEngine(Unanswered(state, "the filter")))
+    assert (row.state, row.error, row.verdict) == (state, "the filter", {})
 
 
 def test_prompts_that_do_not_fit_are_states_not_verdicts():

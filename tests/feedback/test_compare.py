@@ -23,7 +23,7 @@ from cai.data.records import (
     Provenance,
     ResponseSample,
 )
-from cai.engines import PromptTooLong
+from cai.engines import PromptTooLong, Unanswered
 from cai.engines.scripted import ScriptedEngine
 from cai.settings import CompareSettings, LabelPolicy
 
@@ -286,7 +286,13 @@ def test_pairs_can_set_the_policy_against_the_helpful_model():
 
 @pytest.mark.parametrize(
     ("answers", "state"),
-    [(["same", "same"], "tie"), (["", "x"], "unparsed"), ([PromptTooLong("long")], "too_long")],
+    [
+        (["same", "same"], "tie"),
+        (["", "x"], "unparsed"),
+        ([PromptTooLong("long")], "too_long"),
+        ([Unanswered("refused", "filter")], "refused"),
+        (["x", Unanswered("failed", "error")], "failed"),
+    ],
 )
 def test_pairs_that_cannot_be_compared_say_so(answers, state):
     assert responses_of(answers).state == state

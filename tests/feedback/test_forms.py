@@ -24,7 +24,7 @@ from cai.constitution import Constitution, Principle
 from cai.constitution.schema import ComparisonExample, CritiqueExample, FewShot
 from cai.data.conversation import user
 from cai.data.records import JudgementRow, PrincipleUse, Provenance
-from cai.engines import Completion
+from cai.engines import Completion, Scores, Unanswered
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.settings import LABEL_POLICIES, CompareSettings, LabelPolicy
@@ -164,6 +164,20 @@ def test_a_ranking_shows_all_responses_at_once_and_gives_a_label_for_every_two()
     assert labels[0].key == label_pair(pair, [], weights={}, policy=LabelPolicy()).key
 
 
+@pytest.mark.parametrize(("bound", "state"), [(0.05, "ok"), (0.2, "unparsed"), (0.1, "unparsed")])
+def test_a_ranking_with_a_bound_has_an_order_or_no_label(bound, state):
+    class Lists(ScriptedEngine):
+        async def score(self, request):
+            logprobs = tuple(map(math.log, (0.6, 0.1, bound)))
+            return Scores(logprobs, "weights", bounded=True, unlisted=frozenset([2]))
+
+    pair, found = judged(Lists(lambda r: ""), TEXTS, form="ranking", both_orders=False)
+    assert found.state == state
+    labels = label_all(pair, [found], weights={found.principle.id: 1.0}, policy=LabelPolicy())
+    assert {label.state for label in labels} == {state}
+    assert state == "ok" or "which is likelier is not told" in found.error
+
+
 def test_ties_of_a_ranking_are_soft_halves_or_no_labels():
     """InstructGPT's D > C > A = B."""
     said = dict(zip("ABCD", (0.1, 0.1, 0.25, 0.5), strict=True))
@@ -279,6 +293,10 @@ class CutOff(ScriptedEngine):
         ),
         (ScriptedEngine(lambda r: "I cannot help with this.", lambda r: [-1, -2]), "refused"),
         (CutOff(lambda r: "On and on and", lambda r: [-1, -2]), "unparsed"),
+        (ScriptedEngine(lambda r: "", lambda r: [-1, -2]), "unparsed"),
+        (ScriptedEngine(lambda r: "<think>hm</think>", lambda r: [-1, -2]), "unparsed"),
+        (ScriptedEngine(lambda r: Unanswered("refused", "filter"), lambda r: [-1, -2]), "refused"),
+        (ScriptedEngine(lambda r: Unanswered("failed", "error"), lambda r: [-1, -2]), "failed"),
         (ScriptedEngine(lambda r: RuntimeError("no answer"), lambda r: [-1, -2]), "failed"),
         (ScriptedEngine(lambda r: "Fine.", lambda r: ValueError("bad scores")), "failed"),
     ],
@@ -294,7 +312,7 @@ def test_a_judge_that_refuses_rambles_or_errs_gives_a_state_and_no_label(engine,
 
 @pytest.mark.parametrize(
     "reasoning",
-    ["Response (A) is illegal.", "Sorry is what (B) says.", "I can't find harm in (A).", ""],
+    ["Response (A) is illegal.", "Sorry is what (B) says.", "I can't find harm in (A)."],
 )
 def test_reasons_are_not_refusals(reasoning):
     _, found = judged(ScriptedEngine(lambda r: reasoning, lambda r: [-1, -2]), reasoning=True)

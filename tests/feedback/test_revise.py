@@ -7,11 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from cai.constitution import Constitution, Principle
 from cai.constitution.schema import CritiqueExample, FewShot
 from cai.data.conversation import Message, to_transcript, user
 from cai.data.records import PromptRow
-from cai.engines import PromptTooLong
+from cai.engines import PromptTooLong, Unanswered
 from cai.engines.scripted import ScriptedEngine
 from cai.revise import Reviser
 from cai.settings import ReviseSettings
@@ -119,6 +121,16 @@ def test_an_answer_of_nothing_but_thoughts_is_a_state_and_keeps_the_steps_before
     assert row.state == "unparsed"
     assert row.error == "the model said nothing as its critique 1"
     assert len(row.steps) == 1
+
+
+@pytest.mark.parametrize("state", ["refused", "failed"])
+def test_a_server_that_gives_no_answer_is_a_state_and_keeps_the_steps_before(state):
+    def answer(request):
+        said = by_speaker(request)
+        return Unanswered(state, "the filter") if said == "revision" else said
+
+    row, _ = revise(answer)
+    assert (row.state, row.error, row.response, row.steps) == (state, "the filter", "response", [])
 
 
 def test_a_prompt_that_does_not_fit_is_a_state():
