@@ -90,7 +90,7 @@ def test_texts_come_from_files_and_from_nowhere_else(tmp_path: Path, tiny) -> No
     lines.write_text('{"text": "One"}\n{"other": 1}\n')
     with pytest.raises(CaiError, match=r"b\.jsonl:2"):
         read_texts(lines)
-    with pytest.raises(CaiError, match="not there"):
+    with pytest.raises(CaiError, match="does not exist"):
         read_texts(tmp_path / "c.txt")
     for settings, texts in ((SETTINGS, TEXTS), (with_settings(ptx_coef=0.1), [])):
         with pytest.raises(CaiError, match="needs both"):
