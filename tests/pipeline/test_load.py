@@ -92,7 +92,7 @@ def test_a_section_may_be_empty(tmp_path):
         ("seed: 1\nseed: 2\n", r"pipeline\.yaml:9"),
         (
             "ppo: {batch_size: 9}\n",
-            r"pipeline\.yaml:8:\d+: `ppo\.batch_size` 9 does not .* of 2\.$",
+            r"pipeline\.yaml:8:\d+: `ppo\.batch_size` 9 cannot be .* of 2\.$",
         ),
         (
             "ppo: {processes: 5}\n",
