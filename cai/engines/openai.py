@@ -8,6 +8,7 @@ same prompt as in every other engine; else as a transcript to the completions en
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, Literal
@@ -35,19 +36,13 @@ from cai.engines.options import (
     questions,
     summed,
 )
-from cai.engines.server import (
-    ModelReport,
-    NoLogprobsError,
-    answers_of,
-    ask,
-    echo_of,
-    open_client,
-    places_of,
-    server_of,
-)
+from cai.engines.server import ModelReport, answers_of, ask, echo_of, open_client, places_of
+from cai.engines.server_errors import NoLogprobsError, server_of, where_of
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.settings import ModelSettings
+
+log = logging.getLogger(__name__)
 
 GO_ON = "Go on exactly where your last answer stopped, without repeating any of it."
 ONE_OF = "Complete your last answer with one of these and nothing else: {options}"
@@ -95,6 +90,8 @@ class OpenAIEngine:
             "completions" if chat or settings.format == "transcript" else "chat"
         )
         self._scores = self._best_scores()
+        self._says_samples = False
+        self._listing = 20 if self._vllm else _LISTED[self._endpoint]
         self._client = open_client(settings)
         self._slots = asyncio.Semaphore(self._server.concurrency)
         self._in_flight = InFlight(self.usage)
@@ -219,9 +216,18 @@ class OpenAIEngine:
         if self._scores == "top":
             try:
                 return await self._listed(request)
-            except NoLogprobsError:
+            except NoLogprobsError as error:
                 if self._server.scores == "top":
                     raise
+                if not self._says_samples:
+                    self._says_samples = True
+                    log.warning(
+                        "%s gives no log-probabilities%s. Each verdict is now counted from %d "
+                        "sampled answers, which cost as much (`server.samples`).",
+                        where_of(self._settings),
+                        f" ({error.words})" if error.words else "",
+                        self._server.samples,
+                    )
                 self._scores = "samples"
         return await self._sampled(request)
 
@@ -267,14 +273,22 @@ class OpenAIEngine:
 
     async def _listed(self, request: ScoreRequest) -> Estimates:
         """Read the options' probabilities off the likeliest tokens of a greedy answer."""
-        count = 20 if self._vllm else _LISTED[self._endpoint]
+        count = self._listing
         listing = (
             {"logprobs": True, "top_logprobs": count}
             if self._endpoint == "chat"
             else {"logprobs": count}
         )
         body = {self._limit: _VERDICT_TOKENS, "temperature": 0, **listing}
-        places = await self._ask(request.prompt, body, places_of, options=request.options)
+        try:
+            places = await self._ask(request.prompt, body, places_of, options=request.options)
+        except NoLogprobsError as error:
+            if error.limit is None or not 0 < error.limit < count:
+                raise
+            if error.limit < self._listing:
+                log.warning("%s lists %d tokens at a place.", where_of(self._settings), error.limit)
+                self._listing = error.limit
+            return await self._listed(request)
         return from_listed(places, request.options)
 
     async def _sampled(self, request: ScoreRequest) -> Estimates:

@@ -37,7 +37,8 @@ def _open_transformers(settings: ModelSettings) -> Engine:
 
 def _open_openai(settings: ModelSettings) -> Engine:
     from cai.engines.openai import OpenAIEngine
-    from cai.engines.server import fingerprint_server, report_of, server_of
+    from cai.engines.server import fingerprint_server, report_of
+    from cai.engines.server_errors import server_of
 
     report, tokenizer = report_of(settings), server_of(settings).tokenizer
     chat = None

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
-import os
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,11 +15,23 @@ from cai.data.records import content_hash
 from cai.engines import PromptTooLong, Unscored
 from cai.engines.finish import Said, said_by
 from cai.engines.options import Listed, probabilities
+from cai.engines.server_errors import (
+    TOO_LONG,
+    NoLogprobsError,
+    explained,
+    import_openai,
+    key_of,
+    one_line,
+    server_of,
+    where_of,
+)
 from cai.errors import CaiError
 from cai.settings import ModelSettings, ServerSettings
 
 T = TypeVar("T")
 
+UNLISTED = (404, 405, 501)
+"""Statuses of servers that do not list their models; they are used all the same."""
 BROKEN = 3
 """So many unusable answers to one request (no JSON, no choices) are one too many."""
 FIRST_WAIT = 0.5
@@ -30,12 +39,6 @@ LONGEST_WAIT = 8.0
 """Seconds before an answer that is an error is asked for again, and again."""
 FIRST_RETRIES = 2
 """Before anything is done, a server that is down is better said soon than waited for."""
-_NO_LOGPROBS = (
-    "The server gives no log-probabilities. Set `server.scores` to `samples`, or leave it out."
-)
-_TOO_LONG = re.compile(
-    r"context.?length|context window|maximum (model|sequence) length|max_model_len|too long", re.I
-)
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,6 @@ class ModelReport:
     root: str = ""
     parent: str = ""
     context: int | None = None
-
-
-def server_of(settings: ModelSettings) -> ServerSettings:
-    """Return where a model's server is."""
-    if settings.server is None:
-        raise ValueError("only models with `engine: openai` have a server")
-    return settings.server
 
 
 def fingerprint_server(settings: ModelSettings, report: ModelReport) -> str:
@@ -87,38 +83,40 @@ def report_of(settings: ModelSettings) -> ModelReport:
     server = server.model_copy(update={"retries": min(server.retries, FIRST_RETRIES)})
     try:
         with openai.OpenAI(**_client_settings(server)) as client:
-            listed = list(client.models.list())
-            known = {model.id: model for model in listed}
-    except openai.NotFoundError:
-        return ModelReport()  # some servers do not list their models
-    except (openai.OpenAIError, json.JSONDecodeError, AttributeError, TypeError) as error:
+            known = _listed_models(client.get("/models", cast_to=object))
+    except openai.APIStatusError as error:
+        if error.status_code in UNLISTED:
+            return ModelReport()
         raise explained(error, settings.model_copy(update={"server": server})) from error
-    if settings.path not in known:
+    except (openai.OpenAIError, ValueError, TypeError) as error:
+        raise explained(error, settings.model_copy(update={"server": server})) from error
+    if not known:
+        return ModelReport()
+    model = known.get(settings.path)
+    if model is None:
         raise _unknown(settings, sorted(known))
-    model = known[settings.path]
-    more = model.model_extra or {}
-    context = more.get("max_model_len")
+    context = model.get("max_model_len")
     return ModelReport(
-        owner=str(model.owned_by or ""),
-        root=str(more.get("root") or ""),
-        parent=str(more.get("parent") or ""),
+        owner=str(model.get("owned_by") or ""),
+        root=str(model.get("root") or ""),
+        parent=str(model.get("parent") or ""),
         context=context if isinstance(context, int) else None,
     )
 
 
-def import_openai() -> Any:  # noqa: ANN401 (a module)
-    """Return the client library.
+def _listed_models(answer: object) -> dict[str, Mapping[str, Any]]:
+    """Return the models that a server lists, by name: as OpenAI does, or as a bare list.
 
     Raises:
-        CaiError: It is not installed.
+        TypeError: It is no list of models.
     """
-    try:
-        import openai
-    except ImportError as error:
-        raise CaiError(
-            "`engine: openai` needs the openai package: pip install 'cai[openai]'"
-        ) from error
-    return openai
+    listed: Any = answer.get("data") if isinstance(answer, dict) else answer  # pyright: ignore
+    if listed is None:
+        return {}
+    if not isinstance(listed, list):
+        raise TypeError("what it gives is no list of models")
+    models: list[Any] = [one for one in listed if isinstance(one, dict)]  # pyright: ignore
+    return {str(one["id"]): one for one in models if "id" in one}
 
 
 def open_client(settings: ModelSettings) -> Any:  # noqa: ANN401 (openai.AsyncOpenAI)
@@ -131,24 +129,12 @@ def open_client(settings: ModelSettings) -> Any:  # noqa: ANN401 (openai.AsyncOp
 
 
 def _client_settings(server: ServerSettings) -> dict[str, Any]:
-    key = "none"  # the client would otherwise send whatever OPENAI_API_KEY holds
-    if server.api_key_env:
-        key = os.environ.get(server.api_key_env, "")
-        if not key:
-            raise CaiError(
-                f"The environment variable {server.api_key_env}, which `server.api_key_env` names, "
-                f"is not set. Set it to the key of {server.base_url}."
-            )
     return {
         "base_url": server.base_url,
-        "api_key": key,
+        "api_key": key_of(server),
         "max_retries": server.retries,
         "timeout": server.timeout,
     }
-
-
-class NoLogprobsError(CaiError):
-    """The server gives no log-probabilities."""
 
 
 class UpstreamError(Exception):
@@ -182,7 +168,7 @@ async def ask(
             failed += 1
             if failed > retries:
                 raise CaiError(
-                    f"{_where(settings)} answers with an error in place of a text in {failed} "
+                    f"{where_of(settings)} answers with an error in place of a text in {failed} "
                     f"tries ({error}). Try again later, or correct what it names; finished rows "
                     "are kept."
                 ) from error
@@ -191,7 +177,7 @@ async def ask(
             broken += 1
             if broken == BROKEN:
                 raise CaiError(
-                    f"{_where(settings)} gave {BROKEN} unusable answers to one request "
+                    f"{where_of(settings)} gave {BROKEN} unusable answers to one request "
                     f"({type(error).__name__}: {error}). Check that `server.base_url` is an "
                     "OpenAI-compatible API."
                 ) from error
@@ -211,76 +197,14 @@ def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401
     if not error or getattr(answer, "choices", None):
         return
     inner: object = error.get("message") if isinstance(error, dict) else error  # pyright: ignore
-    said = _without_key(" ".join(str(inner or error).split())[:400], server_of(settings))
-    raise PromptTooLong(said) if _TOO_LONG.search(said) else UpstreamError(said)
-
-
-def explained(error: Exception, settings: ModelSettings) -> CaiError | PromptTooLong:
-    """Say in words what a server's error means, and what fixes it."""
-    openai, server, where = import_openai(), server_of(settings), _where(settings)
-    said = _said(error, server)
-    tries = f"{server.retries + 1} tries"
-    match error:
-        case openai.APITimeoutError():
-            fix = "Raise `server.timeout`, or lower `server.concurrency`."
-            text = f"{where} did not answer within {server.timeout:g} s in {tries}. {fix}"
-        case openai.APIConnectionError():
-            cause = error.__cause__ or error
-            text = (
-                f"{where} cannot be reached ({type(cause).__name__}: {cause}). Start it, or "
-                "correct `server.base_url`."
-            )
-        case openai.AuthenticationError() | openai.PermissionDeniedError():
-            name = server.api_key_env
-            wrong = f"refuses the key in the environment variable {name}" if name else "wants a key"
-            fix = "Set it to a valid key." if name else "Name its variable in `server.api_key_env`."
-            text = f"{where} {wrong} (status {error.status_code}). {fix}"
-        case openai.NotFoundError():
-            text = (
-                f"{where} knows no model `{settings.path}`, or has no such address ({said}). "
-                "Correct the model's `path` or `server.base_url`."
-            )
-        case openai.RateLimitError():
-            text = (
-                f"{where} refuses requests after {tries} ({said}). Lower `server.concurrency`, "
-                "raise `server.retries`, or look at the account's limits; finished rows are kept."
-            )
-        case openai.APIStatusError() if error.status_code in (400, 413, 422) and (
-            _TOO_LONG.search(said)
-        ):
-            return PromptTooLong(said)
-        case openai.APIStatusError() if error.status_code in (400, 422) and "logprob" in said:
-            return NoLogprobsError(f"{_NO_LOGPROBS} It says: {said}")
-        case openai.APIStatusError():
-            text = f"{where} answers with status {error.status_code} ({said})."
-        case _:
-            text = (
-                f"{where} does not answer as OpenAI's API does ({type(error).__name__}: {said}). "
-                "Correct `server.base_url`; it usually ends in /v1."
-            )
-    return CaiError(text)
-
-
-def _said(error: Exception, server: ServerSettings) -> str:
-    """Return an error's message on one line, without the key."""
-    body = getattr(error, "body", None)
-    inner = body.get("message") if isinstance(body, dict) else None  # pyright: ignore
-    return _without_key(" ".join(str(inner or error).split())[:400], server)
-
-
-def _without_key(text: str, server: ServerSettings) -> str:
-    key = os.environ.get(server.api_key_env or "", "")
-    return text.replace(key, "[key]") if key else text
-
-
-def _where(settings: ModelSettings) -> str:
-    return f"The server {server_of(settings).base_url}"
+    said = one_line(str(inner or error), server_of(settings))
+    raise PromptTooLong(said) if TOO_LONG.search(said) else UpstreamError(said)
 
 
 def _unknown(settings: ModelSettings, known: list[str]) -> CaiError:
     alike = difflib.get_close_matches(settings.path, known, n=3) or known[:5]
     return CaiError(
-        f"{_where(settings)} has no model `{settings.path}`. It has {', '.join(alike) or 'none'}"
+        f"{where_of(settings)} has no model `{settings.path}`. It has {', '.join(alike) or 'none'}"
         f"{'' if len(alike) == len(known) else ', among others'}. Correct the model's `path`."
     )
 
@@ -305,7 +229,7 @@ def places_of(answer: Any) -> list[Listed]:  # noqa: ANN401
         raise Unscored(said.why)
     logprobs = answer.choices[0].logprobs
     if logprobs is None:
-        raise NoLogprobsError(_NO_LOGPROBS)
+        raise NoLogprobsError
     if hasattr(logprobs, "content"):
         return [
             Listed(place.token, _tops(place.top_logprobs or []), place.logprob)

@@ -1,0 +1,208 @@
+"""What a server's errors mean: whose fault each one is, in which words, and what fixes it.
+
+An error that a single request caused is the state of its row (`PromptTooLong`, `Unanswered`). An
+error of the server, its address, its key or its model is a `CaiError`, which ends the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+from cai.engines import PromptTooLong, Unanswered
+from cai.errors import CaiError
+from cai.settings import ModelSettings, ServerSettings
+
+NO_LOGPROBS = (
+    "The server gives no log-probabilities. Set `server.scores` to `samples`, or leave it out."
+)
+TOO_LONG = re.compile(
+    r"context.?(length|window|size)|(maximum|max) (model|sequence|prompt|input) length"
+    r"|max_model_len|too long|too large for (the )?model|longer than the model"
+    r"|maximum number of tokens allowed"
+    r"|`?max_new_tokens`? must be|reduce (the length|your message|your prompt)",
+    re.I,
+)
+"""Words of llama.cpp, TGI, Gemini, NIM, Groq, Mistral, SGLang, Anthropic, vLLM and OpenAI."""
+FILTERED = re.compile(
+    r"content[ _]?(filter|policy|management)|moderation|\bflagged\b|responsible ?ai"
+    r"|policy violation|prohibited[ _]content|safety (system|filter|policy)|guardrail",
+    re.I,
+)
+_LIMIT = re.compile(
+    r"(?:more than|less than or equal to|at most|maximum(?: value)?(?: is| of)?|<=|\d+ (?:and|to))"
+    r"\s*(\d+)",
+    re.I,
+)
+_WORDS = ("message", "error", "detail", "msg", "error_description")
+_LONGEST = 400
+_SHOWN = 5
+"""So many first or last characters of a key are enough to recognise it."""
+
+
+class NoLogprobsError(CaiError):
+    """The server gives no log-probabilities.
+
+    Attributes:
+        words: The server's own; empty if it only leaves them out.
+        limit: So many at a place it would give; None if it gives none.
+    """
+
+    def __init__(self, words: str = "", limit: int | None = None) -> None:
+        """Take the server's words and the limit."""
+        super().__init__(f"{NO_LOGPROBS} It says: {words}" if words else NO_LOGPROBS)
+        self.words = words
+        self.limit = limit
+
+
+def import_openai() -> Any:  # noqa: ANN401 (a module)
+    """Return the client library.
+
+    Raises:
+        CaiError: It is not installed.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        raise CaiError(
+            "`engine: openai` needs the openai package: pip install 'cai[openai]'"
+        ) from error
+    return openai
+
+
+def server_of(settings: ModelSettings) -> ServerSettings:
+    """Return where a model's server is."""
+    if settings.server is None:
+        raise ValueError("only models with `engine: openai` have a server")
+    return settings.server
+
+
+def where_of(settings: ModelSettings) -> str:
+    """Name a model's server."""
+    return f"The server {server_of(settings).base_url}"
+
+
+def key_of(server: ServerSettings) -> str:
+    """Return the key of a server.
+
+    Raises:
+        CaiError: The variable is not set, or what it holds cannot be sent. The key is not shown.
+    """
+    name = server.api_key_env
+    if not name:
+        return "none"  # the client would otherwise send whatever OPENAI_API_KEY holds
+    key = os.environ.get(name, "")
+    if not key:
+        raise CaiError(
+            f"The environment variable {name}, which `server.api_key_env` names, is not set. Set "
+            f"it to the key of {server.base_url}."
+        )
+    wrong = None
+    if key != key.strip():
+        wrong = "begins or ends with a blank or a line break"
+    elif not key.isascii() or not key.isprintable():
+        wrong = "has a character that no key has (a line break, or one that is not ASCII)"
+    if wrong:
+        raise CaiError(f"The environment variable {name} {wrong}. Set it to the key alone.")
+    return key
+
+
+def without_key(text: str, server: ServerSettings) -> str:
+    """Remove the key from a text, and words that show its beginning or its end."""
+    key = os.environ.get(server.api_key_env or "", "").strip()
+    if not key:
+        return text
+    text = text.replace(key, "[key]").replace(repr(key)[1:-1], "[key]")
+    if len(key) < 3 * _SHOWN:
+        return text
+    ends = (re.escape(key[:_SHOWN]), re.escape(key[-_SHOWN:]))
+    masked = rf"\S*[*.…]{{2,}}{re.escape(key[-_SHOWN + 1 :])}"
+    return re.sub(rf"\S*(?:{ends[0]}|{ends[1]})[^\s'\"]*|{masked}", "[key]", text)
+
+
+def explained(error: Exception, settings: ModelSettings) -> Exception:
+    """Say in words what a server's error means, and what fixes it.
+
+    Returns:
+        `PromptTooLong` or `Unanswered` where the request alone is at fault, `NoLogprobsError`, or
+        else a `CaiError`.
+    """
+    openai = import_openai()
+    said = said_by_error(error, server_of(settings))
+    if isinstance(error, openai.APIStatusError):
+        own = _of_request(error, said)
+        if own is not None:
+            return own
+    return CaiError(_of_server(error, said, settings))
+
+
+def _of_request(error: Any, said: str) -> Exception | None:  # noqa: ANN401
+    """Return what the request itself is guilty of, if it is."""
+    status: int = error.status_code
+    if status in (400, 413, 422, 500) and TOO_LONG.search(said):
+        return PromptTooLong(said)
+    if "logprob" in said and status in (400, 403, 422, 500, 501):
+        limit = _LIMIT.search(said)
+        return NoLogprobsError(said, int(limit.group(1)) if limit else None)
+    everything = f"{said} {json.dumps(getattr(error, 'body', None), default=str)}"
+    if status in (400, 403, 422, 451) and FILTERED.search(everything.replace("_", " ")):
+        return Unanswered("refused", f"the server refused the request: {said}")
+    return None
+
+
+def _of_server(error: Exception, said: str, settings: ModelSettings) -> str:
+    openai, server, where = import_openai(), server_of(settings), where_of(settings)
+    tries = f"{server.retries + 1} tries"
+    match error:
+        case openai.APITimeoutError():
+            fix = "Raise `server.timeout`, or lower `server.concurrency`."
+            return f"{where} did not answer within {server.timeout:g} s in {tries}. {fix}"
+        case openai.APIConnectionError():
+            cause = error.__cause__ or error
+            words = without_key(f"{type(cause).__name__}: {cause}", server)
+            return f"{where} cannot be reached ({words}). Start it, or correct `server.base_url`."
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            name = server.api_key_env
+            wrong = f"refuses the key in the environment variable {name}" if name else "wants a key"
+            fix = "Set it to a valid key." if name else "Name its variable in `server.api_key_env`."
+            return f"{where} {wrong} (status {error.status_code}: {said}). {fix}"
+        case openai.NotFoundError():
+            return (
+                f"{where} knows no model `{settings.path}`, or has no such address ({said}). "
+                "Correct the model's `path` or `server.base_url`."
+            )
+        case openai.RateLimitError():
+            return (
+                f"{where} refuses requests after {tries} ({said}). Lower `server.concurrency`, "
+                "raise `server.retries`, or look at the account's limits; finished rows are kept."
+            )
+        case openai.APIStatusError():
+            return f"{where} answers with status {error.status_code} ({said})."
+        case _:
+            return (
+                f"{where} does not answer as OpenAI's API does ({type(error).__name__}: {said}). "
+                "Correct `server.base_url`; it usually ends in /v1."
+            )
+
+
+def said_by_error(error: Exception, server: ServerSettings) -> str:
+    """Return an error's message on one line, without the key."""
+    return one_line(_words(getattr(error, "body", None)) or str(error), server)
+
+
+def one_line(text: str, server: ServerSettings) -> str:
+    """Return a text on one line, shortened, without the key."""
+    return without_key(" ".join(text.split())[:_LONGEST], server)
+
+
+def _words(body: Any) -> str:  # noqa: ANN401
+    """Find the words in an error's body, whatever its shape."""
+    if isinstance(body, str):
+        return body
+    if isinstance(body, list):
+        return next((found for one in body if (found := _words(one))), "")  # pyright: ignore
+    if isinstance(body, dict):
+        return next((found for key in _WORDS if (found := _words(body.get(key)))), "")  # pyright: ignore
+    return ""

@@ -1,0 +1,186 @@
+"""What a server's errors mean: the state of a row, or the end of the run, and never the key."""
+
+from importlib import import_module
+
+import pytest
+
+from cai.engines import PromptTooLong, Unanswered
+from cai.engines.server import report_of
+from cai.engines.server_errors import NoLogprobsError, explained, key_of, without_key
+from cai.errors import CaiError
+from cai.settings import ModelSettings
+
+openai = pytest.importorskip("openai", reason="pip install 'cai[openai]'")
+httpx = import_module(openai.DefaultHttpxClient.__mro__[-2].__module__.partition(".")[0])
+"""The client that this version of openai stands on."""
+
+KEY = "sk-proj-0123456789abcdefghij"
+
+
+def settings(**server):
+    return ModelSettings(
+        path="m",
+        engine="openai",
+        server={"base_url": "http://server/v1", "retries": 0, "api_key_env": "A_KEY", **server},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch):
+    monkeypatch.setenv("A_KEY", KEY)
+
+
+def raised(status, body):
+    """Return the error that the client raises for a reply."""
+    reply = {"text": body} if isinstance(body, str) and not body.startswith("{") else {"json": body}
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, **reply))
+    client = openai.OpenAI(
+        base_url="http://server/v1",
+        api_key=KEY,
+        max_retries=0,
+        http_client=httpx.Client(transport=transport),
+    )
+    with pytest.raises(openai.OpenAIError) as caught:
+        client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    return caught.value
+
+
+def message(words, **more):
+    return {"error": {"message": words, **more}}
+
+
+TOO_LONG = [
+    (400, message("This model's maximum context length is 8192 tokens.")),
+    (400, message("request (4390 tokens) exceeds the available context size (4096 tokens)")),
+    (500, message("Context size has been exceeded.", type="server_error")),
+    (422, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096."}),
+    (400, {"object": "error", "message": "Prompt contains 40000 tokens, too large for model with"}),
+    (400, {"message": "The input (5000 tokens) is longer than the model's context length."}),
+    (400, message("prompt is too long: 210000 tokens > 200000 maximum")),
+    (
+        400,
+        [message("The input token count (12) exceeds the maximum number of tokens allowed (10).")],
+    ),
+    (413, message("Request too large for model `m` on tokens per minute: Limit 6000")),
+    (400, {"message": "This model's maximum prompt length is 131072 but the request contains"}),
+    (400, message("Please reduce the length of the messages or completion.")),
+    (400, {"detail": "Input is too long for requested model."}),
+]
+REFUSED = [
+    (400, message("The response was filtered by the content management policy.")),
+    (400, message("Something", code="content_filter")),
+    (400, message("Something", code="content_policy_violation")),
+    (403, message("Input was flagged by moderation", metadata={"reasons": ["violence"]})),
+    (403, {"message": "Blocked by the guardrail"}),
+    (422, {"detail": "prohibited_content"}),
+]
+ENDS_THE_RUN = [
+    (401, message("Incorrect API key provided: sk-proj-01*****ghij."), "refuses the key in the"),
+    (403, message("You have no access to this model"), "You have no access to this model"),
+    (404, message("no such model"), "knows no model `m`"),
+    (429, message("slow down"), "Lower `server.concurrency`"),
+    (500, message("it broke"), "status 500 .it broke"),
+    (400, message("temperature must be 1"), "status 400 .temperature must be 1"),
+    (418, "I am a teapot", "status 418 .I am a teapot"),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), TOO_LONG)
+def test_a_prompt_too_long_is_the_state_of_its_row(status, body):
+    assert isinstance(explained(raised(status, body), settings()), PromptTooLong)
+
+
+@pytest.mark.parametrize(("status", "body"), REFUSED)
+def test_a_filtered_request_is_the_state_of_its_row(status, body):
+    found = explained(raised(status, body), settings())
+    assert isinstance(found, Unanswered)
+    assert found.state == "refused"
+
+
+@pytest.mark.parametrize(("status", "body", "said"), ENDS_THE_RUN)
+def test_what_the_server_is_guilty_of_ends_the_run_in_its_words(status, body, said):
+    found = explained(raised(status, body), settings())
+    assert type(found) is CaiError
+    with pytest.raises(CaiError, match=said):
+        raise found
+    assert KEY not in str(found)
+    assert "ghij" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "limit"),
+    [
+        (400, "Unsupported parameter: 'logprobs' is not supported with this model.", None),
+        (403, "You are not allowed to request logprobs from this model", None),
+        (500, "logprobs is not implemented", None),
+        (400, "Invalid value for 'top_logprobs': must be less than or equal to 5.", 5),
+        (400, "Cannot request more than 5 logprobs.", 5),
+        (422, "top_logprobs must be between 0 and 8", 8),
+        (400, "at most 3 logprobs are possible", 3),
+    ],
+)
+def test_what_a_server_lists_is_learnt_from_its_refusal(status, words, limit):
+    found = explained(raised(status, message(words)), settings())
+    assert isinstance(found, NoLogprobsError)
+    assert found.limit == limit
+
+
+@pytest.mark.parametrize(
+    "key", [f"{KEY}\r", f"{KEY}\n", f" {KEY}", f"{KEY[:9]}\n{KEY[9:]}", f"{KEY}é", "“quoted”"]
+)
+def test_a_key_that_cannot_be_sent_is_named_by_its_variable_alone(monkeypatch, key):
+    monkeypatch.setenv("A_KEY", key)
+    with pytest.raises(CaiError, match="A_KEY") as caught:
+        key_of(settings().server)
+    assert KEY[:6] not in str(caught.value)
+    assert KEY[-4:] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Bearer {KEY}",
+        f"b'Bearer {KEY}\\r'",
+        f"key {KEY[:8]}…{KEY[-4:]} is wrong",
+        f"key ****{KEY[-4:]} is wrong",
+        f"{KEY[:12]}",
+        f"ends in {KEY[-6:]}",
+    ],
+)
+def test_no_part_of_a_key_is_in_a_message(text):
+    shown = without_key(text, settings().server)
+    assert "[key]" in shown
+    assert not any(KEY[n : n + 5] in shown for n in range(len(KEY) - 4))
+    assert KEY[-4:] not in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "known"),
+    [
+        (200, {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 9}]}, True),
+        (200, [{"id": "m", "owned_by": "vllm", "max_model_len": 9}], True),
+        (200, {"data": []}, False),
+        (200, {"data": None}, False),
+        (404, {"detail": "Not Found"}, False),
+        (405, {"detail": "Method Not Allowed"}, False),
+        (501, {"error": "nope"}, False),
+    ],
+)
+def test_a_server_needs_not_list_its_models(monkeypatch, status, body, known):
+    answer = httpx.MockTransport(lambda _: httpx.Response(status, json=body))
+    own = openai.OpenAI
+    monkeypatch.setattr(
+        openai, "OpenAI", lambda **more: own(**more, http_client=httpx.Client(transport=answer))
+    )
+    report = report_of(settings())
+    assert (report.owner, report.context) == (("vllm", 9) if known else ("", None))
+
+
+def test_a_model_that_a_server_does_not_list_is_refused(monkeypatch):
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [{"id": "n"}]}))
+    own = openai.OpenAI
+    monkeypatch.setattr(
+        openai, "OpenAI", lambda **more: own(**more, http_client=httpx.Client(transport=answer))
+    )
+    with pytest.raises(CaiError, match=r"has no model `m`\. It has n"):
+        report_of(settings())
