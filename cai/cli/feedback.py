@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +19,7 @@ from cai.constitution import Constitution
 from cai.data.records import ComparisonRow, JudgementRow
 from cai.data.rows import run_rows
 from cai.data.store import write_json
+from cai.errors import CaiError
 from cai.evaluate.rates import Rate
 from cai.settings import CompareSettings, ModelSettings, SourceSettings
 
@@ -47,7 +50,7 @@ def feedback_command(
     """Measure a feedback model on comparisons whose better response is known.
 
     Raises:
-        CaiError: A source cannot be read.
+        CaiError: A source cannot be read, or no comparison gets a label.
     """
     from cai.engines.opening import open_engine
 
@@ -80,7 +83,10 @@ def feedback_command(
         weights={p.id: p.weight for p in constitution.principles},
         policy=settings.labels,
     )
+    reasons = reasons_of(judgements)
     _show(console, quality, gold)
+    for state, reason in reasons.items():
+        console.print(f"{reason['rows']:,} judgements are `{state}`. The first: {reason['first']}")
     usage = engine.usage
     console.print(
         f"\n{len(judgements):,} judgements, {usage.engine_calls:,} engine calls,"
@@ -88,7 +94,23 @@ def feedback_command(
         f" {usage.tokens_out:,} out"
     )
     if json_file is not None:
-        write_json(json_file, {**asdict(quality), "usage": asdict(usage)})
+        write_json(json_file, {**asdict(quality), "not_usable": reasons, "usage": asdict(usage)})
+    if not quality.labels.get("ok"):
+        why = " ".join(f"`{state}`: {reason['first']}" for state, reason in reasons.items())
+        raise CaiError(
+            f"No comparison got a label ({_counts(quality.labels)}), so nothing was measured. "
+            f"{why or 'Every judgement was even.'}"
+        )
+
+
+def reasons_of(judgements: Sequence[JudgementRow]) -> dict[str, dict[str, Any]]:
+    """Return, by state, how many judgements are not usable, and why the first of them is not."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in judgements:
+        if row.state != "ok":
+            one = found.setdefault(row.state, {"rows": 0, "first": row.error or ""})
+            one["rows"] += 1
+    return found
 
 
 def _show(console: Console, quality: LabelQuality, gold: list[ComparisonRow]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cai.cli import app
+from cai.engines import Unscored
 from cai.engines.scripted import ScriptedEngine
 
 KNOWN = [
@@ -60,3 +61,19 @@ def test_a_comparison_that_two_files_hold_counts_once(feedback, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert json.loads((tmp_path / "out.json").read_text())["accuracy"]["n"] == len(KNOWN)
     assert len(engine.scored) == 2 * len(KNOWN)
+
+
+def test_no_label_at_all_is_an_error_that_says_why(feedback, tmp_path, monkeypatch):
+    def cannot_tell(request):
+        raise Unscored("it lists neither (A) nor (B)")
+
+    engine = ScriptedEngine(lambda request: "Thinking.", cannot_tell)
+    monkeypatch.setattr("cai.engines.opening.open_engine", lambda settings: engine)
+    result, _ = feedback("--json", tmp_path / "out.json")
+    assert result.exit_code == 1
+    assert "No comparison got a label (8 unparsed)" in result.stderr
+    assert "it lists neither (A) nor (B)" in " ".join(result.stderr.split())
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["not_usable"]["unparsed"]["rows"] == 8
+    assert "it lists neither" in found["not_usable"]["unparsed"]["first"]
+    assert "8 judgements are `unparsed`. The first:" in result.stdout
