@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 import pytest
-from runs import run_of
+from plain_runs import run_of
 
 from cai.errors import CaiError
 from cai.pipeline.runner import run_pipeline

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from runs import run_of
+from plain_runs import run_of
 
 from cai.constitution import Constitution, Principle
 from cai.data.conversation import user

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import SMALLEST, run_of
+from plain_runs import SMALLEST, run_of
 from typer.testing import CliRunner
 
 from cai.cli import app

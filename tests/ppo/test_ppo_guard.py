@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from plain_runs import run_of
 from ppo_references import SHORT, steps_of
-from runs import run_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cai.data.records import PromptRow

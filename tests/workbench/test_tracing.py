@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from runs import run_of
+from plain_runs import run_of
 from stored_run import CONSTITUTION, PRINCIPLES, engine, made, said, scored, write_run
 from typer.testing import CliRunner
 
