@@ -82,6 +82,17 @@ def cautions(report: Report) -> list[str]:
         )
     for missed in report.label_quality.missed if report.label_quality else ():
         said.append(f"The labels of known comparisons miss a bound that the run set: {missed}.")
+    for found in report.stages_of("revise").values():
+        if unchanged := found.metrics.get("revisions_unchanged", 0):
+            said.append(
+                f"{unchanged:,} revisions say that nothing needs to change; `revise.wrappers` "
+                "decides what is trained on."
+            )
+        if wrapped := found.metrics.get("revisions_wrapped", 0):
+            said.append(
+                f"{wrapped:,} revisions have words about themselves around them; "
+                "`revise.wrappers` decides what is trained on."
+            )
     for name, found in report.stages_of("ppo").items():
         if alarms := found.metrics.get("alarms", 0):
             of = "" if name == "ppo" else f" of `{name}`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,5 +18,8 @@ class ReviseSettings(SamplingSettings, StageSettings, frozen=True):
     """Responses per helpful prompt, mixed into fine-tuning."""
     critique: bool = True
     """false: responses are revised without a critique (the paper's figure 7)."""
+    wrappers: Literal["strip", "drop", "keep"] = "strip"
+    """Words about a revision ("Sure! Here is …", quotation marks) are not trained on (`strip`), the
+    revision is left out (`drop`), or it is trained on as it is (`keep`)."""
     concurrency: Positive = 256
     """Rows processed at the same time; changes speed and memory, not results."""

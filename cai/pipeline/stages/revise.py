@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,18 @@ from cai.data.store import RowStore, read_rows
 from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
+from cai.evaluate.wrappers import Unwrapped, Wrapping, unwrap
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output, Stage
 from cai.settings import ReviseSettings
+
+WRAPPINGS: dict[Wrapping, str] = {
+    "unchanged": "revisions say that nothing needs to change (see `wrappers` in docs/settings.md)",
+    "wrapped": "revisions have words about themselves around them (`wrappers`)",
+}
+"""What is counted and printed."""
 
 
 def _inputs(context: Context[ReviseSettings]) -> dict[str, str]:
@@ -49,8 +57,13 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
             title=context.name,
         )
     _check_chains(result.rows, context.folder)
-    _write_training_data(context.folder, result.rows)
-    return data_metrics(result, engines.usage, started)
+    wrapped = _write_training_data(context, result.rows)
+    for kind, what in WRAPPINGS.items():
+        if wrapped[kind]:
+            total = sum(wrapped.values())
+            context.progress.say(f"  {context.name}: {wrapped[kind]:,} of {total:,} {what}.")
+    figures = {f"revisions_{kind}": wrapped[kind] for kind in WRAPPINGS}
+    return data_metrics(result, engines.usage, started, **figures)
 
 
 def _check(context: Context[ReviseSettings]) -> None:
@@ -59,7 +72,7 @@ def _check(context: Context[ReviseSettings]) -> None:
     if context.settings.rounds and not context.constitution.supervised:
         raise CaiError(
             f"The constitution {context.constitution.name} has no principle with `critique` and "
-            "`revision`, which `{context.name}` draws from. Add one, or set "
+            f"`revision`, which `{context.name}` draws from. Add one, or set "
             f"`{context.name}.rounds` to 0."
         )
 
@@ -82,11 +95,19 @@ def _check_chains(rows: Iterable[RevisionRow], folder: Path) -> None:
         )
 
 
-def _write_training_data(folder: Path, rows: Iterable[RevisionRow]) -> None:
+def _write_training_data(
+    context: Context[ReviseSettings], rows: Iterable[RevisionRow]
+) -> Counter[Wrapping]:
     """Write one row per revision (of all rounds) and one per helpful sample.
 
     First responses to red-team prompts and critiques are not training targets (paper, section 3.5).
+    So a revision that says that nothing needs to change stands for the revision before it, and
+    without one it is left out. `rows.jsonl` keeps all revisions as they were said.
+
+    Returns:
+        How many revisions are wrapped in words about themselves, by kind.
     """
+    found: Counter[Wrapping] = Counter()
 
     def example(row: RevisionRow, number: int, text: str, ended: bool) -> dict[str, Any]:
         answer = Message(role="assistant", content=text)
@@ -105,9 +126,19 @@ def _write_training_data(folder: Path, rows: Iterable[RevisionRow]) -> None:
             continue
         if row.kind == "helpful":
             examples.append(example(row, 0, row.response, row.ended))
+        before = row.response
         for number, step in enumerate(row.steps, start=1):
-            examples.append(example(row, number, step.revision, step.ended))
-    write_parquet(folder / "train.parquet", examples, SFT_COLUMNS)
+            plain = unwrap(step.revision, before)
+            found[plain.kind] += 1
+            if context.settings.wrappers == "keep":
+                plain = Unwrapped(step.revision, "none")
+            lost = plain.kind == "wrapped" and context.settings.wrappers == "drop"
+            first = plain.kind == "unchanged" and before == row.response
+            if not lost and not first:
+                examples.append(example(row, number, plain.text, step.ended))
+            before = plain.text
+    write_parquet(context.folder / "train.parquet", examples, SFT_COLUMNS)
+    return found
 
 
 STAGE = Stage(

@@ -1,0 +1,100 @@
+"""The `revise` stage with a scripted model: which revisions are trained on."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from plain_runs import run_of
+from rich.console import Console
+
+from cai.constitution import Constitution, Principle
+from cai.data.conversation import user
+from cai.data.records import PromptRow, RevisionRow
+from cai.data.store import read_rows, write_rows
+from cai.engines.scripted import ScriptedEngine
+from cai.pipeline.stages.revise import STAGE
+from cai.settings import ReviseSettings
+
+PROMPTS = [
+    PromptRow(
+        key=f"{n:02}",
+        kind="red_team",
+        split="train",
+        messages=user(f"Question {n}?"),
+        source="test",
+        task=f"task{n}",
+    )
+    for n in range(2)
+]
+CONSTITUTION = Constitution(
+    name="one",
+    principles=(Principle(id="p", critique="Say what is wrong.", revision="Rewrite it."),),
+)
+WRAPPED = 'Sure! Here is a revised response:\n\n"Ask the owner."'
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """Run the stage; the model says `revisions` in turn. Returns what is trained on."""
+    write_rows(tmp_path / "prompts/rows.jsonl", PROMPTS)
+
+    def run(*revisions, **settings):
+        def answer(request):
+            if request.prompt.speaker == "Revision":
+                return revisions[run.rounds(request)]
+            return "Too bad." if request.prompt.speaker == "Critique" else "Take it."
+
+        engine = ScriptedEngine(answer, lambda request: [])
+        monkeypatch.setattr("cai.engines.opening.open_engine", lambda settings: engine)
+        monkeypatch.setattr("cai.engines.opening.fingerprint_engine", lambda settings: "weights")
+        console = Console(record=True, quiet=True)
+        data = {"revise": {"rounds": len(revisions), **settings}}
+        context = run_of(data, tmp_path, constitution=CONSTITUTION, console=console).first(
+            ReviseSettings
+        )
+        metrics = STAGE.run(context)
+        rows = pq.read_table(tmp_path / "revise/train.parquet").to_pylist()
+        return metrics, [row["completion"][0]["content"] for row in rows]
+
+    asked: dict[str, int] = {}
+
+    def rounds(request):
+        """Count the revisions asked for so far in this chain."""
+        chain = json.dumps([m.content for m in request.prompt.messages][:1])
+        asked[chain] = asked.get(chain, -1) + 1
+        return asked[chain]
+
+    run.rounds, run.folder = rounds, tmp_path / "revise"
+    return run
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "trained"),
+    [("strip", ["Ask the owner."] * 2), ("drop", []), ("keep", [WRAPPED] * 2)],
+)
+def test_words_around_a_revision_are_counted_and_treated_as_the_setting_says(
+    stage, wrappers, trained
+):
+    metrics, completions = stage(WRAPPED, wrappers=wrappers)
+    assert completions == trained
+    assert (metrics["revisions_wrapped"], metrics["revisions_unchanged"]) == (2, 0)
+    kept = read_rows(stage.folder / "rows.jsonl", RevisionRow)
+    assert {row.steps[0].revision for row in kept} == {WRAPPED}
+
+
+def test_a_first_response_that_is_called_good_is_not_trained_on(stage):
+    metrics, completions = stage("No revisions needed.")
+    assert completions == []
+    assert metrics["revisions_unchanged"] == 2
+
+
+def test_no_change_keeps_the_revision_before_it(stage):
+    metrics, completions = stage("Ask the owner.", "No further changes are needed.")
+    assert completions == ["Ask the owner."] * 4
+    assert metrics["revisions_unchanged"] == 2
+
+
+def test_plain_revisions_are_trained_on_as_they_are(stage):
+    metrics, completions = stage("Ask the owner.")
+    assert completions == ["Ask the owner."] * 2
+    assert (metrics["revisions_wrapped"], metrics["revisions_unchanged"]) == (0, 0)
