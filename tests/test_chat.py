@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from cai.data.conversation import Message, Prompt, user
+from cai.engines import Unanswered
+from cai.engines.written import prompt_ids
 from cai.errors import CaiError
 from cai.models.chat import CHAT_FORMAT, TEMPLATE_DATE, ChatFormat, use_transcripts
 
@@ -163,6 +165,14 @@ def test_a_template_that_drops_turns_silently_is_refused():
     chat = ChatFormat(tokenizer)
     with pytest.raises(CaiError, match="losing text"):
         chat.prompt_ids(Prompt(turns("Hi", "Hello", "Bye")))
+
+
+def test_a_conversation_that_cannot_be_written_is_the_state_of_its_row():
+    opened = (Message(role="assistant", content="Hi."), Message(role="user", content="Hi?"))
+    with pytest.raises(Unanswered, match="cannot write this conversation") as caught:
+        prompt_ids(FORMATS["gemma"], Prompt(opened))
+    assert caught.value.state == "failed"
+    assert prompt_ids(FORMATS["llama"], Prompt(opened))
 
 
 def test_thinking_is_switched_off_and_closed():

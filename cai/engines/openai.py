@@ -38,6 +38,7 @@ from cai.engines.options import (
 )
 from cai.engines.server import ModelReport, answers_of, ask, echo_of, open_client, places_of
 from cai.engines.server_errors import NoLogprobsError, server_of, where_of
+from cai.engines.written import prompt_ids
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.settings import ModelSettings
@@ -350,7 +351,7 @@ class OpenAIEngine:
     def _written(self, prompt: Prompt) -> Any:  # noqa: ANN401 (text or token ids)
         """Return a prompt as the completions endpoint gets it."""
         if self._chat is not None:
-            return self._chat.prompt_ids(prompt)
+            return prompt_ids(self._chat, prompt)
         turns = to_transcript([_stripped(message) for message in prompt.messages])
         prefill = f" {one_turn(prompt.prefill)}" if prompt.prefill else ""
         return f"{turns}\n\n{prompt.speaker}:{prefill}"

@@ -29,6 +29,7 @@ from cai.engines.decode import FEW, DecodeLoop, TokenCompletion, TokenRequest
 from cai.engines.options import check_options
 from cai.engines.scoring import TokenQuestion, TokenScores, score_options
 from cai.engines.stopping import StopTexts
+from cai.engines.written import prompt_ids
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 
@@ -90,11 +91,12 @@ class TransformersEngine:
 
         Raises:
             PromptTooLong: The prompt and `max_tokens` exceed the model's context.
-            CaiError: The template cannot write the prompt, or the engine is or was closed.
+            Unanswered: The template cannot write the prompt.
+            CaiError: The engine is or was closed.
         """
         stop = (*self._chat.stop_strings, *request.stop)
         tokens = TokenRequest(
-            prompt_ids=tuple(self._chat.prompt_ids(request.prompt)),
+            prompt_ids=tuple(prompt_ids(self._chat, request.prompt)),
             seed=request.seed,
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -119,7 +121,7 @@ class TransformersEngine:
             CaiError: There are no options, or two of the same or an empty one; or as `generate`.
         """
         question = TokenQuestion(
-            prompt_ids=tuple(self._chat.prompt_ids(request.prompt)),
+            prompt_ids=tuple(prompt_ids(self._chat, request.prompt)),
             options=tuple(tuple(self._chat.option_ids(option)) for option in request.options),
         )
         check_options(request.options, question.options)

@@ -25,6 +25,7 @@ from cai.engines.finish import end_of
 from cai.engines.in_flight import InFlight
 from cai.engines.options import check_options, probabilities, questions, summed
 from cai.engines.vllm_arguments import engine_arguments, import_vllm, start
+from cai.engines.written import prompt_ids
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.models.loading import adapter_folder, model_folder
@@ -80,10 +81,11 @@ class VLLMEngine:
 
         Raises:
             PromptTooLong: The prompt and `max_tokens` exceed the model's context.
-            CaiError: The template cannot write the prompt, or the engine is or was closed.
+            Unanswered: The template cannot write the prompt.
+            CaiError: The engine is or was closed.
         """
         stop = (*self._chat.stop_strings, *request.stop)
-        ids = self._chat.prompt_ids(request.prompt)
+        ids = prompt_ids(self._chat, request.prompt)
         self._check(len(ids), request.max_tokens)
         with self._in_flight:
             said = await self._ask(
@@ -117,7 +119,7 @@ class VLLMEngine:
             Unscored: The model computes what is no log-probability.
             CaiError: There are no options, or two of the same or an empty one; or as `generate`.
         """
-        ids = self._chat.prompt_ids(request.prompt)
+        ids = prompt_ids(self._chat, request.prompt)
         options = [tuple(self._chat.option_ids(option)) for option in request.options]
         check_options(request.options, options)
         self._check(len(ids), max(map(len, options)))

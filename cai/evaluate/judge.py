@@ -10,7 +10,7 @@ from cai.compare.forms import Question, Verdict
 from cai.compare.labels import distribution
 from cai.data.conversation import Conversation, Prompt, user
 from cai.data.records import Evidence, Kind, Provenance, content_hash
-from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
+from cai.engines import Engine, PromptTooLong, ScoreRequest, Unanswered, Unscored
 from cai.evaluate.grading import LABELS, Grades, Label, NoVerdict, verdict_of
 from cai.templates import (
     OPTIONS,
@@ -185,6 +185,8 @@ class AnswerJudge:
                     scores = await self.engine.score(request)
                 except PromptTooLong as error:
                     raise NoVerdict("too_long", f"the judge's question: {error}") from error
+                except Unanswered as error:
+                    raise NoVerdict("failed", f"the judge gave no answer: {error}") from error
                 except Unscored as error:
                     raise NoVerdict("unparsed", f"the judge's server: {error}") from error
                 # JSON has no infinity, and what is this improbable counts for nothing.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cai.data.conversation import Conversation, Prompt
 from cai.data.records import Row
 from cai.data.rows import Item, run_rows
-from cai.engines import Engine, PromptTooLong, ScoreRequest, Unscored
+from cai.engines import Engine, PromptTooLong, ScoreRequest, Unanswered, Unscored
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,6 @@ async def text_logprobs(
 async def _logprob(engine: Engine, text: BenignText) -> float | None:
     try:
         scores = await engine.score(ScoreRequest(Prompt(text.messages), (text.response,)))
-    except (PromptTooLong, Unscored):
+    except (PromptTooLong, Unanswered, Unscored):
         return None
     return scores.logprobs[0] if math.isfinite(scores.logprobs[0]) else None

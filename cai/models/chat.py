@@ -56,6 +56,10 @@ _THINKING_TAG = r"<(/?)(?:think|thinking|thought|reasoning)>\s*\Z"
 _MARK = re.compile(r"@@content-(\d+)@@")
 
 
+class UnwritableError(CaiError):
+    """A chat template cannot write a conversation."""
+
+
 @dataclass(frozen=True)
 class _Written:
     """A text, and which spans of it the template did not write."""
@@ -255,7 +259,7 @@ class ChatFormat:
                 continue
             if [int(mark) for mark in _MARK.findall(text)] == list(range(len(form))):
                 return str(text), form
-        raise CaiError(
+        raise UnwritableError(
             "The model's chat template cannot write this conversation without losing text "
             f"({problem or 'it drops a message'}); roles: "
             f"{', '.join(message.role for message in messages)}. Use a model whose template keeps "
