@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from cai.constitution import Constitution, load_constitution
+from cai.data.conversation import user
+from cai.data.records import PromptRow
 from cai.pipeline.context import Pipeline, Run
 from cai.pipeline.load import pipeline_settings
 from cai.pipeline.placing import place
@@ -17,6 +19,21 @@ SMALLEST: dict[str, Any] = {
     "models": {"helpful": {"path": "playground"}},
     "prompts": {"red_team": "playground:red_team", "helpful": "playground:helpful"},
 }
+
+
+def red_team_prompts(count: int) -> list[PromptRow]:
+    """Return prompts to train on, each a task."""
+    return [
+        PromptRow(
+            key=f"{n:02}",
+            kind="red_team",
+            split="train",
+            messages=user(f"Question {n}?"),
+            source="test",
+            task=f"task{n}",
+        )
+        for n in range(count)
+    ]
 
 
 def run_of(

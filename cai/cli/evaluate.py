@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,9 @@ from cai.evaluate.rates import Rate
 from cai.evaluate.recorded import Recorded, agreement, read_answers
 from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.texts import BenignText
-from cai.pipeline.context import Context, KnownModels
+from cai.pipeline.context import SWEEP, Context, KnownModels
 from cai.pipeline.engines import Fingerprints
-from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate
+from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate, preference_loader
 from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
 from cai.pipeline.sets import read_prompt_set, read_recorded
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[^/@:=]+")
 """What can stand before `=`: no path, no address."""
-SWEEP = "sweep"
-"""The folder, in a run's own, of an evaluation of its checkpoints."""
 
 
 def evaluate_command(options: EvaluateOptions) -> None:
@@ -249,13 +246,7 @@ def _loader(folder: str) -> Callable[[], PreferenceModel]:
 
     score_constants(model_folder(ModelSettings(path=folder)))
 
-    @cache
-    def load() -> PreferenceModel:
-        from cai.training.preference_model import PreferenceModel
-
-        return PreferenceModel.load(folder)
-
-    return load
+    return preference_loader(Path(folder))
 
 
 def _texts(path: str) -> list[BenignText]:

@@ -45,11 +45,16 @@ def load_constitution(ref: str | Path) -> Constitution:
     return resolve(find(ref)).constitution
 
 
-def shipped_folder() -> Path:
-    """Return the folder of the built-in constitutions (in the wheel, or beside the package)."""
+def shipped(name: str) -> Path:
+    """Return a folder of files that come with cai, in the wheel or beside the package."""
     package = Path(__file__).parents[1]
-    installed = package / "_shipped" / "constitutions"
-    return installed if installed.is_dir() else package.parent / "constitutions"
+    installed = package / "_shipped" / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the built-in constitutions."""
+    return shipped("constitutions")
 
 
 def shipped_constitutions() -> list[str]:

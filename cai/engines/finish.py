@@ -83,7 +83,11 @@ def end_of(reason: object) -> End:
         return "ended"
     if not isinstance(reason, str):
         raise TypeError(f"the finish reason is {reason!r}")
-    return ENDS.get(re.sub(r"\W+", "_", reason.strip().lower()), "failed")
+    return ENDS.get(_normal(reason), "failed")
+
+
+def _normal(reason: str) -> str:
+    return re.sub(r"\W+", "_", reason.strip().lower())
 
 
 def said_by(choice: Any) -> Said:  # noqa: ANN401
@@ -99,7 +103,7 @@ def said_by(choice: Any) -> Said:  # noqa: ANN401
     reason = choice.finish_reason
     end = end_of(reason)
     if end in ("refused", "failed"):
-        known = isinstance(reason, str) and re.sub(r"\W+", "_", reason.strip().lower()) in ENDS
+        known = _normal(reason) in ENDS
         told = f"the answer ended with `{reason}`{'' if known else ', which is not known'}"
         return Said(text, end, f"{told}{_more(choice, refusal)}")
     if not text.strip() and isinstance(refusal, str) and refusal:

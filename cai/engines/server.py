@@ -24,6 +24,7 @@ from cai.engines.server_errors import (
     one_line,
     server_of,
     where_of,
+    words_of,
 )
 from cai.errors import CaiError
 from cai.settings import ModelSettings, ServerSettings
@@ -196,8 +197,7 @@ def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401
     error = getattr(answer, "error", None)
     if not error or getattr(answer, "choices", None):
         return
-    inner: object = error.get("message") if isinstance(error, dict) else error  # pyright: ignore
-    said = one_line(str(inner or error), server_of(settings))
+    said = one_line(words_of(error) or str(error), server_of(settings))
     raise PromptTooLong(said) if TOO_LONG.search(said) else UpstreamError(said)
 
 

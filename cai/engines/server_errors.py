@@ -189,7 +189,7 @@ def _of_server(error: Exception, said: str, settings: ModelSettings) -> str:
 
 def said_by_error(error: Exception, server: ServerSettings) -> str:
     """Return an error's message on one line, without the key."""
-    return one_line(_words(getattr(error, "body", None)) or str(error), server)
+    return one_line(words_of(getattr(error, "body", None)) or str(error), server)
 
 
 def one_line(text: str, server: ServerSettings) -> str:
@@ -197,12 +197,12 @@ def one_line(text: str, server: ServerSettings) -> str:
     return without_key(" ".join(text.split())[:_LONGEST], server)
 
 
-def _words(body: Any) -> str:  # noqa: ANN401
+def words_of(body: Any) -> str:  # noqa: ANN401
     """Find the words in an error's body, whatever its shape."""
     if isinstance(body, str):
         return body
     if isinstance(body, list):
-        return next((found for one in body if (found := _words(one))), "")  # pyright: ignore
+        return next((found for one in body if (found := words_of(one))), "")  # pyright: ignore
     if isinstance(body, dict):
-        return next((found for key in _WORDS if (found := _words(body.get(key)))), "")  # pyright: ignore
+        return next((found for key in _WORDS if (found := words_of(body.get(key)))), "")  # pyright: ignore
     return ""

@@ -14,6 +14,9 @@ from cai.pipeline.progress import Progress
 from cai.pipeline.stage import BASE, FEEDBACK, GIVEN, HELPFUL, POLICY, Placed
 from cai.settings import ModelSettings, PipelineSettings, StageSettings
 
+LOGS, SWEEP = "logs", "sweep"
+"""Folders of a run that are no stage's: TensorBoard's logs, and evaluations of its checkpoints."""
+
 S = TypeVar("S", bound=StageSettings)
 T = TypeVar("T", bound=StageSettings)
 
@@ -143,7 +146,7 @@ class Context(Generic[S]):
     @property
     def log_dir(self) -> Path:
         """The folder of its TensorBoard logs."""
-        return self.run.folder / "logs" / self.name
+        return self.run.folder / LOGS / self.name
 
     @property
     def seed(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -131,6 +131,18 @@ class Evaluation:
                 "(`--judge MODEL` on the command line)."
             )
         return settings.judge
+
+
+def preference_loader(folder: Path) -> Callable[[], PreferenceModel]:
+    """Return a function that loads a preference model, once."""
+
+    @cache
+    def load() -> PreferenceModel:
+        from cai.training.preference_model import PreferenceModel
+
+        return PreferenceModel.load(folder)
+
+    return load
 
 
 @dataclass

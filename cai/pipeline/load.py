@@ -14,9 +14,10 @@ from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.pipeline.context import Pipeline, Run
 from cai.pipeline.method import stage_of, stages_by_name
-from cai.pipeline.placing import arranged, place
+from cai.pipeline.placing import place
 from cai.pipeline.progress import Progress
 from cai.pipeline.shipped import shipped_folder, shipped_pipelines
+from cai.pipeline.stage import Placed
 from cai.pipeline.validation import Places, apply_change, explained
 from cai.settings import PipelineSettings, StageSettings
 
@@ -38,21 +39,19 @@ def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> Pipeline:
     """
     path = _find(ref)
     document = read_document(path)
-    if isinstance(document.data, dict):
-        for name in {*stages_by_name()} & {*document.data}:
-            document.data[name] = {} if document.data[name] is None else document.data[name]
-    sections = {*stages_by_name(), *document.data}
-    changed = [apply_change(change, document.data, "--set") for change in changes]
+    data = _mapping(document.data, Places(document))
+    for name in {*stages_by_name()} & {*data}:
+        data[name] = {} if data[name] is None else data[name]
+    sections = {*stages_by_name(), *data}
+    changed = [apply_change(change, data, "--set") for change in changes]
     for keys in changed:  # `--set sft=null`
-        if len(keys) == 1 and keys[0] in sections and document.data[keys[0]] is None:
-            del document.data[keys[0]]
-    places = Places(document, changed)
-    settings = _settings(document.data, places)
+        if len(keys) == 1 and keys[0] in sections and data[keys[0]] is None:
+            del data[keys[0]]
+    settings, stages = _checked(data, Places(document, changed))
     # A section with nothing in it is a stage with its defaults, and no fault.
     faults = [finding for finding in document.findings if finding.code != "empty"]
     if faults:
         raise CaiError("\n".join(f"{f.place}: {f.message}" for f in faults))
-    stages = place(settings, places.write)
     return Pipeline(settings, stages, path.parent, _constitution(settings, path))
 
 
@@ -62,7 +61,7 @@ def pipeline_settings(data: Mapping[str, Any]) -> PipelineSettings:
     Raises:
         CaiError: The contents have errors; the message has all of them.
     """
-    return _settings(data, Places())
+    return _checked(data, Places())[0]
 
 
 def read_resolved(run_folder: Path) -> PipelineSettings:
@@ -76,7 +75,7 @@ def read_resolved(run_folder: Path) -> PipelineSettings:
         raise CaiError(f"{run_folder} is not a run folder: it has no pipeline.yaml.")
     try:
         document = read_document(path)
-        return _settings(document.data, Places(document))
+        return _checked(document.data, Places(document))[0]
     except CaiError as problem:
         what = str(problem).rstrip(".").replace("\n", "; ")
         raise CaiError(
@@ -109,18 +108,22 @@ def open_run(
     return Run(Pipeline(settings, stages, Path(), constitution), run_folder, progress)
 
 
-def _settings(data: Any, places: Places) -> PipelineSettings:  # noqa: ANN401
-    """Check a whole pipeline, section by section."""
+def _mapping(data: Any, places: Places) -> dict[str, Any]:  # noqa: ANN401
     if not isinstance(data, dict):
         raise CaiError(
             f"{places.write(())}: a pipeline is a mapping of keys to values, such as `name: mine`."
         )
+    return data  # pyright: ignore[reportUnknownVariableType]
+
+
+def _checked(data: Any, places: Places) -> tuple[PipelineSettings, tuple[Placed, ...]]:  # noqa: ANN401
+    """Check a whole pipeline, section by section; return it with its stages, in their order."""
     sections: dict[str, StageSettings] = {}
     others: dict[str, Any] = {}
     errors: list[str] = []
     known = [name for name in PipelineSettings.model_fields if name != SECTIONS]
     known += stages_by_name()
-    for name, value in data.items():
+    for name, value in _mapping(data, places).items():
         stage = stage_of(name, value, places.write)
         if name == SECTIONS:  # a file has them one by one
             where = places.write((name,), of_key=True)
@@ -142,7 +145,9 @@ def _settings(data: Any, places: Places) -> PipelineSettings:  # noqa: ANN401
         raise CaiError("\n".join(errors)) from None
     if errors:
         raise CaiError("\n".join(errors))
-    return arranged(settings.model_copy(update={"sections": sections}), places.write)
+    stages = place(settings.model_copy(update={"sections": sections}), places.write)
+    in_order = {placed.name: placed.settings for placed in stages}
+    return settings.model_copy(update={"sections": in_order}), stages
 
 
 def _constitution(settings: PipelineSettings, path: Path) -> Constitution:

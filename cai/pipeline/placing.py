@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
 
 from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.pipeline.method import Where, stages_by_name
-from cai.pipeline.stage import (
-    ANY,
-    GIVEN,
-    HELPFUL,
-    POLICY,
-    Every,
-    Need,
-    Output,
-    Placed,
-    Source,
-    Stage,
-)
-from cai.settings import PipelineSettings, StageSettings
+from cai.pipeline.stage import ANY, GIVEN, HELPFUL, POLICY, Every, Need, Placed, Source
+from cai.settings import PipelineSettings
 
 
 def place(settings: PipelineSettings, where: Where) -> tuple[Placed, ...]:
@@ -39,26 +27,6 @@ def place(settings: PipelineSettings, where: Where) -> tuple[Placed, ...]:
     return _Placing(settings, where).placed()
 
 
-def arranged(settings: PipelineSettings, where: Where) -> PipelineSettings:
-    """Return the settings with their sections in the order of the run."""
-    order = [placed.name for placed in place(settings, where)]
-    sections = {name: settings.sections[name] for name in order}
-    return settings.model_copy(update={"sections": sections})
-
-
-@dataclass(frozen=True)
-class _Section:
-    """A section, before it is known what it reads."""
-
-    name: str
-    stage: Stage[Any]
-    settings: StageSettings
-
-    @property
-    def output(self) -> Output | None:
-        return Placed(self.name, self.stage, self.settings, {}).output
-
-
 class _Placing:
     """Places the stages of one pipeline."""
 
@@ -66,8 +34,10 @@ class _Placing:
         self._settings = settings
         self._where = where
         known = stages_by_name()
+        # Their sources are not known yet.
         sections = [
-            _Section(name, known[own.stage or name], own) for name, own in settings.sections.items()
+            Placed(name, known[own.stage or name], own, {})
+            for name, own in settings.sections.items()
         ]
         self._sections = sorted(sections, key=lambda s: list(known).index(s.stage.name))
         self._outputs = {s.output.name: s for s in self._sections if s.output}
@@ -81,27 +51,19 @@ class _Placing:
                 f"{names}."
             )
         # What reads all of a kind reads it in the order in which it is made.
-        first = self._in_order([self._place(s, Need) for s in self._sections])
-        by_name = {s.name: s for s in self._sections}
-        self._sections = [by_name[placed.name] for placed in first]
-        found = [self._place(s, (Need, Every)) for s in self._sections]
+        self._sections = list(self._in_order([self._with_sources(s) for s in self._sections]))
+        found = [self._with_sources(s, every=True) for s in self._sections]
         for placed in found:
             self._check_training(placed)
         return self._in_order(found)
 
-    def _place(self, section: _Section, needs: type[Need] | tuple[type, ...]) -> Placed:
-        wanted = [need for need in section.stage.needs if isinstance(need, needs)]
-        sources = self._sources(section, wanted)
-        return Placed(section.name, section.stage, section.settings, sources)
-
-    def _sources(
-        self, section: _Section, needs: Sequence[Need | Every]
-    ) -> dict[str, tuple[Source, ...]]:
+    def _with_sources(self, section: Placed, *, every: bool = False) -> Placed:
+        """Find what a stage reads; all of a kind only if `every`."""
         named = self._named(section)
         sources: dict[str, tuple[Source, ...]] = {}
-        for need in needs:
+        for need in section.stage.needs:
             if isinstance(need, Every):
-                sources |= self._every(section, need, named)
+                sources |= self._every(section, need, named) if every else {}
             elif found := named.get(need.kind):
                 if len(found) > 1:
                     raise CaiError(
@@ -111,9 +73,9 @@ class _Placing:
                 sources[need.kind] = tuple(found)
             elif taken := self._default(section, need):
                 sources[need.kind] = (taken,)
-        return sources
+        return replace(section, sources=sources)
 
-    def _named(self, section: _Section) -> dict[str, list[Source]]:
+    def _named(self, section: Placed) -> dict[str, list[Source]]:
         """Return what `from` names, by kind: outputs, or the stages that make them."""
         needed = {need.kind for need in section.stage.needs}
         by_stage = {s.name: s.output.name for s in self._sections if s.output}
@@ -141,7 +103,7 @@ class _Placing:
         return named
 
     def _every(
-        self, section: _Section, need: Every, named: Mapping[str, list[Source]]
+        self, section: Placed, need: Every, named: Mapping[str, list[Source]]
     ) -> dict[str, tuple[Source, ...]]:
         """Return all of a kind, or of any kind by the names of their stages."""
         others = [s for s in self._sections if s.stage is not section.stage]
@@ -153,7 +115,7 @@ class _Placing:
         helpful = [Source(HELPFUL, None)] if need.kind == POLICY else []
         return {need.kind: (*helpful, *(Source(name, s.name) for name, s in made))}
 
-    def _default(self, section: _Section, need: Need) -> Source | None:
+    def _default(self, section: Placed, need: Need) -> Source | None:
         for name in need.default:
             if name in GIVEN:
                 return Source(name, None)

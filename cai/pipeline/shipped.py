@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cai.constitution.load import shipped
+
 
 def shipped_folder() -> Path:
-    """Return the folder of the shipped pipelines, in a checkout or installed."""
-    package = Path(__file__).parents[1]
-    installed = package / "_shipped" / "pipelines"
-    return installed if installed.is_dir() else package.parent / "pipelines"
+    """Return the folder of the shipped pipelines."""
+    return shipped("pipelines")
 
 
 def shipped_pipelines() -> list[str]:

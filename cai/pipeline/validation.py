@@ -149,8 +149,8 @@ def _explain(
     if details["type"] == "missing":
         return f"{where}: `{dotted}` is missing: add it"
     message = details["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    if isinstance(details["input"], dict):  # of a whole section: the message names its settings
-        return f"{where}: {message}"
+    if details["type"] == "value_error" and isinstance(details["input"], dict):
+        return f"{where}: {message}"  # of a whole section: the message names its settings
     return f"{where}: `{dotted}`: {message} (it is {details['input']!r})"
 
 

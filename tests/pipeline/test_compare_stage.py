@@ -4,28 +4,17 @@ import json
 import math
 
 import pytest
-from plain_runs import run_of
+from plain_runs import red_team_prompts, run_of
 
 from cai.constitution import Constitution, Principle
-from cai.data.conversation import user
-from cai.data.records import ComparisonRow, JudgementRow, PairRow, PromptRow
+from cai.data.records import ComparisonRow, JudgementRow, PairRow
 from cai.data.store import read_rows, write_rows
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.pipeline.stages.compare import STAGE
 from cai.settings import CompareSettings
 
-PROMPTS = [
-    PromptRow(
-        key=f"{n:02}",
-        kind="red_team",
-        split="train",
-        messages=user(f"Question {n}?"),
-        source="test",
-        task=f"task{n}",
-    )
-    for n in range(12)
-]
+PROMPTS = red_team_prompts(12)
 CONSTITUTION = Constitution(
     name="two",
     principles=tuple(Principle(id=f"p{n}", comparison=f"By rule {n}?") for n in range(2)),

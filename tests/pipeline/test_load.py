@@ -107,6 +107,13 @@ def test_errors_name_file_line_and_fix(tmp_path, extra, message):
         load_pipeline(write(tmp_path, MINIMAL + extra))
 
 
+@pytest.mark.parametrize("text", ["- a: 1\n", "3\n", "[1, 2]\n", "just words\n"])
+@pytest.mark.parametrize("changes", [[], ["seed=3"]])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, changes):
+    with pytest.raises(CaiError, match=r"pipeline\.yaml:1:1: a pipeline is a mapping"):
+        load_pipeline(write(tmp_path, text), changes)
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(CaiError, match="`constitution` is missing"):
         load_pipeline(write(tmp_path, MINIMAL.replace("constitution: harmless\n", "")))

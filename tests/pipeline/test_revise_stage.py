@@ -4,28 +4,17 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from plain_runs import run_of
+from plain_runs import red_team_prompts, run_of
 from rich.console import Console
 
 from cai.constitution import Constitution, Principle
-from cai.data.conversation import user
-from cai.data.records import PromptRow, RevisionRow
+from cai.data.records import RevisionRow
 from cai.data.store import read_rows, write_rows
 from cai.engines.scripted import ScriptedEngine
 from cai.pipeline.stages.revise import STAGE
 from cai.settings import ReviseSettings
 
-PROMPTS = [
-    PromptRow(
-        key=f"{n:02}",
-        kind="red_team",
-        split="train",
-        messages=user(f"Question {n}?"),
-        source="test",
-        task=f"task{n}",
-    )
-    for n in range(2)
-]
+PROMPTS = red_team_prompts(2)
 CONSTITUTION = Constitution(
     name="one",
     principles=(Principle(id="p", critique="Say what is wrong.", revision="Rewrite it."),),

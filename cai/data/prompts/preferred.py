@@ -68,12 +68,9 @@ def asked(record: Record, column: str | None) -> Conversation | None:
     Raises:
         CaiError: It cannot be read.
     """
-    name = column or next(
-        (n for n in PROMPT_COLUMNS if n not in ("chosen", "text") and record.has(n)), None
-    )
-    if name is None and not record.has("context") and not record.has("history"):
-        return None
-    return prompt_of(record, column)
+    if _has_prompt(record, column) or record.has("context") or record.has("history"):
+        return prompt_of(record, column)
+    return None
 
 
 def preferred(

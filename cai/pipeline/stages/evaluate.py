@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from cai.evaluate.summarise import summarise_revisions
 from cai.evaluate.texts import BenignText
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics
-from cai.pipeline.evaluation import JUDGE, Checkpoint, Evaluation, evaluate
+from cai.pipeline.evaluation import JUDGE, Checkpoint, Evaluation, evaluate, preference_loader
 from cai.pipeline.stage import (
     COMPARISONS,
     HARMFULNESS_MODEL,
@@ -113,18 +112,9 @@ def _checkpoints(context: Context[EvaluateSettings]) -> tuple[Checkpoint, ...]:
 
 
 def _preference(context: Context[EvaluateSettings]) -> Callable[[], PreferenceModel] | None:
-    """Return what loads the run's preference model, once; None if it has none."""
+    """Return the loader of the run's preference model; None if it has none."""
     folder = _folder(context, PREFERENCE_MODEL)
-    if folder is None:
-        return None
-
-    @cache
-    def load() -> PreferenceModel:
-        from cai.training.preference_model import PreferenceModel
-
-        return PreferenceModel.load(folder / "model")
-
-    return load
+    return folder and preference_loader(folder / "model")
 
 
 def _starts(context: Context[EvaluateSettings]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cai.data.records import PromptRow, content_hash
 from cai.data.store import read_rows
 from cai.pipeline.context import Context
-from cai.pipeline.launch import Job, find_launcher, launch
+from cai.pipeline.launch import Job, Launcher, find_launcher, launch
 from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
 from cai.settings import ModelSettings, PPOSettings
 
@@ -115,11 +115,13 @@ def _run(context: Context[PPOSettings]) -> dict[str, Any]:
             return dict(ppo.train(**arguments, on_step=on_step))
         file = job.folder / "job.json"
         file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
-        say = context.progress.say
-        launcher = find_launcher(
-            settings.launch, settings.processes, context.base_dir, stage=context.name
-        )
-        return launch(file, launcher, on_step=on_step, warn=say)
+        launcher = _launcher(context, settings.launch)
+        return launch(file, launcher, on_step=on_step, warn=context.progress.say)
+
+
+def _launcher(context: Context[PPOSettings], name: str) -> Launcher:
+    processes = context.settings.processes
+    return find_launcher(name, processes, context.base_dir, stage=context.name)
 
 
 def _check(context: Context[PPOSettings]) -> None:
@@ -133,9 +135,7 @@ def _check(context: Context[PPOSettings]) -> None:
         from cai.ppo.check import check_shares
         from cai.ppo.processes import Processes
 
-        found = find_launcher(
-            settings.launch, settings.processes, context.base_dir, stage=context.name
-        )
+        found = _launcher(context, settings.launch)
         sharded, deepspeed = found.kind == "FSDP", found.kind == "DEEPSPEED"
         check_shares(
             settings, Processes(count=found.processes, sharded=sharded, deepspeed=deepspeed)
