@@ -10,7 +10,8 @@ from rich.text import Text
 from cai.cli.console import plain_console
 from cai.data.conversation import Message, Prompt
 from cai.data.records import derive_seed
-from cai.engines import Engine, GenerateRequest
+from cai.engines import Engine, GenerateRequest, PromptTooLong, Unanswered
+from cai.errors import CaiError
 from cai.settings import ModelSettings
 
 
@@ -42,7 +43,10 @@ def chat_command(
 
 
 async def _answer(engine: Engine, request: GenerateRequest) -> str:
-    return (await engine.generate(request)).text
+    try:
+        return (await engine.generate(request)).text
+    except (PromptTooLong, Unanswered) as problem:
+        raise CaiError(f"The model gives no answer: {problem}") from problem
 
 
 def _ask(console: Console) -> str:
