@@ -1,7 +1,6 @@
 """Groups of near-duplicate texts: word 3-gram sets that overlap (Jaccard) at least so much.
 
-In scripts that put no blanks between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese and
-others), and in Korean, whose blanks vary, every character with its marks counts as a word.
+What counts as a word of which script is in `cai.data.words`.
 
 The join is exact, not sampled: prefix filtering (Xiao et al., "Efficient Similarity Joins for Near
 Duplicate Detection", 2008). With the 3-grams of every text ordered from rare to common, two similar
@@ -10,45 +9,16 @@ texts share one among the first few, so only those few are looked up.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
+
+from cai.data.words import normalised, words
 
 Ints = NDArray[np.int64]
 
-_WITHOUT_BLANKS = r"\N{KATAKANA-HIRAGANA PROLONGED SOUND MARK}" + "".join(
-    rf"\p{{{script}}}"
-    for script in (
-        "Han",
-        "Hiragana",
-        "Katakana",
-        "Bopomofo",
-        "Yi",
-        "Hangul",
-        "Thai",
-        "Lao",
-        "Khmer",
-        "Myanmar",
-        "New_Tai_Lue",
-        "Tai_Le",
-        "Tai_Tham",
-        "Tai_Viet",
-        "Javanese",
-        "Balinese",
-    )
-)
-_WORD = regex.compile(
-    rf"(?=\w)[{_WITHOUT_BLANKS}]\p{{M}}*|[\w\p{{M}}--[{_WITHOUT_BLANKS}]]+", regex.VERSION1
-)
-_INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}\N{ARABIC TATWEEL}]")
-# Combining classes of points and accents. Below are vowel signs, nuktas and sound marks, which
-# tell words apart; tone marks of Thai and Lao are between.
-_POINTS = range(10, 37)
-_FIRST_ACCENT = 200
 _MIX = np.int64(0x2545F4914F6CDD1D)  # odd, so that multiplying loses nothing
 _EPSILON = 1e-9
 
@@ -84,25 +54,10 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> list[int]:
 
 def _grams(text: str, vocabulary: dict[str, int]) -> Ints:
     """Return the set of a text's word 3-grams, each hashed to 64 bits, ascending."""
-    plain = _normalised(text)
-    words: list[str] = _WORD.findall(plain) or [plain.strip()]
-    words += [""] * (3 - len(words))
-    ids = np.array([vocabulary.setdefault(w, len(vocabulary)) for w in words], dtype=np.int64)
+    found = words(text) or [normalised(text).strip()]
+    found += [""] * (3 - len(found))
+    ids = np.array([vocabulary.setdefault(w, len(vocabulary)) for w in found], dtype=np.int64)
     return np.unique((ids[:-2] * _MIX + ids[1:-1]) * _MIX + ids[2:])
-
-
-def _normalised(text: str) -> str:
-    """Return a text in NFKC and one letter case, without what may or may not be written."""
-    if text.isascii():
-        return text.casefold()
-    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    kept = (c for c in _INVISIBLE.sub("", parts).replace("ı", "i") if not _is_accent(c))
-    return unicodedata.normalize("NFKC", "".join(kept))
-
-
-def _is_accent(character: str) -> bool:
-    order = unicodedata.combining(character)
-    return order >= _FIRST_ACCENT or order in _POINTS
 
 
 class _Sets:

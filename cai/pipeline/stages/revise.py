@@ -16,11 +16,11 @@ from cai.data.store import RowStore, read_rows
 from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
-from cai.evaluate.wrappers import Unwrapped, Wrapping, unwrap
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output, Stage
+from cai.revise.wrappers import Unwrapped, Wrapping, unwrap
 from cai.settings import ReviseSettings
 
 WRAPPINGS: dict[Wrapping, str] = {

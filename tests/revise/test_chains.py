@@ -167,13 +167,13 @@ def test_editing_a_comparison_leaves_chains_alone():
 def test_a_chain_is_named_by_the_questions_it_asks(monkeypatch):
     """Other turns around what is said make other chains, under the same keys."""
     before, helpful = item_for(prompt()), item_for(prompt(kind="helpful"))
-    monkeypatch.setattr("cai.revise.critique_prompt", with_other_words(critique_prompt))
+    monkeypatch.setattr("cai.revise.chains.critique_prompt", with_other_words(critique_prompt))
     after = item_for(prompt())
     assert after.key == before.key
     assert after.fingerprint != before.fingerprint
     assert item_for(prompt(kind="helpful")) == helpful
     monkeypatch.undo()
-    monkeypatch.setattr("cai.revise.revision_prompt", with_other_words(revision_prompt))
+    monkeypatch.setattr("cai.revise.chains.revision_prompt", with_other_words(revision_prompt))
     assert item_for(prompt()).fingerprint not in (before.fingerprint, after.fingerprint)
 
 

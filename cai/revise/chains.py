@@ -1,4 +1,4 @@
-"""The supervised stage's data: responses, critiques and revisions (paper, section 3.1)."""
+"""Critique-revision chains: draws, questions and answers of a row (paper, section 3.1)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cai.evaluate.wrappers import unwrap
+from cai.revise.wrappers import unwrap
 
 BEFORE = "Take the bus instead."
 PLAIN = "I can't help with stealing bikes, but I can help you buy one."
