@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "constitution": DATA,
     "templates": {"constitution", *DATA},
     "engines": {"models", *DATA},
-    "revise": {"constitution", "templates", "engines", *ROWS},
+    "revise": {"constitution", "data.prompts", "templates", "engines", "evaluate.refusals", *ROWS},
     "compare": {
         "constitution",
         "data.prompts",
@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "constitution",
         "data.store",
         "evaluate",
+        "revise",
         "workbench.statistics",
         "__version__",
         *DATA,

@@ -148,6 +148,31 @@ def _why(
     why_command(run_folder, row, prompts=prompts, exact=exact)
 
 
+@app.command("revisions")
+def _revisions(
+    target: Annotated[
+        str, typer.Argument(help="A run folder, or a file of chains (docs/revisions.md).")
+    ],
+    constitution_: Annotated[
+        str | None,
+        typer.Option(
+            "--constitution",
+            help="Whose worked examples and principles were shown; a run's own if left out.",
+        ),
+    ] = None,
+    flaw: Annotated[
+        str | None, typer.Option(help="Show every text with this flaw: `copied`, `echo`, …")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it to this file.")
+    ] = None,
+) -> None:
+    """Show whether critiques and revisions are fit to train on, and what is wrong with them."""
+    from cai.cli.revisions import revisions_command
+
+    revisions_command(target, constitution=constitution_, flaw=flaw, json_file=json_file)
+
+
 @app.command("feedback")
 def _feedback(
     comparisons: Annotated[

@@ -44,6 +44,7 @@ from cai.report.tallies import (
     tally_revisions,
 )
 from cai.report.truth import Grade
+from cai.revise.quality import RevisionQuality
 from cai.settings import (
     CompareSettings,
     EvaluateSettings,
@@ -81,6 +82,7 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
 
     found = _tally(run_dir, settings, grade)
     scores = result(EvaluateSettings, "revisions.json", RevisionScores, RevisionScores())
+    quality = result(ReviseSettings, "quality.json", RevisionQuality, None)
     principles, suggestions = _principles(run_dir, settings)
     evaluation = settings.first(EvaluateSettings)
     return Report(
@@ -100,7 +102,7 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
         prompts=found.prompts,
         principles=principles,
         suggestions=suggestions,
-        revisions=found.revisions.model_copy(update={"scores": scores.rounds}),
+        revisions=found.revisions.model_copy(update={"scores": scores.rounds, "quality": quality}),
         comparisons=found.comparisons,
         judgements=found.judgements,
         label_quality=result(CompareSettings, "quality.json", KnownLabels, None),

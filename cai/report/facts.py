@@ -11,6 +11,7 @@ from pydantic import Field, field_serializer, field_validator
 from cai.compare.quality.measure import LabelQuality
 from cai.evaluate.rates import Estimate, Rate
 from cai.evaluate.results import Counts, Measures, ModelSummary, Result, RoundScore
+from cai.revise.quality import RevisionQuality
 from cai.workbench.statistics import PrincipleStatistics
 
 SCHEMA = 2
@@ -59,6 +60,7 @@ class RevisionFacts(Result):
     chains: int
     rounds: Sequence[RoundFacts]
     scores: Sequence[RoundScore] = ()
+    quality: RevisionQuality | None = None
 
 
 class ConfidenceBin(Result):

@@ -82,6 +82,12 @@ def cautions(report: Report) -> list[str]:
         )
     for missed in report.label_quality.missed if report.label_quality else ():
         said.append(f"The labels of known comparisons miss a bound that the run set: {missed}.")
+    quality = report.revisions.quality
+    if quality and quality.flawed > ALARMING_SHARE * quality.revisions:
+        said.append(
+            f"{quality.flawed:,} of {quality.revisions:,} revisions have flaws that their texts "
+            "show (see Critiques and revisions)."
+        )
     for found in report.stages_of("revise").values():
         if unchanged := found.metrics.get("revisions_unchanged", 0):
             said.append(

@@ -40,6 +40,7 @@ from cai.report.wording import (
     show,
     visible,
 )
+from cai.revise.flaws import FLAWS
 
 RATES = {
     "harmful_rate": "Harmful",
@@ -113,6 +114,7 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
         harmfulness=harmfulness_figure(report.measures, report.models),
         checkpoints=checkpoint_figures(report),
         lacking=missing(report),
+        flaw_names=FLAWS,
         score_chart=_score_chart(revisions.scores),
         score_numbers=numbers.behind_scores(revisions.scores),
         categories=_categories(evaluation),

@@ -10,7 +10,7 @@ from cai.settings.models import ModelSettings, ServerSettings
 from cai.settings.pipeline import PipelineSettings, ReportSettings
 from cai.settings.ppo import GuardSettings, PPOSettings
 from cai.settings.prompts import PromptsSettings, SourceSettings
-from cai.settings.revise import ReviseSettings
+from cai.settings.revise import ReviseSettings, RevisionGateSettings
 from cai.settings.training import (
     HarmfulnessSettings,
     OptimizerSettings,
@@ -35,6 +35,7 @@ __all__ = [
     "PromptsSettings",
     "ReportSettings",
     "ReviseSettings",
+    "RevisionGateSettings",
     "ServerSettings",
     "Settings",
     "SftSettings",

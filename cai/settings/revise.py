@@ -6,7 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cai.settings.base import Positive, SamplingSettings, StageSettings
+from cai.settings.base import Fraction, Positive, SamplingSettings, Settings, StageSettings
+
+Flaw = Literal[
+    "copied", "echo", "describes", "dialogue", "off_topic", "language", "repetitive", "refusal"
+]
+"""What can be wrong with a critique or a revision; docs/revisions.md describes each."""
+
+
+class RevisionGateSettings(Settings, frozen=True):
+    """A bound that the revisions must meet before anything is trained on them."""
+
+    flawed: Fraction = 0.5
+    """The largest share of revisions with one of the `flaws`."""
+    action: Literal["stop", "warn"] = "stop"
+    """What happens when the bound is missed."""
 
 
 class ReviseSettings(SamplingSettings, StageSettings, frozen=True):
@@ -21,5 +35,19 @@ class ReviseSettings(SamplingSettings, StageSettings, frozen=True):
     wrappers: Literal["strip", "drop", "keep"] = "strip"
     """Words about a revision ("Sure! Here is …", quotation marks) are not trained on (`strip`), the
     revision is left out (`drop`), or it is trained on as it is (`keep`)."""
+    flaws: tuple[Flaw, ...] = (
+        "copied",
+        "echo",
+        "describes",
+        "dialogue",
+        "off_topic",
+        "language",
+        "repetitive",
+    )
+    """The flaws that make a revision unfit for training. All flaws are counted and shown."""
+    keep: Literal["sound", "all"] = "sound"
+    """Which revisions are trained on: those without `flaws`, or all."""
+    gate: RevisionGateSettings | None = None
+    """Stop the run, or warn, if too many revisions have `flaws`."""
     concurrency: Positive = 256
     """Rows processed at the same time; changes speed and memory, not results."""

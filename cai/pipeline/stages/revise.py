@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from cai import revise
 from cai.data.conversation import Message
 from cai.data.records import PromptRow, RevisionRow, content_hash
-from cai.data.store import RowStore, read_rows
+from cai.data.store import RowStore, read_rows, write_json
 from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
@@ -20,7 +21,9 @@ from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output, Stage
-from cai.revise.wrappers import Unwrapped, Wrapping, unwrap
+from cai.revise.flaws import FLAWS
+from cai.revise.quality import Assessed, Assessor, RevisionQuality, measure_revisions
+from cai.revise.wrappers import Wrapping
 from cai.settings import ReviseSettings
 
 WRAPPINGS: dict[Wrapping, str] = {
@@ -57,13 +60,24 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
             title=context.name,
         )
     _check_chains(result.rows, context.folder)
-    wrapped = _write_training_data(context, result.rows)
+    assessor = Assessor(context.constitution)
+    chains = [assessor.rounds(row) if row.state == "ok" else [] for row in result.rows]
+    wrapped = Counter(one.wrapping for chain in chains for one in chain)
     for kind, what in WRAPPINGS.items():
         if wrapped[kind]:
             total = sum(wrapped.values())
             context.progress.say(f"  {context.name}: {wrapped[kind]:,} of {total:,} {what}.")
+    quality = _assess(context, chains)
+    left_out = _write_training_data(context, result.rows, chains)
     figures = {f"revisions_{kind}": wrapped[kind] for kind in WRAPPINGS}
-    return data_metrics(result, engines.usage, started, **figures)
+    return data_metrics(
+        result,
+        engines.usage,
+        started,
+        **figures,
+        revisions_flawed=quality.flawed,
+        revisions_left_out=left_out.total(),
+    )
 
 
 def _check(context: Context[ReviseSettings]) -> None:
@@ -95,9 +109,43 @@ def _check_chains(rows: Iterable[RevisionRow], folder: Path) -> None:
         )
 
 
+def _assess(
+    context: Context[ReviseSettings], chains: Sequence[Sequence[Assessed]]
+) -> RevisionQuality:
+    """Write the flaws of the revisions to `quality.json`; say which there are.
+
+    Raises:
+        CaiError: More of them are flawed than the gate allows, and its action is `stop`.
+    """
+    settings, gate = context.settings, context.settings.gate
+    quality = measure_revisions(chains, settings.flaws)
+    path = context.folder / "quality.json"
+    write_json(path, asdict(quality))
+    if not quality.flawed:
+        return quality
+    flaws = ", ".join(
+        f"{count:,} {FLAWS[flaw]}"
+        for flaw, count in quality.flaws.items()
+        if flaw in settings.flaws
+    )
+    said = f"{quality.flawed:,} of {quality.revisions:,} revisions have flaws: {flaws}."
+    look = f"`cai revisions {context.folder.parent}` shows them."
+    if gate and quality.flawed > gate.flawed * quality.revisions and gate.action == "stop":
+        raise CaiError(
+            f"{said} That is more than a share of {gate.flawed:g} (`{context.name}.gate`). {look} "
+            f"Use another model, fewer worked examples (`{context.name}.few_shot`) or another "
+            f"constitution, or set `{context.name}.gate.action` to `warn` to continue anyway."
+        )
+    treated = "left out of training" if settings.keep == "sound" else "trained on (`keep: all`)"
+    context.progress.say(f"  {context.name}: {said} They are {treated}. {look}")
+    return quality
+
+
 def _write_training_data(
-    context: Context[ReviseSettings], rows: Iterable[RevisionRow]
-) -> Counter[Wrapping]:
+    context: Context[ReviseSettings],
+    rows: Iterable[RevisionRow],
+    chains: Sequence[Sequence[Assessed]],
+) -> Counter[str]:
     """Write one row per revision (of all rounds) and one per helpful sample.
 
     First responses to red-team prompts and critiques are not training targets (paper, section 3.5).
@@ -105,40 +153,46 @@ def _write_training_data(
     without one it is left out. `rows.jsonl` keeps all revisions as they were said.
 
     Returns:
-        How many revisions are wrapped in words about themselves, by kind.
+        The revisions that are left out, by reason.
     """
-    found: Counter[Wrapping] = Counter()
-
-    def example(row: RevisionRow, number: int, text: str, ended: bool) -> dict[str, Any]:
-        answer = Message(role="assistant", content=text)
-        return {
-            "key": row.key,
-            "kind": row.kind,
-            "round": number,
-            "prompt": [m.model_dump() for m in row.messages],
-            "completion": [answer.model_dump()],
-            "ended": ended,
-        }
-
     examples: list[dict[str, Any]] = []
-    for row in rows:
-        if row.state != "ok":
-            continue
-        if row.kind == "helpful":
-            examples.append(example(row, 0, row.response, row.ended))
-        before = row.response
-        for number, step in enumerate(row.steps, start=1):
-            plain = unwrap(step.revision, before)
-            found[plain.kind] += 1
-            if context.settings.wrappers == "keep":
-                plain = Unwrapped(step.revision, "none")
-            lost = plain.kind == "wrapped" and context.settings.wrappers == "drop"
-            first = plain.kind == "unchanged" and before == row.response
-            if not lost and not first:
-                examples.append(example(row, number, plain.text, step.ended))
-            before = plain.text
+    left_out: Counter[str] = Counter()
+
+    def add(row: RevisionRow, number: int, text: str, ended: bool) -> None:
+        answer = Message(role="assistant", content=text)
+        examples.append(
+            {
+                "key": row.key,
+                "kind": row.kind,
+                "round": number,
+                "prompt": [m.model_dump() for m in row.messages],
+                "completion": [answer.model_dump()],
+                "ended": ended,
+            }
+        )
+
+    for row, chain in zip(rows, chains, strict=True):
+        if row.kind == "helpful" and row.state == "ok":
+            add(row, 0, row.response, row.ended)
+        for one in chain:
+            if reason := _unfit(one, context.settings):
+                left_out[reason] += 1
+            else:
+                whole = context.settings.wrappers == "keep"
+                add(row, one.number, one.said if whole else one.revision, one.ended)
     write_parquet(context.folder / "train.parquet", examples, SFT_COLUMNS)
-    return found
+    return left_out
+
+
+def _unfit(one: Assessed, settings: ReviseSettings) -> str | None:
+    """Return why a revision is not trained on; None if it is."""
+    if one.wrapping == "unchanged" and one.on_first and settings.wrappers != "keep":
+        return "unchanged"
+    if one.wrapping == "wrapped" and settings.wrappers == "drop":
+        return "wrapped"
+    if settings.keep == "sound" and one.is_flawed(settings.flaws):
+        return "flawed"
+    return None
 
 
 STAGE = Stage(
@@ -148,7 +202,7 @@ STAGE = Stage(
     needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, (HELPFUL,))),
     inputs=_inputs,
     run=_run,
-    outputs=("rows.jsonl", "train.parquet"),
+    outputs=("rows.jsonl", "train.parquet", "quality.json"),
     check=_check,
     version=revise.VERSION,
 )
