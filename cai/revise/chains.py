@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 
 from cai.constitution import Constitution, Principle, draw
+from cai.constitution.schema import CritiqueExample
 from cai.data.conversation import Conversation, Prompt, strip_thinking
 from cai.data.records import (
     PrincipleUse,
@@ -88,14 +89,36 @@ class Reviser:
 
     def _asked(self, messages: Conversation, principle: Principle) -> list[Prompt]:
         """Return the questions of a round, but for what the model will have said until then."""
-        request, rewrite = str(principle.critique), str(principle.revision)
-        examples = self.constitution.few_shot.critique
         if not self.settings.critique:
-            return [revision_prompt(messages, "", request, None, rewrite, examples)]
+            return [self._revision_prompt(messages, "", None, principle)]
         return [
-            critique_prompt(messages, "", request, examples),
-            revision_prompt(messages, "", request, "", rewrite, examples),
+            self._critique_prompt(messages, "", principle),
+            self._revision_prompt(messages, "", "", principle),
         ]
+
+    def _critique_prompt(
+        self, messages: Conversation, response: str, principle: Principle
+    ) -> Prompt:
+        return critique_prompt(
+            messages, response, str(principle.critique), self._shown, asking=self.settings.asking
+        )
+
+    def _revision_prompt(
+        self, messages: Conversation, response: str, critique: str | None, principle: Principle
+    ) -> Prompt:
+        return revision_prompt(
+            messages,
+            response,
+            str(principle.critique),
+            critique,
+            str(principle.revision),
+            self._shown,
+            asking=self.settings.asking,
+        )
+
+    @property
+    def _shown(self) -> tuple[CritiqueExample, ...]:
+        return self.constitution.few_shot.critique[: self.settings.few_shot]
 
     async def row(self, item: Item[Inputs], engine: Engine) -> RevisionRow:
         """Answer a prompt, then criticise and rewrite the answer once per principle.
@@ -135,17 +158,15 @@ class Reviser:
     async def _fill(self, row: RevisionRow, item: Item[Inputs], engine: Engine) -> None:
         """Put the response and each step into the row as soon as it is there."""
         prompt, principles = item.inputs
-        examples = self.constitution.few_shot.critique
         say = partial(self._say, engine, item.key)
         row.response, row.ended = await say(Prompt(prompt.messages), "response")
         current = row.response
         for number, principle in enumerate(principles):
-            request, rewrite = str(principle.critique), str(principle.revision)
             critique = None
             if self.settings.critique:
-                asked = critique_prompt(prompt.messages, current, request, examples)
+                asked = self._critique_prompt(prompt.messages, current, principle)
                 critique, _ = await say(asked, "critique", number)
-            asked = revision_prompt(prompt.messages, current, request, critique, rewrite, examples)
+            asked = self._revision_prompt(prompt.messages, current, critique, principle)
             current, ended = await say(asked, "revision", number)
             use = PrincipleUse(id=principle.id, text_hash=principle.supervised_hash)
             row.steps.append(

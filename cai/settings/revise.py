@@ -32,6 +32,11 @@ class ReviseSettings(SamplingSettings, StageSettings, frozen=True):
     """Responses per helpful prompt, mixed into fine-tuning."""
     critique: bool = True
     """false: responses are revised without a critique (the paper's figure 7)."""
+    asking: Literal["dialogue", "question"] = "dialogue"
+    """Critiques and revisions are asked for as further turns of the conversation (the paper's way),
+    or as one question that shows the conversation."""
+    few_shot: Annotated[int, Field(ge=0)] = 5
+    """Worked examples of the constitution that are shown, at most."""
     wrappers: Literal["strip", "drop", "keep"] = "strip"
     """Words about a revision ("Sure! Here is …", quotation marks) are not trained on (`strip`), the
     revision is left out (`drop`), or it is trained on as it is (`keep`)."""

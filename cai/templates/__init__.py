@@ -43,6 +43,7 @@ from cai.data.conversation import (
 from cai.data.records import content_hash
 
 Layout = Literal["recommended", "paper"]
+Asking = Literal["dialogue", "question"]
 COMPARISON_TEMPLATES: dict[Layout, str] = {
     "recommended": "comparison.j2",
     "paper": "comparison_paper.j2",
@@ -138,8 +139,29 @@ def critique_prompt(
     response: str,
     critique_request: str,
     few_shot: Sequence[CritiqueExample] = (),
+    *,
+    asking: Asking = "dialogue",
 ) -> Prompt:
-    """Ask for a critique of `response` (paper, section 3.1)."""
+    """Ask for a critique of `response` (paper, section 3.1).
+
+    Args:
+        messages: The conversation that the response answers.
+        response: What is criticised.
+        critique_request: The `critique` of a principle.
+        few_shot: Worked examples, shown first.
+        asking: As further turns of the conversation (the paper's way), or as one question that
+            shows it.
+    """
+    if asking == "question":
+        shown = [
+            turn
+            for example in few_shot
+            for turn in (
+                _critique_question(example.messages, example.response, example.critique_request),
+                _assistant(example.critique),
+            )
+        ]
+        return Prompt((*shown, _critique_question(messages, response, critique_request)))
     turns = (*messages, _assistant(response), _user(critique_request, "Critique Request"))
     return Prompt(_after_examples(turns, few_shot), speaker="Critique")
 
@@ -151,8 +173,26 @@ def revision_prompt(
     critique: str | None,
     revision_request: str,
     few_shot: Sequence[CritiqueExample] = (),
+    *,
+    asking: Asking = "dialogue",
 ) -> Prompt:
-    """Ask for a revision of `response`, after its critique or (None) directly."""
+    """Ask for a revision of `response`, after its critique or (None) directly; see above."""
+    if asking == "question":
+        shown = [
+            turn
+            for example in few_shot
+            for turn in (
+                _revision_question(
+                    example.messages,
+                    example.response,
+                    None if critique is None else example.critique,
+                    example.revision_request,
+                ),
+                _assistant(example.revision),
+            )
+        ]
+        asked = _revision_question(messages, response, critique, revision_request)
+        return Prompt((*shown, asked))
     criticised = (
         ()
         if critique is None
@@ -168,6 +208,26 @@ def revision_prompt(
         _user(revision_request, "Revision Request"),
     )
     return Prompt(_after_examples(turns, few_shot), speaker="Revision")
+
+
+def _critique_question(messages: Conversation, response: str, request: str) -> Message:
+    return _asked(
+        render(
+            "critique_question.j2",
+            conversation=_conversation(messages),
+            response=response,
+            request=request,
+        )
+    )
+
+
+def _revision_question(
+    messages: Conversation, response: str, critique: str | None, request: str
+) -> Message:
+    shown = {"conversation": _conversation(messages), "response": response, "request": request}
+    if critique is None:
+        return _asked(render("revision_question_direct.j2", **shown))
+    return _asked(render("revision_question.j2", critique=critique, **shown))
 
 
 def options(count: int) -> tuple[str, ...]:

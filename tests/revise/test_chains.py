@@ -178,8 +178,8 @@ def test_a_chain_is_named_by_the_questions_it_asks(monkeypatch):
 
 
 def with_other_words(ask):
-    def changed(*args):
-        return replace(ask(*args), speaker="Other")
+    def changed(*args, **named):
+        return replace(ask(*args, **named), speaker="Other")
 
     return changed
 

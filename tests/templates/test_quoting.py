@@ -231,6 +231,14 @@ def judged(name, asked, first, second, third):
     return Filled(name, {"conversation": CONVERSATION} | rubric, values)
 
 
+def questioned(name, asked, answer, response, **values):
+    shown = CONVERSATION if answer is not None else CONVERSATION[:1]
+    values |= {"asked": asked, "response": response}
+    return Filled(
+        name, {"conversation": shown}, values | ({"answer": answer} if answer is not None else {})
+    )
+
+
 def comparison_example(asked, first, second, reasoning):
     return ComparisonExample.model_construct(
         messages=conversation(asked, first),
@@ -303,6 +311,24 @@ CASES = {
     "revision after an example": lambda a, b, c, d: (
         revision_prompt(user(a), b, c, d, a, [critique_example(a, b, c, d)]),
         [a, b, c, d, b, c, a, b, c, d, a],
+    ),
+    "critique as a question, after an example": lambda a, b, c, d: (
+        critique_prompt(
+            conversation(a, b), c, d, [critique_example(a, b, c, d)], asking="question"
+        ),
+        [
+            questioned("critique_question.j2", a, None, b, request=c),
+            d,
+            questioned("critique_question.j2", a, b, c, request=d),
+        ],
+    ),
+    "revision as a question": lambda a, b, c, d: (
+        revision_prompt(conversation(a, b), c, "", d, a, asking="question"),
+        [questioned("revision_question.j2", a, b, c, critique=d, request=a)],
+    ),
+    "direct revision as a question": lambda a, b, c, d: (
+        revision_prompt(conversation(a, b), c, "", None, d, asking="question"),
+        [questioned("revision_question_direct.j2", a, b, c, request=d)],
     ),
     "flag": lambda a, b, c, d: (
         flag_prompt(critique_prompt(user(a), b, c), d, yes_first=True),
