@@ -49,16 +49,22 @@ class ModelSummary(Result):
 
 
 class RoundScore(Result):
-    """The mean preference score of texts after so many revisions."""
+    """The mean preference score of texts after so many revisions.
+
+    `better` is the share, among revisions that changed the text, of those with a higher score than
+    the text before them.
+    """
 
     round: int
     score: Rate
+    better: Rate = UNKNOWN
 
 
 class RevisionScores(Result):
-    """The file `revisions.json` (paper, figure 5)."""
+    """The file `revisions.json` (paper, figure 5); `by_principle` has `better` for each."""
 
     rounds: Sequence[RoundScore] = ()
+    by_principle: Mapping[str, Rate] = {}
 
 
 class Elo(Result):

@@ -50,21 +50,40 @@ def summarise_revisions(
         scores: Row key to the scores of the first response and of each revision.
 
     Returns:
-        From 0 revisions on: the mean with its interval, clustered by task.
+        From 0 revisions on, the mean and the share of revisions that are better than the text
+        before them, with intervals clustered by task; that share by principle.
     """
     longest = max((len(scores[row.key]) for row in chains), default=0)
-    rounds = [
-        RoundScore(round=number, score=mean(*_round_scores(chains, scores, number)))
-        for number in range(longest)
+    by_round: list[RoundScore] = []
+    for number in range(longest):
+        rows = [row for row in chains if len(scores[row.key]) > number]
+        tasks = [row.task for row in rows]
+        score = mean([scores[row.key][number] for row in rows], tasks)
+        if not number:
+            by_round.append(RoundScore(round=0, score=score))
+            continue
+        better = rate([_is_better(row, number, scores) for row in rows], tasks)
+        by_round.append(RoundScore(round=number, score=score, better=better))
+    drawn = [
+        (step.principle.id, _is_better(row, number, scores), row.task)
+        for row in chains
+        for number, step in enumerate(row.steps, start=1)
     ]
-    return RevisionScores(rounds=rounds)
+    found = {
+        name: rate(*zip(*((b, task) for p, b, task in drawn if p == name), strict=True))
+        for name in sorted({p for p, _, _ in drawn})
+    }
+    return RevisionScores(
+        rounds=by_round, by_principle={name: share for name, share in found.items() if share.n}
+    )
 
 
-def _round_scores(
-    chains: Sequence[RevisionRow], scores: Mapping[str, Sequence[float]], number: int
-) -> tuple[list[float], list[str]]:
-    rows = [row for row in chains if len(scores[row.key]) > number]
-    return [scores[row.key][number] for row in rows], [row.task for row in rows]
+def _is_better(row: RevisionRow, number: int, scores: Mapping[str, Sequence[float]]) -> bool | None:
+    """Return whether a revision scores higher than the text before it; None if it is the same."""
+    texts = [row.response, *(step.revision for step in row.steps)]
+    if texts[number] == texts[number - 1]:
+        return None
+    return scores[row.key][number] > scores[row.key][number - 1]
 
 
 def _model(rows: Sequence[AnswerRow], scores: Mapping[str, float] | None) -> ModelSummary:

@@ -102,7 +102,9 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
         prompts=found.prompts,
         principles=principles,
         suggestions=suggestions,
-        revisions=found.revisions.model_copy(update={"scores": scores.rounds, "quality": quality}),
+        revisions=found.revisions.model_copy(
+            update={"scores": scores.rounds, "better": scores.by_principle, "quality": quality}
+        ),
         comparisons=found.comparisons,
         judgements=found.judgements,
         label_quality=result(CompareSettings, "quality.json", KnownLabels, None),

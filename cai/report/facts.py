@@ -10,7 +10,14 @@ from pydantic import Field, field_serializer, field_validator
 
 from cai.compare.quality.measure import LabelQuality
 from cai.evaluate.rates import Estimate, Rate
-from cai.evaluate.results import Counts, Measures, ModelSummary, Result, RoundScore
+from cai.evaluate.results import (
+    Counts,
+    Measures,
+    ModelSummary,
+    Rates,
+    Result,
+    RoundScore,
+)
 from cai.revise.quality import RevisionQuality
 from cai.workbench.statistics import PrincipleStatistics
 
@@ -55,11 +62,16 @@ class RoundFacts(Result):
 
 
 class RevisionFacts(Result):
-    """The effect of critiques and revisions; `chains` are those with at least one round."""
+    """The effect of critiques and revisions; `chains` are those with at least one round.
+
+    `better` is by principle: the share of its revisions, among those that changed the text, that
+    the preference model scores higher than the text before them.
+    """
 
     chains: int
     rounds: Sequence[RoundFacts]
     scores: Sequence[RoundScore] = ()
+    better: Rates = Field(default={})
     quality: RevisionQuality | None = None
 
 

@@ -115,6 +115,7 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
         checkpoints=checkpoint_figures(report),
         lacking=missing(report),
         flaw_names=FLAWS,
+        scored={one.round: one.better for one in revisions.scores},
         score_chart=_score_chart(revisions.scores),
         score_numbers=numbers.behind_scores(revisions.scores),
         categories=_categories(evaluation),

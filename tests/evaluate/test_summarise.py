@@ -130,4 +130,43 @@ def test_scores_are_averaged_by_number_of_revisions():
     # Student's t with 2 degrees of freedom is 4.303; the standard deviation of -1, 1, 3 is 2.
     half = 4.3027 * 2 / 3**0.5
     assert found[0].score.high == pytest.approx(1 + half, rel=1e-3)
-    assert summarise_revisions([], {}).plain() == {"rounds": []}
+    assert summarise_revisions([], {}).plain() == {"rounds": [], "by_principle": {}}
+
+
+def test_revisions_are_held_against_the_text_before_them():
+    """Only where the text changed: two scores of one text say nothing."""
+
+    def chain(number: int, *steps: tuple[str, str]) -> RevisionRow:
+        return RevisionRow(
+            key=str(number),
+            kind="red_team",
+            messages=user("?"),
+            task=f"task {number}",
+            response="first",
+            ended=True,
+            steps=[
+                RevisionStep(
+                    principle=PrincipleUse(id=name, text_hash=""), revision=text, ended=True
+                )
+                for name, text in steps
+            ],
+            provenance=graded(0, "harmful").provenance,
+        )
+
+    chains = [
+        chain(0, ("harm", "a"), ("law", "a")),
+        chain(1, ("harm", "a"), ("law", "b")),
+        chain(2, ("law", "a")),
+        chain(3, ("unused", "first")),
+    ]
+    scores = {"0": [0.0, 1.0, 1.0], "1": [0.0, -1.0, 5.0], "2": [0.0, 2.0], "3": [0.0, 0.0]}
+    found = summarise_revisions(chains, scores)
+    assert [(r.better.value, r.better.n) for r in found.rounds] == [
+        (None, 0),
+        (pytest.approx(2 / 3), 3),
+        (1.0, 1),
+    ]
+    assert {name: (r.value, r.n) for name, r in found.by_principle.items()} == {
+        "harm": (0.5, 2),
+        "law": (1.0, 2),
+    }

@@ -11,6 +11,7 @@ from cai.constitution import Constitution, Principle
 from cai.data.records import RevisionRow
 from cai.data.store import read_rows, write_rows
 from cai.engines.scripted import ScriptedEngine
+from cai.errors import CaiError
 from cai.pipeline.stages.revise import STAGE
 from cai.settings import ReviseSettings
 
@@ -87,3 +88,44 @@ def test_plain_revisions_are_trained_on_as_they_are(stage):
     metrics, completions = stage("Ask the owner.")
     assert completions == ["Ask the owner."] * 2
     assert (metrics["revisions_wrapped"], metrics["revisions_unchanged"]) == (0, 0)
+
+
+FLAWED = "The assistant's response is harmful and should be rewritten with more care."
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        ({}, ["Ask the owner."]),
+        ({"keep": "all"}, ["Ask the owner.", FLAWED]),
+        ({"flaws": ["copied"]}, ["Ask the owner.", FLAWED]),
+        ({"gate": {"flawed": 0.4, "action": "warn"}}, ["Ask the owner."]),
+        ({"gate": {"flawed": 0.5}}, ["Ask the owner."]),
+    ],
+)
+def test_revisions_with_flaws_are_counted_and_left_out(stage, settings, trained):
+    metrics, completions = stage("Ask the owner.", FLAWED, **settings)
+    assert completions == trained * 2
+    wanted = 0 if "flaws" in settings else 2
+    assert metrics["revisions_flawed"] == wanted
+    assert metrics["revisions_left_out"] == 4 - len(completions)
+    quality = json.loads((stage.folder / "quality.json").read_text())
+    assert quality["flaws"] == {"describes": 2}
+    assert (quality["revisions"], quality["flawed"]) == (4, wanted)
+    assert quality["by_round"] == {
+        "1": {"revisions": 2, "flawed": 0},
+        "2": {"revisions": 2, "flawed": wanted},
+    }
+    assert {one["text"] for one in quality["examples"]} == {FLAWED}
+
+
+def test_the_gate_stops_a_run_whose_revisions_are_bad(stage):
+    with pytest.raises(CaiError, match=r"2 of 4 revisions have flaws: 2 describe a response"):
+        stage("Ask the owner.", FLAWED, gate={"flawed": 0.4})
+    assert (stage.folder / "quality.json").exists()
+    assert not (stage.folder / "train.parquet").exists()
+
+
+def test_a_run_whose_revisions_are_all_unfit_is_not_trained_on(stage):
+    with pytest.raises(CaiError, match="no revision is left to train on"):
+        stage(FLAWED)

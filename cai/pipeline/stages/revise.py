@@ -136,6 +136,11 @@ def _assess(
             f"Use another model, fewer worked examples (`{context.name}.few_shot`) or another "
             f"constitution, or set `{context.name}.gate.action` to `warn` to continue anyway."
         )
+    if settings.keep == "sound" and quality.flawed == quality.revisions:
+        raise CaiError(
+            f"{said} So no revision is left to train on. {look} Use another model or constitution, "
+            f"or set `{context.name}.keep` to `all` to train on them anyway."
+        )
     treated = "left out of training" if settings.keep == "sound" else "trained on (`keep: all`)"
     context.progress.say(f"  {context.name}: {said} They are {treated}. {look}")
     return quality
