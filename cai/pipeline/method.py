@@ -17,6 +17,7 @@ from cai.pipeline.context import LOGS, SWEEP
 from cai.pipeline.stage import GIVEN, Stage
 from cai.pipeline.stages import (
     compare,
+    dpo,
     evaluate,
     harmfulness,
     ppo,
@@ -33,6 +34,7 @@ METHOD: tuple[Stage[Any], ...] = (
     revise.STAGE,
     sft.STAGE,
     compare.STAGE,
+    dpo.STAGE,
     preference.STAGE,
     ppo.STAGE,
     harmfulness.STAGE,

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cai.pipeline.context import Context
 from cai.pipeline.launch_training import launcher_of_training, run_training
+
+
+def trained_on(kind: str, train: str) -> Callable[[Context[Any]], dict[str, Any]]:
+    """Return the function of a stage that trains on the `train.parquet` of another stage."""
+
+    def run(context: Context[Any]) -> dict[str, Any]:
+        return train_model(context, train, context.source(kind) / "train.parquet")
+
+    return run
 
 
 def train_model(context: Context[Any], train: str, data: Path) -> dict[str, Any]:

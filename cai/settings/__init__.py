@@ -12,6 +12,8 @@ from cai.settings.ppo import GuardSettings, PPOSettings
 from cai.settings.prompts import PromptsSettings, SourceSettings
 from cai.settings.revise import ReviseSettings, RevisionGateSettings
 from cai.settings.training import (
+    ComparisonSettings,
+    DpoSettings,
     HarmfulnessSettings,
     OptimizerSettings,
     PreferenceSettings,
@@ -22,6 +24,8 @@ __all__ = [
     "LABEL_POLICIES",
     "OWN_GRADER",
     "CompareSettings",
+    "ComparisonSettings",
+    "DpoSettings",
     "EvaluateSettings",
     "GateSettings",
     "GuardSettings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -55,13 +55,33 @@ class SftSettings(OptimizerSettings, frozen=True):
     """Helpful samples per revision row, as far as there are enough."""
 
 
-class PreferenceSettings(OptimizerSettings, frozen=True):
-    """The preference model (paper, section 4.2)."""
+class ComparisonSettings(OptimizerSettings, frozen=True):
+    """Settings of every training on comparisons."""
 
     ai_weight: PositiveFloat = 1.0
     """The weight of an AI-labelled comparison in the loss."""
     human_weight: PositiveFloat = 1.0
     """The weight of a human (or simulated) helpfulness comparison in the loss."""
+
+
+class PreferenceSettings(ComparisonSettings, frozen=True):
+    """The preference model (paper, section 4.2)."""
+
+
+class DpoSettings(ComparisonSettings, frozen=True):
+    """Direct preference optimisation on the labels, without a preference model."""
+
+    beta: PositiveFloat = 0.1
+    """β: how much a nat of log-ratio against the start counts; smaller values move further."""
+    loss: Literal["sigmoid", "ipo", "hinge", "apo_zero", "apo_down"] = "sigmoid"
+    """DPO's own loss, or a variant of it; each row counts by its label's probability."""
+    normalise_length: bool = False
+    """Divide log-ratios by the tokens of the response; `ipo` always does."""
+
+    @property
+    def normalises_length(self) -> bool:
+        """Whether log-ratios are means over tokens."""
+        return self.normalise_length or self.loss == "ipo"
 
 
 class HarmfulnessSettings(OptimizerSettings, frozen=True):

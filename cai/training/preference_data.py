@@ -16,7 +16,7 @@ from cai.data.conversation import Conversation, Prompt
 from cai.data.records import content_hash
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
-from cai.settings import PreferenceSettings
+from cai.settings import ComparisonSettings
 from cai.training.data import answer, conversation, read_rows
 from cai.training.scores import pad_right
 
@@ -33,6 +33,7 @@ class Pair:
     Attributes:
         chosen: `(T,)` int32: prompt, chosen response and turn end.
         rejected: The same with the rejected response.
+        prompt_tokens: Of the prompt, with which both begin.
         probability: That the chosen response is the better one.
         weight: Of the row in the loss.
         held_out: Whether its prompt is kept out of training.
@@ -40,6 +41,7 @@ class Pair:
 
     chosen: NDArray[np.int32]
     rejected: NDArray[np.int32]
+    prompt_tokens: int
     probability: float
     weight: float
     held_out: bool
@@ -64,7 +66,7 @@ class Pairs:
 
 
 def read_pairs(
-    data: Path, chat: ChatFormat, settings: PreferenceSettings, max_length: int
+    data: Path, chat: ChatFormat, settings: ComparisonSettings, max_length: int
 ) -> Pairs:
     """Tokenise comparisons; of 100 or more, hold out the pairs of 5% of the prompts.
 
@@ -85,7 +87,7 @@ def read_pairs(
     return pairs
 
 
-def _pair(row: dict[str, Any], chat: ChatFormat, settings: PreferenceSettings, data: Path) -> Pair:
+def _pair(row: dict[str, Any], chat: ChatFormat, settings: ComparisonSettings, data: Path) -> Pair:
     prompt = conversation(row, "prompt", data)
     prompt_ids = chat.prompt_ids(Prompt(prompt))
     chosen, rejected = (
@@ -106,6 +108,7 @@ def _pair(row: dict[str, Any], chat: ChatFormat, settings: PreferenceSettings, d
     return Pair(
         chosen=chosen,
         rejected=rejected,
+        prompt_tokens=len(prompt_ids),
         probability=probability,
         weight=weights[row["source"]],
         held_out=_is_held_out(prompt),
@@ -122,11 +125,12 @@ def training_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
     Weights are scaled to mean 1: they set shares between the sources, not the size of the steps.
     """
-    mean_weight = sum(pair.weight for pair in pairs) / len(pairs)
+    mean_weight = sum(pair.weight for pair in pairs) / max(len(pairs), 1)
     return [
         {
             "chosen_ids": pair.chosen,
             "rejected_ids": pair.rejected,
+            "prompt_tokens": pair.prompt_tokens,
             "probability": pair.probability,
             "weight": pair.weight / mean_weight,
         }

@@ -75,7 +75,7 @@ def train_sft(
         partial(completion_loss, experts=experts),
         settings,
         Run(base, data, seed, out.parent / "checkpoints", log_dir, on_step),
-        lambda trained, _: _save(trained, chat, out),
+        lambda trained, _: save_policy(trained, chat, out),
     )
     return {
         "rows": len(rows),
@@ -109,7 +109,8 @@ def _weight_of_balance(config: PretrainedConfig) -> float:
     return getattr(text, "router_aux_loss_coef", 0.0)
 
 
-def _save(model: PreTrainedModel, chat: ChatFormat, out: Path) -> dict[str, float]:
+def save_policy(model: PreTrainedModel, chat: ChatFormat, out: Path) -> dict[str, float]:
+    """Write a model and its tokenizer, whole or not at all; returns no measures."""
     with whole_folder(out) as folder:
         model.save_pretrained(folder)
         cast("Any", chat.tokenizer).save_pretrained(folder)
