@@ -21,7 +21,15 @@ ALLOWED: dict[str, set[str]] = {
     "constitution": DATA,
     "templates": {"constitution", *DATA},
     "engines": {"models", *DATA},
-    "revise": {"constitution", "data.prompts", "templates", "engines", "evaluate.refusals", *ROWS},
+    "revise": {
+        "constitution",
+        "data.prompts",
+        "data.words",
+        "templates",
+        "engines",
+        "evaluate.refusals",
+        *ROWS,
+    },
     "compare": {
         "constitution",
         "data.prompts",
