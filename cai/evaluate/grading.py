@@ -106,7 +106,7 @@ def playground(kind: Kind, messages: Conversation, response: str) -> Grades:  # 
     """
     from cai.playground.grader import grade
 
-    return verdict_of(grade(messages, response).label)
+    return verdict_of(grade(messages, response))
 
 
 def refusals(kind: Kind, messages: Conversation, response: str) -> Grades:  # noqa: ARG001
