@@ -1,4 +1,4 @@
-"""Run models one after the other, each with all its requests while it is loaded."""
+"""Run models one after the other, each with all its requests, so that each is loaded once."""
 
 from __future__ import annotations
 
