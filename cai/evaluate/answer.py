@@ -68,7 +68,7 @@ class Answerer:
     seed: int
 
     def item(self, sample: Sample, engine: Engine, grader: Grader) -> Item[Sample]:
-        """Return the item of an answer; the fingerprint has all that determines it and its verdict."""
+        """Return the item of an answer, with all that determines it and its verdict."""
         prompt, number = sample
         fingerprint = content_hash(
             VERSION,
