@@ -122,7 +122,6 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
         },
         of=lambda name: "" if len(report.ppo) == 1 else f": {name}",
         trained=_trained(report.stages),
-        label_bars=charts.heights(comparisons.ai_labels),
         label_numbers=numbers.behind_labels(comparisons.ai_labels),
         calibration=charts.calibration(comparisons.calibration),
         calibration_numbers=numbers.behind_calibration(comparisons.calibration),

@@ -135,7 +135,7 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     (found,) = checkpoint_figures(report)
     assert found.frame == f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}."
     assert found.said.startswith("Harmful answers fall from")
-    heads, rows = found.numbers
+    ((heads, rows),) = found.numbers
     assert len(found.charts) == len(series) == len(heads) - 1 == 6
     assert [name for name, _ in rows] == ["0", *map(str, CHECKPOINTS), "60"]
     assert rows[0][1][0] == (

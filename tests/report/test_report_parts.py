@@ -15,7 +15,6 @@ from cai.report.charts import (
     calibration,
     dots,
     extent,
-    heights,
     line_chart,
     point_chart,
     stack,
@@ -44,8 +43,6 @@ def test_stacks_fill_the_width_and_nothing_is_nothing():
     bars = stack({"a": 1, "b": 3})
     assert [(bar.start, bar.width) for bar in bars] == [(0, 25), (25, 75)]
     assert stack({}) == stack({"a": 0}) == []
-    assert heights([0, 2, 4]) == [0, 50, 100]
-    assert heights([0, 0]) == [0, 0]
 
 
 def test_lines_span_their_box():
