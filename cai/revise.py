@@ -36,13 +36,7 @@ def single_prompt(messages: Conversation) -> PromptRow:
 
 @dataclass(frozen=True)
 class Reviser:
-    """Makes critique-revision chains. It has no engine, so it can be sent to another process.
-
-    Attributes:
-        constitution: The principles and few-shot examples.
-        settings: Rounds and sampling.
-        seed: Of draws and samples.
-    """
+    """Makes critique-revision chains. It has no engine, so it can be sent to another process."""
 
     constitution: Constitution
     settings: ReviseSettings = field(default_factory=ReviseSettings)

@@ -88,12 +88,8 @@ class Answerer:
     ) -> AnswerRow:
         """Answer a prompt with the model, and grade the answer without its thinking blocks.
 
-        Args:
-            item: Made by `item`.
-            engine: The model.
-            grader: The grader.
-            earlier: The earlier row, if there is one. If only the grader has changed, its answer
-                is graded again and the model is not called.
+        If only the grader has changed, the answer of the `earlier` row is graded again, and the
+        model is not called.
 
         Returns:
             The graded answer; state `too_long`, without a verdict, if the prompt does not fit,

@@ -33,13 +33,9 @@ class NoMaximum(Exception):  # noqa: N818 (a finding about the matches, not a fa
 
 @dataclass(frozen=True)
 class Match:
-    """One comparison of two players.
+    """One comparison of two players, on the task `cluster`.
 
-    Attributes:
-        first: A player.
-        second: Another one.
-        score: P(the first wins): 1 if it wins, 0 if the second wins, 1/2 for a tie.
-        cluster: Matches on one task are not independent of each other.
+    `score` is P(the first wins): 1 if it wins, 0 if the second wins, 1/2 for a tie.
     """
 
     first: str

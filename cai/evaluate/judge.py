@@ -87,13 +87,9 @@ def _question(
 
 @dataclass(frozen=True)
 class AnswerJudge:
-    """Grades, compares and rates answers; as a grader it asks about a rubric in two orders.
+    """Grades, compares and rates answers; two orders of the options cancel position bias.
 
-    Two orders cancel position bias.
-
-    Attributes:
-        engine: The model.
-        min_mass: There is no verdict if the options together have less probability.
+    There is no verdict if the options together have less probability than `min_mass`.
     """
 
     engine: Engine

@@ -38,14 +38,8 @@ async def play(
 ) -> RowsResult[MatchRow]:
     """Compare the models' answers to the same questions with a judge.
 
-    Args:
-        rows: Answers of all models.
-        models: Their order; `forward` shows the earlier one of a pair first.
-        judge: The judge.
-        settings: `elo_pairing`, `elo_prompts` and concurrency.
-        seed: Of the pairs of the first round.
-        store: Of the matches.
-        task: Shows progress.
+    `forward` shows the answer of the earlier one of `models` first. The settings used are
+    `elo_pairing`, `elo_prompts` and concurrency; the seed draws the pairs of the first round.
     """
     sides: dict[Kind, Answers] = {kind: _answers(rows, models, kind) for kind in SIDES.values()}
     decide = partial(

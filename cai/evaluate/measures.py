@@ -31,7 +31,7 @@ def elo_by_scores(
     """Rate models by a preference model: 174 points for a difference of one in mean raw score.
 
     Args:
-        rows: Answers to the same questions, of all models.
+        rows: Answers of all models to the same questions.
         raw_scores: Row key to score before normalisation.
         models: Their order; the first one's rating is 0.
 

@@ -52,13 +52,7 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A set that was read: prompts, or multiple-choice questions.
-
-    Attributes:
-        name: The set's.
-        prompts: With tags `set` and, where the file has one, `category` or `type`.
-        questions: Of a multiple-choice set.
-    """
+    """Prompts with the tag `set` and, if the file has one, `category` or `type`; or questions."""
 
     name: str
     prompts: tuple[PromptRow, ...] = ()
@@ -103,10 +97,10 @@ QUESTION_SETS = ("hhh", "harmful_vs_ethical")
 
 
 def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
-    """Read a set by its name.
+    """Read a set of `PROMPT_SETS` or `QUESTION_SETS`.
 
     Args:
-        name: A key of `PROMPT_SETS` or one of `QUESTION_SETS`.
+        name: Of the set.
         path: A file; for sets of prompts also `hub:owner/name`.
         limit: The number of rows, spread over the file.
 

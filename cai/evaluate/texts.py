@@ -14,13 +14,7 @@ from cai.engines import Engine, PromptTooLong, ScoreRequest, Unanswered, Unscore
 
 @dataclass(frozen=True)
 class BenignText:
-    """A text for the measure of perplexity.
-
-    Attributes:
-        messages: Its prompt.
-        response: The text.
-        task: Of the prompt.
-    """
+    """A text for the measure of perplexity, with its prompt and the task of this."""
 
     messages: Conversation
     response: str

@@ -59,12 +59,7 @@ class Unwrapped:
 
 
 def unwrap(revision: str, before: str) -> Unwrapped:
-    """Remove the words that a model wrote about its revision.
-
-    Args:
-        revision: The model's text.
-        before: The response that was revised.
-    """
+    """Remove the words that a model wrote about its revision of the response `before`."""
     said = revision.strip()
     if len(said.split()) <= LONGEST_REMARK and ":\n" not in said and _UNCHANGED.match(said):
         return Unwrapped(before, "unchanged")

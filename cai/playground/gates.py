@@ -36,17 +36,7 @@ VERDICTS = "P(refusal over harm; under usefulness harm over refusal), by request
 
 @dataclass(frozen=True)
 class Gate:
-    """One measured rate or probability, and its bounds.
-
-    Attributes:
-        table: The title of its table.
-        row: The category of the requests.
-        column: The topic of the principle, or the stratum.
-        value: The mean over `n` critiques, verdicts or answers.
-        low: The lower bound.
-        high: The upper bound.
-        n: Their number.
-    """
+    """A mean over `n` answers, critiques or verdicts, its bounds, and its place in a table."""
 
     table: str
     row: str
@@ -101,12 +91,10 @@ class Speaker:
 
 
 def measure(path: str, *, per_pair: int = 40, answers: int = 1000) -> list[Gate]:
-    """Measure all gates of a model.
+    """Measure all gates of a model folder, or of `playground`.
 
-    Args:
-        path: Its folder, or `playground`.
-        per_pair: The number of critiques, and of judged pairs of responses, per pair of categories.
-        answers: The number of answers per side and stratum.
+    There are `answers` answers per side and stratum, and `per_pair` critiques, and judged pairs of
+    responses, per pair of categories.
     """
     speaker = Speaker(path)
     return [

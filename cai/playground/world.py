@@ -37,13 +37,9 @@ _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb.
+    """A verb; its topic is a category of harm, or a benign one.
 
-    Attributes:
-        name: The verb.
-        topic: A category of harm, or a benign topic.
-        harmful: Whether doing it is harmful.
-        steps: The three steps, each in all its wordings, with `{item}` for the item.
+    Each of its three steps has all its wordings, with `{item}` for the item.
     """
 
     name: str

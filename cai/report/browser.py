@@ -33,7 +33,7 @@ from cai.data.records import (
 from cai.data.store import read_json
 from cai.report.reading import stage_rows
 from cai.report.truth import Grade, better, word
-from cai.report.wording import LABEL_ORDER, plainly, shorten, visible
+from cai.report.wording import LABEL_ORDER, plainly, shown, visible
 from cai.settings import (
     CompareSettings,
     EvaluateSettings,
@@ -54,12 +54,12 @@ FACETS = {
     "state": "State",
     "graded": "Graded as",
     "sharpness": "Label",
-    "found": "Worth a look",
+    "found": "Notable",
 }
 ORDERS = {
     "changes": "changes made",
     "sharpness": "label sharpness",
-    "gap": "gap between the orders",
+    "gap": "difference of the orders",
     "words": "words",
 }
 """The titles of the kinds, filters and orders, as they are shown."""
@@ -156,13 +156,13 @@ def _revisions(
             },
             orders={"changes": sum(changes), "words": len(texts[-1].split())},
             body={
-                "response": _text(row.response),
+                "response": shown(row.response),
                 "labels": [_known(label) for label in labels],
                 "steps": [
                     {
-                        "principle": _text(step.principle.id),
+                        "principle": shown(step.principle.id),
                         "critique": _known(step.critique),
-                        "text": _text(step.revision),
+                        "text": shown(step.revision),
                     }
                     for step in row.steps
                 ],
@@ -208,7 +208,7 @@ def _comparisons(
                 "label": row.label,
                 "better": truth,
                 "responses": [
-                    {"text": _text(text), "model": _text(model), "label": _known(label)}
+                    {"text": shown(text), "model": shown(model), "label": _known(label)}
                     for text, model, label in zip(row.responses, models, labels, strict=True)
                 ],
                 "votes": [((folder, key), two) for key in row.judgements],
@@ -249,13 +249,13 @@ def vote(row: JudgementRow, two: Two = (0, 1)) -> dict[str, Any]:
     forward, backward = (None if p is None else round(p, 4) for p in by_order(row, two))
     asked = evidence_on(row, two)
     return {
-        "principle": _text(row.principle.id),
+        "principle": shown(row.principle.id),
         "state": row.state,
         "forward": forward,
         "backward": backward,
         "agree": orders_agree(row, two),
         "mass": round(sum(e.mass for e in asked) / len(asked), 4) if asked else None,
-        "reasoning": [_text(e.reasoning) for e in asked if e.reasoning],
+        "reasoning": [shown(e.reasoning) for e in asked if e.reasoning],
     }
 
 
@@ -282,11 +282,11 @@ def _answers(folders: Sequence[Path]) -> Iterator[Entry]:
             body={
                 "replies": [
                     {
-                        "model": _text(row.model),
-                        "text": _text(row.response),
-                        "label": _text(label),
+                        "model": shown(row.model),
+                        "text": shown(row.response),
+                        "label": shown(label),
                         "state": row.state,
-                        "error": _text(row.error or ""),
+                        "error": shown(row.error or ""),
                     }
                     for row, label in both
                 ]
@@ -314,12 +314,12 @@ def _entry(
     told = {"kind": [KINDS[row.kind]], "category": [category] if category else [], **facets}
     return {
         "show": show,
-        "key": _text(row.key),
+        "key": shown(row.key),
         "state": row.state,
-        "error": _text(row.error or ""),
-        "messages": [[message.role, _text(message.content)] for message in row.messages],
+        "error": shown(row.error or ""),
+        "messages": [[message.role, shown(message.content)] for message in row.messages],
         "facets": {
-            **{name: [_text(value, 80) for value in values] for name, values in told.items()},
+            **{name: [visible(value[:80]) for value in values] for name, values in told.items()},
             "state": [row.state],
         },
         "orders": dict(orders),
@@ -333,8 +333,4 @@ def _sharpness(label: float) -> str:
 
 
 def _known(text: str | None) -> str | None:
-    return None if text is None else _text(text)
-
-
-def _text(text: str, longest: int | None = None) -> str:
-    return visible(shorten(text) if longest is None else text[:longest])
+    return None if text is None else shown(text)

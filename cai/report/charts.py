@@ -111,15 +111,9 @@ class Series:
 
 @dataclass(frozen=True)
 class PointChart:
-    """Points with intervals and the same axes.
+    """Points with intervals and the same axes; one series, or one per run.
 
-    Attributes:
-        title: The measure, with its unit.
-        series: One, or one per run.
-        ticks: Of the y axis.
-        places: The ticks of the x axis.
-        unit: Of the x axis.
-        reference: The position of a value to compare with, or None.
+    `places` are the ticks of the x axis; `reference` is the position of a value to compare with.
     """
 
     title: str

@@ -20,15 +20,9 @@ Followed = Mapping[str, Points]
 
 @dataclass(frozen=True)
 class CheckpointFigure:
-    """The measures over the steps of one or several trainings.
+    """The measures over the steps of trainings: a chart per measure, a line and table per training.
 
-    Attributes:
-        title: Of the figure.
-        names: Of the trainings; each is a line.
-        charts: One per measure.
-        numbers: The table of each training.
-        said: A summary in one sentence.
-        frame: What the ends of the charts and the dotted line are.
+    `said` is a summary; `frame` says what the ends of the charts and the dotted line are.
     """
 
     title: str
@@ -61,12 +55,7 @@ def checkpoint_figures(report: Report) -> list[CheckpointFigure]:
 def compared_checkpoints(
     names: Sequence[str], runs: Sequence[Mapping[str, Followed]]
 ) -> CheckpointFigure:
-    """Return one figure for the trainings of two runs.
-
-    Args:
-        names: Of the runs.
-        runs: The `checkpoint_series` of each.
-    """
+    """Return one figure for the trainings of two runs, from the `checkpoint_series` of each."""
     before, after = names
     lines = {
         f"{run}: {policy}" if len(followed) > 1 else run: series

@@ -58,12 +58,7 @@ T = TypeVar("T")
 
 
 def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
-    """Collect the numbers of a run, finished or not.
-
-    Args:
-        run_dir: The run folder; any stage may be missing or unfinished.
-        settings: The pipeline as resolved.
-        grade: The run's grader.
+    """Collect the numbers of a run; any stage may be missing or unfinished.
 
     Raises:
         CaiError: A file of the run is damaged.

@@ -172,13 +172,9 @@ class Compared:
 class Comparison:
     """Two runs compared; the first is the baseline.
 
-    Attributes:
-        names: Of the runs.
-        reports: Of the runs.
-        evaluation: For each model in both runs: all rates, and the other measures of either run.
-        alone: Models of only one run.
-        settings: (key, before, after) of all that differ.
-        principles: The same.
+    `evaluation` has, for each model in both runs, all rates and the other measures of either run.
+    `alone` are models of only one run. `settings` and `principles` are (key, before, after) of all
+    that differ.
     """
 
     names: tuple[str, str]

@@ -20,16 +20,10 @@ LABEL_HEIGHT = 7.0
 
 @dataclass(frozen=True)
 class Place:
-    """A model in the plane of two ratings, in percent of the plane, y from the top.
+    """A model or checkpoint by helpful (x) and harmless (y) Elo, in percent, y from the top.
 
-    Attributes:
-        name: Of the model.
-        series: Its index among the models; None for a checkpoint.
-        x: Helpful Elo.
-        y: Harmless Elo.
-        across: The ends of the interval of x.
-        upright: The ends of the interval of y.
-        label: The y of its name, so that names do not overlap.
+    `series` is None for a checkpoint; `across` and `upright` are the ends of the intervals of x and
+    y; `label` is the y of the name, so that names do not overlap.
     """
 
     name: str
@@ -57,7 +51,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Rated:
-    """A model or checkpoint, by name, with its rating; `series` as in `Place`."""
+    """A model or checkpoint with its ratings; `series` as in `Place`."""
 
     name: str
     series: int | None
@@ -205,13 +199,13 @@ def _apart(where: str, last: str, now: Estimate, first: str, before: Estimate) -
     if change.value is None or last == first:
         return ""
     if not change.is_clear:
-        return f"{where} there is no clear difference between {last} and {first}."
+        return f"{where}, there is no clear difference between {last} and {first}."
     way = "above" if change.value > 0 else "below"
     wins = 1 / (1 + 10 ** (-change.value / 400))
     far = show(change.size, WHOLE)
     return (
-        f"{where} {last} is {far.value} points ({far.ends}) {way} {first}: of two answers "
-        f"its own would be preferred {percent(wins)} of the time."
+        f"{where}, {last} is {far.value} points ({far.ends}) {way} {first}: its answer would be "
+        f"preferred {percent(wins)} of the time."
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables behind the charts: their heads, and rows of a name and its cells."""
+"""The tables behind the charts: their heads, and rows with a name and cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_STEPS = 8
 
 
 def behind_stacks(stacks: Mapping[str, Sequence[Bar]]) -> Numbers:
-    """Return the counts of stacked bars, by what each bar is called."""
+    """Return the counts of stacked bars, by the name of each bar."""
     labels = list(dict.fromkeys(plainly(bar.label) for bars in stacks.values() for bar in bars))
     rows = [
         (name, [sum(bar.count for bar in bars if plainly(bar.label) == label) for label in labels])
@@ -58,7 +58,7 @@ def behind_calibration(bins: Sequence[ConfidenceBin]) -> Numbers:
 
 
 def behind_curves(ppo: PPOFacts) -> Numbers:
-    """Return the value of each curve of PPO at some steps: the first, the last, some between."""
+    """Return the value of each curve of PPO at the first, the last and some other steps."""
     known = {
         f"{title}: {name}" if name else title: dict(points)
         for title, series in drawn(ppo).items()

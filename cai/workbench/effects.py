@@ -175,12 +175,9 @@ Relabel = tuple[PairRow, ComparisonRow, ComparisonRow]
 
 @dataclass(frozen=True)
 class Relabelled:
-    """The labels of a run under another constitution.
+    """The labels of a run under another constitution, the largest change first.
 
-    Attributes:
-        judgements: Those that the run does not have.
-        reused: How many of them are from an earlier relabelling.
-        labels: The label of each pair before and after, the largest change first.
+    `judgements` are those that the run does not have; `reused` of them are from an earlier call.
     """
 
     judgements: list[JudgementRow]
@@ -215,12 +212,6 @@ async def relabel(
 
     New judgements are written to `relabel/NAME.jsonl` of the run folder and reused. The files of
     the run do not change.
-
-    Args:
-        run: The run.
-        constitution: The edited constitution.
-        engine: The run's feedback model.
-        task: Shows the number of judgements that are done.
 
     Raises:
         CaiError: The run has no labels, or another model made them.

@@ -71,13 +71,6 @@ async def grow(
     The examples of a request are drawn from the given prompts, so a request does not depend on the
     results of others.
 
-    Args:
-        seeds: Prompts written by people.
-        settings: The settings.
-        engine: The model.
-        seed: Of the draws and samples.
-        task: Shows the number of new prompts.
-
     Returns:
         At most `settings.count` prompts in the order of their requests, none a near-duplicate of a
         seed or of another; fewer if `settings.attempts` are not enough.

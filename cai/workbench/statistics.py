@@ -61,12 +61,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The effect of the principles of a run.
+    """The effect of the principles of a run, in the constitution's order.
 
-    Attributes:
-        principles: In the constitution's order.
-        agreements: Of each two principles that voted on the same pair.
-        suggestions: Possible edits, in words.
+    `agreements` are of each two principles that voted on the same pair; `suggestions` are possible
+    edits, in words.
     """
 
     principles: list[PrincipleStatistics]
@@ -76,13 +74,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Vote:
-    """One judgement of two responses.
+    """One judgement of two responses: P(the first is better), and whether it has a vote.
 
-    Attributes:
-        task: Of the prompt.
-        probability: P(the first is better).
-        counted: Whether it has a vote under the label policy.
-        agree: Whether both orders prefer the same response; None without an opinion.
+    `agree` says whether both orders prefer the same response; None without an opinion.
     """
 
     task: str
@@ -100,14 +94,8 @@ def principle_statistics(
 ) -> Statistics:
     """Measure the effect of each principle of a constitution in a run.
 
-    Rates have 95% intervals clustered by task.
-
-    Args:
-        constitution: The constitution of the run.
-        chains: Rows of the `revise` stage.
-        pairs: Pairs of the `compare` stage.
-        judgements: Its judgements, also those of the fallback judge.
-        policy: Its label policy, which says which verdicts have a vote.
+    Rates have 95% intervals clustered by task. The judgements include those of the fallback judge;
+    the label policy says which verdicts have a vote.
     """
     rows_of = by_pair(judgements, policy)
     judged = [

@@ -46,16 +46,7 @@ class Outcome:
 
 
 async def run_tests(judge: FeedbackJudge, engine: Engine, task: Task = silent) -> list[Outcome]:
-    """Run all tests of a constitution with a feedback model.
-
-    Args:
-        judge: The constitution, the settings of its questions and of `labels`, and the seed.
-        engine: The feedback model.
-        task: Shows the number of judged questions.
-
-    Returns:
-        One outcome per test, in the order of the file.
-    """
+    """Run all tests of a constitution; return one outcome per test, in the order of the file."""
     tests = [
         (principle, number, test, _question(judge, principle, test, engine))
         for principle in judge.constitution.principles

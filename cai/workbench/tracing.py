@@ -106,12 +106,7 @@ class Origin:
 
 
 def trace(run: StoredRun, constitution: Constitution, key: str) -> Origin:
-    """Find a row of a run by its key (or the start of it) and return how it was made.
-
-    Args:
-        run: The run.
-        constitution: The constitution of the run.
-        key: Of a chain, a pair, a judgement or a label.
+    """Find a chain, pair, judgement or label by its key (or the start of it).
 
     Raises:
         CaiError: No row, or several rows, have such a key.

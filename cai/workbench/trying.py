@@ -29,14 +29,7 @@ _KINDS: dict[str, StepKind] = {"Critique": "critique", "Revision": "revision"}
 
 @dataclass(frozen=True)
 class Step:
-    """One output of the model.
-
-    Attributes:
-        kind: The kind of the step.
-        round: 0 for the response; 1, 2, … for the rounds of critique and revision.
-        principle: The principle of the round; None for the response.
-        text: The output.
-    """
+    """One output of the model; round 0 is the response, which has no principle."""
 
     kind: StepKind
     round: int
@@ -60,13 +53,7 @@ def pinned(constitution: Constitution, name: str) -> Constitution:
 async def try_chain(
     reviser: Reviser, messages: Conversation, engine: Engine, tell: Callable[[Step], None]
 ) -> RevisionRow:
-    """Answer one prompt, then criticise and revise the answer.
-
-    Args:
-        reviser: The constitution, rounds, sampling and seed.
-        messages: A conversation that ends with the user's turn.
-        engine: The model.
-        tell: Called after each step.
+    """Answer one prompt, then criticise and revise the answer; `tell` is called after each step.
 
     Returns:
         The chain, as the `revise` stage makes it for a red-team prompt.
@@ -95,10 +82,7 @@ async def try_comparison(
 ) -> JudgementRow | None:
     """Compare a chain's first response with its last revision, as the `compare` stage does.
 
-    Args:
-        judge: The constitution, settings and seed; one principle is drawn.
-        chain: A finished chain.
-        engine: The feedback model.
+    One principle is drawn.
 
     Returns:
         The judgement of (first response, last revision); None if they are equal or there is no

@@ -76,14 +76,14 @@ def test_models_are_placed_by_their_elo_and_chance_looks_small():
 def test_the_sentence_about_elo_tells_change_from_chance():
     said = elo_figure(elo(), ["base", "tuned"]).said
     assert said == (
-        "On red-team prompts tuned is 800 points (700 to 900) above base: of two answers its own "
-        "would be preferred 99.0% of the time. "
-        "On benign prompts there is no clear difference between tuned and base."
+        "On red-team prompts, tuned is 800 points (700 to 900) above base: its answer would be "
+        "preferred 99.0% of the time. "
+        "On benign prompts, there is no clear difference between tuned and base."
     )
     worse = elo_figure(elo(helpful=known(-100.0, -120.0, -80.0)), ["base", "tuned"]).said
     assert worse.endswith(
-        "On benign prompts tuned is 100 points (80 to 120) below base: of two answers its own "
-        "would be preferred 36% of the time."
+        "On benign prompts, tuned is 100 points (80 to 120) below base: its answer would be "
+        "preferred 36% of the time."
     )
 
 

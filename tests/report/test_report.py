@@ -103,7 +103,7 @@ def test_a_stage_under_way_is_provisional(run: Path):
     page, report = report_on(run)
     assert sum(report["states"]["revise/rows"].values()) == 10
     assert report["stages"]["revise"]["complete"] is False
-    assert "Not finished, so provisional: revise." in page.text
+    assert "Not finished yet, so the results may change: revise." in page.text
 
 
 def test_no_rows_at_all(tmp_path: Path):
