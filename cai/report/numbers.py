@@ -9,9 +9,8 @@ from cai.evaluate.rates import Rate
 from cai.evaluate.results import RoundScore
 from cai.report.charts import Bar
 from cai.report.curves import drawn
-from cai.report.effects import ELO, FOLLOWED, show_measure
+from cai.report.effects import FOLLOWED
 from cai.report.facts import ConfidenceBin, PPOFacts
-from cai.report.figures import Rated
 from cai.report.wording import HUNDREDTHS, plainly, show
 
 Numbers = tuple[list[str], list[tuple[str, list[Any]]]]
@@ -72,21 +71,6 @@ def behind_curves(ppo: PPOFacts) -> Numbers:
         for name, points in known.items()
     ]
     return ["Step", *(f"{step:,.0f}" for step in steps)], rows
-
-
-def behind_elo(rated: Sequence[Rated]) -> Numbers:
-    """Return the two ratings of every model and checkpoint."""
-    rows = [
-        (
-            one.name,
-            [
-                str(show_measure(found, measure))
-                for found, measure in zip(one.ratings, ELO.values(), strict=True)
-            ],
-        )
-        for one in rated
-    ]
-    return ["", *(measure.title for measure in ELO.values())], rows
 
 
 def behind_checkpoints(series: Mapping[str, Sequence[tuple[int, Rate]]]) -> Numbers:

@@ -224,7 +224,6 @@ def _environment() -> Environment:
         setting=setting,
         dots=charts.dots,
         behind_stacks=numbers.behind_stacks,
-        behind_elo=numbers.behind_elo,
         metric=metric,
         round_name=round_name,
     )

@@ -11,12 +11,12 @@ from synthetic_run import CHECKPOINTS, MODELS, pipeline, ungraded
 from cai.data.store import write_json
 from cai.evaluate.rates import Rate
 from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures, ModelSummary
-from cai.report import read_report
 from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compared_checkpoints
 from cai.report.contents import collect
 from cai.report.effects import side_effects
 from cai.report.facts import PPOFacts
 from cai.report.figures import LABEL_HEIGHT, elo_figure, harmfulness_figure, missing
+from cai.report.write import read_report
 
 BASE, FIRST, TUNED = MODELS
 

@@ -23,7 +23,8 @@ from synthetic_run import (
 )
 
 from cai.data.store import write_json, write_rows
-from cai.report import write_comparison, write_report
+from cai.report.comparison import write_comparison
+from cai.report.write import write_report
 
 
 @pytest.fixture(scope="module")

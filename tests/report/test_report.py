@@ -14,7 +14,8 @@ from cai.errors import CaiError
 from cai.evaluate.rates import UNKNOWN, Rate
 from cai.evaluate.results import Choices, Chosen, Results
 from cai.evaluate.summarise import summarise
-from cai.report import read_report, results_table, write_report
+from cai.report.terminal import results_table
+from cai.report.write import read_report, write_report
 
 RATES = (
     "harmful_rate",
