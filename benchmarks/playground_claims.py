@@ -61,14 +61,15 @@ def revisions(run: Path) -> list[dict[str, float]]:
     found: list[dict[str, float]] = []
     for n in range(max(len(row.steps) for row in rows) + 1):
         texts = [(row.messages, row.steps[n - 1].revision if n else row.response) for row in rows]
-        verdicts = [grade(messages, text) for messages, text in texts]
+        labels = [grade(messages, text) for messages, text in texts]
         found.append(
             {
                 "revisions": n,
                 "rows": len(rows),
-                "harmful": sum(v.harmful for v in verdicts) / len(rows),
-                "evasive": sum(v.label == "evasive" for v in verdicts) / len(rows),
-                "garbled": sum(v.garbled for v in verdicts) / len(rows),
+                **{
+                    label: labels.count(label) / len(rows)
+                    for label in ("harmful", "evasive", "garbled")
+                },
                 "preference_score": sum(judge.score(texts)) / len(rows),
             }
         )
@@ -84,7 +85,7 @@ def calibration(run: Path, bins: int = 5) -> dict[str, Any]:
     """
     points: list[tuple[float, float]] = []
     for row in read_rows(run / "compare" / "rows.jsonl", ComparisonRow):
-        ranks = [ORDER.index(grade(row.messages, text).label) for text in row.responses]
+        ranks = [ORDER.index(grade(row.messages, text)) for text in row.responses]
         if row.label is not None and ranks[0] != ranks[1]:
             points.append((row.label, float(ranks[0] < ranks[1])))
     groups: list[dict[str, float]] = []

@@ -21,7 +21,7 @@ from cai.evaluate.results import (
     Results,
     Style,
 )
-from cai.report import results_table
+from cai.report.terminal import results_table
 from cai.report.wording import Scale, fixed, percent, show, visible
 
 ELO, TWO_DECIMALS = Scale(fixed(0, separator="")), Scale(fixed(2, separator=""))

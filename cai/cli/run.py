@@ -41,7 +41,7 @@ def run_command(
 
 def report_command(run_folder: Path) -> None:
     """Write the report of a run folder again and print its table."""
-    from cai.report import write_report
+    from cai.report.write import write_report
 
     write_report(run_folder, read_resolved(run_folder))
     _show_results(plain_console(soft_wrap=True), run_folder)
@@ -49,7 +49,8 @@ def report_command(run_folder: Path) -> None:
 
 def compare_command(before: Path, after: Path) -> None:
     """Write a page that compares two runs, and print its table."""
-    from cai.report import comparison_table, write_comparison
+    from cai.report.comparison import write_comparison
+    from cai.report.terminal import comparison_table
 
     page, comparison = write_comparison(
         (before, read_resolved(before)), (after, read_resolved(after))
@@ -62,7 +63,8 @@ def compare_command(before: Path, after: Path) -> None:
 
 
 def _show_results(console: Console, run_folder: Path) -> None:
-    from cai.report import read_report, results_table
+    from cai.report.terminal import results_table
+    from cai.report.write import read_report
 
     report = read_report(run_folder)
     if report is None:

@@ -27,19 +27,19 @@ def evaluation_samples(
 ) -> list[Sample]:
     """Choose the prompts for all models: held-out red-team and helpful prompts.
 
-    Many prompts are thinned out evenly over tasks; few are repeated, each equally often, with
-    sample indices 0, 1, … The choice depends on the prompts alone, so all models get the same.
+    If there are too many, they are chosen evenly over tasks. If there are too few, all are
+    repeated equally often, with sample indices 0, 1, … All models get the same prompts.
 
     Args:
         prompts: All prompts of the run.
-        samples_per_side: The least number of answers to red-team and to helpful prompts each.
+        samples_per_side: The smallest number of red-team prompts, and of helpful prompts.
         stratum: Use only prompts with this `stratum` tag.
 
     Returns:
         (prompt, sample index) pairs, red-team first.
 
     Raises:
-        CaiError: One of the two sides has no prompt that qualifies.
+        CaiError: One of the two sides has no prompt.
     """
     return [
         sample
@@ -49,7 +49,7 @@ def evaluation_samples(
 
 
 def answer_seed(seed: int, prompt: PromptRow, sample: int) -> int:
-    """Return the seed of an answer's draws: one for all models, so that it names the question."""
+    """Return the seed of an answer's draws, the same for all models; it identifies the question."""
     return derive_seed(seed, prompt.key, sample)
 
 
@@ -60,8 +60,7 @@ class Answerer:
     Attributes:
         name: The model's name in the report (`rl-cai`).
         settings: Sampling.
-        seed: The run's seed. With the prompt and the sample it seeds the draws, and the model does
-            not: all models see the same uniforms.
+        seed: The run's seed. Draws depend on it, the prompt and the sample, but not on the model.
     """
 
     name: str
@@ -69,7 +68,7 @@ class Answerer:
     seed: int
 
     def item(self, sample: Sample, engine: Engine, grader: Grader) -> Item[Sample]:
-        """Return the item of an answer, with everything that determines it and its verdict."""
+        """Return the item of an answer, with all that determines it and its verdict."""
         prompt, number = sample
         fingerprint = content_hash(
             VERSION,
@@ -89,12 +88,8 @@ class Answerer:
     ) -> AnswerRow:
         """Answer a prompt with the model, and grade the answer without its thinking blocks.
 
-        Args:
-            item: Made by `item`.
-            engine: The model.
-            grader: The grader.
-            earlier: The earlier row, if there is one. If only the grader has changed, its answer
-                is graded again and the model is not called.
+        If only the grader has changed, the answer of the `earlier` row is graded again, and the
+        model is not called.
 
         Returns:
             The graded answer; state `too_long`, without a verdict, if the prompt does not fit,
@@ -144,7 +139,7 @@ class Answerer:
 
 
 def _same_question(earlier: AnswerRow, row: AnswerRow) -> bool:
-    """Say whether an earlier row has the answer that the model would give now."""
+    """Return whether an earlier row has the answer that the model would give now."""
     return bool(earlier.response) and (earlier.messages, earlier.provenance) == (
         row.messages,
         row.provenance,
@@ -175,9 +170,9 @@ def _side(
 
 
 def _spread(prompts: Sequence[PromptRow]) -> list[PromptRow]:
-    """Order prompts so that every beginning of the list is spread evenly over tasks."""
+    """Order prompts so that the first N are spread evenly over tasks, for each N."""
     tasks: defaultdict[str, list[PromptRow]] = defaultdict(list)
-    # Keys are hashes: their order is arbitrary, but the same in every run.
+    # Keys are hashes: their order is arbitrary, and the same in each run.
     for prompt in sorted(prompts, key=lambda prompt: prompt.key):
         tasks[prompt.task].append(prompt)
     rounds = chain.from_iterable(zip_longest(*tasks.values()))

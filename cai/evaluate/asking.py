@@ -1,4 +1,4 @@
-"""Run models one after the other, each with all its requests while it is loaded."""
+"""Run models one after the other, each with all its requests, so that each is loaded once."""
 
 from __future__ import annotations
 
@@ -26,15 +26,9 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under one of its names, with its prompts.
+    """A model under one of its names, with its prompts, questions, and texts for perplexity.
 
-    Attributes:
-        name: Its name in the results.
-        engine: The model.
-        samples: Prompts to answer, with sample indices.
-        questions: Multiple-choice questions.
-        texts: Benign texts, to be measured for perplexity.
-        file: The name of the file of its answers.
+    `file` is the name of the file of its answers.
     """
 
     name: str
@@ -51,7 +45,7 @@ class Asked:
 
     Attributes:
         answers: By file.
-        choices: Of all of them.
+        choices: Of all models.
         logprobs: By name, log P of each text, nats; None if it is not known.
     """
 
@@ -62,15 +56,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Asker:
-    """Runs models.
-
-    Attributes:
-        folder: The folder of the rows; those of an earlier execution are reused.
-        settings: Sampling and concurrency.
-        seed: Of the draws.
-        grader: The grader of the answers.
-        task: Shows progress under a name.
-    """
+    """Runs models; rows of an earlier execution in the folder are reused."""
 
     folder: Path
     settings: EvaluateSettings
@@ -79,11 +65,9 @@ class Asker:
     task: Callable[[str], Task]
 
     async def ask(self, subjects: Iterable[Subject], *, keep: Engine | None = None) -> Asked:
-        """Run every model, and close it before the next one starts.
+        """Run each model, and close it before the next one starts, except the engine `keep`.
 
-        Args:
-            subjects: The models in order; names with one engine run one after the other.
-            keep: The engine that stays open.
+        Names with the same engine run one after the other.
         """
         by_engine: defaultdict[Engine, list[Subject]] = defaultdict(list)
         for subject in subjects:

@@ -1,8 +1,8 @@
-"""Elo ratings: Bradley-Terry by maximum likelihood, and the preference model's shortcut.
+"""Elo ratings, from matches (Bradley-Terry by maximum likelihood) or from preference scores.
 
 An Elo difference of 400 points is odds of ten to one, so a difference Δ of log-odds is
 400 / ln 10 · Δ = 174 · Δ points. A preference model's scores are log-odds (paper, section 4.2), so
-the difference of two models' mean scores is an Elo difference without any match (2204.05862).
+the difference of two models' mean scores is an Elo difference without matches (2204.05862).
 """
 
 from __future__ import annotations
@@ -23,24 +23,19 @@ POINTS = 400 / log(10)
 """Elo points per unit of log-odds."""
 
 MOST_UNDEFINED = 0.025
-"""Intervals are given while no more of the bootstrap draws have no maximum."""
+"""There are no intervals if a larger share of the bootstrap draws has no maximum."""
 _ITERATIONS = 100
 
 
 class NoMaximum(Exception):  # noqa: N818 (a finding about the matches, not a fault)
-    """The likelihood has no maximum: some players never lose to, or never meet, the others."""
+    """The likelihood has no maximum: some players never lose to the others, or never meet them."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """One comparison of two players.
+    """One comparison of two players, on the task `cluster`.
 
-    Attributes:
-        first: A player.
-        second: Another one.
-        score: 1 if the first wins, 0 if the second does, 1/2 for a tie; a probability in between
-            counts as that part of a win.
-        cluster: Matches on one task are not independent of each other.
+    `score` is P(the first wins): 1 if it wins, 0 if the second wins, 1/2 for a tie.
     """
 
     first: str
@@ -53,7 +48,7 @@ def bradley_terry(wins: Floats) -> Floats:
     """Return the log-strengths θ that maximise Σ w_ij log σ(θ_i - θ_j), by Newton's method.
 
     Args:
-        wins: `(K, K)` at least 0: how often i beat j; a tie is half a win for both. The diagonal
+        wins: `(K, K)`, at least 0: how often i beat j; a tie is half a win for both. The diagonal
             does not count.
 
     Returns:
@@ -75,7 +70,7 @@ def bradley_terry(wins: Floats) -> Floats:
         weights = games * expected * (1 - expected)
         curvature = np.diag(weights.sum(1)) - weights
         step = np.linalg.solve(curvature[1:, 1:], gradient[1:]) if players > 1 else np.zeros(0)
-        # Far from the maximum a whole step may overshoot; a bounded one still climbs.
+        # Far from the maximum a full Newton step may be too large; a bounded one is not.
         largest = np.abs(step).max(initial=0.0)
         theta[1:] += step * min(1.0, 1.0 / max(largest, 1e-300))
         if largest < 1e-10:
@@ -109,7 +104,7 @@ def elo_of_matches(
     Returns:
         By player: the rating in Elo points against the first player, its 95% percentile interval,
         and its number of matches. The value is None if the likelihood has no maximum; the ends are
-        also None if more than 2.5% of the resamples have none.
+        also None if more than 2.5% of the resamples have no maximum.
     """
     wins = wins_of(matches, players)
     taken = Counter(player for match in matches for player in (match.first, match.second))
@@ -134,13 +129,13 @@ def elo_of_scores(
     """Rate models by a preference model's scores of their answers (174 points a unit).
 
     Args:
-        scores: Model to raw scores (log-odds) by question. The first model's rating is 0, and
-            others are held against it on the questions that both answered.
+        scores: Model to raw scores (log-odds) by question. The first model's rating is 0; others
+            are compared with it on the questions that both answered.
         clusters: The task of each question.
 
     Returns:
         By model: the mean difference in Elo points, its 95% interval (clustered by task, Student's
-        t), and over how many questions.
+        t), and the number of questions.
     """
     anchor = next(iter(scores.values()), {})
     rated: dict[str, Rate] = {}
@@ -172,7 +167,7 @@ def _bootstrap(
 
 
 def _reaches_all(beats: NDArray[np.bool_]) -> bool:
-    """Say whether every player can be reached from the first along the given arrows."""
+    """Return whether each player can be reached from the first along the given arrows."""
     seen = np.zeros(len(beats), dtype=np.bool_)
     seen[:1] = True
     for _ in range(len(beats)):

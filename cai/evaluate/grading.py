@@ -23,7 +23,7 @@ from cai.settings import OWN_GRADER
 
 Grades = dict[str, bool | float | str | None]
 PlainGrade = Callable[[Kind, Conversation, str], Grades]
-"""Judges an answer at once, without asking a model: what `Grader.grade` says it does."""
+"""A `Grader.grade` that needs no model."""
 
 MEASURES = ("harmful", "evasive", "explained_refusal", "helpful", "refused", "garbled")
 Label = Literal["harmful", "evasive", "explained_refusal", "helpful", "garbled"]
@@ -31,10 +31,10 @@ LABELS: tuple[Label, ...] = ("harmful", "evasive", "explained_refusal", "helpful
 
 
 class NoVerdict(Exception):  # noqa: N818 (a row's state, not a programming error)
-    """The grader gave no verdict on this answer; the row gets a state instead."""
+    """The grader has no verdict on this answer; the row gets a state."""
 
     def __init__(self, state: State, error: str) -> None:
-        """Name the state that the row gets, and why."""
+        """Take the state of the row, and the reason."""
         super().__init__(error)
         self.state: State = state
 
@@ -59,20 +59,20 @@ class Grader(Protocol):
 
     @property
     def identity(self) -> str:
-        """Everything that verdicts depend on; rows with another identity are graded again."""
+        """A hash of all that verdicts depend on; rows with another identity are graded again."""
         ...
 
     async def grade(self, kind: Kind, messages: Conversation, response: str) -> Grades:
         """Judge one answer.
 
         Args:
-            kind: What sort of prompt it answers.
+            kind: The kind of the prompt.
             messages: The conversation up to the user's turn.
-            response: The answer, thinking blocks removed.
+            response: The answer, without thinking blocks.
 
         Returns:
             `harmful`, `evasive`, `explained_refusal`, `helpful`, `refused` and `garbled`, each
-            True, False, or None where this grader has no opinion; and `label`, one word for all.
+            True, False, or None if this grader does not measure it; and one `label`.
 
         Raises:
             NoVerdict: The grader has no verdict on this answer.
@@ -93,7 +93,7 @@ class PlainGrader:
 
 
 def verdict_of(label: Label) -> Grades:
-    """Return the measures of an answer that is one of `LABELS` and none of the others."""
+    """Return the measures of an answer with one of the `LABELS`."""
     verdict: Grades = {measure: label == measure for measure in LABELS}
     return {**verdict, "refused": label in ("evasive", "explained_refusal"), "label": label}
 
@@ -106,7 +106,7 @@ def playground(kind: Kind, messages: Conversation, response: str) -> Grades:  # 
     """
     from cai.playground.grader import grade
 
-    return verdict_of(grade(messages, response).label)
+    return verdict_of(grade(messages, response))
 
 
 def refusals(kind: Kind, messages: Conversation, response: str) -> Grades:  # noqa: ARG001
@@ -127,14 +127,14 @@ PLAIN: dict[str, tuple[PlainGrade, int]] = {
     "playground": (playground, 1),
     "refusals": (refusals, 1),
 }
-"""The graders that ask nobody, by name, with their versions."""
+"""The graders that need no model, by name, with their versions."""
 
 
 class OwnGrader:
-    """A function of the user's: takes the kind, plain messages and the response."""
+    """A user's function of the kind, the messages as dicts, and the response."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        """Take the function, which may be asynchronous, and what it is called."""
+        """Take the name and the function, which may be asynchronous."""
         self.name = name
         self.identity = content_hash(name, _source(function))
         self._function = function
@@ -157,7 +157,7 @@ class OwnGrader:
 
 
 def plain_grader(name: str) -> Grader:
-    """Return one of `PLAIN`, or the user's function: `module:function` or `file.py:function`.
+    """Return one of `PLAIN`, or a user's function: `module:function` or `file.py:function`.
 
     Raises:
         CaiError: There is no such grader, module, file or function.
@@ -174,7 +174,7 @@ def plain_grader(name: str) -> Grader:
 
 
 def _imported(name: str) -> Callable[..., Any]:
-    """Import a user's function; modules beside the current folder are found, too."""
+    """Import a user's function; the current folder is on the path."""
     where, _, attribute = name.rpartition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -193,8 +193,8 @@ def _imported(name: str) -> Callable[..., Any]:
 
 
 def _of_file(path: Path) -> ModuleType:
-    """Run a file as a module of its own; what it imports from its folder is found, too."""
-    name = f"own_grader_{content_hash(str(path.resolve()))}"  # no other module has it
+    """Run a file as a module; its folder is on the path."""
+    name = f"own_grader_{content_hash(str(path.resolve()))}"  # no other module has this name
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec, "the ending is .py"
     assert spec.loader, "the ending is .py"
@@ -207,7 +207,7 @@ def _of_file(path: Path) -> ModuleType:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    """Return the text of the file that a function stands in: an edit there may change it."""
+    """Return the text of the function's file, since an edit of it may change the function."""
     try:
         return Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
     except (OSError, TypeError):

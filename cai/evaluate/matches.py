@@ -19,10 +19,10 @@ from cai.evaluate.swiss import Pairing, next_round, swiss_rounds
 from cai.settings import EvaluateSettings
 
 SIDES: dict[str, Kind] = {"harmless": "red_team", "helpful": "helpful"}
-"""Each Elo, and the prompts that it is measured on; the two are never mixed."""
+"""The two kinds of Elo, and the prompts of each; the two are never mixed."""
 
 Answers = Mapping[str, Mapping[int, AnswerRow]]
-"""By model and question: a question is a prompt and a sample, and its number is their hash."""
+"""By model and question; a question is a prompt with a sample index, and its number is a hash."""
 TwoAnswers = tuple[AnswerRow, AnswerRow]
 
 
@@ -38,14 +38,8 @@ async def play(
 ) -> RowsResult[MatchRow]:
     """Compare the models' answers to the same questions with a judge.
 
-    Args:
-        rows: Answers of all models.
-        models: Their order; of each two, the earlier is shown first in `forward`.
-        judge: The judge.
-        settings: `elo_pairing`, `elo_prompts` and concurrency.
-        seed: Pairs the first round.
-        store: Of the matches.
-        task: Shows progress.
+    `forward` shows the answer of the earlier one of `models` first. The settings used are
+    `elo_pairing`, `elo_prompts` and concurrency; the seed draws the pairs of the first round.
     """
     sides: dict[Kind, Answers] = {kind: _answers(rows, models, kind) for kind in SIDES.values()}
     decide = partial(
@@ -67,14 +61,14 @@ async def play(
                 pairs = next_round([*answers], pairs_of[kind], outcomes(told, kind), seed)
                 pairs_of[kind].append(pairs)
                 asked = _most_answered(answers)[: settings.elo_prompts]
-                # Each round has questions of its own: no two models meet twice on one.
+                # Rounds do not share questions: no two models meet twice on one.
                 matches += _met(answers, pairs, asked[number :: rounds[kind]])
         told = (await decide([_item(two, judge) for two in matches], last=False)).rows
     return await decide([])
 
 
 def _all_meet(sides: Mapping[Kind, Answers], most: int) -> list[TwoAnswers]:
-    """Return what everyone meets everyone on: of each two and side at most so many questions."""
+    """Return the matches of each two models: at most `most` questions per side."""
     return [
         two
         for answers in sides.values()
@@ -84,7 +78,7 @@ def _all_meet(sides: Mapping[Kind, Answers], most: int) -> list[TwoAnswers]:
 
 
 def _answers(rows: Sequence[AnswerRow], models: Sequence[str], kind: Kind) -> Answers:
-    """Return what there is of each model that has answered anything, in the models' order."""
+    """Return the answers of each model that has any, in the models' order."""
     found: dict[str, dict[int, AnswerRow]] = {model: {} for model in models}
     for row in rows:
         if row.kind == kind and row.response:
@@ -93,13 +87,13 @@ def _answers(rows: Sequence[AnswerRow], models: Sequence[str], kind: Kind) -> An
 
 
 def _most_answered(answers: Answers) -> list[int]:
-    """Return all questions, those first that the most models have answered."""
+    """Return all questions; those with answers of more models come first."""
     counts = Counter(question for answered in answers.values() for question in answered)
     return sorted(counts, key=lambda question: (-counts[question], question))
 
 
 def _met(answers: Answers, pairs: Iterable[Pairing], questions: Sequence[int]) -> list[TwoAnswers]:
-    """Return the pairs' answers to those of the questions that both have answered."""
+    """Return the answers of each pair to those questions that both have answered."""
     return [
         (answers[first][question], answers[second][question])
         for first, second in pairs
@@ -136,7 +130,7 @@ async def _match(item: Item[TwoAnswers], judge: AnswerJudge) -> MatchRow:
 
 
 def outcomes(rows: Iterable[MatchRow], kind: Kind) -> list[Match]:
-    """Return the matches of one side that have an outcome."""
+    """Return the matches of one side that have a result."""
     return [
         Match(*row.models, score=score, cluster=row.task)
         for row in rows
@@ -145,7 +139,7 @@ def outcomes(rows: Iterable[MatchRow], kind: Kind) -> list[Match]:
 
 
 def match_score(row: MatchRow) -> float | None:
-    """Return the probability that the first model wins, both orders averaged; None without."""
+    """Return P(the first model wins), the mean of both orders; None without a verdict."""
     if row.state == "tie":
         return 0.5
     if row.forward is None or row.backward is None:
@@ -154,7 +148,7 @@ def match_score(row: MatchRow) -> float | None:
 
 
 def order_agreement(matches: Sequence[MatchRow]) -> Rate:
-    """Return how often a judge names the same winner in both orders."""
+    """Return how often a judge prefers the same answer in both orders."""
     told = [(r.forward, r.backward, r.task) for r in matches if r.forward and r.backward]
     same = [
         (_first_shown(forward) > 0.5) == (_first_shown(backward) < 0.5)

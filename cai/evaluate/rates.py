@@ -32,7 +32,7 @@ class Estimate:
 
     @property
     def spread(self) -> tuple[float, float, float] | None:
-        """Value, low and high, all the value where there is no interval; None if not measured."""
+        """Value, low and high (all the value without an interval); None if not measured."""
         if self.value is None:
             return None
         return (self.value, *(self.interval or (self.value, self.value)))
@@ -51,30 +51,26 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rate(Estimate):
-    """An estimate from rows: a proportion, a mean or a rating.
-
-    Attributes:
-        n: How many rows were measured.
-    """
+    """An estimate from `n` rows: a proportion, a mean or a rating."""
 
     n: int = 0
 
 
 UNKNOWN = Rate(None)
-"""What was not measured."""
+"""Of what was not measured."""
 
 
 def rate(values: Sequence[bool | None], clusters: Sequence[str]) -> Rate:
     """Estimate a proportion; answers to one task are not independent of each other.
 
     The interval is Wilson's, with the effective sample size n / deff. The design effect deff is
-    the ratio estimator's between-task variance over the binomial one, at least 1, shrunk towards
-    its worst case (every task all or nothing) with the weight of one task. The number of tasks on
-    the rarer side weighs against that, so 0 of 300 answers over 20 tasks counts as 20 draws, not
-    as 300: when no task shows the rarer outcome, nothing is known of how it clusters.
+    the ratio estimator's between-task variance over the binomial one, at least 1. It is a mean
+    with its worst case (all answers to a task are the same), which has the weight of one task; the
+    other weight is the number of tasks with the rarer outcome. So 0 of 300 answers over 20 tasks
+    counts as 20 draws: without a task that has the rarer outcome, its clustering is not known.
 
     Args:
-        values: One outcome per row; None was not measured and is left out.
+        values: One outcome per row; None is left out.
         clusters: The task of each row.
 
     Returns:
@@ -94,7 +90,7 @@ def mean(values: Sequence[float | None], clusters: Sequence[str]) -> Rate:
     """Estimate a mean with the cluster-robust standard error and Student's t, tasks - 1 degrees.
 
     Args:
-        values: One number per row; None was not measured and is left out.
+        values: One number per row; None is left out.
         clusters: The task of each row.
 
     Returns:
@@ -116,12 +112,12 @@ def difference(before: Estimate | None, after: Estimate | None) -> Estimate:
     """Return after - before with a 95% interval, from the two values' own intervals.
 
     Newcombe's hybrid score interval (1998, method 10; in general form Zou and Donner's MOVER,
-    2008): the lower end lies sqrt((a - low_a)^2 + (high_b - b)^2) under the difference a - b. It
-    keeps the values' own intervals asymmetric near 0 and 1 and clustered by task. It takes the two
-    as independent: for answers to the same prompts it is a little too wide.
+    2008): the lower end is sqrt((a - low_a)^2 + (high_b - b)^2) below the difference a - b. So it
+    is asymmetric near 0 and 1 and clustered by task, as the two intervals are. It assumes that the
+    two are independent: for answers to the same prompts it is a little too wide.
 
     Returns:
-        Without a value when either was not measured, without ends when either has no interval.
+        No value if one of the two has none; no ends if one has no interval.
     """
     b, a = before and before.value, after and after.value
     if a is None or b is None:

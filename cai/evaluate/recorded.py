@@ -32,22 +32,13 @@ class RecordedEngine:
     def __init__(self, answers: Mapping[int, str]) -> None:
         """Take the answers by the seeds of their requests."""
         self.usage = Usage()
+        self.name = "recorded answers"
+        self.fingerprint = content_hash("recorded", sorted(answers.items()))
         self._answers = dict(answers)
-        self._fingerprint = content_hash("recorded", sorted(self._answers.items()))
-
-    @property
-    def name(self) -> str:
-        """The name of the answers."""
-        return "recorded answers"
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the answers."""
-        return self._fingerprint
 
     async def generate(self, request: GenerateRequest) -> Completion:
         """Return the answer; it has no tokens."""
-        return Completion(self._answers[request.seed], (), (), "stop", self._fingerprint)
+        return Completion(self._answers[request.seed], (), (), "stop", self.fingerprint)
 
     async def score(self, request: ScoreRequest) -> Scores:  # noqa: ARG002
         """Raise an error, because there is no model.
@@ -71,8 +62,8 @@ class Recorded:
     Attributes:
         asked: The prompts, and the number of the answer to each.
         texts: The answers, in the same order.
-        refused: Human labels, in the same order: whether an answer refuses, fully or partly; None
-            without a label.
+        refused: Human labels, in the same order: True for a full or partial refusal; None without
+            a label.
     """
 
     asked: tuple[Sample, ...]
@@ -90,10 +81,10 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
 
     Args:
         path: A file whose rows have a prompt and a `response`, `completion`, `answer` or `output`;
-            or the paper's samples (`rl_prompt`, `sampled_answers`). A last turn of the
-            human's that follows an answer is cut off, with a warning.
-        kind: Of all prompts. None goes by the rows: by `kind`, or as XSTest by `label` or `type`;
-            without these they are helpful ones.
+            or the paper's samples (`rl_prompt`, `sampled_answers`). A human turn after an answer
+            is cut off, with a warning.
+        kind: Of all prompts. None uses the rows: their `kind`, or XSTest's `label` or `type`;
+            without these, the kind is helpful.
 
     Raises:
         CaiError: The file cannot be read, or a row has no answer.
@@ -119,7 +110,7 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
 
 
 def agreement(rows: Sequence[AnswerRow], recorded: Recorded, seed: int) -> Rate:
-    """Return how often the grader's `refused` is what people say, clustered by task."""
+    """Return how often the grader's `refused` agrees with human labels, clustered by task."""
     said = {
         answer_seed(seed, prompt, number): refused
         for (prompt, number), refused in zip(recorded.asked, recorded.refused, strict=True)
@@ -144,7 +135,7 @@ def _kind(record: Record) -> Kind:
 def _answers(record: Record) -> list[str]:
     sampled = record.get("sampled_answers")
     if isinstance(sampled, list):
-        # These samples run on into a next turn of the human, which is none of the answer.
+        # These samples continue with a human turn, which is not part of the answer.
         whole = [item.get("sampled_string") for item in sampled if isinstance(item, dict)]
         found = [_NEXT_TURN.split(t, maxsplit=1)[0] if isinstance(t, str) else t for t in whole]
     else:
@@ -163,14 +154,14 @@ def _answers(record: Record) -> list[str]:
 
 
 def _without_leak(text: str, where: str) -> str:
-    """Cut off a turn of the human's that a model began after its answer, and say so.
+    """Cut off a human turn that the model wrote after its answer, with a warning.
 
-    A dialogue in the answer (more speakers, or an earlier turn of the human's) is the answer.
+    A dialogue in the answer (more speakers, or an earlier human turn) is kept.
     """
     before, found, tail = text.rpartition("\n\nHuman:")
     if not found or _SPEAKER.search(tail) or _NEXT_TURN.search(f"\n{before}"):
         return text
-    log.warning("%s: a turn of the human's after the answer was cut off.", where)
+    log.warning("%s: a human turn after the answer was cut off.", where)
     return before
 
 

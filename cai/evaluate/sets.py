@@ -1,6 +1,6 @@
 """Prompt sets by name: `NAME:FILE`, read from a file on this machine.
 
-Known sets have a fixed kind of prompt and format; `red_team:FILE` and `helpful:FILE` read your own
+Known sets have a fixed kind of prompt and format. `red_team:FILE` and `helpful:FILE` read a user's
 file, in any format of a pipeline's prompts.
 """
 
@@ -23,7 +23,7 @@ from cai.errors import CaiError
 from cai.templates import VERDICT
 
 NEAR_DUPLICATE = 0.5
-"""As in a pipeline: prompts whose word 3-grams overlap so much count as one task."""
+"""As in a pipeline: prompts with this word 3-gram overlap or more count as one task."""
 
 _OPTION = re.compile(r"^ ?\(([A-H])\) (.*?)(?=^ ?\([A-H]\) |\Z)", re.DOTALL | re.MULTILINE)
 _FIRST_TURN = re.compile(r"Human:(.*?)(?:\n\n|\Z)", re.DOTALL)
@@ -38,8 +38,8 @@ class ChoiceQuestion:
         prompt: Ends with `The answer is:`.
         options: The letters as they are scored, with their leading space.
         texts: The texts of the letters; empty if the question does not have them.
-        gold: The right option's number.
-        task: Questions about one conversation are one task.
+        gold: The index of the right option.
+        task: The same for questions about one conversation.
     """
 
     source: str
@@ -52,13 +52,7 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """A set that was read: prompts, or multiple-choice questions.
-
-    Attributes:
-        name: The set's.
-        prompts: With tags `set` and, where the file has one, `category` or `type`.
-        questions: Of a multiple-choice set.
-    """
+    """Prompts with the tag `set` and, if the file has one, `category` or `type`; or questions."""
 
     name: str
     prompts: tuple[PromptRow, ...] = ()
@@ -74,7 +68,7 @@ def _always(kind: Kind) -> KindOf:
 
 
 def xstest_kind(record: Record) -> Kind:
-    """Separate safe prompts from their unsafe contrasts, by `label` or, without it, by `type`."""
+    """Return `helpful` for safe prompts and `red_team` for unsafe ones, by `label` or `type`."""
     label, sort = record.get("label"), record.get("type")
     if label in ("safe", "unsafe"):
         return "helpful" if label == "safe" else "red_team"
@@ -103,10 +97,10 @@ QUESTION_SETS = ("hhh", "harmful_vs_ethical")
 
 
 def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
-    """Read a set by its name.
+    """Read a set of `PROMPT_SETS` or `QUESTION_SETS`.
 
     Args:
-        name: A key of `PROMPT_SETS` or one of `QUESTION_SETS`.
+        name: Of the set.
         path: A file; for sets of prompts also `hub:owner/name`.
         limit: The number of rows, spread over the file.
 

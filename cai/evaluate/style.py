@@ -1,7 +1,7 @@
 """The wording of a set of answers: shared openings and phrases, boilerplate, preaching.
 
-Over-trained models give the same answer to every prompt, or preach. No model is needed to measure
-this.
+Over-trained models give the same answer to all prompts, or preach. This is measured without a
+model.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def repeated_share(items: Sequence[object]) -> float:
-    """Return the share of the items that have come before, in [0, 1); 0 if there are none."""
+    """Return the share of items that are equal to an earlier one, in [0, 1); 0 without items."""
     return 1 - len(Counter(items)) / len(items) if items else 0.0
 
 
@@ -65,7 +65,7 @@ def repeated_openings(texts: Sequence[str]) -> float:
 
 
 def repeated_ngrams(texts: Sequence[str]) -> float:
-    """Return, of the different word 5-grams of each text, the share that a text before has, too."""
+    """Return the share of the texts' distinct word 5-grams that an earlier text also has."""
     return repeated_share(
         [gram for text in texts for gram in dict.fromkeys(ngrams(text, NGRAM_WORDS))]
     )
@@ -74,16 +74,15 @@ def repeated_ngrams(texts: Sequence[str]) -> float:
 def boilerplate(texts: Sequence[str], prompts: Sequence[str]) -> tuple[list[bool], list[str]]:
     """Find phrases that do not depend on the prompt.
 
-    Boilerplate is a run of six words that the answers to several prompts have in common: to at
-    least three, and to at least 2% of them. Answers to one prompt may well agree with each other.
+    Boilerplate is a run of six words in answers to at least three prompts, and to at least 2% of
+    them. Several answers to one prompt count once.
 
     Args:
         texts: Answers.
-        prompts: What each of them answers; equal texts are one prompt.
+        prompts: The prompt of each answer; equal texts are one prompt.
 
     Returns:
-        For each answer, whether it has such a run; and the runs themselves, those of most prompts
-        first.
+        For each answer, whether it has such a run; and the runs, those of most prompts first.
     """
     grams = [set(_runs(words_of(text), BOILERPLATE_WORDS)) for text in texts]
     asked: dict[tuple[str, ...], set[str]] = {}
@@ -97,7 +96,7 @@ def boilerplate(texts: Sequence[str], prompts: Sequence[str]) -> tuple[list[bool
 
 
 def is_preachy(text: str) -> bool:
-    """Return whether a text preaches, urges or comforts without request, by wording (English)."""
+    """Return whether a text preaches, urges or comforts, by its wording (English)."""
     plain = " ".join(text.translate(_APOSTROPHES).lower().split())
     return _PREACHING.search(plain) is not None
 

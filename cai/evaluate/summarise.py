@@ -1,4 +1,4 @@
-"""Answers in, rates out: the `evaluation` part of report.json."""
+"""Rates of graded answers: the `evaluation` part of report.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RED_TEAM_MEASURES = {
     "explained_refusal_rate": "explained_refusal",
 }
 HELPFUL_MEASURES = {"helpful_rate": "helpful", "over_refusal_rate": "refused"}
-"""Any refusal of a benign request is one too many, explained or not."""
+"""Each refusal of a benign request counts as over-refusal, explained or not."""
 
 
 def summarise(
@@ -27,13 +27,12 @@ def summarise(
     """Turn graded answers into rates with 95% intervals, clustered by task.
 
     Args:
-        rows: Answers of any models. Those whose state is not `ok` are counted under `states` and
-            enter no rate; measures a grader had no opinion on are left out of theirs.
-        scores: Row key to preference-model score (normalised), where a preference model is there.
-        models: Their order; those not named come last, by name.
+        rows: Answers of all models. Those with another state than `ok` count only under `states`.
+        scores: Row key to preference-model score (normalised), if there is a preference model.
+        models: Their order; others come last, by name.
 
     Returns:
-        By model, in order; `mean_preference_score` and `by_set` where there are any.
+        By model, in order.
     """
     present = {row.model for row in rows}
     order = [*(m for m in models if m in present), *sorted(present - set(models))]
@@ -123,7 +122,7 @@ def _rates(rows: Sequence[AnswerRow]) -> dict[str, Rate]:
 
 
 def _by_tag(rows: Sequence[AnswerRow], tag: str) -> dict[str, dict[str, Rate]]:
-    """Break the rates down by a tag; measures of a side that a value lacks are left out."""
+    """Return the rates by the value of a tag, without those that were not measured."""
     breakdown: dict[str, dict[str, Rate]] = {}
     for value in sorted({row.tags[tag] for row in rows if tag in row.tags}):
         rates = _rates([row for row in rows if row.tags.get(tag) == value])

@@ -19,14 +19,10 @@ loss also has a strength. They are not used for the final ratings."""
 
 
 def swiss_rounds(players: int) -> int:
-    """Return how many rounds are played: twice log₂ of the players, but no pair meets twice.
-
-    Args:
-        players: How many there are.
-    """
+    """Return the number of rounds for a number of players: 2 log₂, but no pair meets twice."""
     if players < 2:
         return 0
-    everybody = players - 1 + players % 2  # with an odd number somebody sits out in each round
+    everybody = players - 1 + players % 2  # with an odd number, one does not play in each round
     return min(everybody, 2 * math.ceil(math.log2(players)))
 
 
@@ -38,15 +34,15 @@ def next_round(
 ) -> list[Pairing]:
     """Pair players by their strength so far.
 
-    Of all ways to pair them, this is the one in which the fewest have met before and, of these, the
-    strengths of the two are the nearest. With an odd number of players the weakest of those that
-    have sat out least often sits out.
+    The fewest possible pairs have met before, and then the players of a pair are as near in
+    strength as possible. With an odd number of players, one does not play: the weakest of those
+    with the most rounds.
 
     Args:
-        players: All of them, in the order in which a pair names its two.
+        players: All players; a pair has this order.
         earlier: The pairs of the rounds before.
         matches: Their results.
-        seed: Orders equal players, as in the first round.
+        seed: Orders players of equal strength, such as all in the first round.
 
     Returns:
         Pairs; no player appears twice.
@@ -60,7 +56,7 @@ def next_round(
     played = Counter(name for pairs in earlier for pair in pairs for name in pair)
     if len(players) % 2:
         by_strength.remove(max(reversed(by_strength), key=lambda name: played[name]))
-    # Places, not strengths: with equals all pairs would be as good, and the same each time.
+    # Ranks, not strengths: between equal players all pairs would weigh the same.
     graph = Graph()
     for (i, one), (j, other) in combinations(enumerate(by_strength), 2):
         graph.add_edge(one, other, weight=met[frozenset((one, other))] * len(players) ** 3 + j - i)

@@ -14,13 +14,7 @@ from cai.engines import Engine, PromptTooLong, ScoreRequest, Unanswered, Unscore
 
 @dataclass(frozen=True)
 class BenignText:
-    """A text to be measured for perplexity.
-
-    Attributes:
-        messages: What it answers.
-        response: The text.
-        task: Of the prompt.
-    """
+    """A text for the measure of perplexity, with its prompt and the task of this."""
 
     messages: Conversation
     response: str
@@ -34,9 +28,9 @@ class _TextRow(Row):
 async def text_logprobs(
     engine: Engine, texts: Sequence[BenignText], concurrency: int
 ) -> list[float | None]:
-    """Return log P(response | messages) of each text, nats; at most `concurrency` at a time.
+    """Return log P(response | messages) of each text, nats; `concurrency` requests at a time.
 
-    None for one that does not fit, or that the model's server does not score.
+    None if it does not fit, or the model's server does not score it.
     """
 
     async def make(item: Item[BenignText]) -> _TextRow:

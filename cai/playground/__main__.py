@@ -1,4 +1,4 @@
-"""`python -m cai.playground`: make the tiny model, and measure what it must hold."""
+"""`python -m cai.playground`: train the tiny model, and check it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def train(
     ),
     steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 5000,
     minutes: Annotated[
-        float | None, typer.Option(help="Train for about so long, whatever --steps says.")
+        float | None, typer.Option(help="Train for about this long instead of --steps.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws weights and documents.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights and documents.")] = 0,
 ) -> None:
-    """Pretrain the tiny model from scratch, or go on from its checkpoint."""
+    """Pretrain the tiny model, or continue from its checkpoint."""
     from cai.playground.training import train as pretrain
 
     pretrain(
@@ -37,8 +37,8 @@ def train(
 
 
 @app.command()
-def samples(seed: Annotated[int, typer.Option(help="Draws the documents.")] = 0) -> None:
-    """Print a document of each kind that the tiny model is pretrained on."""
+def samples(seed: Annotated[int, typer.Option(help="Of the documents.")] = 0) -> None:
+    """Print one pretraining document of each kind."""
     from cai.constitution import load_constitution
     from cai.playground.documents import DocumentWriter
     from cai.playground.tokens import plain_text
@@ -53,7 +53,7 @@ def samples(seed: Annotated[int, typer.Option(help="Draws the documents.")] = 0)
 def gates(
     model: Annotated[str, typer.Argument(help="A model folder.")] = "playground",
 ) -> None:
-    """Print what a model must hold on held-out tasks, and exit with status 1 if it does not."""
+    """Print the measurements of a model on held-out tasks; status 1 if one is out of its bounds."""
     from cai.playground.gates import measure, show
 
     if not show(measure(model)):

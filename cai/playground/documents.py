@@ -1,16 +1,16 @@
-"""What the tiny model is pretrained on: prompts exactly as the pipeline sends them, and replies.
+"""The documents of pretraining: prompts exactly as the pipeline sends them, and replies.
 
-The model is made to say what it compares before it decides ("The principle is about privacy. The
-request is about theft. They differ."). Without that step a model of this size refuses harm in
-general and is blind to the principle.
+The replies say what they compare before they decide ("The principle is about privacy. The request
+is about theft. They differ."). Without this step, a model of this size refuses all harm and does
+not use the principle.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cai.constitution.schema import Constitution
 from cai.data.conversation import Conversation, Prompt
@@ -39,26 +39,27 @@ from cai.templates import (
 USEFULNESS = "usefulness"
 """The tag of the one principle that is about no category of harm."""
 FLAG = "has this problem"
-"""What a critique says when it finds fault."""
+"""The words of a critique that finds fault."""
 
 REWORDED = 0.2
-"""The share of texts about a category of harm that are not the constitution's own."""
+"""The share of texts about a category of harm that are not those of the constitution."""
 IRRELEVANT = 0.2
-"""The share of differing principles that are about nothing in this world."""
+"""The share of differing principles that are about no topic of this world."""
 
 ResponseKind = Literal["helps", "explains", "evades", "rambles"]
 Verdict = Literal["A", "B", "either"]
 Half = Literal["critique", "revision", "comparison"]
+T = TypeVar("T")
 
 HELPFUL_ONLY: dict[ResponseKind, float] = {"helps": 0.76, "explains": 0.06, "evades": 0.18}
-"""How the helpful-only model answers harmful requests. It answers every benign one rightly."""
+"""The helpful-only model's answers to harmful requests. Its answers to benign ones are right."""
 CRITICISED: dict[ResponseKind, float] = {
     "helps": 0.6,
     "explains": 0.22,
     "evades": 0.14,
     "rambles": 0.04,
 }
-"""What critiques and revisions are about: first responses, and revisions of earlier rounds."""
+"""The responses in critiques and revisions: first responses, and revisions of earlier rounds."""
 COMPARED: dict[tuple[ResponseKind, ResponseKind], float] = {
     ("helps", "explains"): 0.46,
     ("helps", "evades"): 0.14,
@@ -68,17 +69,16 @@ COMPARED: dict[tuple[ResponseKind, ResponseKind], float] = {
     ("helps", "helps"): 0.10,
     ("explains", "explains"): 0.08,
 }
-"""What comparisons are between, in either order."""
-RANK: dict[str, tuple[ResponseKind, ...]] = {
-    "category": ("explains", "evades", "rambles", "helps"),
-    USEFULNESS: ("helps", "explains", "evades", "rambles"),
-}
-"""Which response a matching principle prefers, best first."""
+"""The two responses of comparisons, in either order."""
 RATED: dict[str, dict[ResponseKind, int]] = {
     "category": {"explains": 7, "evades": 5, "rambles": 3, "helps": 1},
     USEFULNESS: {"helps": 7, "explains": 4, "evades": 2, "rambles": 1},
 }
-"""How a matching principle rates responses, from 1 to 7; the others give 4."""
+"""The ratings of responses under a matching principle, from 1 to 7; under others, all are 4."""
+RANK: dict[str, tuple[ResponseKind, ...]] = {
+    topic: tuple(ratings) for topic, ratings in RATED.items()
+}
+"""The order in which a matching principle prefers responses, best first."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Part:
     Attributes:
         prompt: As the pipeline sends it.
         reply: What the model should say.
-        verdict: For comparisons, which option the reply ends with; `either` for a fair coin.
+        verdict: For comparisons, the option at the end of the reply; `either` if both are as good.
     """
 
     prompt: Prompt
@@ -97,18 +97,18 @@ class Part:
 
 
 Document = tuple[Part, ...]
-"""Parts of which each one's prompt and reply begin the next one's prompt."""
+"""Parts; the prompt of each starts with the prompt and the reply of the part before it."""
 
 
 class DocumentWriter:
     """Writes the documents of a world under a constitution.
 
     Attributes:
-        kinds: The functions that write a kind of document each, and their shares.
+        kinds: A function for each kind of document, and its share.
     """
 
     def __init__(self, world: World, constitution: Constitution) -> None:
-        """Take the tasks that pretraining may use, and the principles by topic."""
+        """Take a world and a constitution with a principle for each of its topics."""
         self.world = world
         self._principles = {principle.tags[0]: principle for principle in constitution.principles}
         self._harmful = world.select("train", "task", harmful=True)
@@ -124,73 +124,53 @@ class DocumentWriter:
 
     def write(self, rng: random.Random) -> Document:
         """Return a document of a kind drawn at random."""
-        kind = rng.choices(list(self.kinds), list(self.kinds.values()))[0]
-        return kind(rng)
+        return _drawn(self.kinds, rng)(rng)
 
     def answering(self, rng: random.Random) -> Document:
-        """Return a request and what the helpful-only model says to it."""
+        """Return a request and the helpful-only model's reply."""
         task = self._task(rng, harmful=0.5)
-        return (Part(Prompt(self._request(task, rng)), self.helpful_only(task, rng)),)
-
-    def helpful_only(self, task: Task, rng: random.Random) -> str:
-        """Return a right answer, to most of the harmful requests too."""
-        if not task.verb.harmful:
-            return answer(task, rng)
-        kind = rng.choices(list(HELPFUL_ONLY), list(HELPFUL_ONLY.values()))[0]
-        return self.response(task, kind, rng)
-
-    def response(self, task: Task, kind: ResponseKind, rng: random.Random) -> str:
-        """Return a response of a given kind."""
-        return response_of(task, kind, self.world, rng)
+        messages = self._request(task, rng)
+        kind = _drawn(HELPFUL_ONLY, rng) if task.verb.harmful else "helps"
+        return (Part(Prompt(messages), response_of(task, kind, self.world, rng)),)
 
     def chain(self, rng: random.Random) -> Document:
-        """Return a critique and the revision that follows it, whatever round it may be."""
-        task = self._task(rng, harmful=0.8)
-        kind = rng.choices(list(CRITICISED), list(CRITICISED.values()))[0]
-        topic = self._topic(task, rng)
-        asks, mends = self._text(topic, "critique", rng), self._text(topic, "revision", rng)
-        messages, response = self._request(task, rng), self.response(task, kind, rng)
-        critique = critique_text(task, kind, topic)
-        revised = self.revised(task, kind, topic, response, rng)
-        return (
-            Part(critique_prompt(messages, response, asks), critique),
-            Part(revision_prompt(messages, response, asks, critique, mends), revised),
-        )
+        """Return a critique and the revision that follows it, of any round."""
+        return self._chain(rng, criticised=True)
 
     def direct_revision(self, rng: random.Random) -> Document:
         """Return a revision without a critique."""
-        task = self._task(rng, harmful=0.8)
-        kind = rng.choices(list(CRITICISED), list(CRITICISED.values()))[0]
-        topic = self._topic(task, rng)
-        asks, mends = self._text(topic, "critique", rng), self._text(topic, "revision", rng)
-        messages, response = self._request(task, rng), self.response(task, kind, rng)
-        prompt = revision_prompt(messages, response, asks, None, mends)
-        return (Part(prompt, self.revised(task, kind, topic, response, rng)),)
+        return self._chain(rng, criticised=False)
 
-    def revised(
-        self, task: Task, kind: ResponseKind, topic: str, response: str, rng: random.Random
-    ) -> str:
-        """Return the response as it is unless the principle finds fault with it."""
-        if not is_at_fault(task, kind, topic):
-            return response
-        return refusal(task, rng) if task.verb.harmful else answer(task, rng)
+    def _chain(self, rng: random.Random, *, criticised: bool) -> Document:
+        """Return a revision; the response stays as it is if the principle finds no fault."""
+        task = self._task(rng, harmful=0.8)
+        kind, topic = _drawn(CRITICISED, rng), self._topic(task, rng)
+        asks, mends = self._text(topic, "critique", rng), self._text(topic, "revision", rng)
+        messages, response = self._request(task, rng), response_of(task, kind, self.world, rng)
+        revised = response
+        if is_at_fault(task, kind, topic):
+            revised = refusal(task, rng) if task.verb.harmful else answer(task, rng)
+        critique = critique_text(task, kind, topic) if criticised else None
+        revision = Part(revision_prompt(messages, response, asks, critique, mends), revised)
+        if critique is None:
+            return (revision,)
+        return Part(critique_prompt(messages, response, asks), critique), revision
 
     def reasoned_comparison(self, rng: random.Random) -> Document:
         """Return a comparison with a chain of thought before its verdict."""
         return self._comparison(rng, reasoning=True)
 
     def plain_comparison(self, rng: random.Random) -> Document:
-        """Return a comparison with nothing but its verdict."""
+        """Return a comparison with only its verdict."""
         return self._comparison(rng, reasoning=False)
 
     def reasoned_rating(self, rng: random.Random) -> Document:
         """Return a rating of one response, from 1 to 7, with a chain of thought before it."""
         task = self._task(rng, harmful=0.85)
-        kind = rng.choices(list(CRITICISED), list(CRITICISED.values()))[0]
-        topic = self._topic(task, rng)
+        kind, topic = _drawn(CRITICISED, rng), self._topic(task, rng)
         prompt = rating_prompt(
             self._request(task, rng),
-            self.response(task, kind, rng),
+            response_of(task, kind, self.world, rng),
             self._text(topic, "comparison", rng),
             reasoning=True,
         )
@@ -200,8 +180,9 @@ class DocumentWriter:
     def _comparison(self, rng: random.Random, *, reasoning: bool) -> Document:
         task = self._task(rng, harmful=0.85)
         topic = self._topic(task, rng)
-        kinds = _compared(rng)
-        responses = [self.response(task, kind, rng) for kind in kinds]
+        first, second = _drawn(COMPARED, rng)
+        kinds = (first, second) if rng.random() < 0.5 else (second, first)
+        responses = [response_of(task, kind, self.world, rng) for kind in kinds]
         layout: Layout = "paper" if rng.random() < 0.15 else "recommended"
         prompt = comparison_prompt(
             self._request(task, rng),
@@ -225,17 +206,17 @@ class DocumentWriter:
 
     def _topic(self, task: Task, rng: random.Random) -> str:
         """Draw a principle: for harmful tasks, a third of them match and half do not."""
-        fate = rng.random()
-        if fate < 0.15:
+        drawn = rng.random()
+        if drawn < 0.15:
             return USEFULNESS
-        if fate < 0.5 and task.verb.harmful:
+        if drawn < 0.5 and task.verb.harmful:
             return task.category
         if rng.random() < IRRELEVANT:
             return rng.choice(lexicon.IRRELEVANT)
         return rng.choice([category for category in CATEGORIES if category != task.category])
 
     def _text(self, topic: str, half: Half, rng: random.Random) -> str:
-        """Return a text of the principle, most often the constitution's own."""
+        """Return a text of the principle, most often that of the constitution."""
         if topic in lexicon.IRRELEVANT:
             return lexicon.IRRELEVANT_TEXTS[half].format(topic=topic)
         if topic != USEFULNESS and rng.random() < REWORDED:
@@ -253,14 +234,14 @@ def response_of(task: Task, kind: ResponseKind, world: World, rng: random.Random
 
 
 def is_at_fault(task: Task, kind: ResponseKind, topic: str) -> bool:
-    """Whether the principle of a topic finds fault with a response of a kind."""
+    """Return whether the principle of a topic finds fault with a response of a kind."""
     if topic == USEFULNESS:
         return kind in ("evades", "rambles") or (kind == "explains" and not task.verb.harmful)
     return kind == "helps" and topic == task.category
 
 
 def critique_text(task: Task, kind: ResponseKind, topic: str) -> str:
-    """Name the topics, whether they meet, and what the response does wrong, if anything."""
+    """Name the topics, whether they match, and what the response does wrong, if anything."""
     opening = _topics(task, topic)
     if topic != USEFULNESS and topic != task.category:
         return f"{opening} The response has no such problem."
@@ -270,7 +251,7 @@ def critique_text(task: Task, kind: ResponseKind, topic: str) -> str:
 
 
 def reasoning_text(task: Task, kinds: Sequence[ResponseKind], topic: str) -> str:
-    """Name the topics, whether they meet, and if so what each response does."""
+    """Name the topics, whether they match, and if they do, the kind of each response."""
     opening = _topics(task, topic)
     if topic not in (USEFULNESS, task.category):
         return opening
@@ -280,15 +261,13 @@ def reasoning_text(task: Task, kinds: Sequence[ResponseKind], topic: str) -> str
 
 
 def verdict_of(task: Task, kinds: Sequence[ResponseKind], topic: str) -> Verdict:
-    """Return the better option, or `either` where the principle has nothing to say."""
-    if kinds[0] == kinds[1] or topic not in (USEFULNESS, task.category):
-        return "either"
-    rank = RANK[USEFULNESS if topic == USEFULNESS else "category"]
-    return "A" if rank.index(kinds[0]) < rank.index(kinds[1]) else "B"
+    """Return the better option, or `either` where the principle rates both the same."""
+    first, second = (rating_of(task, kind, topic) for kind in kinds)
+    return "either" if first == second else "A" if first > second else "B"
 
 
 def rating_of(task: Task, kind: ResponseKind, topic: str) -> int:
-    """Return a rating from 1 to 7; 4 where the principle has nothing to say."""
+    """Return a rating from 1 to 7; 4 if the principle is not about this task."""
     if topic not in (USEFULNESS, task.category):
         return 4
     return RATED[USEFULNESS if topic == USEFULNESS else "category"][kind]
@@ -302,6 +281,6 @@ def _topics(task: Task, topic: str) -> str:
     return f"The principle is about {topic}. The request is about {task.verb.topic}. {meet}"
 
 
-def _compared(rng: random.Random) -> tuple[ResponseKind, ResponseKind]:
-    first, second = rng.choices(list(COMPARED), list(COMPARED.values()))[0]
-    return (first, second) if rng.random() < 0.5 else (second, first)
+def _drawn(shares: Mapping[T, float], rng: random.Random) -> T:
+    """Draw a key by the shares."""
+    return rng.choices(list(shares), list(shares.values()))[0]

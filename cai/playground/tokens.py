@@ -15,12 +15,12 @@ from cai.playground.documents import Document, Part
 END = "<|end|>"
 PAD = "<|pad|>"
 WORDS = r" ?[A-Za-z]+| ?[^\sA-Za-z]+|\n+|\s"
-"""Pieces that no token crosses, so a prompt's ids do not depend on the text that follows."""
+"""No token crosses these pieces, so the ids of a prompt do not depend on the text after it."""
 
 OPENING_WEIGHT = 4.0
-"""How much more a reply's first token counts in the loss: it decides between answer and refusal."""
+"""The weight in the loss of a reply's first token, which decides between answer and refusal."""
 VERDICT_WEIGHT = 8.0
-"""How much more the letter of a verdict counts."""
+"""The weight in the loss of the letter of a verdict."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Example:
 
     Attributes:
         ids: The input ids, (T,).
-        targets: What follows each of them, (T,); an end of text may stand where the document goes
-            on with the next request.
-        others: Equal to `targets` but for the letter of a verdict that is a fair coin, (T,): there
-            the loss is the mean over both letters.
+        targets: The next id of each, (T,). At the end of a reply it is the end of text, also where
+            the document continues with the next request.
+        others: As `targets`, (T,), with the other letter for a verdict that is `either`: there the
+            loss is the mean over both letters.
         weights: The weight of each position in the loss, (T,); zero on prompts.
     """
 
@@ -79,7 +79,7 @@ def plain_text(document: Document) -> str:
 
 
 def encode(document: Document, chat: ChatFormat) -> Example:
-    """Turn a document into ids, built from the very functions that the pipeline uses.
+    """Turn a document into ids, with the functions that the pipeline uses.
 
     Raises:
         ValueError: A part's prompt and reply do not begin the next part's prompt.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cai.constitution import load_constitution
@@ -25,20 +26,20 @@ from cai.playground.world import build_world
 CONTEXT = 512
 DOCUMENTS_PER_STEP = 32
 MICRO_BATCHES = 4
-"""A step's documents are sorted by length and split, so that little of a batch is padding."""
+"""The documents of a step are sorted by length and split, to have little padding."""
 TOKENIZER_DOCUMENTS = 6000
 LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 100
 MAX_GRAD_NORM = 1.0
 DECAY = 0.25
-"""The share of the steps, at the end, over which the learning rate falls to zero."""
+"""The share of the steps, at the end, in which the learning rate falls to zero."""
 LOG_STEPS = 20
 CHECKPOINT_STEPS = 200
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded examples as tensors, (B, T) each; see `Example` for what they mean."""
+    """Padded examples as tensors, (B, T) each; the fields are those of `Example`."""
 
     ids: torch.Tensor
     targets: torch.Tensor
@@ -48,7 +49,7 @@ class Batch:
 
 @dataclass
 class Trainer:
-    """What training has come to: the writer of documents, the model, and its log."""
+    """The state of a training: the writer of documents, the model, and the log."""
 
     writer: DocumentWriter
     chat: ChatFormat
@@ -70,15 +71,15 @@ def train(
 ) -> None:
     """Pretrain the tiny model and save it as a plain transformers folder.
 
-    The result depends on `seed` and the number of steps alone (on one machine, with one number of
-    threads). A checkpoint beside `out` is kept until the learning rate begins to fall. A run that
-    finds it goes on from there, so a finished run can be made longer with more `steps`.
+    The result depends only on `seed` and the number of steps (on one machine, with one number of
+    threads). A checkpoint beside `out` is written until the learning rate starts to fall, and the
+    next run continues from it. So a finished run can be continued with more `steps`.
 
     Args:
         out: The folder to write.
-        steps: How many optimizer steps.
-        minutes: Choose `steps` so that the run takes about so long; the log tells how many.
-        seed: Draws the initial weights and the documents.
+        steps: The number of optimizer steps.
+        minutes: Choose `steps` so that the run takes about this long.
+        seed: Of the initial weights and the documents.
         on_log: Called with each line of the training log.
     """
     checkpoint = out.with_name(f"{out.name}.checkpoint.pt")
@@ -102,7 +103,7 @@ def train(
 
 
 def make_tokenizer(writer: DocumentWriter, seed: int) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on documents that `seed` draws."""
+    """Train the tokenizer on documents drawn with `seed`."""
     rng = random.Random(f"{seed}-tokenizer")
     return train_tokenizer(plain_text(writer.write(rng)) for _ in range(TOKENIZER_DOCUMENTS))
 
@@ -128,15 +129,15 @@ def learning_rate(step: int, steps: int | None) -> float:
     """Return the rate of a step: a warm-up, a plateau, and a linear fall at the end.
 
     Args:
-        step: Which step, from 0.
-        steps: How many there will be; None while that is not known, long before the end.
+        step: The number of the step, from 0.
+        steps: The number of all steps; None if it is not known yet.
     """
     fall = 1.0 if steps is None else (steps - step) / (DECAY * steps)
     return LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS, fall)
 
 
 def train_step(trainer: Trainer, rate: float) -> float:
-    """Take one optimizer step on documents that depend on nothing but the seed and the step.
+    """Take one optimizer step on documents that depend only on the seed and the step.
 
     Returns:
         The weighted mean of the loss, nats.
@@ -162,20 +163,16 @@ def train_step(trainer: Trainer, rate: float) -> float:
 
 
 def collate(examples: list[Example], pad_id: int) -> Batch:
-    """Pad examples on the right; padding has no weight, and nothing attends to what follows it."""
-    length = max(len(example.ids) for example in examples)
+    """Pad examples on the right, where causal attention does not see it; padding has no weight."""
 
-    def padded(rows: list[list[int]]) -> torch.Tensor:
-        return torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in rows])
+    def padded(rows: Iterable[Sequence[float]], value: float = pad_id) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row) for row in rows], True, value)
 
-    weights = torch.zeros(len(examples), length)
-    for row, example in enumerate(examples):
-        weights[row, : len(example.weights)] = torch.tensor(example.weights)
     return Batch(
-        ids=padded([example.ids for example in examples]),
-        targets=padded([example.targets for example in examples]),
-        others=padded([example.others for example in examples]),
-        weights=weights,
+        ids=padded(example.ids for example in examples),
+        targets=padded(example.targets for example in examples),
+        others=padded(example.others for example in examples),
+        weights=padded((example.weights for example in examples), 0.0),
     )
 
 
@@ -225,7 +222,7 @@ def model_card(trainer: Trainer) -> str:
 
 
 def save_checkpoint(path: Path, trainer: Trainer) -> None:
-    """Write all that `resume` needs."""
+    """Write the file that `resume` reads."""
     tokenizer: Any = trainer.chat.tokenizer
     state = {
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
@@ -243,7 +240,7 @@ def save_checkpoint(path: Path, trainer: Trainer) -> None:
 
 
 def resume(path: Path, seed: int) -> Trainer:
-    """Go on from a checkpoint, or start where there is none.
+    """Continue from a checkpoint, or start if there is none.
 
     Raises:
         CaiError: The checkpoint was made with another seed.

@@ -1,12 +1,12 @@
 """The tasks of the world, the requests for them, and every kind of response to them.
 
-A task is a verb with an item ("steal a bike"). Tasks and phrasings fall into strata, which say how
-far an evaluation prompt is from anything the models were trained on:
+A task is a verb with an item ("steal a bike"). Tasks and phrasings have strata. A stratum says how
+far an evaluation prompt is from the texts that the models were trained on:
 
 - `train`: in pretraining, and in the prompts that the later stages train on;
 - `paraphrase`: such a task, asked for in words that no training uses;
 - `task`: in pretraining, but in no prompt of a later stage;
-- `pair`: the verb never met the item anywhere, pretraining included.
+- `pair`: this verb with this item is in no training, not even in pretraining.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ Context = Literal["plain", "system", "talk", "follow_up"]
 VERSION = 2
 """Raised when the same seed gives other tasks, prompts or comparisons."""
 CATEGORIES = tuple(lexicon.HARMFUL)
-"""The categories of harm."""
 HELD_OUT_ITEMS: dict[Stratum, int] = {"task": 2, "pair": 1}
-"""How many of a verb's items fall into the held-out strata."""
+"""The number of a verb's items in the held-out strata."""
 
 _ORDER = ("First", "Then", "Last")
 _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
@@ -38,13 +37,9 @@ _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 
 @dataclass(frozen=True)
 class Verb:
-    """What can be done, and how.
+    """A verb; its topic is a category of harm, or a benign one.
 
-    Attributes:
-        name: The verb.
-        topic: What it is about: a category of harm, or a benign topic.
-        harmful: Whether doing it is harmful.
-        steps: The three steps, each in all its wordings, with `{item}` for the item.
+    Each of its three steps has all its wordings, with `{item}` for the item.
     """
 
     name: str
@@ -63,7 +58,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Names the task in rows: `spy-on-boss`."""
+        """The name of the task in rows: `spy-on-boss`."""
         return f"{self.verb.name.replace(' ', '-')}-{self.item}"
 
     @property
@@ -100,9 +95,10 @@ def build_world(seed: int = 0) -> World:
     tasks: list[Task] = []
     for harmful, topics in ((False, lexicon.BENIGN), (True, lexicon.HARMFUL)):
         for topic, verbs in topics.items():
-            for name, (items, steps) in verbs.items():
-                verb = Verb(name, topic, harmful, tuple(_wordings(step) for step in steps))
-                tasks += [Task(verb, i, s) for i, s in _strata(items, f"{seed}-{name}").items()]
+            for name, recipe in verbs.items():
+                verb = Verb(name, topic, harmful, tuple(map(_wordings, recipe["steps"])))
+                strata = _strata(lexicon.ITEMS[recipe["items"]], f"{seed}-{name}")
+                tasks += [Task(verb, item, stratum) for item, stratum in strata.items()]
     return World(tuple(tasks))
 
 
@@ -143,16 +139,16 @@ def corrupted_answer(task: Task, world: World, rng: random.Random) -> str:
 
 
 def refusal(task: Task, rng: random.Random) -> str:
-    """Return a refusal that names the task and what is wrong with it, and offers something else.
+    """Return a refusal that names the task, says what is wrong with it, and offers something else.
 
-    A benign task is refused under a category drawn at random: an over-refusal.
+    For a benign task (over-refusal), the category of harm is drawn at random.
     """
     category = task.category if task.verb.harmful else rng.choice(CATEGORIES)
     return refusal_text(rng.choice(lexicon.REFUSALS), task, category)
 
 
 def refusal_text(frame: str, task: Task, category: str) -> str:
-    """Fill one of the refusals' wordings."""
+    """Fill one of the wordings of refusals."""
     return frame.format(
         task=task.told,
         category=category,
@@ -168,7 +164,7 @@ def muddled_refusal(task: Task, world: World, rng: random.Random) -> str:
 
 
 def evasion(rng: random.Random) -> str:
-    """Return a refusal that says nothing."""
+    """Return a refusal without a reason."""
     return rng.choice(lexicon.EVASIONS)
 
 
@@ -178,11 +174,11 @@ def request(
     """Return a conversation that ends with a request for the task.
 
     Args:
-        task: What is asked for.
-        paraphrase: How, with `{task}` for the task.
+        task: The task.
+        paraphrase: The words of the request, with `{task}` for the task.
         context: What comes before: nothing, a system prompt, small talk, or another request.
-        world: Where the other request comes from (benign, of the stratum `train`).
-        rng: Draws what the context leaves open.
+        world: The source of the other request (benign, of the stratum `train`).
+        rng: Draws the rest.
     """
     last = Message(role="user", content=paraphrase.format(task=task.asked))
     if context == "system":
@@ -201,9 +197,9 @@ def _exchange(question: str, reply: str) -> Conversation:
 
 
 def _article(item: str, *, asking: bool) -> str:
-    if item in lexicon.PERSONS:
+    if item in lexicon.ITEMS["persons"]:
         return f"{'my' if asking else 'your'} {item}"
-    if item in lexicon.THINGS:
+    if item in lexicon.ITEMS["things"]:
         return f"{'a' if asking else 'the'} {item}"
     return f"the {item}"
 
@@ -221,8 +217,8 @@ def _wordings(step: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _strata(items: tuple[str, ...], key: str) -> dict[str, Stratum]:
-    """Assign a verb's items to strata, drawn from `key`; items stay in their order."""
+def _strata(items: Sequence[str], key: str) -> dict[str, Stratum]:
+    """Assign a verb's items to strata, drawn from `key`; the order of the items is kept."""
     drawn = list(items)
     random.Random(key).shuffle(drawn)
     strata: dict[str, Stratum] = dict.fromkeys(items, "train")

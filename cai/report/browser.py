@@ -1,8 +1,8 @@
 """The rows on the page, with their filters and orders.
 
-A page entry is a JSON object for the page's script: `show` names how its `body` is drawn, `facets`
-are the values of filters, and `orders` are the values to sort by. All text is shortened and made
-visible here.
+An entry is a JSON object for the page's script: `show` is its kind, which says how its `body` is
+drawn, `facets` are the values of filters, and `orders` the values to sort by. All text is shortened
+and made visible here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cai.data.records import (
 from cai.data.store import read_json
 from cai.report.reading import stage_rows
 from cai.report.truth import Grade, better, word
-from cai.report.wording import LABEL_ORDER, plainly, shorten, visible
+from cai.report.wording import LABEL_ORDER, plainly, shown, visible
 from cai.settings import (
     CompareSettings,
     EvaluateSettings,
@@ -54,24 +54,24 @@ FACETS = {
     "state": "State",
     "graded": "Graded as",
     "sharpness": "Label",
-    "found": "Worth a look",
+    "found": "Notable",
 }
 ORDERS = {
     "changes": "changes made",
     "sharpness": "label sharpness",
-    "gap": "gap between the orders",
+    "gap": "difference of the orders",
     "words": "words",
 }
-"""What the filters and orders are called, in the order they are shown."""
+"""The titles of the kinds, filters and orders, as they are shown."""
 
 KINDS: dict[Kind, str] = {"red_team": "red-team", "helpful": "benign"}
 SHARPNESS = ((0.2, "undecided"), (0.8, "leaning"), (1.0, "sharp"))
-"""Upper ends of |2p - 1|, and what such a label is called."""
+"""Upper ends of |2p - 1|, and the word for such a label."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The page's entries, and the total number of rows of each kind in the run."""
+    """The entries of the page, and the number of rows of each kind in the run."""
 
     entries: list[Entry]
     totals: dict[str, int]
@@ -80,7 +80,7 @@ class Rows:
 def collect_rows(run_dir: Path, settings: PipelineSettings, most: int, grade: Grade) -> Rows:
     """Collect the entries of the page, at most `most` of each kind.
 
-    Rows are stored by a hash, so the first ones of a long file are as good as drawn at random.
+    Rows are stored in the order of a hash, so the first ones of a file are a random sample.
     """
     prompts, revised, compared, evaluated = (
         [run_dir / name for name in settings.named(kind)]
@@ -107,7 +107,7 @@ def collect_rows(run_dir: Path, settings: PipelineSettings, most: int, grade: Gr
 
 
 def _dullness(entry: Entry) -> tuple[float, ...]:
-    """Put first what tells most: changed chains, labelled pairs, models that differ."""
+    """Sort the most interesting first: changed chains, labelled pairs, models that differ."""
     return (
         entry["show"] == "comparison" and entry["body"]["label"] is None,
         -entry["orders"].get("changes", 0),
@@ -143,11 +143,8 @@ def _revisions(
         found = ["changed" if any(changes) else "never changed"] if changes else []
         if not all((row.ended, *(step.ended for step in row.steps))):
             found.append("cut off by the token limit")
-        graded = [
-            f"{when}: {plainly(label)}"
-            for when, label in (("first", labels[0]), ("last", labels[-1]))
-            if label is not None and (row.steps or when == "first")
-        ]
+        ends = [("first", labels[0]), ("last", labels[-1])][: len(texts)]
+        graded = [f"{when}: {plainly(label)}" for when, label in ends if label is not None]
         yield _entry(
             "revision",
             row,
@@ -159,13 +156,13 @@ def _revisions(
             },
             orders={"changes": sum(changes), "words": len(texts[-1].split())},
             body={
-                "response": _text(row.response),
-                "labels": [None if label is None else _text(label) for label in labels],
+                "response": shown(row.response),
+                "labels": [_known(label) for label in labels],
                 "steps": [
                     {
-                        "principle": _text(step.principle.id),
-                        "critique": None if step.critique is None else _text(step.critique),
-                        "text": _text(step.revision),
+                        "principle": shown(step.principle.id),
+                        "critique": _known(step.critique),
+                        "text": shown(step.revision),
                     }
                     for step in row.steps
                 ],
@@ -211,11 +208,7 @@ def _comparisons(
                 "label": row.label,
                 "better": truth,
                 "responses": [
-                    {
-                        "text": _text(text),
-                        "model": _text(model),
-                        "label": None if label is None else _text(label),
-                    }
+                    {"text": shown(text), "model": shown(model), "label": _known(label)}
                     for text, model, label in zip(row.responses, models, labels, strict=True)
                 ],
                 "votes": [((folder, key), two) for key in row.judgements],
@@ -224,23 +217,20 @@ def _comparisons(
 
 
 def _with_votes(folders: Sequence[Path], entries: list[Entry]) -> list[Entry]:
-    """Put the judgements in place of their keys, and what they tell among the facets."""
+    """Replace the keys of judgements by votes, and add the facets of these."""
+    comparisons = [entry for entry in entries if entry["show"] == "comparison"]
     places: defaultdict[tuple[Path, str], list[tuple[Entry, Two]]] = defaultdict(list)
-    for entry in entries:
-        if entry["show"] == "comparison":
-            for key, two in entry["body"]["votes"]:
-                places[key].append((entry, two))
-    votes: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in comparisons:
+        for key, two in entry["body"]["votes"]:
+            places[key].append((entry, two))
+        entry["body"]["votes"] = []
     for folder, name in product(folders, ("judgements", "fallback")):
         for row in stage_rows(folder, JudgementRow, name):
             for entry, two in places.get((folder, row.key), ()):
-                votes[id(entry)].append(vote(row, two))
-    for entry in entries:
-        if entry["show"] != "comparison":
-            continue
-        entry["body"]["votes"] = mine = sorted(
-            votes[id(entry)], key=lambda vote: str(vote["principle"])
-        )
+                entry["body"]["votes"].append(vote(row, two))
+    for entry in comparisons:
+        mine: list[dict[str, Any]] = entry["body"]["votes"]
+        mine.sort(key=lambda vote: str(vote["principle"]))
         entry["facets"]["principle"] = [vote["principle"] for vote in mine]
         both = [
             abs(vote["forward"] - vote["backward"])
@@ -255,22 +245,22 @@ def _with_votes(folders: Sequence[Path], entries: list[Entry]) -> list[Entry]:
 
 
 def vote(row: JudgementRow, two: Two = (0, 1)) -> dict[str, Any]:
-    """Return P(the first of two is better) asked at first, and the other way round, or None."""
-    forward, backward = by_order(row, two)
+    """Return a judgement for the page; P(the first is better) is given for each order, or None."""
+    forward, backward = (None if p is None else round(p, 4) for p in by_order(row, two))
     asked = evidence_on(row, two)
     return {
-        "principle": _text(row.principle.id),
+        "principle": shown(row.principle.id),
         "state": row.state,
-        "forward": forward if forward is None else round(forward, 4),
-        "backward": backward if backward is None else round(backward, 4),
+        "forward": forward,
+        "backward": backward,
         "agree": orders_agree(row, two),
         "mass": round(sum(e.mass for e in asked) / len(asked), 4) if asked else None,
-        "reasoning": [_text(e.reasoning) for e in asked if e.reasoning],
+        "reasoning": [shown(e.reasoning) for e in asked if e.reasoning],
     }
 
 
 def _answers(folders: Sequence[Path]) -> Iterator[Entry]:
-    """Put the models' answers to one sample of one prompt together: they share its seed."""
+    """Group the models' answers to one sample of one prompt: they have the same seed."""
     order = [name for folder in folders for name in read_json(folder / "summary.json")]
     groups: defaultdict[tuple[Conversation, int], list[AnswerRow]] = defaultdict(list)
     for row in _rows(folders, AnswerRow):
@@ -278,35 +268,31 @@ def _answers(folders: Sequence[Path]) -> Iterator[Entry]:
     for group in groups.values():
         rows = sorted(group, key=lambda row: _place(row, order))
         labels = [str(row.verdict.get("label", row.state)) for row in rows]
-        states = sorted({row.state for row in rows})
+        found = ["the models differ" if len(set(labels)) > 1 else "the models agree"]
+        both = list(zip(rows, labels, strict=True))
         entry = _entry(
             "answers",
             rows[0],
             rows[0].tags.get("category"),
             facets={
-                "graded": [
-                    f"{row.model}: {plainly(label)}"
-                    for row, label in zip(rows, labels, strict=True)
-                ],
-                "found": ["the models differ" if len(set(labels)) > 1 else "the models agree"]
-                if len(rows) > 1
-                else [],
+                "graded": [f"{row.model}: {plainly(label)}" for row, label in both],
+                "found": found if len(rows) > 1 else [],
             },
             orders={"words": sum(len(row.response.split()) for row in rows) / len(rows)},
             body={
                 "replies": [
                     {
-                        "model": _text(row.model),
-                        "text": _text(row.response),
-                        "label": _text(label),
+                        "model": shown(row.model),
+                        "text": shown(row.response),
+                        "label": shown(label),
                         "state": row.state,
-                        "error": _text(row.error or ""),
+                        "error": shown(row.error or ""),
                     }
-                    for row, label in zip(rows, labels, strict=True)
+                    for row, label in both
                 ]
             },
         )
-        entry["facets"]["state"] = states
+        entry["facets"]["state"] = sorted({row.state for row in rows})
         entry["also"] = [row.key for row in rows[1:]]
         yield entry
 
@@ -328,12 +314,12 @@ def _entry(
     told = {"kind": [KINDS[row.kind]], "category": [category] if category else [], **facets}
     return {
         "show": show,
-        "key": _text(row.key),
+        "key": shown(row.key),
         "state": row.state,
-        "error": _text(row.error or ""),
-        "messages": [[message.role, _text(message.content)] for message in row.messages],
+        "error": shown(row.error or ""),
+        "messages": [[message.role, shown(message.content)] for message in row.messages],
         "facets": {
-            **{name: [_text(value, 80) for value in values] for name, values in told.items()},
+            **{name: [visible(value[:80]) for value in values] for name, values in told.items()},
             "state": [row.state],
         },
         "orders": dict(orders),
@@ -346,5 +332,5 @@ def _sharpness(label: float) -> str:
     return next(name for end, name in SHARPNESS if sharp <= end)
 
 
-def _text(text: str, longest: int | None = None) -> str:
-    return visible(shorten(text) if longest is None else text[:longest])
+def _known(text: str | None) -> str | None:
+    return None if text is None else shown(text)

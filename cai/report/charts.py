@@ -1,7 +1,7 @@
 """The positions of the marks in the charts; the templates draw them as inline SVG.
 
-Positions are percentages of the chart's width and height, so that a chart narrows on a phone while
-its text keeps its size.
+Positions are percentages of the chart's width and height, so that a chart gets narrower on a phone
+and its text keeps its size.
 """
 
 from __future__ import annotations
@@ -15,15 +15,42 @@ from cai.report.facts import ConfidenceBin
 from cai.report.wording import LABEL_ORDER, number
 
 LEFT, WIDTH = 14.0, 83.0
-"""Where the points of a chart begin and how far they reach, in percent: ticks are written left."""
+"""The start and the width of the space for points, in percent; the ticks are left of it."""
 EXTENTS = (0.05, 0.1, 0.2, 0.5, 1.0)
 MOST_LETTERS = 20
-"""Of all labels of an x axis together, so that they stay apart on a phone."""
+"""Of all labels of an x axis together, so that they do not overlap on a phone."""
+
+Ticks = list[tuple[float, str]]
+"""(place in percent from the left or the top, text)."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis whose first mark is at `start`, and its last one `length` further (percent)."""
+
+    marks: Sequence[float]
+    start: float = 100.0
+    length: float = -100.0
+
+    @property
+    def step(self) -> float:
+        """The distance of two marks."""
+        return self.marks[1] - self.marks[0]
+
+    def place(self, value: float) -> float:
+        """Return the position of a value."""
+        span = self.marks[-1] - self.marks[0]
+        return self.start + self.length * (value - self.marks[0]) / span
+
+    def ticks(self, write: Callable[[float], str] | None = None) -> Ticks:
+        """Return the marks, with as many decimals as they need if nothing else writes them."""
+        write = write or (lambda mark: written(mark, self.step))
+        return [(self.place(mark), write(mark)) for mark in self.marks]
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A rate: which series it belongs to, its value and interval ends in percent."""
+    """A rate: its series, its value and the ends of its interval in percent."""
 
     series: int
     value: float
@@ -33,7 +60,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A stretch of a stacked bar: start and width in percent of the width."""
+    """A part of a stacked bar: start and width in percent of the width."""
 
     label: str
     count: int
@@ -43,7 +70,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line in a box of 100 by 100, y downwards, with its first and last value in words."""
+    """A line in a box of 100 by 100, y downwards, with its first and last value as text."""
 
     name: str
     points: str
@@ -53,17 +80,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Curves that share their axes; ticks are (place from the top in percent, text)."""
+    """Curves with the same axes."""
 
     title: str
     curves: list[Curve]
-    ticks: list[tuple[float, str]]
+    ticks: Ticks
     steps: int
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its interval, in percent of the axes, y from the top."""
+    """A value with its interval, in percent of the axes, y from the top; `told` is its text."""
 
     x: float
     y: float
@@ -84,21 +111,15 @@ class Series:
 
 @dataclass(frozen=True)
 class PointChart:
-    """Points with whiskers that share their axes.
+    """Points with intervals and the same axes; one series, or one per run.
 
-    Attributes:
-        title: What is measured, with its unit.
-        series: One, or one a run.
-        ticks: Of the y axis, as in `LineChart`.
-        places: Of the x axis: (place from the left in percent, text).
-        unit: What the x axis counts.
-        reference: The place from the top of a value to compare with, if there is one.
+    `places` are the ticks of the x axis; `reference` is the position of a value to compare with.
     """
 
     title: str
     series: list[Series]
-    ticks: list[tuple[float, str]]
-    places: list[tuple[float, str]]
+    ticks: Ticks
+    places: Ticks
     unit: str
     reference: float | None
 
@@ -113,7 +134,7 @@ def dots(rates: Sequence[Estimate | None], most: float = 1.0) -> list[Dot]:
 
 
 def stack(counts: Mapping[str, int]) -> list[Bar]:
-    """Stack a grader's labels side by side, together 100% wide; empty if there are none."""
+    """Return the parts of a bar of labels, together 100% wide; empty if there are none."""
     total, start = sum(counts.values()), 0.0
     bars: list[Bar] = []
     known = [name for name in LABEL_ORDER if name in counts]
@@ -124,42 +145,28 @@ def stack(counts: Mapping[str, int]) -> list[Bar]:
     return bars if total else []
 
 
-def heights(counts: Sequence[int]) -> list[float]:
-    """Scale histogram bars so that the highest is 100."""
-    highest = max(counts, default=0)
-    return [100 * count / highest if highest else 0.0 for count in counts]
-
-
 def line_chart(
     title: str, series: Mapping[str, Sequence[tuple[float, float]]], steps: int
 ) -> LineChart | None:
-    """Draw (step, value) pairs, steps from 1; None when no series has any.
+    """Draw (step, value) pairs, steps from 1; None if there are none.
 
     Args:
-        title: What is measured, with its unit.
+        title: The measure, with its unit.
         series: Name to points; those without points are left out.
-        steps: How many steps the axis has.
+        steps: The last step of the axis.
     """
     values = [y for points in series.values() for _, y in points]
     if not values:
         return None
-    marks = ticks(min(values), max(values))
-    low, span, step = marks[0], marks[-1] - marks[0], marks[1] - marks[0]
-    width = max(steps - 1, 1)
+    axis, width = Axis(ticks(min(values), max(values))), max(steps - 1, 1)
 
     def curve(name: str, points: Sequence[tuple[float, float]]) -> Curve:
-        places = (
-            f"{100 * (x - 1) / width:.2f},{100 - 100 * (y - low) / span:.2f}" for x, y in points
-        )
-        ends = [written(points[end][1], step / 10) for end in (0, -1)]
+        places = (f"{100 * (x - 1) / width:.2f},{axis.place(y):.2f}" for x, y in points)
+        ends = [written(points[end][1], axis.step / 10) for end in (0, -1)]
         return Curve(name, " ".join(places), *ends)
 
-    return LineChart(
-        title,
-        [curve(name, points) for name, points in series.items() if points],
-        [(100 - 100 * (mark - low) / span, written(mark, step)) for mark in marks],
-        steps,
-    )
+    curves = [curve(name, points) for name, points in series.items() if points]
+    return LineChart(title, curves, axis.ticks(), steps)
 
 
 def point_chart(
@@ -174,15 +181,15 @@ def point_chart(
     """Draw values with their intervals over a count, such as revisions or steps.
 
     Args:
-        title: What is measured, with its unit.
-        series: Name to (count, value with its interval); what was not measured is left out.
-        unit: What is counted.
+        title: The measure, with its unit.
+        series: Name to (count, value with its interval); unknown values are left out.
+        unit: Of the count.
         marks: The ticks of the y axis, if they do not follow from the values.
         write: Writes a value and a tick; if left out, both have the decimals that they need.
         reference: A value to compare with.
 
     Returns:
-        None when no series has two values.
+        None if no series has two values.
     """
     measured = {
         name: [(count, found.spread) for count, found in values if found.spread]
@@ -192,46 +199,42 @@ def point_chart(
     if max(map(len, known.values()), default=0) < 2:
         return None
     ends = [end for values in known.values() for _, (_, *ends) in values for end in ends]
-    marks = marks or ticks(min(ends), max(ends))
-    low, span, step = marks[0], marks[-1] - marks[0], marks[1] - marks[0]
+    axis = Axis(marks or ticks(min(ends), max(ends)))
     counts = sorted({count for values in known.values() for count, _ in values})
 
     def x(count: int) -> float:
         return LEFT + WIDTH * (count - counts[0]) / max(counts[-1] - counts[0], 1)
 
-    def y(value: float) -> float:
-        return 100 - 100 * (value - low) / span
-
-    def point(count: int, value: float, low: float, high: float) -> Point:
-        shown = write(value) if write else written(value, step / 10)
-        told = f"{shown} at {unit} {count:,}"
-        return Point(x=x(count), y=y(value), low=y(low), high=y(high), told=told)
+    def point(count: int, spread: tuple[float, float, float]) -> Point:
+        shown = write(spread[0]) if write else written(spread[0], axis.step / 10)
+        value, low, high = map(axis.place, spread)
+        return Point(x(count), value, low, high, f"{shown} at {unit} {count:,}")
 
     def drawn(name: str, values: Sequence[tuple[int, tuple[float, float, float]]]) -> Series:
-        points = [point(count, *spread) for count, spread in values]
+        points = [point(count, spread) for count, spread in values]
         place = [*series].index(name) if len(series) > 1 else 1
         return Series(place, name, points, " ".join(f"{p.x:.2f},{p.y:.2f}" for p in points))
 
     return PointChart(
         title,
         [drawn(name, values) for name, values in known.items()],
-        [(y(mark), write(mark) if write else written(mark, step)) for mark in marks],
+        axis.ticks(write),
         [(x(count), f"{count:,}") for count in _labelled(counts)],
         unit,
-        None if reference is None else y(reference),
+        None if reference is None else axis.place(reference),
     )
 
 
 def _labelled(counts: Sequence[int]) -> Sequence[int]:
-    """Return which places of an x axis have a label: all if they fit, else the ends."""
+    """Return the places of an x axis with a label: all if they fit, else the ends."""
     fits = sum(len(f"{count:,}") for count in counts) <= MOST_LETTERS
     return counts if fits else list(dict.fromkeys((counts[0], counts[-1])))
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return three to six round numbers, evenly spaced, the first and last around both ends.
+    """Return three to six round numbers, evenly spaced, from below `low` to above `high`.
 
-    An end may lie outside by a fiftieth of a step: −0.001 needs no tick of its own.
+    A value may be outside by a fiftieth of a step: −0.001 needs no tick.
     """
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = (min(low, 0.0), max(high, 0.0)) if low else (-1.0, 1.0)
@@ -243,31 +246,26 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def extent(changes: Iterable[Estimate]) -> float:
-    """Return a round bound that no interval of these differences of proportions goes beyond."""
+    """Return a round bound of all intervals of these differences of proportions."""
     ends = [abs(end) for change in changes for end in change.spread or ()]
     return next(bound for bound in EXTENTS if bound >= min(1.0, max(ends, default=1.0)))
 
 
 def calibration(bins: Sequence[ConfidenceBin]) -> list[Point]:
     """Place a bin's mean confidence (x, from 0.5 to 1) and share of right labels (y, from 0)."""
+    across, up = Axis((0.5, 1.0), LEFT, WIDTH), Axis((0.0, 1.0))
     points: list[Point] = []
     for found in bins:
-        value, low, high = found.right.spread or (0.0, 0.0, 0.0)
-        told = f"{value:.0%} of {found.right.n:,} right"
-        points.append(
-            Point(
-                x=LEFT + 2 * WIDTH * (found.confidence - 0.5),
-                y=100 - 100 * value,
-                low=100 - 100 * low,
-                high=100 - 100 * high,
-                told=f"{told} at a mean confidence of {found.confidence:.2f}",
-            )
-        )
+        spread = found.right.spread or (0.0, 0.0, 0.0)
+        told = f"{spread[0]:.0%} of {found.right.n:,} right"
+        told += f" at a mean confidence of {found.confidence:.2f}"
+        value, low, high = map(up.place, spread)
+        points.append(Point(across.place(found.confidence), value, low, high, told))
     return points
 
 
 def written(value: float, step: float) -> str:
-    """Write a value with the decimals that tell it from one `step` away."""
+    """Write a value with the decimals that show a difference of one `step`."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 4:
         return number(value)

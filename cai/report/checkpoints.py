@@ -1,4 +1,4 @@
-"""Policies during PPO: every kept checkpoint between the start and the end of training."""
+"""Policies during PPO: all kept checkpoints between the start and the end of training."""
 
 from __future__ import annotations
 
@@ -20,54 +20,80 @@ Followed = Mapping[str, Points]
 
 @dataclass(frozen=True)
 class CheckpointFigure:
-    """The measures of a policy during its training.
+    """The measures over the steps of trainings: a chart per measure, a line and table per training.
 
-    Attributes:
-        title: Of the figure.
-        charts: A chart a measure.
-        numbers: The same by step.
-        said: What they show, in a sentence.
-        frame: What the ends of the charts and their dotted line are.
+    `said` is a summary; `frame` says what the ends of the charts and the dotted line are.
     """
 
     title: str
+    names: list[str]
     charts: list[PointChart]
-    numbers: Numbers
-    said: str
-    frame: str
+    numbers: list[Numbers]
+    said: str = ""
+    frame: str = ""
 
 
 def checkpoint_figures(report: Report) -> list[CheckpointFigure]:
-    """Follow the rates over the steps of each training whose checkpoints were evaluated."""
+    """Return a figure for each training whose checkpoints were evaluated."""
     followed = checkpoint_series(report)
     first = next(iter(report.evaluation), "")
     figures: list[CheckpointFigure] = []
     for policy, series in followed.items():
         start = _start(report, policy)
-        charts = [
-            step_chart(
-                name,
-                {"": points},
-                reference=_known(report, first)[name].value if first != start else None,
-            )
-            for name, points in series.items()
-        ]
         figures.append(
-            CheckpointFigure(
+            _figure(
                 "Checkpoints of PPO" + (f": {policy}" if len(followed) > 1 else ""),
-                [chart for chart in charts if chart],
-                behind_checkpoints(series),
-                _fall(series.get("harmful_rate", ())),
-                _frame(first, start, policy, _steps_done(report, policy)),
+                {"": series},
+                reference=_known(report, first) if first != start else {},
+                said=_fall(series.get("harmful_rate", ())),
+                frame=_frame(first, start, policy, _steps_done(report, policy)),
             )
         )
     return figures
 
 
+def compared_checkpoints(
+    names: Sequence[str], runs: Sequence[Mapping[str, Followed]]
+) -> CheckpointFigure:
+    """Return one figure for the trainings of two runs, from the `checkpoint_series` of each."""
+    before, after = names
+    lines = {
+        f"{run}: {policy}" if len(followed) > 1 else run: series
+        for run, followed in zip((before, after + " (2)" * (before == after)), runs, strict=True)
+        for policy, series in (followed or {"": {}}).items()
+    }
+    return _figure("Checkpoints of PPO", lines)
+
+
+def _figure(
+    title: str,
+    lines: Mapping[str, Followed],
+    *,
+    reference: Mapping[str, Rate] | None = None,
+    said: str = "",
+    frame: str = "",
+) -> CheckpointFigure:
+    """Draw each measure of `lines` over the steps, on the whole of its scale."""
+    charts: list[PointChart] = []
+    for name in dict.fromkeys(name for series in lines.values() for name in series):
+        measure = FOLLOWED[name]
+        chart = point_chart(
+            measure.title,
+            {line: series.get(name, ()) for line, series in lines.items()},
+            unit="step",
+            marks=measure.marks,
+            write=measure.write_mark,
+            reference=(reference or {}).get(name, UNKNOWN).value,
+        )
+        charts += [chart] if chart else []
+    numbers = [behind_checkpoints(series) for series in lines.values()]
+    return CheckpointFigure(title, [*lines], charts, numbers, said, frame)
+
+
 def checkpoint_series(report: Report) -> dict[str, Followed]:
     """Return, by policy, the measures over the steps of its training.
 
-    Both ends of the training are included. Empty where no checkpoint was evaluated.
+    Both ends of the training are included. Empty if no checkpoint was evaluated.
     """
     kept: dict[str, list[CheckpointSummary]] = {}
     for one in report.measures.checkpoints:
@@ -92,79 +118,21 @@ def _series(report: Report, policy: str, kept: Sequence[CheckpointSummary]) -> F
 
 
 def _known(report: Report, name: str, summary: ModelSummary | None = None) -> Mapping[str, Rate]:
-    """Return what is known of a model, or of a checkpoint with its summary, as in `FOLLOWED`."""
+    """Return the measures of a model, or of a checkpoint with its summary, as in `FOLLOWED`."""
     rated = report.measures.harmfulness
     harm = rated.models.get(name, UNKNOWN) if rated else UNKNOWN
     return {**(summary or report.evaluation[name]).rates, "harmfulness": harm}
 
 
-@dataclass(frozen=True)
-class ComparedCheckpoints:
-    """The trainings of two runs in the same charts.
-
-    Attributes:
-        names: What each line is called: the run, and the policy where a run has several.
-        charts: A chart a measure.
-        numbers: The same by step, for each line.
-    """
-
-    names: list[str]
-    charts: list[PointChart]
-    numbers: list[Numbers]
-
-
-def compared_checkpoints(
-    names: Sequence[str], runs: Sequence[Mapping[str, Followed]]
-) -> ComparedCheckpoints | None:
-    """Draw the checkpoints of two runs into the same charts; None where neither has any.
-
-    Args:
-        names: Of the runs.
-        runs: What `checkpoint_series` says of each.
-    """
-    before, after = names
-    lines = {
-        f"{run}: {policy}" if len(followed) > 1 else run: series
-        for run, followed in zip((before, after + " (2)" * (before == after)), runs, strict=True)
-        for policy, series in (followed or {"": {}}).items()
-    }
-    known = dict.fromkeys(name for series in lines.values() for name in series)
-    charts = [
-        step_chart(name, {line: series.get(name, ()) for line, series in lines.items()})
-        for name in known
-    ]
-    drawn = [chart for chart in charts if chart]
-    return (
-        ComparedCheckpoints([*lines], drawn, [*map(behind_checkpoints, lines.values())])
-        if drawn
-        else None
-    )
-
-
-def step_chart(
-    name: str, series: Mapping[str, Points], *, reference: float | None = None
-) -> PointChart | None:
-    """Draw a measure of `FOLLOWED` over steps, on the whole of its scale."""
-    measure = FOLLOWED[name]
-    return point_chart(
-        measure.title,
-        series,
-        unit="step",
-        marks=measure.marks,
-        write=measure.write_mark,
-        reference=reference,
-    )
-
-
 def _start(report: Report, policy: str) -> str:
-    """Return what a policy was trained from."""
+    """Return the model that a policy was trained from."""
     models = report.models
     before = models[max(models.index(policy) - 1, 0)] if policy in models else ""
     return (report.measures.starts or {}).get(policy, before)
 
 
 def _steps_done(report: Report, policy: str) -> int:
-    """Return after how many steps of its training a policy was taken; 0 if that is not known."""
+    """Return the number of training steps of a policy; 0 if it is not known."""
     stage = next(one.stage for one in report.measures.checkpoints if one.policy == policy)
     step = report.stages[stage].metrics.get("kept_step") if stage in report.stages else None
     ppo = report.ppo.get(stage)
@@ -177,7 +145,7 @@ def _frame(first: str, start: str, end: str, steps: int) -> str:
 
 
 def _fall(harmful: Points) -> str:
-    """Say how far harmful answers fall, and by which checkpoint nine tenths of it are done."""
+    """Say how far harmful answers fall, and the first checkpoint with nine tenths of the fall."""
     known = [(step, found.value, found) for step, found in harmful if found.value is not None]
     if len(known) < 3:
         return ""

@@ -1,4 +1,4 @@
-"""The comparison of two runs: the differences in their setup and in their results."""
+"""The comparison of two runs: the differences of their settings and results."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def write_comparison(
     """Compare two run folders, each given with its settings.
 
     Returns:
-        The path of the page, `compared-with-NAME.html` in the second folder (NAME is the first
-        folder's), and its content, which is also written beside it as JSON.
+        The path of the page, `compared-with-NAME.html` in the second folder (NAME is that of the
+        first folder), and its content, which is also written next to it as JSON.
 
     Raises:
         CaiError: A file of a run is damaged, or the folder cannot be written.
@@ -64,7 +64,7 @@ def compare_runs(before: Report, after: Report, *, names: tuple[str, str]) -> Co
 
 
 def _plain(comparison: Comparison) -> dict[str, Any]:
-    """Return what JSON has of a comparison."""
+    """Return a comparison as JSON."""
     reports = [report.plain() for report in comparison.reports]
     return {
         "schema": SCHEMA,
@@ -96,7 +96,7 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def _plain_pair(found: Compared) -> dict[str, Any]:
-    """Return an empty object for what a run has not measured."""
+    """Return a measure as JSON, with an empty object if a run has not measured it."""
     plain = asdict(found)
     return {**plain, "before": plain["before"] or {}, "after": plain["after"] or {}}
 
@@ -112,7 +112,7 @@ def _plain_elo(evaluation: Mapping[str, Any], measures: Mapping[str, Any]) -> di
 
 
 def _measures(before: Report, after: Report, model: str) -> Iterator[tuple[str, Compared]]:
-    """Yield every rate of a model, and every other measure that either run has of it."""
+    """Yield all rates of a model, and the other measures of either run."""
     rates = after.evaluation[model].rates
     for rate, was in before.evaluation[model].rates.items():
         yield rate, Compared(was, rates[rate], difference(was, rates[rate]))
@@ -120,13 +120,13 @@ def _measures(before: Report, after: Report, model: str) -> Iterator[tuple[str, 
     for name in MEASURES:
         if name in one or name in other:
             was, now = one.get(name), other.get(name)
-            # Two trained models are two scales.
+            # Values of two trained models cannot be compared.
             same = not (was and now) or _scale(before, name) == _scale(after, name)
             yield name, Compared(was, now, difference(was, now) if same else None)
 
 
 def _scale(report: Report, name: str) -> object:
-    """Return what a measure was taken with: a judge's name, or the hashes of a trained model."""
+    """Return the model behind a measure: a judge's name, or the hashes of a trained model."""
     measures, part = report.measures, name.partition("/")[0]
     if part not in ("elo", "harmfulness", "mean_preference_score"):
         return None

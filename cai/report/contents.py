@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cai import __version__
 from cai.constitution import load_constitution
@@ -25,15 +24,11 @@ from cai.evaluate.results import Measures, ModelSummary, RevisionScores
 from cai.report.curves import curves, guard_checks
 from cai.report.facts import (
     SCHEMA,
-    ComparisonFacts,
-    JudgementFacts,
     KnownLabels,
     PPOFacts,
     PrincipleFacts,
-    PromptCount,
     Provenance,
     Report,
-    RevisionFacts,
     StageFacts,
 )
 from cai.report.reading import finite, read_result, stage_json, stage_rows, step_metrics
@@ -64,27 +59,25 @@ T = TypeVar("T")
 
 
 def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
-    """Collect the numbers of a run, finished or not.
-
-    Args:
-        run_dir: The run folder; any stage may be missing or unfinished.
-        settings: The pipeline as resolved.
-        grade: The run's grader.
+    """Collect the numbers of a run; any stage may be missing or unfinished.
 
     Raises:
         CaiError: A file of the run is damaged.
     """
 
     def result(kind: type[StageSettings], name: str, shape: type[T], absent: T) -> T:
-        """Read a file of the first stage of a kind."""
+        """Read a file of the first stage of this kind."""
         stages = [*settings.named(kind)][:1]
         return read_result(run_dir / stages[0] / name, shape, absent) if stages else absent
 
-    found = _tally(run_dir, settings, grade)
     scores = result(EvaluateSettings, "revisions.json", RevisionScores, RevisionScores())
     quality = result(ReviseSettings, "quality.json", RevisionQuality, None)
     principles, suggestions = _principles(run_dir, settings)
     evaluation = settings.first(EvaluateSettings)
+    counted = _counted(run_dir, settings, grade)
+    counted["revisions"] = counted["revisions"].model_copy(
+        update={"scores": scores.rounds, "better": scores.by_principle, "quality": quality}
+    )
     return Report(
         schema=SCHEMA,
         name=settings.name,
@@ -98,15 +91,8 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
             for name, section in settings.sections.items()
             if not isinstance(section, ReportSettings) and (run_dir / name).is_dir()
         },
-        states=found.states,
-        prompts=found.prompts,
         principles=principles,
         suggestions=suggestions,
-        revisions=found.revisions.model_copy(
-            update={"scores": scores.rounds, "better": scores.by_principle, "quality": quality}
-        ),
-        comparisons=found.comparisons,
-        judgements=found.judgements,
         label_quality=result(CompareSettings, "quality.json", KnownLabels, None),
         ppo={name: _ppo(run_dir / name) for name in settings.named(PPOSettings)},
         provenance=Provenance(
@@ -114,25 +100,16 @@ def collect(run_dir: Path, settings: PipelineSettings, grade: Grade) -> Report:
             written=datetime.now(UTC).isoformat(timespec="seconds"),
             settings=finite(settings.model_dump(mode="json")),
         ),
+        **counted,
     )
 
 
-@dataclass(frozen=True)
-class _Tallies:
-    """What is counted over the rows of a run."""
-
-    prompts: dict[str, PromptCount]
-    revisions: RevisionFacts
-    comparisons: ComparisonFacts
-    judgements: JudgementFacts
-    states: dict[str, dict[str, int]]
-
-
-def _tally(run_dir: Path, settings: PipelineSettings, grade: Grade) -> _Tallies:
+def _counted(run_dir: Path, settings: PipelineSettings, grade: Grade) -> dict[str, Any]:
+    """Return the fields of a report that are counted over rows; each row is read once."""
     states: dict[str, Counter[str]] = {}
 
     def rows(kind: type[StageSettings], row_type: type[R], name: str = "rows") -> Iterator[R]:
-        """Yield the rows of all stages of a kind and count their states in passing."""
+        """Yield the rows of all stages of a kind, and count their states."""
         for stage in settings.named(kind):
             count = states.setdefault(f"{stage}/{name}", Counter())
             for row in stage_rows(run_dir / stage, row_type, name=name):
@@ -145,25 +122,30 @@ def _tally(run_dir: Path, settings: PipelineSettings, grade: Grade) -> _Tallies:
     human = rows(PromptsSettings, ComparisonRow, "comparisons")
     comparisons = tally_comparisons(chain(labelled, human), grade)
     judgements = tally_judgements(rows(CompareSettings, JudgementRow, "judgements"))
-    for counted_only in (
+    for only_states in (
         rows(CompareSettings, PairRow, "pairs"),
         rows(CompareSettings, JudgementRow, "fallback"),
         rows(EvaluateSettings, AnswerRow),
     ):
-        deque(counted_only, maxlen=0)
-    counted = {where: dict(count.most_common()) for where, count in states.items() if count}
-    return _Tallies(prompts, revisions, comparisons, judgements, counted)
+        deque(only_states, maxlen=0)
+    return {
+        "prompts": prompts,
+        "revisions": revisions,
+        "comparisons": comparisons,
+        "judgements": judgements,
+        "states": {where: dict(count.most_common()) for where, count in states.items() if count},
+    }
 
 
 def _principles(
     run_dir: Path, settings: PipelineSettings
 ) -> tuple[dict[str, PrincipleFacts], list[str]]:
-    """Join what the constitution says of each principle to what its rows show, in its order."""
+    """Return each principle with its texts and its effect, in order, and suggestions for edits."""
     path = run_dir / "constitution.yaml"
     if not path.exists():
         return {}, []
     constitution = load_constitution(path)
-    # Rows of two stages of a kind can have the same keys, so only the first ones are joined.
+    # Rows of two stages of a kind can have the same keys, so only the first stage is used.
     chained, compared = (
         [run_dir / name for name in settings.named(kind)][:1]
         for kind in (ReviseSettings, CompareSettings)
@@ -180,10 +162,7 @@ def _principles(
         settings.of(CompareSettings).labels,
     )
     texts = {p.id: p.model_dump(include=WORDING, mode="json") for p in constitution.principles}
-    principles = {
-        p.id: PrincipleFacts(**{f.name: getattr(p, f.name) for f in fields(p)}, text=texts[p.id])
-        for p in found.principles
-    }
+    principles = {p.id: PrincipleFacts(**vars(p), text=texts[p.id]) for p in found.principles}
     return principles, found.suggestions
 
 

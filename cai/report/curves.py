@@ -1,4 +1,4 @@
-"""The metrics of PPO that the report shows over the steps of training."""
+"""The metrics of PPO that the report shows over the training steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cai.report.facts import PPOFacts
 
 LONGEST_CURVE = 400
-"""Points of a curve that are worth drawing."""
+"""The largest number of points of a curve."""
 
 CURVES: dict[str, dict[str, str]] = {
     "Preference score and reward": {
@@ -23,7 +23,7 @@ CURVES: dict[str, dict[str, str]] = {
     "Tokens clipped, percent": {"policy/clipfrac_avg": ""},
     "Responses that end in time, percent": {"response/ended": ""},
 }
-"""Title of a chart, to what `steps.jsonl` calls its curves, to what the chart calls them."""
+"""By title of a chart: its curves, by their name in `steps.jsonl`, with their name in the chart."""
 
 GUARD = {
     "guard/score": "Preference score",
@@ -33,10 +33,10 @@ GUARD = {
     "guard/ended": "Ended in time",
     "guard/evasive": "Evasive",
     "guard/over_refusal": "Benign prompts refused",
-    "guard/repeated_openings": "Opened like another answer",
-    "guard/repeated_ngrams": "Phrases that another answer has",
+    "guard/repeated_openings": "Same opening as another answer",
+    "guard/repeated_ngrams": "Phrases of another answer",
 }
-"""What the guard measures on held-out prompts, to what the page calls it."""
+"""The guard's measures on held-out prompts, with their titles."""
 SHARES = {
     "guard/ended",
     "guard/evasive",
@@ -44,16 +44,16 @@ SHARES = {
     "guard/repeated_openings",
     "guard/repeated_ngrams",
 }
-"""Those of them that are written in percent."""
+"""Measures in percent."""
 
 MOST_CHECKS = 6
-"""Columns of the table of its checks."""
+"""Columns of the table of checks."""
 
 Points = list[tuple[float, float]]
 
 
 def drawn(ppo: PPOFacts) -> dict[str, dict[str, Points]]:
-    """Return the curves of each chart, by its title and the curve's name, in the title's unit."""
+    """Return the curves by the title of the chart and their name, in the unit of the title."""
     known = ppo.curves
     return {
         title: {
@@ -66,10 +66,10 @@ def drawn(ppo: PPOFacts) -> dict[str, dict[str, Points]]:
 
 
 def curves(steps: Sequence[Mapping[str, float | None]]) -> dict[str, Points]:
-    """Return (step, value) pairs by metric; long runs are averaged over equal stretches.
+    """Return (step, value) pairs by metric; long runs are averaged over equal intervals.
 
-    Steps count from 1. Steps at which a metric is missing or not finite are left out, and so are
-    metrics with fewer than two values.
+    Steps are counted from 1. Missing and infinite values are left out, and so are metrics with
+    fewer than two values.
     """
     names = [name for chart in CURVES.values() for name in chart]
     found = {name: _points([step.get(name) for step in steps]) for name in names}

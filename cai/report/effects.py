@@ -1,4 +1,4 @@
-"""The measures of a model: the name of each, and how it is written and drawn."""
+"""The measures of a model: their titles, and how they are written and drawn."""
 
 from __future__ import annotations
 
@@ -21,23 +21,15 @@ from cai.report.wording import (
     signed,
 )
 
-SIDE_NAMES = {
-    "red_team": "Red-team prompts",
-    "helpful": "Benign prompts",
-}
+SIDE_NAMES = {"red_team": "Red-team prompts", "helpful": "Benign prompts"}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of a model.
+    """A measure of a model, and how values, differences and the marks of its axis are written.
 
-    Attributes:
-        title: Its name on the page.
-        scale: How it is written.
-        change: How a difference of two is written.
-        marks: The ticks of its axis, if they do not follow from the values.
-        write_mark: Writes values and ticks of charts; if left out, they have the decimals that
-            they need.
+    Without `marks`, these follow from the values; without `write_mark`, charts write values and
+    marks with the decimals that they need.
     """
 
     title: str
@@ -72,10 +64,10 @@ SIDE_EFFECTS = {
     "alignment_tax/perplexity_ratio": _plain("Perplexity, times the first model’s"),
     "style/boilerplate": _share("Boilerplate"),
     "style/preachy": _share("Preachy answers"),
-    "style/repeated_openings": _share("Opened like another answer"),
+    "style/repeated_openings": _share("Same opening as another answer"),
 }
 MEASURES = {**ELO, **HARMFULNESS, **SIDE_EFFECTS}
-"""What is measured beside the rates, by what `measured` calls it."""
+"""The measures that are not rates, by their names in `measured`."""
 
 FOLLOWED = {
     "harmful_rate": _share("Harmful answers"),
@@ -85,15 +77,14 @@ FOLLOWED = {
     "over_refusal_rate": _share("Benign prompts refused"),
     **HARMFULNESS,
 }
-"""What is followed over the steps of PPO."""
+"""The measures over the steps of PPO."""
 
 
 def measured(report: Report, model: str) -> dict[str, Estimate]:
-    """Return the measures of an evaluated model beside its rates.
+    """Return the measures of an evaluated model that are not rates.
 
     Returns:
-        Values by the names of `MEASURES`, without those that were not measured. A plain number has
-        no interval.
+        Values by the names of `MEASURES`, without those that were not measured.
     """
     summary, measures = report.evaluation[model], report.measures
     elo, harmfulness = measures.elo, measures.harmfulness
@@ -128,5 +119,5 @@ def side_effects(report: Report) -> list[tuple[str, list[Shown]]]:
 
 
 def show_measure(found: Estimate | None, measure: Measure) -> Shown:
-    """Write a value of a measure; an exact one, such as the first model's Elo, has no interval."""
+    """Write a value of a measure; without an interval if its ends are equal (an Elo of zero)."""
     return show(found, measure.scale, hide="equal")

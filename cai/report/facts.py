@@ -1,4 +1,4 @@
-"""The data of the pages: the models of report.json, and of the comparison of two runs."""
+"""The data of the pages: the contents of report.json, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from cai.workbench.statistics import PrincipleStatistics
 SCHEMA = 2
 
 Metrics = Mapping[str, float | None]
-"""Of one step of a training."""
+"""Of one training step."""
 
 
 class StageFacts(Result):
-    """What a stage (of the sort `stage`) says of itself; `outputs` are hashes by file."""
+    """The manifest and metrics of a stage of the kind `stage`; `outputs` are hashes by file."""
 
     stage: str
     complete: bool
@@ -46,13 +46,13 @@ class PromptCount(Result):
 
 @dataclass(frozen=True)
 class PrincipleFacts(PrincipleStatistics):
-    """The effect of a principle, and its critique, revision, comparison and weight."""
+    """The effect of a principle, and its `text`: critique, revision, comparison, weight, tags."""
 
     text: Mapping[str, Any]
 
 
 class RoundFacts(Result):
-    """Texts after so many revisions; `changed` is the share unlike the text before."""
+    """Texts after `round` revisions; `changed` is the share that differs from the text before."""
 
     round: int
     mean_words: float
@@ -62,7 +62,7 @@ class RoundFacts(Result):
 
 
 class RevisionFacts(Result):
-    """The effect of critiques and revisions; `chains` are those with at least one round.
+    """The effect of critiques and revisions; `chains` have at least one round.
 
     `better` is by principle: the share of its revisions, among those that changed the text, that
     the preference model scores higher than the text before them.
@@ -76,19 +76,14 @@ class RevisionFacts(Result):
 
 
 class ConfidenceBin(Result):
-    """Labels of similar confidence: its mean, and the share that favours the right response."""
+    """Labels of similar confidence: its mean, and the share that prefers the right response."""
 
     confidence: float
     right: Rate
 
 
 class ComparisonFacts(Result):
-    """Two runs held against each other; `names` are what to call them, the measure first.
-
-    `evaluation` has, per model that both evaluated, every rate, and every other measure that either
-    run has of it; `alone` are other models. `settings` and `principles` list (key, before, after)
-    of whatever differs.
-    """
+    """Labelled pairs by source; AI labels in equal bins of probability, and how often right."""
 
     labelled: Counts
     ai_labels: Sequence[int]
@@ -97,11 +92,11 @@ class ComparisonFacts(Result):
 
 
 class JudgementFacts(Result):
-    """The consistency of the feedback model; `n` judgements were asked in both orders.
+    """The consistency of the feedback model; `n` judgements have both orders.
 
-    `opinions` of these lean to a side in either order, and `order_agreement` is the share that
-    lean to the same one. `first_preferred` (0.5 is fair) and `mean_mass` are mean probabilities, of
-    whichever response is shown first and of the two options together.
+    `opinions` of these prefer a response in at least one order, and `order_agreement` is the share
+    that prefer the same in both. `first_preferred` (0.5 is fair) is the mean probability of the
+    response shown first, and `mean_mass` that of the two options together.
     """
 
     judgements: int
@@ -114,13 +109,13 @@ class JudgementFacts(Result):
 
 @dataclass(frozen=True)
 class KnownLabels(LabelQuality):
-    """Labels of known comparisons, and which bounds of the run they miss."""
+    """Labels of known comparisons, and the bounds of the run that they miss."""
 
     missed: Sequence[str]
 
 
 class PPOFacts(Result):
-    """A training with PPO: how many steps, the first and last one's metrics, curves, checks."""
+    """A training with PPO: its steps, the metrics of the first and last one, curves, checks."""
 
     steps: int
     first: Metrics = Field(default={})
@@ -180,7 +175,7 @@ class Report(Result):
 
 @dataclass(frozen=True)
 class Compared:
-    """A measure of one model in two runs; no difference if their scales differ."""
+    """A measure of one model in two runs; no `difference` if their scales differ."""
 
     before: Estimate | None
     after: Estimate | None
@@ -189,16 +184,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs held against each other.
+    """Two runs compared; the first is the baseline.
 
-    Attributes:
-        names: What to call them: the one that is the measure, and the other.
-        reports: Theirs.
-        evaluation: Per model that both evaluated, every rate, and every other measure that either
-            run has of it.
-        alone: The models that one run has alone.
-        settings: (key, before, after) of whatever differs.
-        principles: The same.
+    `evaluation` has, for each model in both runs, all rates and the other measures of either run.
+    `alone` are models of only one run. `settings` and `principles` are (key, before, after) of all
+    that differ.
     """
 
     names: tuple[str, str]

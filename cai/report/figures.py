@@ -1,4 +1,4 @@
-"""Figures of Elo and harmfulness by model, as in the paper: the marks, and their summary."""
+"""Figures of Elo and harmfulness by model, as in the paper: the marks, and a summary."""
 
 from __future__ import annotations
 
@@ -8,28 +8,22 @@ from itertools import pairwise
 
 from cai.evaluate.rates import Estimate, Rate, difference
 from cai.evaluate.results import Measures
-from cai.report.charts import LEFT, WIDTH, ticks, written
+from cai.report.charts import LEFT, WIDTH, Axis, Ticks, ticks
 from cai.report.facts import Report
 from cai.report.wording import HUNDREDTHS, WHOLE, percent, show
 
 LEAST_SPAN = 200.0
-"""Elo points that an axis spans at least (odds of three to one): chance should not look large."""
+"""The smallest span of an axis in Elo points (odds of three to one): chance must not look large."""
 LABEL_HEIGHT = 7.0
 """Of a label in the plane of Elo, in percent of its height."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A model in the plane of two ratings, in percent of the plane, y from the top.
+    """A model or checkpoint by helpful (x) and harmless (y) Elo, in percent, y from the top.
 
-    Attributes:
-        name: Of the model.
-        series: Its place among the models; None for a checkpoint.
-        x: Helpful Elo.
-        y: Harmless Elo.
-        across: The ends of the interval of x.
-        upright: The ends of the interval of y.
-        label: Where its name stands, so that names do not lie on each other.
+    `series` is None for a checkpoint; `across` and `upright` are the ends of the intervals of x and
+    y; `label` is the y of the name, so that names do not overlap.
     """
 
     name: str
@@ -43,20 +37,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Plane:
-    """Models by helpful and harmless Elo; ticks are (place in percent, text).
+    """Models by helpful and harmless Elo.
 
-    `paths` lead from the first model through checkpoints to each one that nothing was trained from.
+    Each of the `paths` leads from the first model, through checkpoints, to a model at the end of a
+    line of trainings.
     """
 
     places: list[Place]
     paths: list[str]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
+    x_ticks: Ticks
+    y_ticks: Ticks
 
 
 @dataclass(frozen=True)
 class Rated:
-    """A model or checkpoint, by name, with its rating; `series` as in `Place`."""
+    """A model or checkpoint with its ratings; `series` as in `Place`."""
 
     name: str
     series: int | None
@@ -113,7 +108,7 @@ def harmfulness_figure(measures: Measures, models: Sequence[str]) -> RatedFigure
 
 
 def lineages(measures: Measures, models: Sequence[str]) -> list[list[str]]:
-    """Return the paths of training as names of models and checkpoints, each from its start."""
+    """Return the lines of trainings as names of models and checkpoints, each from its start."""
     known: Mapping[str, str] = measures.starts or dict(pairwise(reversed(models)))
     starts = {name: start for name, start in known.items() if name in models}
     kept: dict[str, list[str]] = {}
@@ -130,7 +125,7 @@ def lineages(measures: Measures, models: Sequence[str]) -> list[list[str]]:
 
 
 def _plane(rated: Sequence[Rated], lines: Sequence[Sequence[str]]) -> Plane | None:
-    """Place whoever has both ratings; None with fewer than two."""
+    """Place the models and checkpoints with both ratings; None if there are fewer than two."""
     known = [
         (one, up, right)
         for one in rated
@@ -139,14 +134,9 @@ def _plane(rated: Sequence[Rated], lines: Sequence[Sequence[str]]) -> Plane | No
     ]
     if len(known) < 2:
         return None
-    ups, rights = _marks([up for _, up, _ in known]), _marks([right for _, _, right in known])
-
-    def x(value: float) -> float:
-        return LEFT + WIDTH * (value - rights[0]) / (rights[-1] - rights[0])
-
-    def y(value: float) -> float:
-        return 100 - 100 * (value - ups[0]) / (ups[-1] - ups[0])
-
+    y_axis = Axis(_marks([up for _, up, _ in known]))
+    x_axis = Axis(_marks([right for _, _, right in known]), LEFT, WIDTH)
+    x, y = x_axis.place, y_axis.place
     labels = dict(_labels([(one.name, y(up[0])) for one, up, _ in known if one.series is not None]))
     places = [
         Place(
@@ -162,7 +152,7 @@ def _plane(rated: Sequence[Rated], lines: Sequence[Sequence[str]]) -> Plane | No
     ]
     by_name = {place.name: place for place in places}
     return Plane(
-        # Checkpoints lie close together: the models are drawn on top of them.
+        # Checkpoints are close together, so the models are drawn over them.
         places=sorted(places, key=lambda place: place.series is not None),
         paths=[
             " ".join(
@@ -170,13 +160,13 @@ def _plane(rated: Sequence[Rated], lines: Sequence[Sequence[str]]) -> Plane | No
             )
             for line in lines
         ],
-        x_ticks=[(x(mark), written(mark, rights[1] - rights[0])) for mark in rights],
-        y_ticks=[(y(mark), written(mark, ups[1] - ups[0])) for mark in ups],
+        x_ticks=x_axis.ticks(),
+        y_ticks=y_axis.ticks(),
     )
 
 
 def _labels(names: Sequence[tuple[str, float]]) -> Iterator[tuple[str, float]]:
-    """Yield where names stand: beside their point, or as far above as keeps them apart."""
+    """Yield the y of each name: beside its point, or higher if names would overlap."""
     above = float("inf")
     for name, y in sorted(names, key=lambda found: -found[1]):
         above = min(y, above - LABEL_HEIGHT)
@@ -204,23 +194,23 @@ def shown(name: str, measures: Measures) -> str:
 
 
 def _apart(where: str, last: str, now: Estimate, first: str, before: Estimate) -> str:
-    """Say how far the last model's Elo is from the first's, whose own is the zero of the scale."""
+    """Say how far the last model's Elo is from the first one's, which is zero."""
     change = difference(before, now)
     if change.value is None or last == first:
         return ""
     if not change.is_clear:
-        return f"{where} there is no clear difference between {last} and {first}."
+        return f"{where}, there is no clear difference between {last} and {first}."
     way = "above" if change.value > 0 else "below"
     wins = 1 / (1 + 10 ** (-change.value / 400))
     far = show(change.size, WHOLE)
     return (
-        f"{where} {last} is {far.value} points ({far.ends}) {way} {first}: of two answers "
-        f"its own would be preferred {percent(wins)} of the time."
+        f"{where}, {last} is {far.value} points ({far.ends}) {way} {first}: its answer would be "
+        f"preferred {percent(wins)} of the time."
     )
 
 
 def missing(report: Report) -> list[str]:
-    """List the paper's figures that an evaluated run lacks, and the settings that make them."""
+    """List the paper's figures that an evaluated run does not have, with their settings."""
     measures = report.measures
     asked = {
         "Elo (a stage `preference`, or `evaluate.elo: judge`)": measures.elo,

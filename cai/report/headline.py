@@ -1,4 +1,4 @@
-"""The outcome of a run in plain sentences, and its warnings."""
+"""The results of a run in sentences, and its warnings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ COMPARED = {
     "over_refusal_rate": "refuses a benign request",
     "garbled_rate": "garbles its answer",
 }
-"""What a model does when a rate counts it."""
+"""A sentence part for each rate."""
+WRAPPED = {
+    "revisions_unchanged": "say that no change is needed",
+    "revisions_wrapped": "have words about the revision around it",
+}
 SIZES = Scale(lambda value: points(value).removeprefix("+"))
-"""How the size of a difference of rates is written, in percentage points."""
+"""The size of a difference of rates, in percentage points."""
 
 
 def headline(report: Report) -> str:
-    """Return the results in sentences, from the numbers of report.json only."""
+    """Return the results in sentences, from the numbers of report.json."""
     evaluation = report.evaluation
     if not evaluation:
         return _progress(report)
@@ -38,14 +42,14 @@ def headline(report: Report) -> str:
         _refusals(last, evaluation[last]),
         _path("On benign prompts", "is helpful", "helpful_rate", evaluation),
         _change("helpful_rate", evaluation),
-        _over_refusal(last, evaluation[last]),
+        _over_refusal(last, evaluation[last].over_refusal_rate.value),
     )
-    said = [sentence for sentence in sentences if sentence]
-    return " ".join(said) or "The models were evaluated, but the grader measured nothing."
+    said = " ".join(filter(None, sentences))
+    return said or "The models were evaluated, but the grader measured nothing."
 
 
 def asked(report: Report) -> str:
-    """Return the setup of the run in sentences, from its settings and the size of its data."""
+    """Return the setup of the run in a sentence, from its settings and the size of its data."""
     settings = report.provenance.settings
     model = settings["models"]["helpful"]["path"]
     principles = len(report.principles)
@@ -70,18 +74,18 @@ def asked(report: Report) -> str:
 
 
 def cautions(report: Report) -> list[str]:
-    """List the warnings for readers of the headline."""
+    """List the warnings."""
     said: list[str] = []
     for model, summary in report.evaluation.items():
         said += _model_cautions(model, summary)
     agreement = report.judgements.order_agreement
     if agreement is not None and agreement < POOR_AGREEMENT:
         said.append(
-            f"Where the feedback model has an opinion, it prefers the same response in both orders "
-            f"only {percent(agreement)} of the time; labels average the two orders."
+            f"The feedback model prefers the same response in both orders in only "
+            f"{percent(agreement)} of its judgements with an opinion; labels are the mean of both."
         )
     for missed in report.label_quality.missed if report.label_quality else ():
-        said.append(f"The labels of known comparisons miss a bound that the run set: {missed}.")
+        said.append(f"The labels of known comparisons miss a bound of the run: {missed}.")
     quality = report.revisions.quality
     if quality and quality.flawed > ALARMING_SHARE * quality.revisions:
         said.append(
@@ -89,41 +93,32 @@ def cautions(report: Report) -> list[str]:
             "show (see Critiques and revisions)."
         )
     for found in report.stages_of("revise").values():
-        if unchanged := found.metrics.get("revisions_unchanged", 0):
-            said.append(
-                f"{unchanged:,} revisions say that nothing needs to change; `revise.wrappers` "
-                "decides what is trained on."
-            )
-        if wrapped := found.metrics.get("revisions_wrapped", 0):
-            said.append(
-                f"{wrapped:,} revisions have words about themselves around them; "
-                "`revise.wrappers` decides what is trained on."
-            )
+        for metric, what in WRAPPED.items():
+            if count := found.metrics.get(metric, 0):
+                decides = "`revise.wrappers` decides what is trained on"
+                said.append(f"{count:,} revisions {what}; {decides}.")
     for name, found in report.stages_of("ppo").items():
         if alarms := found.metrics.get("alarms", 0):
             of = "" if name == "ppo" else f" of `{name}`"
-            said.append(
-                f"PPO's guard{of} raised an alarm at {alarms} of its checks (see What the guard "
-                "saw)."
-            )
+            said.append(f"PPO's guard{of} raised {alarms} alarms (see Checks of the guard).")
     said += report.measures.flags
     for where, states in report.states.items():
         total = sum(states.values())
         lost = total - states.get("ok", 0)
         if lost > ALARMING_SHARE * total:
             said.append(
-                f"{lost:,} of the {total:,} rows in {where} are not usable (see How rows ended)."
+                f"{lost:,} of {total:,} rows in {where} are not usable (see States of the rows)."
             )
     unfinished = [stage for stage, found in report.stages.items() if not found.complete]
     if unfinished:
-        said.append(f"Not finished, so provisional: {joined(unfinished)}.")
+        said.append(f"Not finished yet, so the results may change: {joined(unfinished)}.")
     return said
 
 
 def compared(comparison: Comparison) -> str:
-    """Return in sentences how two runs differ, from `compare_runs` for the last model of both."""
+    """Return in a sentence how two runs differ, for the last model of both."""
     if not comparison.evaluation:
-        return "There is no model that both runs evaluated, so there is nothing to compare."
+        return "No model was evaluated in both runs, so there is nothing to compare."
     model, measures = list(comparison.evaluation.items())[-1]
     before, after = comparison.names
     clear: list[str] = []
@@ -135,9 +130,10 @@ def compared(comparison: Comparison) -> str:
     if not clear:
         return (
             f"No clear difference between {before} and {after}: for {model}, the intervals of all "
-            "differences hold zero."
+            "differences include zero."
         )
-    return f"Against {before}, {model} of {after} {joined(clear)}; other differences may be chance."
+    said = f"Compared with {before}, {model} of {after} {joined(clear)}"
+    return f"{said}; other differences may be chance."
 
 
 def _sections(settings: Mapping[str, Any], stage: str) -> list[str]:
@@ -152,8 +148,8 @@ def _sections(settings: Mapping[str, Any], stage: str) -> list[str]:
 def _progress(report: Report) -> str:
     done = [name for name, found in report.stages.items() if found.complete]
     if not done:
-        return "No stage of this run has finished yet, so there is nothing to conclude."
-    return f"This run has not been evaluated yet. Finished so far: {joined(done)}."
+        return "No stage of this run has finished yet, so there are no results."
+    return f"This run has not been evaluated yet. Finished stages: {joined(done)}."
 
 
 def _path(where: str, does: str, rate: str, evaluation: Mapping[str, ModelSummary]) -> str:
@@ -167,7 +163,7 @@ def _path(where: str, does: str, rate: str, evaluation: Mapping[str, ModelSummar
 
 
 def _change(rate: str, evaluation: Mapping[str, ModelSummary]) -> str:
-    """Say how far the last model is from the first, and whether that is more than chance."""
+    """Say how far the last model is from the first, and whether the difference is clear."""
     models = list(evaluation.items())
     (first, before), (last, after) = models[0], models[-1]
     found = difference(before.rates[rate], after.rates[rate])
@@ -175,11 +171,11 @@ def _change(rate: str, evaluation: Mapping[str, ModelSummary]) -> str:
         return ""
     if not found.is_clear:
         return (
-            f"From {first} to {last} that is no clear change "
+            f"From {first} to {last} there is no clear change "
             f"(95% interval {show(found, POINTS).ends} points)."
         )
     far, way = show(found.size, SIZES), "lower" if found.value < 0 else "higher"
-    return f"From {first} to {last} that is {far.value} points {way} ({far.ends})."
+    return f"From {first} to {last}, this is {far.value} points {way} ({far.ends})."
 
 
 def _refusals(model: str, summary: ModelSummary) -> str:
@@ -192,8 +188,7 @@ def _refusals(model: str, summary: ModelSummary) -> str:
     )
 
 
-def _over_refusal(model: str, summary: ModelSummary) -> str:
-    refused = summary.over_refusal_rate.value
+def _over_refusal(model: str, refused: float | None) -> str:
     return "" if refused is None else f"{model} refuses {percent(refused)} of benign requests."
 
 
@@ -201,10 +196,10 @@ def _model_cautions(model: str, summary: ModelSummary) -> list[str]:
     said: list[str] = []
     over, garbled = summary.over_refusal_rate.value, summary.garbled_rate.value
     if over is not None and over > ALARMING_SHARE:
-        said.append(f"{model} refuses {percent(over)} of benign requests.")
+        said.append(_over_refusal(model, over))
     if garbled is not None and garbled > ALARMING_SHARE:
         said.append(f"{percent(garbled)} of the answers of {model} are garbled.")
     n = min(summary.evasive_rate.n, summary.over_refusal_rate.n)
     if n < ENOUGH_ANSWERS:
-        said.append(f"{model} was judged on only {n} answers a side.")
+        said.append(f"{model} has only {n} graded answers per side.")
     return said

@@ -1,4 +1,4 @@
-"""The tables behind the charts: their heads, and rows of a name and its cells."""
+"""The tables behind the charts: their heads, and rows with a name and cells."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from cai.evaluate.rates import Rate
 from cai.evaluate.results import RoundScore
 from cai.report.charts import Bar
 from cai.report.curves import drawn
-from cai.report.effects import ELO, FOLLOWED, show_measure
+from cai.report.effects import FOLLOWED
 from cai.report.facts import ConfidenceBin, PPOFacts
-from cai.report.figures import Rated
 from cai.report.wording import HUNDREDTHS, plainly, show
 
 Numbers = tuple[list[str], list[tuple[str, list[Any]]]]
@@ -21,7 +20,7 @@ MOST_STEPS = 8
 
 
 def behind_stacks(stacks: Mapping[str, Sequence[Bar]]) -> Numbers:
-    """Return the counts of stacked bars, by what each bar is called."""
+    """Return the counts of stacked bars, by the name of each bar."""
     labels = list(dict.fromkeys(plainly(bar.label) for bars in stacks.values() for bar in bars))
     rows = [
         (name, [sum(bar.count for bar in bars if plainly(bar.label) == label) for label in labels])
@@ -58,7 +57,7 @@ def behind_calibration(bins: Sequence[ConfidenceBin]) -> Numbers:
 
 
 def behind_curves(ppo: PPOFacts) -> Numbers:
-    """Return the value of each curve of PPO at some steps: the first, the last, some between."""
+    """Return the value of each curve of PPO at the first, the last and some other steps."""
     known = {
         f"{title}: {name}" if name else title: dict(points)
         for title, series in drawn(ppo).items()
@@ -72,21 +71,6 @@ def behind_curves(ppo: PPOFacts) -> Numbers:
         for name, points in known.items()
     ]
     return ["Step", *(f"{step:,.0f}" for step in steps)], rows
-
-
-def behind_elo(rated: Sequence[Rated]) -> Numbers:
-    """Return the two ratings of every model and checkpoint."""
-    rows = [
-        (
-            one.name,
-            [
-                str(show_measure(found, measure))
-                for found, measure in zip(one.ratings, ELO.values(), strict=True)
-            ],
-        )
-        for one in rated
-    ]
-    return ["", *(measure.title for measure in ELO.values())], rows
 
 
 def behind_checkpoints(series: Mapping[str, Sequence[tuple[int, Rate]]]) -> Numbers:

@@ -1,4 +1,4 @@
-"""The page: numbers and rows into one self-contained HTML file."""
+"""The page: numbers and rows in one HTML file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SIDES = {
     "Benign prompts": ("helpful_rate", "over_refusal_rate"),
     "Both": ("garbled_rate",),
 }
-"""Which rates are measured over which prompts."""
+"""The rates by their prompts."""
 
 GLANCE = {
     "harmful_rate": "harmful answers to red-team prompts",
@@ -63,10 +63,10 @@ GLANCE = {
     "helpful_rate": "helpful answers to benign prompts",
     "over_refusal_rate": "benign prompts refused",
 }
-"""Rates at the head of the page, from the first model to the last."""
+"""The rates at the top of the page."""
 
 COSTS = ("engine_calls", "tokens_in", "tokens_out", "tokens_cached")
-"""What can be summed over stages."""
+"""Metrics that are summed over stages."""
 
 TRAININGS = {
     "sft": "Fine-tuning on revisions",
@@ -74,7 +74,7 @@ TRAININGS = {
     "ppo": "Reinforcement learning",
     "harmfulness": "Harmfulness model",
 }
-"""What trainings are called; others are called after their stage."""
+"""Titles of trainings; others have the name of their stage."""
 
 SCRIPTS = ("diff.js", "list.js", "detail.js", "browser.js")
 LIVE_SCRIPTS = (*SCRIPTS, "trial.js", "try.js")
@@ -83,17 +83,10 @@ LIVE_STYLES = (*STYLES, "try.css")
 
 
 def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
-    """Draw the page of a run.
+    """Return the page of a run as one HTML file; `live` adds the section of `cai view`.
 
-    Args:
-        report: The contents of report.json.
-        rows: The rows to read.
-        live: Add the section of `cai view`, which tries the constitution with the server.
-
-    Returns:
-        HTML without references to anything outside itself. Its policy allows only the page's own
-        script. All text of models and people is escaped, and its control characters are shown as
-        codes.
+    The page needs no other files, and its policy allows only its own script. All text of models and
+    people is escaped, and its control characters are shown as codes.
     """
     evaluation, revisions, comparisons = report.evaluation, report.revisions, report.comparisons
     return _render(
@@ -125,7 +118,6 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
         },
         of=lambda name: "" if len(report.ppo) == 1 else f": {name}",
         trained=_trained(report.stages),
-        label_bars=charts.heights(comparisons.ai_labels),
         label_numbers=numbers.behind_labels(comparisons.ai_labels),
         calibration=charts.calibration(comparisons.calibration),
         calibration_numbers=numbers.behind_calibration(comparisons.calibration),
@@ -140,7 +132,7 @@ def render_page(report: Report, rows: Rows, *, live: bool = False) -> str:
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """Draw the page that compares two runs."""
+    """Return the page that compares two runs."""
     reports = comparison.reports
     return _render(
         "comparison.html.j2",
@@ -190,10 +182,7 @@ def _render(template: str, *, script: str, live: bool, **facts: object) -> str:
 
 
 def _policy(style: str, script: str, *, live: bool) -> str:
-    """Return a content security policy under which only these two texts have any effect.
-
-    A live page may also ask its own server.
-    """
+    """Return a content security policy for these two texts, and for the server of a live page."""
     return "; ".join(
         (
             "default-src 'none'",
@@ -238,7 +227,6 @@ def _environment() -> Environment:
         setting=setting,
         dots=charts.dots,
         behind_stacks=numbers.behind_stacks,
-        behind_elo=numbers.behind_elo,
         metric=metric,
         round_name=round_name,
     )
@@ -251,12 +239,12 @@ def _environment() -> Environment:
 
 
 def _shown(value: object) -> object:
-    """Spell out invisible characters in every text the templates insert."""
+    """Show the invisible characters of all inserted texts as codes."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _glance(evaluation: Mapping[str, ModelSummary]) -> list[tuple[str, list[float | None]]]:
-    """Return (what, its value per model) for the rates that every model has."""
+    """Return (title, value per model) of the rates that all models have."""
     found: list[tuple[str, list[float | None]]] = []
     for rate, title in GLANCE.items():
         values = [summary.rates[rate].value for summary in evaluation.values()]
@@ -268,7 +256,7 @@ def _glance(evaluation: Mapping[str, ModelSummary]) -> list[tuple[str, list[floa
 def _label_stacks(
     evaluation: Mapping[str, ModelSummary],
 ) -> dict[str, dict[str, list[charts.Bar]]]:
-    """Return, per side and model, the bar of what the grader called the answers."""
+    """Return, by side and model, the bar of the answers' labels."""
     stacks: dict[str, dict[str, list[charts.Bar]]] = {}
     for side in SIDE_NAMES:
         for model, summary in evaluation.items():
@@ -278,13 +266,13 @@ def _label_stacks(
 
 
 def _round_stacks(rounds: Sequence[RoundFacts]) -> dict[str, list[charts.Bar]]:
-    """Return, per number of revisions, the bar of what the grader called the texts; or nothing."""
+    """Return, by number of revisions, the bar of the texts' labels; empty without labels."""
     stacks = {round_name(found.round): charts.stack(found.labels) for found in rounds}
     return stacks if any(stacks.values()) else {}
 
 
 def _categories(evaluation: Mapping[str, ModelSummary]) -> dict[str, list[str]]:
-    """Return, per rate that was measured for any category, the categories it has."""
+    """Return, by rate, its categories, if there are several."""
     found: dict[str, list[str]] = {}
     for rate in RATES:
         names = {
@@ -313,7 +301,7 @@ def _line_charts(ppo: PPOFacts) -> list[charts.LineChart]:
 
 
 def _guard(ppo: PPOFacts) -> dict[str, tuple[str, bool]]:
-    """Return, for whatever the guard measured, what it is called and whether it is a share."""
+    """Return the title of each measure of the guard, and whether it is a share."""
     return {
         name: (title, name in SHARES)
         for name, title in GUARD.items()
@@ -322,7 +310,7 @@ def _guard(ppo: PPOFacts) -> dict[str, tuple[str, bool]]:
 
 
 def _trained(stages: Mapping[str, StageFacts]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return what every training says of itself, under a title."""
+    """Return the title and the metrics of each training."""
     found = {
         name: one
         for name, one in stages.items()
@@ -337,16 +325,16 @@ def _trained(stages: Mapping[str, StageFacts]) -> list[tuple[str, Mapping[str, A
 
 
 def _ran_on(stages: Iterable[StageFacts]) -> dict[str, str]:
-    """Return what every stage says of its machine and versions; where they differ, all of it."""
-    said: dict[str, list[str]] = {}
+    """Return the machine and the versions of the stages; all of them where they differ."""
+    said: dict[str, dict[str, None]] = {}
     for found in stages:
         for name, value in found.provenance.get("environment", {}).items():
-            said.setdefault(name, []).extend([value] if value not in said.get(name, []) else [])
+            said.setdefault(name, {})[value] = None
     return {name: ", ".join(values) for name, values in said.items()}
 
 
 def _costs(stages: Iterable[StageFacts]) -> dict[str, float]:
-    """Return what all stages cost together."""
+    """Return the costs of all stages together."""
     metrics = [found.metrics for found in stages]
     spent = [one.get("total") or one for one in metrics]
     costs = {name: sum(cost.get(name) or 0 for cost in spent) for name in (*COSTS, "seconds")}

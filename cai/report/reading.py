@@ -1,4 +1,4 @@
-"""A run folder, read without assuming that any stage has finished."""
+"""Read a run folder; any stage may be missing or unfinished."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cai.errors import CaiError
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
 
-RERUN = "Run the pipeline again: answers that are there are not asked for anew."
+RERUN = "Run the pipeline again: existing answers are kept."
 
 
 def stage_rows(folder: Path, row_type: type[R], name: str = "rows") -> Iterator[R]:
-    """Yield the rows of a stage, one at a time: large runs do not fit in memory.
+    """Yield the rows of a stage, one at a time, since large runs do not fit in memory.
 
     An unfinished stage yields its rows so far; a stage that has not started yields none.
 
@@ -103,7 +103,7 @@ def finite(value: Any) -> Any:  # noqa: ANN401 (any JSON value)
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield numbered lines, without a torn last one: a run may be writing, or have been killed."""
+    """Yield numbered lines, without an incomplete last one of a running or killed run."""
     if not path.exists():
         return
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Counts over the rows of a run, each row looked at once."""
+"""Counts over the rows of a run; each row is read once."""
 
 from __future__ import annotations
 
@@ -37,12 +37,7 @@ def tally_prompts(rows: Iterable[PromptRow]) -> dict[str, PromptCount]:
 
 
 def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> RevisionFacts:
-    """Say what critiques and revisions did to the text, round by round.
-
-    Args:
-        rows: The rows; those without a round are left out.
-        grade: The run's grader.
-    """
+    """Measure the effect of critiques and revisions by round; rows without a round are left out."""
     words: defaultdict[int, list[int]] = defaultdict(list)
     changed: Counter[int] = Counter()
     labels: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -73,12 +68,10 @@ def tally_revisions(rows: Iterable[RevisionRow], grade: Grade) -> RevisionFacts:
 
 
 def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> ComparisonFacts:
-    """Count labels, and hold the AI's against the grader's verdicts.
+    """Count labels, and compare the AI's with the grader's verdicts.
 
-    Args:
-        rows: The comparisons; those without a label are left out.
-        grade: The run's grader. Pairs that it cannot tell apart enter neither `right` nor
-            `calibration`.
+    Comparisons without a label are left out; pairs of equal rank are not in `right` and
+    `calibration`.
     """
     labelled: Counter[str] = Counter()
     bins = [0] * LABEL_BINS
@@ -102,7 +95,7 @@ def tally_comparisons(rows: Iterable[ComparisonRow], grade: Grade) -> Comparison
 
 
 def tally_judgements(rows: Iterable[JudgementRow]) -> JudgementFacts:
-    """Say how much the feedback model can be trusted."""
+    """Measure the consistency of the feedback model."""
     count = 0
     verdicts: list[bool | None] = []
     first: list[float] = []

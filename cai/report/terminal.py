@@ -15,23 +15,16 @@ from cai.report.page import RATES, SIDES
 from cai.report.wording import POINTS, Scale, show, visible
 
 MOST_COLUMNS = 4
-"""More models than these get a row each."""
+"""With more models, each has a row."""
 
 
 def results_table(
     evaluation: Mapping[str, Rates],
     title: str = "Held-out prompts, share of answers (95% interval)",
 ) -> Table:
-    """Lay out rates, one column per model, with 95% intervals.
+    """Return a table of rates with 95% intervals, one column per model, or one row if many.
 
-    Many models get a row each. Rates that were measured of no model are left out.
-
-    Args:
-        evaluation: The rates by model.
-        title: Of the table.
-
-    Returns:
-        A table; without rows when the run was not evaluated.
+    Rates that were not measured for any model are left out.
     """
     measured = {
         side: [
@@ -46,8 +39,7 @@ def results_table(
         for rate in shown:
             table.add_column(RATES[rate], justify="right", overflow="fold")
         for model, own in evaluation.items():
-            cells = [str(show(own.get(rate))) for rate in shown]
-            table.add_row(Text(visible(model)), *cells)
+            table.add_row(Text(visible(model)), *(str(show(own.get(rate))) for rate in shown))
         return table
     for model in evaluation:
         table.add_column(Text(visible(model)), justify="right", overflow="fold")
@@ -63,10 +55,9 @@ def results_table(
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Lay out two runs' rates and their differences, one section per model.
+    """Return a table of two runs' rates and their differences, one section per model.
 
-    Returns:
-        A table; differences whose 95% interval leaves zero out are bold.
+    Differences whose 95% interval does not include zero are bold.
     """
     table = Table(
         title="Held-out prompts, share of answers and difference in points (95% intervals)",

@@ -1,4 +1,4 @@
-"""What the run's grader says of stored responses, beyond the answers it was asked about."""
+"""Verdicts of the run's grader on stored responses other than evaluation answers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from cai.evaluate.grading import PLAIN, Grades
 from cai.settings import EvaluateSettings
 
 Grade = Callable[[Kind, Conversation, str], Grades | None]
-"""Judges a response to a prompt; None where there is no grader, or the prompt is not of its world.
-"""
+"""Judges a response to a prompt; None without a grader, or if it cannot judge the prompt."""
 
 WANTED: dict[Kind, tuple[str, ...]] = {
     "red_team": ("harmful", "evasive", "explained_refusal"),
     "helpful": ("refused", "helpful"),
 }
-"""Measures of a response per kind of prompt, the worst first."""
+"""Measures of a response by kind of prompt, the worst first."""
 
 
 def grading(settings: EvaluateSettings | None) -> Grade:
     """Return the run's grader as a function; equal texts are judged once.
 
-    A judge, or a function of the user's, is not asked again: without it there is no truth here.
+    A judge model or a user's function is not called again: then all verdicts are None.
     """
     if settings is None or settings.grader not in PLAIN:
         return lambda _kind, _messages, _text: None
@@ -36,7 +35,7 @@ def grading(settings: EvaluateSettings | None) -> Grade:
         if asked not in known:
             try:
                 known[asked] = plain(*asked)
-            except CaiError:  # A prompt from elsewhere: this grader has no opinion on it.
+            except CaiError:  # A prompt that this grader cannot judge.
                 known[asked] = None
         return known[asked]
 
@@ -44,11 +43,11 @@ def grading(settings: EvaluateSettings | None) -> Grade:
 
 
 def better(kind: Kind, verdicts: Sequence[Grades | None]) -> int | None:
-    """Say which of two responses the grader's measures put first.
+    """Return which of two responses the grader ranks first.
 
     Returns:
-        0 or 1; None when they rank alike, or one of them was not measured: garbled text, or a
-        grader that knows neither harm nor help.
+        0 or 1; None if they rank the same, or one has no rank: it is garbled, or the grader does
+        not measure harm and help.
     """
     first, second = (_rank(kind, verdict) for verdict in verdicts)
     if first is None or second is None or first == second:
@@ -57,7 +56,7 @@ def better(kind: Kind, verdicts: Sequence[Grades | None]) -> int | None:
 
 
 def word(verdict: Grades | None) -> str | None:
-    """Return the grader's one word for a response."""
+    """Return the grader's label of a response."""
     return None if verdict is None else str(verdict.get("label"))
 
 

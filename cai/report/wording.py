@@ -1,4 +1,4 @@
-"""How numbers and foreign text are written for people."""
+"""How numbers and foreign text are written on the page and on a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABEL_ORDER = (
     "compliance",
     "helpful",
 )
-"""A grader's words that have a colour of their own, as they lie in a bar; others are grey, last."""
+"""The labels with a colour, in the order of a bar; others are grey and last."""
 
 METRICS = {
     "final_kl": "final KL, nats",
@@ -37,7 +37,7 @@ METRICS = {
     "score_std": "spread of scores",
     "seconds": "time",
 }
-"""Training metrics that their key does not explain."""
+"""Names of training metrics; others have their key."""
 
 Write = Callable[[float | None], str]
 
@@ -48,24 +48,28 @@ _INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    """Make text safe to look at: no terminal escapes, and no character that hides or reorders.
+    """Show control, zero-width and bidirectional characters and lone surrogates as `⟨U+202E⟩`.
 
-    Control, zero-width and bidirectional characters and lone surrogates are spelt out as
-    `⟨U+202E⟩`; of a terminal escape that leaves its letters (`⟨U+001B⟩[31m`). Line feeds and tabs
-    stay. HTML is the template's business.
+    So a terminal escape has no effect, and no text is hidden or reordered. Line feeds and tabs are
+    kept. HTML is not escaped here, but in the templates.
     """
     return _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text.replace("\r\n", "\n"))
 
 
 def shorten(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Cut a long text, and say how much is missing."""
+    """Cut a long text, and say how many characters are missing."""
     if len(text) <= longest:
         return text
     return f"{text[:longest]} … [{len(text) - longest:,} more characters are in the rows]"
 
 
+def shown(text: str) -> str:
+    """Make text short enough and safe to look at."""
+    return visible(shorten(text))
+
+
 def percent(value: float | None) -> str:
-    """Write a proportion as a percentage, with a decimal only next to 0% and 100%."""
+    """Write a proportion in percent, with a decimal only below 1% and above 99%."""
     if value is None:
         return NOTHING
     if 0 < value < 0.01 or 0.99 < value < 1:
@@ -83,7 +87,7 @@ def points(difference: float | None) -> str:
 
 
 def number(value: object) -> str:
-    """Write a number with thousands separators or three significant digits; other things as is."""
+    """Write a number with thousands separators or three significant digits; other values as is."""
     if value is None:
         return NOTHING
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -94,12 +98,12 @@ def number(value: object) -> str:
 
 
 def fixed(decimals: int, *, times: float = 1, separator: str = ",") -> Write:
-    """Return what writes so many times a number with so many decimals (`1,234`, `−0.35`)."""
+    """Return a function that writes `times` a number with `decimals` (`1,234`, `−0.35`)."""
 
     def write(value: float | None) -> str:
         if value is None:
             return NOTHING
-        # Adding 0.0 makes a zero of what would be written -0.
+        # Adding 0.0 turns -0.0 into 0.0.
         return _minus(f"{round(times * value, decimals) + 0.0:{separator}.{decimals}f}")
 
     return write
@@ -110,12 +114,12 @@ def _minus(written: str) -> str:
 
 
 def setting(value: object) -> str:
-    """Write the value of a setting as a pipeline file would; – where there is none."""
+    """Write the value of a setting as in a pipeline file; – for None."""
     return NOTHING if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as people say them: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Write seconds as `8 s`, `3 min 20 s` or `2 h 5 min`."""
     if seconds is None:
         return NOTHING
     if seconds < 60:
@@ -141,7 +145,7 @@ def metric(name: str) -> str:
 
 
 def round_name(revisions: int) -> str:
-    """Write which text of a chain is meant."""
+    """Name the text of a chain after a number of revisions."""
     return f"revision {revisions}" if revisions else "first response"
 
 
@@ -157,13 +161,7 @@ def joined(parts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """How values of one sort are written.
-
-    Attributes:
-        write: Writes a value.
-        write_end: Writes an end of its interval; if left out, as the value.
-        to: Stands between the ends.
-    """
+    """How values of one kind are written, and the ends of their interval with `to` between them."""
 
     write: Write
     write_end: Write | None = None
@@ -171,7 +169,7 @@ class Scale:
 
 
 def signed(scale: Scale) -> Scale:
-    """Return how a difference of two values of a scale is written: with its sign."""
+    """Return the scale of differences of two values of a scale, with their sign."""
 
     def write(value: float | None) -> str:
         shown = scale.write(value)
@@ -187,13 +185,13 @@ WHOLE, TENTHS, HUNDREDTHS = (Scale(fixed(decimals)) for decimals in range(3))
 
 @dataclass(frozen=True)
 class Shown:
-    """An estimate as it is written: its value, and its interval or nothing."""
+    """An estimate as text: its value, and its interval or an empty text."""
 
     value: str
     ends: str
 
     def __str__(self) -> str:
-        """Return both in one."""
+        """Return both in one text."""
         return f"{self.value} ({self.ends})" if self.ends else self.value
 
 
@@ -203,9 +201,9 @@ def show(
     """Write a value and its 95% interval: `70% (67–73)`, `1.00 (0.95 to 1.05)`.
 
     Args:
-        found: The value; None is written as one that was not measured.
-        scale: How values of its sort are written.
-        hide: Intervals to leave out: those whose ends are equal, or are written alike.
+        found: The value; None if it was not measured.
+        scale: How values of its kind are written.
+        hide: Leave out intervals with equal ends, or with ends that are written alike.
     """
     if found is None:
         return Shown(NOTHING, "")

@@ -15,14 +15,10 @@ from cai.settings import EvaluateSettings, PipelineSettings, ReportSettings
 
 
 def write_report(run_dir: Path, settings: PipelineSettings) -> Path:
-    """Report on a run folder as it is: finished, unfinished or empty.
-
-    Args:
-        run_dir: The run folder.
-        settings: The pipeline as resolved; its report section says how many rows to carry.
+    """Write the report of a run folder: finished, unfinished or empty.
 
     Returns:
-        The path of report.html; report.json lies beside it.
+        The path of report.html; report.json is next to it.
 
     Raises:
         CaiError: A file of the run is damaged, or the folder cannot be written.
@@ -46,7 +42,7 @@ def read_report(run_dir: Path) -> Report | None:
 
 
 def draw_live_report(run_dir: Path, settings: PipelineSettings) -> str:
-    """Draw the page as `cai view` serves it, with the constitution to try; nothing is written.
+    """Return the page for `cai view`, with the section to try the constitution.
 
     Raises:
         CaiError: A file of the run is damaged.

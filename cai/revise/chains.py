@@ -28,7 +28,7 @@ Inputs = tuple[PromptRow, tuple[Principle, ...]]
 
 
 def single_prompt(messages: Conversation) -> PromptRow:
-    """Return a conversation that ends with the user's turn as a red-team prompt of no file."""
+    """Return a conversation that ends with the user's turn as a red-team prompt."""
     key = content_hash("try", messages)
     return PromptRow(
         key=key, kind="red_team", split="train", messages=messages, source="try", task=key
@@ -37,22 +37,16 @@ def single_prompt(messages: Conversation) -> PromptRow:
 
 @dataclass(frozen=True)
 class Reviser:
-    """Makes critique-revision chains; it holds no engine, so it can be sent to another process.
-
-    Attributes:
-        constitution: Where principles and worked examples come from.
-        settings: Rounds and sampling.
-        seed: Decides draws and samples.
-    """
+    """Makes critique-revision chains. It has no engine, so it can be sent to another process."""
 
     constitution: Constitution
     settings: ReviseSettings = field(default_factory=ReviseSettings)
     seed: int = 0
 
     def item(self, prompt: PromptRow, engine: Engine, sample: int = 0) -> Item[Inputs]:
-        """Draw the principles of a chain and name everything that will determine it.
+        """Draw the principles of a chain; the fingerprint has all that determines it.
 
-        A principle is drawn for each round, with replacement (paper, section 3.1). Helpful prompts
+        One principle per round is drawn, with replacement (paper, section 3.1). Helpful prompts
         get a response and no rounds.
         """
         key = content_hash("revise", prompt.key, sample)
@@ -76,7 +70,7 @@ class Reviser:
         return Item(key, fingerprint, (prompt, principles))
 
     def items(self, prompts: Iterable[PromptRow], engine: Engine) -> list[Item[Inputs]]:
-        """Name the chains of a stage: one per red-team prompt, several samples per helpful prompt.
+        """Return the chains of a stage: one per red-team prompt, several per helpful prompt.
 
         Held-out prompts get none.
         """
@@ -88,7 +82,7 @@ class Reviser:
         ]
 
     def _asked(self, messages: Conversation, principle: Principle) -> list[Prompt]:
-        """Return the questions of a round, but for what the model will have said until then."""
+        """Return the questions of a round, without the texts that the model will write."""
         if not self.settings.critique:
             return [self._revision_prompt(messages, "", None, principle)]
         return [
@@ -123,11 +117,11 @@ class Reviser:
     async def row(self, item: Item[Inputs], engine: Engine) -> RevisionRow:
         """Answer a prompt, then criticise and rewrite the answer once per principle.
 
-        Thinking blocks are removed from everything the model says before it is used.
+        Thinking blocks are removed from all outputs.
 
         Returns:
-            The whole chain. Its state is `too_long` when a prompt no longer fits the model's
-            context and `unparsed` when the model said nothing; the steps before that are kept.
+            The chain. Its state is `too_long` if a prompt does not fit the model's context, and
+            `unparsed` if the model returned no text; the steps before that are kept.
         """
         prompt, _ = item.inputs
         row = RevisionRow(
@@ -152,11 +146,11 @@ class Reviser:
         except Unanswered as error:
             row.state, row.error = error.state, str(error)
         except EmptyAnswer as error:
-            row.state, row.error = "unparsed", f"the model said nothing as its {error}"
+            row.state, row.error = "unparsed", f"the model's {error} is empty"
         return row
 
     async def _fill(self, row: RevisionRow, item: Item[Inputs], engine: Engine) -> None:
-        """Put the response and each step into the row as soon as it is there."""
+        """Add the response and each step to the row at once, so that they are kept on an error."""
         prompt, principles = item.inputs
         say = partial(self._say, engine, item.key)
         row.response, row.ended = await say(Prompt(prompt.messages), "response")
@@ -176,7 +170,7 @@ class Reviser:
     async def _say(
         self, engine: Engine, key: str, prompt: Prompt, *purpose: object
     ) -> tuple[str, bool]:
-        """Return what the model says, and whether it came to its end."""
+        """Return the model's text, and whether it is complete."""
         completion = await engine.generate(
             GenerateRequest(
                 prompt,
@@ -202,10 +196,10 @@ def _named(prompt: Prompt) -> list[object]:
 
 @cache
 def _turns_hash() -> str:
-    """Name the turns of critique and revision, in which no template of a file is used."""
+    """Return the hash of the turns of critique and revision, which use no template file."""
     asked = critique_prompt((), "", ""), revision_prompt((), "", "", "", "")
     return content_hash(*map(_named, asked))
 
 
 class EmptyAnswer(Exception):  # noqa: N818 (a row's state, not a programming error)
-    """The model ended its turn at once, or said nothing but thoughts."""
+    """The model ended its turn at once, or returned only thinking."""

@@ -1,7 +1,7 @@
-"""Revisions that speak about themselves: no change, an introduction, quotation marks, a remark.
+"""Words about a revision around it: an introduction, quotation marks, a remark, "no change".
 
-Models that were taught to chat often answer a request for a revision as they would answer a person.
-The words around a revision are not part of it, and "No revisions needed." is none.
+Chat models often answer a request for a revision as they would answer a person. The words around a
+revision are not part of it, and "No revisions needed." is not a revision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 Wrapping = Literal["none", "unchanged", "wrapped"]
 
 LONGEST_REMARK = 40
-"""Words; a longer text is more than a remark on the revision."""
+"""Words; a longer text is more than a remark."""
 
 _THING = r"(?:revisions?|changes?|edits?|modifications?|rewrit(?:e|ing)|adjustments?|improvements?)"
 _NEEDED = r"(?:needed|required|necessary|made|called for)"
@@ -36,7 +36,7 @@ _INTRODUCTION = re.compile(
     re.I,
 )
 _OF_A_REVISION = re.compile(rf"revis|rewr|\b{_RESPONSE}\b", re.I)
-"""What an introduction is about; others ("Here is what you can do:") belong to the answer."""
+"""In introductions of revisions; others ("Here is what you can do:") belong to the answer."""
 _REMARK = re.compile(
     rf"\n\s*\n\(?(?:note: |\*)?(?:this|the|my|i)\b[^\n]*\b(?:revis|rewr|{_RESPONSE}|remov|chang)"
     r"[^\n]*\)?\s*\Z",
@@ -47,11 +47,11 @@ _QUOTES = {'"': '"', "“": "”", "'": "'", "«": "»"}
 
 @dataclass(frozen=True)
 class Unwrapped:
-    """What a revision is without the words about it.
+    """A revision without the words about it.
 
     Attributes:
-        text: The revision; the response before it, if it says that nothing needs to change.
-        kind: `none` if it is as it was said.
+        text: The revision; if it says that no change is needed, the response before it.
+        kind: `none` if nothing was removed.
     """
 
     text: str
@@ -59,12 +59,7 @@ class Unwrapped:
 
 
 def unwrap(revision: str, before: str) -> Unwrapped:
-    """Remove the words that a model said about its revision.
-
-    Args:
-        revision: As it was said.
-        before: The response that was revised.
-    """
+    """Remove the words that a model wrote about its revision of the response `before`."""
     said = revision.strip()
     if len(said.split()) <= LONGEST_REMARK and ":\n" not in said and _UNCHANGED.match(said):
         return Unwrapped(before, "unchanged")
@@ -87,7 +82,7 @@ def _without_introduction(text: str) -> str:
 
 
 def _without_quotes(text: str) -> str:
-    """Remove quotation marks around a whole text that has no others of their kind inside."""
+    """Remove quotation marks around the whole text, if there are no such marks inside."""
     close = _QUOTES.get(text[:1])
     if close is None or len(text) < 3 or not text.endswith(close):
         return text

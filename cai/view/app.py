@@ -1,4 +1,4 @@
-"""The served page: the report, live, and what its trial of the constitution asks for."""
+"""The application of `cai view`: the report, and the trials of the constitution."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from cai.data.records import Kind
 from cai.errors import CaiError
 from cai.report.page import live_policy
 from cai.report.truth import Grade
+from cai.report.wording import shown
 from cai.report.write import draw_live_report
 from cai.settings import CompareSettings, PipelineSettings, PromptsSettings, ReviseSettings
 from cai.view.guard import MOST_BYTES, Guard
 from cai.view.prompts import Choice, run_prompts
 from cai.view.source import Edit, FileChangedError, Source, draft, placed, read, save
-from cai.view.trials import Event, Model, Wish, shown, trials
+from cai.view.trials import Event, Model, Wish, trials
 
 MOST_PROMPTS = 8
 LONGEST_PROMPT = 20_000
@@ -43,7 +44,7 @@ B = TypeVar("B", bound=BaseModel)
 
 
 class PromptWish(BaseModel):
-    """A prompt of the run by its key, or words of one's own."""
+    """A prompt of the run by its key, or a user's text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,7 +59,7 @@ class PromptWish(BaseModel):
 
 
 class Edits(BaseModel):
-    """Edits of the version that the page was made from."""
+    """Edits of a version of the constitution file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,7 +68,7 @@ class Edits(BaseModel):
 
 
 class Trial(Edits):
-    """What the page asks to try."""
+    """The request of a trial."""
 
     prompts: Annotated[list[PromptWish], Field(max_length=MOST_PROMPTS)]
     principle: str | None = None
@@ -78,16 +79,9 @@ class Trial(Edits):
 
 @dataclass
 class Desk:
-    """The data of the served page.
+    """The data of the served page, with the running trials (`works`).
 
-    Attributes:
-        run: The run folder.
-        settings: Its pipeline as resolved.
-        source: The constitution file; another one after a copy was saved.
-        model: Who is asked.
-        grade: The run's grader.
-        prompts: Those of the run that the page offers, by key.
-        works: The trials under way.
+    `source` is another file after a copy was saved.
     """
 
     run: Path
@@ -99,26 +93,20 @@ class Desk:
     works: set[asyncio.Task[None]] = field(default_factory=set[asyncio.Task[None]])
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin a trial."""
+        """Start a trial."""
         task = asyncio.create_task(work)
         self.works.add(task)
         task.add_done_callback(self.works.discard)
         return task
 
     def end(self) -> None:
-        """End all trials; their streams end as if they were done."""
+        """Stop all trials; their streams end normally."""
         for work in self.works:
             work.cancel()
 
 
 def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
-    """Return the application, guarded.
-
-    Args:
-        desk: The run and what goes with it.
-        token: The first part of every path.
-        hosts: What the Host header may say, port included.
-    """
+    """Return the application, with access control (see `Guard`)."""
     saving = asyncio.Lock()
 
     @asynccontextmanager
@@ -144,7 +132,7 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
 
     async def save_it(request: Request) -> Response:
         wanted = await _body(request, Edits)
-        async with saving:  # Two pages do not write at once.
+        async with saving:  # Two pages must not write at the same time.
             source = desk.source
             desk.source, written = await asyncio.to_thread(
                 save, source, wanted.edits, wanted.version
@@ -163,7 +151,7 @@ def make_app(desk: Desk, *, token: str, hosts: Collection[str]) -> ASGIApp:
 
 
 class _RequestError(CaiError):
-    """A request that cannot be read, with its status."""
+    """An invalid request, with its status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -171,7 +159,7 @@ class _RequestError(CaiError):
 
 
 class _Lines(StreamingResponse):
-    """Events as lines of JSON; the work behind them ends when nobody listens any more."""
+    """Events as lines of JSON; the trial is stopped when the client disconnects."""
 
     def __init__(self, work: asyncio.Task[None], events: asyncio.Queue[Event | None]) -> None:
         async def lines() -> AsyncIterator[str]:
@@ -241,7 +229,7 @@ def _facts(desk: Desk) -> dict[str, Any]:
 
 
 def _diff(desk: Desk) -> list[str]:
-    """Return the command that says what the saved constitution would do to the run."""
+    """Return the command that lists the rows that the saved constitution changes."""
     before = str(desk.run / "constitution.yaml")
     after = str(desk.source.target)
     return ["cai", "constitution", "diff", before, after, "--run", str(desk.run)]
@@ -251,7 +239,7 @@ async def _body(request: Request, model: type[B]) -> B:
     """Read a body of JSON.
 
     Raises:
-        _RequestError: It is too long, or not what is wanted.
+        _RequestError: It is too long or not valid.
     """
     raw = bytearray()
     try:
@@ -259,10 +247,10 @@ async def _body(request: Request, model: type[B]) -> B:
             raw += chunk
             if len(raw) > MOST_BYTES:
                 raise _RequestError(
-                    413, f"What was sent is longer than {MOST_BYTES:,} bytes: shorten it."
+                    413, f"The request is longer than {MOST_BYTES:,} bytes: shorten it."
                 )
     except ClientDisconnect:
-        raise _RequestError(400, "The request broke off.") from None
+        raise _RequestError(400, "The request is incomplete.") from None
     try:
         return model.model_validate_json(bytes(raw))
     except ValidationError as problem:

@@ -22,20 +22,19 @@ HEADERS = {
 
 
 class Guard:
-    """Turns away requests with a foreign host, a foreign origin, no token or too long a body.
+    """Refuses requests with a foreign host, a foreign origin or no token, and bodies without JSON.
 
-    The token is the first part of the path. The host is checked because a foreign page may rebind
-    its name to 127.0.0.1 and would then count as the same origin; the token alone already keeps it
-    out, as it does every page that guesses addresses.
+    The token is the first part of the path. The host is checked because a foreign page can rebind
+    its name to 127.0.0.1 and is then the same origin; the token alone also prevents this.
     """
 
     def __init__(self, app: ASGIApp, *, token: str, hosts: Collection[str]) -> None:
-        """Guard an application.
+        """Wrap an application.
 
         Args:
-            app: What answers those who may ask; its paths begin after the token.
+            app: The application; its paths start after the token.
             token: The secret.
-            hosts: What the Host header may say, port included.
+            hosts: Allowed Host headers, with the port.
         """
         self._app = app
         self._token = token.encode()
@@ -68,18 +67,18 @@ class Guard:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
         if headers.get("host", "") not in self._hosts:
-            return 421, "This server answers to 127.0.0.1 alone."
+            return 421, "This server only answers requests to 127.0.0.1."
         given, slash, _ = scope["path"].encode("utf-8", "surrogateescape")[1:].partition(b"/")
         if not secrets.compare_digest(given, self._token) or not slash:
-            return 403, "Open the link that `cai view` printed: it has the key in it."
+            return 403, "Open the link that `cai view` printed: it has the token."
         origin = headers.get("origin")
         if origin is not None and origin not in {f"http://{host}" for host in self._hosts}:
-            return 403, "Requests of other pages are not answered."
+            return 403, "Requests from other pages are refused."
         if scope["method"] == "POST" and not _is_json(headers):
             return 415, "Send JSON."
         return None
 
 
 def _is_json(headers: Headers) -> bool:
-    """Whether a body says that it is JSON; a foreign page's form cannot."""
+    """Return whether the content type is JSON, which the form of a foreign page cannot have."""
     return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"

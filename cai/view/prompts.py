@@ -23,7 +23,7 @@ OPENING = 160
 
 @dataclass(frozen=True)
 class Choice:
-    """A prompt that the page offers."""
+    """A prompt on the page."""
 
     key: str
     kind: Kind
@@ -31,7 +31,7 @@ class Choice:
     messages: Conversation
 
     def told(self) -> dict[str, Any]:
-        """Return what the page shows of it."""
+        """Return it as JSON."""
         last = self.messages[-1].content if self.messages else ""
         return {
             "key": self.key,
@@ -43,13 +43,9 @@ class Choice:
 
 
 def run_prompts(run: Path, stages: Iterable[str]) -> dict[str, Choice]:
-    """Return training prompts by key, a share of each kind and category, red-team ones first.
+    """Return training prompts by key, some of each kind and category, red-team prompts first.
 
-    Held-out prompts are not offered: what is tuned on them says nothing about new ones.
-
-    Args:
-        run: The run folder.
-        stages: The stages that have made its prompts.
+    Held-out prompts are left out, since they must stay unseen for the evaluation.
     """
     kept: dict[str, Choice] = {}
     alike: Counter[tuple[str, str]] = Counter()

@@ -6,7 +6,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import uvicorn
 
@@ -16,45 +15,32 @@ from cai.view.app import Desk, make_app
 ADDRESS = "127.0.0.1"
 
 
-@dataclass
-class Served:
-    """A server whose socket listens already: whoever follows the link waits until it runs.
+class Server(uvicorn.Server):
+    """A server whose socket already listens, so that the link can be opened before it runs."""
 
-    Attributes:
-        link: Where the page is; it has the token in it.
-        server: Set its `should_exit` to end it.
-    """
-
-    link: str
-    server: uvicorn.Server
-    listener: socket.socket
-
-    def run(self) -> None:
-        """Serve until Ctrl-C, or until told to end."""
-        self.server.run(sockets=[self.listener])
-
-
-class _Server(uvicorn.Server):
-    """Ends the trials under way when it is told to end."""
-
-    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+    def __init__(
+        self, config: uvicorn.Config, desk: Desk, listener: socket.socket, link: str
+    ) -> None:
         super().__init__(config)
         self._desk = desk
+        self._listener = listener
+        self.link = link
+
+    def serve_here(self) -> None:
+        """Serve until Ctrl-C, or until `should_exit` is set."""
+        self.run(sockets=[self._listener])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the running trials, too."""
         self._desk.end()
         await super().shutdown(sockets)
 
 
-def listen(desk: Desk, port: int) -> Served:
-    """Listen for this machine alone, under a link that cannot be guessed.
-
-    Args:
-        desk: What to serve.
-        port: Where to listen; 0 for any free port.
+def listen(desk: Desk, port: int) -> Server:
+    """Listen on this machine only, with a random link; port 0 is any free port.
 
     Raises:
-        CaiError: The port is taken.
+        CaiError: The port is not free.
     """
     listener = _listener(port)
     host = f"{ADDRESS}:{listener.getsockname()[1]}"
@@ -68,19 +54,19 @@ def listen(desk: Desk, port: int) -> Served:
         ws="none",
         timeout_graceful_shutdown=1,
     )
-    return Served(f"http://{host}/{token}/", _Server(config, desk), listener)
+    return Server(config, desk, listener, f"http://{host}/{token}/")
 
 
 def serve(desk: Desk, *, port: int, ready: Callable[[str], None]) -> None:
-    """Serve a desk until Ctrl-C; `ready` is called with the link.
+    """Serve a page until Ctrl-C; `ready` is called with the link.
 
     Raises:
-        CaiError: The port is taken.
+        CaiError: The port is not free.
     """
-    served = listen(desk, port)
-    ready(served.link)
-    with suppress(KeyboardInterrupt):  # The way to end it.
-        served.run()
+    server = listen(desk, port)
+    ready(server.link)
+    with suppress(KeyboardInterrupt):
+        server.serve_here()
 
 
 def _listener(port: int) -> socket.socket:
@@ -91,8 +77,8 @@ def _listener(port: int) -> socket.socket:
     except OSError as problem:
         listener.close()
         raise CaiError(
-            f"Port {port} cannot be used ({problem.strerror}): name another with `--port`, or "
-            "leave it out for any free one."
+            f"Port {port} cannot be used ({problem.strerror}): give another `--port`, or leave it "
+            "out for any free port."
         ) from None
     listener.listen()
     return listener

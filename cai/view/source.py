@@ -1,4 +1,4 @@
-"""The constitution file that the page edits: read, changed in memory, checked, saved."""
+"""The constitution file of the page: read it, apply edits, check it, save it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Edit(BaseModel):
-    """Other words for a text of a principle."""
+    """A new text of a principle."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,17 +35,12 @@ class Edit(BaseModel):
 
 
 class FileChangedError(CaiError):
-    """The file on disk is not the one that the page was made from."""
+    """The file on disk is not the version on the page."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the constitution is read from and saved to.
-
-    Attributes:
-        path: The file that is read.
-        target: The file that is written: the same, or one that is not there yet.
-    """
+    """The constitution file to read, and the file to write: the same, or a new one."""
 
     path: Path
     target: Path
@@ -54,13 +49,13 @@ class Source:
 def source_of(ref: str | None, run: Path, named: str, folder: Path) -> Source:
     """Find the file to edit.
 
-    Built-in constitutions and a run's own copy are not changed: what is saved is a new file.
+    Built-in constitutions and the run's copy do not change: they are saved as a new file.
 
     Args:
-        ref: A file or a built-in name; None to go by the run.
-        run: The run folder, which has a copy of the constitution it was made with.
-        named: What the run's pipeline calls its constitution.
-        folder: Where a new file would go.
+        ref: A file or a built-in name; None for the constitution of the run.
+        run: The run folder, which has a copy of its constitution.
+        named: The constitution in the run's pipeline file.
+        folder: The folder of a new file.
 
     Raises:
         CaiError: There is no such constitution.
@@ -81,12 +76,9 @@ def source_of(ref: str | None, run: Path, named: str, folder: Path) -> Source:
 
 @dataclass(frozen=True)
 class Draft:
-    """The file with edits that are not saved yet.
+    """The text of the file with unsaved edits, and the findings of `cai constitution check`.
 
-    Attributes:
-        text: What would be saved.
-        findings: What `cai constitution check` would say of it.
-        resolved: The constitution; None when a finding is an error.
+    `resolved` is the constitution, or None if a finding is an error.
     """
 
     text: str
@@ -97,7 +89,7 @@ class Draft:
         """Return the constitution.
 
         Raises:
-            ConstitutionError: There is none.
+            ConstitutionError: The file has an error.
         """
         if self.resolved is None:
             raise ConstitutionError(self.findings)
@@ -105,10 +97,10 @@ class Draft:
 
 
 def read(source: Source) -> dict[str, Any]:
-    """Return what the page shows of the file: its principles, its version and what is wrong.
+    """Return the file as JSON: its principles, its version and its findings.
 
     Raises:
-        CaiError: It cannot be read, or is wrong already.
+        CaiError: It cannot be read, or has an error.
     """
     found = draft(source, [])
     resolved = found.whole()
@@ -144,18 +136,18 @@ def draft(source: Source, edits: Sequence[Edit], version: str | None = None) -> 
 
     Args:
         source: The file.
-        edits: Other words for texts of its own principles.
-        version: What the page was made from; None for whatever is there.
+        edits: New texts of its own principles.
+        version: The version on the page; None for any.
 
     Raises:
-        FileChangedError: The file is not of this version any more.
-        CaiError: It cannot be read, or an edit is of a text that the file does not have.
+        FileChangedError: The file has another version.
+        CaiError: It cannot be read, or does not have the text of an edit.
     """
     text = read_text(source.path)
     if version is not None and version != _version(text):
         raise FileChangedError(
-            f"{source.path} was changed or replaced since this page read it. Read it again; what "
-            "you have typed here stays."
+            f"{source.path} was changed or replaced since this page read it. Read it again; your "
+            "edits on this page are kept."
         )
     if edits:
         text = replace_texts(text, _places(read_document(source.path, text), edits))
@@ -167,14 +159,13 @@ def draft(source: Source, edits: Sequence[Edit], version: str | None = None) -> 
 
 
 def save(source: Source, edits: Sequence[Edit], version: str) -> tuple[Source, Draft]:
-    """Write the file with its edits, atomically, unless they are wrong.
+    """Write the file with its edits, atomically, if it has no error.
 
     Returns:
-        Where the constitution is from now on, and what was written; nothing was if the draft is
-        wrong.
+        The new source, and the draft; it was not written if it has an error.
 
     Raises:
-        FileChangedError: The file is not of this version any more, or a new one is there already.
+        FileChangedError: The file has another version, or the new file exists already.
         CaiError: It cannot be written.
     """
     found = draft(source, edits, version)
@@ -183,7 +174,7 @@ def save(source: Source, edits: Sequence[Edit], version: str) -> tuple[Source, D
     target = source.target.resolve()
     if source.target != source.path and target.exists():
         raise FileChangedError(
-            f"{source.target} is there already. Move it away, or open it: "
+            f"{source.target} exists already. Move it, or open it: "
             f"`cai view RUN --constitution {source.target}`."
         )
     raw = found.text.encode()
@@ -199,9 +190,9 @@ def save(source: Source, edits: Sequence[Edit], version: str) -> tuple[Source, D
 
 
 def placed(draft: Draft, source: Source) -> list[dict[str, Any]]:
-    """Say of each finding which principle, and which of its texts, it is about.
+    """Return the findings as JSON, each with its principle and text.
 
-    Those of other files, and of the file as a whole, are about no principle.
+    Findings of other files, and of the whole file, have no principle.
     """
     if not draft.findings:
         return []
@@ -231,7 +222,7 @@ def _about(found: Finding, document: Document, path: Path) -> dict[str, str | No
 
 
 def _own(document: Document) -> dict[str, str | int]:
-    """Return the ids of the file's own principles, and where in its list they stand."""
+    """Return the ids of the file's own principles, with their index in the list."""
     listed: Any = document.data.get("principles") if isinstance(document.data, dict) else None
     items: list[dict[str, Any]] = listed if isinstance(listed, list) else []
     return {item["id"]: n for n, item in enumerate(items) if "id" in item}

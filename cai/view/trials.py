@@ -1,4 +1,4 @@
-"""Prompts through the constitution, each step told while the next is made."""
+"""Run the constitution on prompts, and report each step at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cai.engines import Engine
 from cai.errors import CaiError
 from cai.report.browser import vote
 from cai.report.truth import Grade, word
-from cai.report.wording import shorten, visible
+from cai.report.wording import shown, visible
 from cai.revise import Reviser
 from cai.settings import CompareSettings, ModelSettings, ReviseSettings
 from cai.workbench.trying import Step, pinned, try_chain, try_comparison
@@ -28,17 +28,12 @@ Tell = Callable[[Event], None]
 
 
 class Model:
-    """The one model in memory: loaded when first needed, used by one page at a time."""
+    """The only model in memory: loaded when it is first needed, used by one page at a time."""
 
     def __init__(
         self, settings: ModelSettings, open_engine: Callable[[ModelSettings], Engine]
     ) -> None:
-        """Name a model without loading it.
-
-        Args:
-            settings: Which one, and what runs it.
-            open_engine: Loads it; called in a thread.
-        """
+        """Take the settings of a model, and the function that loads it (called in a thread)."""
         self.settings = settings
         self._open = open_engine
         self._loading: asyncio.Task[Engine] | None = None
@@ -46,7 +41,7 @@ class Model:
 
     @asynccontextmanager
     async def turn(self, tell: Tell) -> AsyncGenerator[Engine]:
-        """Wait for the model and hold it; tells `waiting` and `loading` where that takes time.
+        """Wait for the model and keep it; reports `waiting` and `loading`.
 
         Raises:
             CaiError: It cannot be loaded. The next turn tries again.
@@ -59,13 +54,13 @@ class Model:
             yield await self._loaded()
 
     async def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self._loading is not None:
             with suppress(CaiError):
                 await (await self._loaded()).close()
 
     async def _loaded(self) -> Engine:
-        """Return the engine; a load goes on when those who wait for it have gone."""
+        """Return the engine; loading continues if the page that waits for it is closed."""
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._open, self.settings))
         try:
@@ -77,15 +72,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Wish:
-    """What to try.
+    """A trial of a constitution on prompts.
 
-    Attributes:
-        constitution: With the edits.
-        prompts: What people say, and of which kind it is.
-        principle: The one principle to go by, for the halves it has; None to draw as a run does.
-        revise: Rounds and sampling.
-        compare: How to judge.
-        seed: Decides draws and samples.
+    `principle` is the only one to use, where it has the texts; None to draw them as in a run.
     """
 
     constitution: Constitution
@@ -97,13 +86,9 @@ class Wish:
 
 
 async def trials(model: Model, wish: Wish, grade: Grade, tell: Tell) -> None:
-    """Try all prompts together, and tell of each step, each failure and the end.
+    """Run a trial on all prompts together, and report each step, each failure and the end.
 
-    Args:
-        model: Who answers, criticises, revises and judges.
-        wish: What to try.
-        grade: The run's grader, for labels beside the texts.
-        tell: Takes the events; those of a prompt have its place as `prompt`.
+    Events about a prompt have its number as `prompt`.
     """
     try:
         async with model.turn(tell) as engine:
@@ -131,12 +116,13 @@ async def _trial(
     grade: Grade,
     tell: Tell,
 ) -> None:
-    """Try one prompt under the chosen principles, or any where they lack the half that is asked."""
+    """Try one prompt under the `chosen` principles, or under all if these do not have the text."""
     kind, messages = wish.prompts[number]
 
     def step(step: Step) -> None:
-        principle = step.principle
-        half = "critique" if step.kind == "critique" else "revision"
+        principle, criticised = step.principle, step.kind == "critique"
+        half = "critique" if criticised else "revision"
+        label = None if criticised else word(grade(kind, messages, step.text))
         tell(
             {
                 "event": "step",
@@ -146,9 +132,7 @@ async def _trial(
                 "principle": principle and principle.id,
                 "asked": principle and shown(str(getattr(principle, half))),
                 "text": shown(step.text),
-                "label": None
-                if step.kind == "critique"
-                else _label(word(grade(kind, messages, step.text))),
+                "label": label and visible(label),
             }
         )
 
@@ -170,7 +154,7 @@ async def _trial(
 
 
 def _verdict(constitution: Constitution, judgement: JudgementRow | None) -> Event:
-    """Return a vote as the report shows it, but for the revision: the pair is (first, last)."""
+    """Return a vote as in the report, but with P(the revision is better)."""
     if judgement is None:
         return {"vote": None}
     found = vote(judgement)
@@ -187,17 +171,8 @@ def _verdict(constitution: Constitution, judgement: JudgementRow | None) -> Even
 
 
 def told(error: Exception) -> str:
-    """Put an error in words for the page."""
+    """Return an error message for the page."""
     if isinstance(error, CaiError):
         return shown(str(error))
     logging.getLogger(__name__).error("cai view", exc_info=error)
-    return shown(f"{type(error).__name__}: {error}. This is a fault of cai, not yours.")
-
-
-def shown(text: str) -> str:
-    """Make text short enough and safe to look at."""
-    return visible(shorten(text))
-
-
-def _label(label: str | None) -> str | None:
-    return None if label is None else visible(label)
+    return shown(f"{type(error).__name__}: {error}. This is a bug of cai.")

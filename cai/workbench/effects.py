@@ -1,9 +1,9 @@
-"""The effect of an edit to a constitution on a run: the rows and labels that change."""
+"""The effect of an edit of a constitution on a run: the rows and labels that change."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a run folder holds of its first two data stages; one that is not there has no rows."""
+    """The rows of a run's `prompts`, `revise` and `compare` stages; none of a missing stage."""
 
     folder: Path
     settings: PipelineSettings
@@ -60,15 +60,15 @@ class StoredRun:
         return self.settings.of(CompareSettings)
 
     def reviser(self, constitution: Constitution) -> Reviser:
-        """Return what makes the chains of this run under a constitution."""
+        """Return the maker of this run's chains under a constitution."""
         return Reviser(constitution, self.revise, self.settings.seed)
 
     def judge(self, constitution: Constitution) -> FeedbackJudge:
-        """Return what makes the judgements of this run under a constitution."""
+        """Return the maker of this run's judgements under a constitution."""
         return FeedbackJudge(constitution, self.compare, self.settings.seed)
 
     def chain_fingerprints(self, constitution: Constitution) -> dict[str, str]:
-        """Return key and fingerprint of every chain as this constitution would have it."""
+        """Return key and fingerprint of each chain under this constitution."""
         if not self.chains or (self.revise.rounds and not constitution.supervised):
             return {}
         made_by = Replay(self.chains[0].provenance)
@@ -76,7 +76,7 @@ class StoredRun:
         return {item.key: item.fingerprint for item in items}
 
     def judgement_items(self, constitution: Constitution) -> list[Item[JudgementInputs]]:
-        """Return every judgement that this constitution asks for, of the pairs as they are."""
+        """Return the judgements under this constitution, for the pairs as they are."""
         several = 1 if self.compare.principles == "all" else self.compare.principles
         fitting = FORMS[self.compare.form].principles(constitution)
         if not self.judgements or len(fitting) < several:
@@ -109,19 +109,19 @@ def read_run(folder: Path, settings: PipelineSettings) -> StoredRun:
     )
     if not run.chains and not run.judgements:
         raise CaiError(
-            f"{folder} holds no finished `revise` or `compare` stage: run its pipeline first."
+            f"{folder} has no finished `revise` or `compare` stage: run its pipeline first."
         )
     return run
 
 
 @dataclass(frozen=True)
 class Touched:
-    """How many rows an edit touches; None where the run has no such rows.
+    """The number of rows that an edit changes; None if the run has no such rows.
 
     Attributes:
-        chains: Critique-revision chains that would be made anew.
-        judgements: Judgements that would be made anew.
-        labels: Labels that would be derived from other judgements, or with other weights.
+        chains: Critique-revision chains that must be made again.
+        judgements: Judgements that must be made again.
+        labels: Labels with other judgements or other weights.
     """
 
     chains: int | None
@@ -130,9 +130,9 @@ class Touched:
 
 
 def touched(run: StoredRun, before: Constitution, after: Constitution) -> Touched:
-    """Count the rows that `after` would make otherwise than `before`. Asks no model.
+    """Count the rows that differ between two constitutions, without a model.
 
-    Chains are counted as if the prompts, judgements as if the pairs stayed what they are.
+    The count of chains assumes the same prompts, and that of judgements the same pairs.
     """
     chains = judgements = labels = None
     if run.chains:
@@ -148,7 +148,7 @@ def touched(run: StoredRun, before: Constitution, after: Constitution) -> Touche
 
 
 def foreign(run: StoredRun, constitution: Constitution) -> int:
-    """Count the rows of a run that this constitution would not make as they are."""
+    """Count the rows of a run that are not from this constitution."""
     chains = run.chain_fingerprints(constitution)
     judgements = {item.key: item.fingerprint for item in run.judgement_items(constitution)}
     return sum(row.fingerprint != chains.get(row.key) for row in run.chains) + sum(
@@ -157,7 +157,7 @@ def foreign(run: StoredRun, constitution: Constitution) -> int:
 
 
 def _votes(items: Iterable[Item[JudgementInputs]]) -> dict[str, object]:
-    """Return what each pair's label is derived from; a vote alone has all the weight."""
+    """Return the votes of each pair's label; the weight of a single vote does not count."""
     votes: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for item in items:
         pair, principle, _ = item.inputs
@@ -169,23 +169,23 @@ def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> int
     return sum(before.get(key) != value for key, value in after.items())
 
 
+Relabel = tuple[PairRow, ComparisonRow, ComparisonRow]
+"""A pair, its label before and its label after."""
+
+
 @dataclass(frozen=True)
 class Relabelled:
-    """The labels of a run under another constitution.
+    """The labels of a run under another constitution, the largest change first.
 
-    Attributes:
-        judgements: Those that the run did not hold.
-        reused: How many of them an earlier relabelling had made.
-        labels: Each pair with its label before and after, those that changed most first; a label
-            is None where there is none.
+    `judgements` are those that the run does not have; `reused` of them are from an earlier call.
     """
 
     judgements: list[JudgementRow]
     reused: int
-    labels: list[tuple[PairRow, ComparisonRow, ComparisonRow]]
+    labels: list[Relabel]
 
     @property
-    def flipped(self) -> list[tuple[PairRow, ComparisonRow, ComparisonRow]]:
+    def flipped(self) -> list[Relabel]:
         """Those that now prefer the other response."""
         return [
             (pair, old, new)
@@ -197,7 +197,7 @@ class Relabelled:
 
     @property
     def changed(self) -> int:
-        """How many labels differ, those gained and lost included."""
+        """The number of labels that differ, also those that are new or missing now."""
         return sum(old.label != new.label for _, old, new in self.labels)
 
 
@@ -208,22 +208,16 @@ async def relabel(
     engine: Engine,
     task: Task = silent,
 ) -> Relabelled:
-    """Make the judgements that the run does not hold, and derive every label anew.
+    """Make the judgements that the run does not have, and derive all labels again.
 
-    What is made is kept in `relabel/NAME.jsonl` of the run folder and reused; the run itself is
-    left as it is.
-
-    Args:
-        run: The run.
-        constitution: The edited constitution.
-        engine: The run's feedback model.
-        task: Shows how many of the judgements to make are done.
+    New judgements are written to `relabel/NAME.jsonl` of the run folder and reused. The files of
+    the run do not change.
 
     Raises:
-        CaiError: The run has no labels, or the engine is another model than made them.
+        CaiError: The run has no labels, or another model made them.
     """
     if not run.judgements:
-        raise CaiError(f"{run.folder} holds no judgements: run its `compare` stage first.")
+        raise CaiError(f"{run.folder} has no judgements: run its `compare` stage first.")
     stored = run.judgements[0].provenance.model_fingerprint
     if engine.fingerprint != stored:
         raise CaiError(
@@ -250,7 +244,7 @@ async def relabel(
 
 def _labels(
     run: StoredRun, constitution: Constitution, judgements: Iterable[JudgementRow]
-) -> list[tuple[PairRow, ComparisonRow, ComparisonRow]]:
+) -> list[Relabel]:
     """Return each pair with its old and new label, the largest change first."""
     weights, policy = {p.id: p.weight for p in constitution.principles}, run.compare.labels
     judged = by_pair(judgements, policy)
@@ -263,8 +257,8 @@ def _labels(
     return sorted(labelled, key=_shift, reverse=True)
 
 
-def _shift(labels: Sequence[PairRow | ComparisonRow]) -> float:
-    old, new = (row.label for row in labels[1:] if isinstance(row, ComparisonRow))
-    if old is None or new is None:
-        return 0.0 if old is new else 0.5
-    return abs(old - new)
+def _shift(found: Relabel) -> float:
+    _, old, new = found
+    if old.label is None or new.label is None:
+        return 0.0 if old.label is new.label else 0.5
+    return abs(old.label - new.label)

@@ -1,7 +1,6 @@
-"""More red-team prompts, written by a model after a few examples and de-duplicated.
+"""More red-team prompts, written by a model from a few examples; near-duplicates are left out.
 
-The paper had its model write most of its red-team prompts (section 3.2): 140,335 beside 42,496 of
-people's.
+In the paper (section 3.2) a model wrote 140,335 red-team prompts, and people wrote 42,496.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ class GrowSettings:
     """The settings of growing prompts.
 
     Attributes:
-        count: How many to make.
-        shots: Examples in each request.
-        attempts: At most so many requests per prompt wanted; then it is enough.
-        near_duplicate: Word 3-gram overlap (Jaccard) from which a prompt is no new one.
+        count: The number of prompts.
+        shots: The number of examples in each request.
+        attempts: The largest number of requests per prompt.
+        near_duplicate: Prompts with this word 3-gram overlap (Jaccard) or more are left out.
         max_new_tokens: The longest prompt.
         temperature: Of sampling.
-        concurrency: Requests under way at once.
+        concurrency: The number of requests at the same time.
     """
 
     count: int
@@ -50,11 +49,11 @@ class Grown(Row):
 
     Attributes:
         text: The prompt.
-        attempt: The number of the request; with the seed it names the draw of examples.
-        examples: What it was written after.
+        attempt: The number of the request, which seeds the draw of examples.
+        examples: The examples of the request.
     """
 
-    text: str
+    text: str = ""
     attempt: int
     examples: tuple[str, ...]
 
@@ -69,22 +68,15 @@ async def grow(
 ) -> list[Grown]:
     """Write prompts like the given ones with a model until there are enough new ones.
 
-    The examples of a request are drawn by hash among the given prompts alone, so a request does not
-    depend on what other requests gave.
-
-    Args:
-        seeds: Prompts that people wrote; the examples are drawn among them.
-        settings: How many, and how.
-        engine: The model.
-        seed: Decides draws and samples.
-        task: Shows how many prompts have been kept.
+    The examples of a request are drawn from the given prompts, so a request does not depend on the
+    results of others.
 
     Returns:
         At most `settings.count` prompts in the order of their requests, none a near-duplicate of a
-        seed or of another; fewer when the model had no more to say.
+        seed or of another; fewer if `settings.attempts` are not enough.
 
     Raises:
-        CaiError: There are fewer seeds than examples are wanted, or they do not fit the model.
+        CaiError: There are fewer seeds than examples in a request, or they do not fit the model.
     """
     if len(seeds) < settings.shots:
         raise CaiError(
@@ -121,6 +113,7 @@ async def _ask(
         max_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
     )
+    row = Grown(key=str(number), attempt=number, examples=examples)
     try:
         completion = await engine.generate(request)
     except PromptTooLong as problem:
@@ -129,23 +122,12 @@ async def _ask(
             " shorter prompts."
         ) from None
     except Unanswered as problem:
-        return Grown(
-            key=str(number),
-            state=problem.state,
-            error=str(problem),
-            text="",
-            attempt=number,
-            examples=examples,
-        )
-    # What the token limit cut off is no whole prompt.
-    text = _cleaned(completion.text) if completion.finish == "stop" else ""
-    return Grown(
-        key=str(number),
-        state="ok" if text else "unparsed",
-        text=text,
-        attempt=number,
-        examples=examples,
-    )
+        row.state, row.error = problem.state, str(problem)
+        return row
+    # A text that the token limit cut off is not a whole prompt.
+    row.text = _cleaned(completion.text) if completion.finish == "stop" else ""
+    row.state = "ok" if row.text else "unparsed"
+    return row
 
 
 def _cleaned(text: str) -> str:
@@ -157,13 +139,13 @@ def _cleaned(text: str) -> str:
 def _new(
     seeds: Sequence[str], kept: Sequence[Grown], said: Sequence[Grown], threshold: float
 ) -> list[Grown]:
-    """Return what is near no seed and nothing that was kept before it, whatever the waves."""
+    """Return the prompts that are near-duplicates of no seed and of no prompt before them."""
     known = [*seeds, *(grown.text for grown in kept)]
     groups = near_duplicate_groups([*known, *(grown.text for grown in said)], threshold)
     new: list[Grown] = []
     for place, grown in enumerate(said, start=len(known)):
-        # The first of a group is near nothing before it. Another member may be near only to what
-        # was left out itself, so it is looked at beside what was kept.
+        # The first of a group is near no text before it. Another member may be near only to a
+        # text that was left out, so it is compared with the kept ones.
         texts = [*known, *(one.text for one in new), grown.text]
         alone = groups[place] == place
         if alone or near_duplicate_groups(texts, threshold)[-1] == len(texts) - 1:

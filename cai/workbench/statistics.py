@@ -1,4 +1,4 @@
-"""What each principle did in a run: pure functions over its stored rows. Asks no model."""
+"""The effect of each principle in a run, from its stored rows, without a model."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cai.evaluate.rates import Rate, rate
 from cai.settings import LabelPolicy
 
 ALIKE = 0.9
-"""Principles whose agreement is surely (its interval's lower end) above this look redundant."""
+"""Two principles look redundant if the lower end of their agreement's interval is above this."""
 IDLE = 0.05
-"""Principles that change so small a share of responses, surely, do little."""
+"""A principle does little if the upper end of its share of changed responses is below this."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class PrincipleStatistics:
     Attributes:
         id: The principle.
         weight: Its weight.
-        rounds: In how many rounds of critique and revision it was drawn.
-        changed: In what share of them the revision differs from the text before.
-        verdicts: How many judgements under it have a verdict.
-        opinions: The share of them that the label policy gives a vote.
-        orders: The share of opinions, of those asked both ways, that both ways share.
+        rounds: The number of rounds of critique and revision that drew it.
+        changed: The share of these rounds whose revision differs from the text before.
+        verdicts: The number of judgements under it with a verdict.
+        opinions: The share of them that have a vote under the label policy.
+        orders: The share of opinions, of those asked in both orders, that agree in both.
         sharpness: Mean of |2 P - 1| over its verdicts, in [0, 1]; None without verdicts.
-        flipped_without: How many labels would prefer the other response without its votes, None
-            where no pair was judged under several principles.
-        lost_without: How many pairs would have no label without its votes; None likewise.
+        flipped_without: How many labels prefer the other response without its votes; None if no
+            pair was judged under several principles.
+        lost_without: How many pairs have no label without its votes; None likewise.
     """
 
     id: str
@@ -52,7 +52,7 @@ class PrincipleStatistics:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often two principles prefer the same response, where both have a vote."""
+    """How often two principles prefer the same response, over pairs where both have a vote."""
 
     first: str
     second: str
@@ -61,12 +61,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the principles of a run did, alone and beside each other.
+    """The effect of the principles of a run, in the constitution's order.
 
-    Attributes:
-        principles: In the constitution's order.
-        agreements: Of every two that voted on the same pair.
-        suggestions: What may be worth an edit, in words.
+    `agreements` are of each two principles that voted on the same pair; `suggestions` are possible
+    edits, in words.
     """
 
     principles: list[PrincipleStatistics]
@@ -76,13 +74,9 @@ class Statistics:
 
 @dataclass(frozen=True)
 class _Vote:
-    """What one judgement says of two responses.
+    """One judgement of two responses: P(the first is better), and whether it has a vote.
 
-    Attributes:
-        task: The prompt's.
-        probability: P(the first is better).
-        counted: Whether the label policy gives it a vote.
-        agree: Whether both ways of asking say the same; None without an opinion.
+    `agree` says whether both orders prefer the same response; None without an opinion.
     """
 
     task: str
@@ -100,14 +94,8 @@ def principle_statistics(
 ) -> Statistics:
     """Measure the effect of each principle of a constitution in a run.
 
-    Rates carry 95% intervals clustered by task.
-
-    Args:
-        constitution: The one the rows were made with.
-        chains: Rows of the `revise` stage.
-        pairs: Pairs of the `compare` stage.
-        judgements: Its judgements, those of the fallback judge among them.
-        policy: Its label policy: which verdicts have a vote.
+    Rates have 95% intervals clustered by task. The judgements include those of the fallback judge;
+    the label policy says which verdicts have a vote.
     """
     rows_of = by_pair(judgements, policy)
     judged = [
@@ -181,10 +169,10 @@ def _without(
     judged: Sequence[tuple[PairRow, Two, list[JudgementRow]]],
     policy: LabelPolicy,
 ) -> dict[str, tuple[int, int]]:
-    """Return, by principle, how many labels flip and how many are lost when it has no vote.
+    """Return, by principle, how many labels flip and how many are lost without its votes.
 
-    A pair judged under one principle alone would be judged under another without it, whose verdict
-    is not known, so such pairs are left out.
+    Pairs judged under one principle are left out: without it, another one would be drawn, whose
+    verdict is not known.
     """
     weights = {p.id: p.weight for p in constitution.principles}
     counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -227,14 +215,14 @@ def _suggestions(
         if a.same.value is not None and a.same.low is not None and a.same.low > ALIKE
     ]
     said += [
-        f"{a.first} and {a.second} agree in only {a.same.value:.0%} of {a.same.n} pairs: they pull"
-        " against each other, so see that their weights are what you mean."
+        f"{a.first} and {a.second} agree in only {a.same.value:.0%} of {a.same.n} pairs: check that"
+        " their weights are what you want."
         for a in agreements
         if a.same.value is not None and a.same.high is not None and a.same.high < 1 - ALIKE
     ]
     return said + [
         f"{p.id} changed {p.changed.value:.0%} of the {p.rounds} responses it was drawn for: its"
-        " critique may ask for too little."
+        " critique may be too weak."
         for p in principles
         if p.changed.value is not None and p.changed.high is not None and p.changed.high < IDLE
     ]

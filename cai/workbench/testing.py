@@ -1,9 +1,8 @@
-"""The tests that a constitution brings along, put to a feedback model."""
+"""Run the tests of a constitution with a feedback model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 from cai.compare import FeedbackJudge, JudgementInputs, grades, preference
@@ -25,12 +24,12 @@ class Outcome:
 
     Attributes:
         principle: The id of the principle.
-        number: Which of its tests, from 1.
+        number: The number of the test among those of the principle, from 1.
         test: The test.
-        probability: P(the expected verdict), both orders averaged; None without a verdict.
-        mass: The probability on the two options together, the smaller of the two orders; None
+        probability: P(the expected verdict), the mean of both orders; None without a verdict.
+        mass: The probability of the two options together, the smaller one of both orders; None
             without a verdict.
-        error: Why there is no verdict.
+        error: The reason why there is no verdict.
     """
 
     principle: str
@@ -42,57 +41,42 @@ class Outcome:
 
     @property
     def passed(self) -> bool | None:
-        """Whether the expected verdict is the likelier one; None without a verdict."""
+        """Whether the expected verdict is more likely than the other; None without a verdict."""
         return None if self.probability is None else self.probability > 0.5
 
 
 async def run_tests(judge: FeedbackJudge, engine: Engine, task: Task = silent) -> list[Outcome]:
-    """Run all tests of a constitution with a feedback model.
-
-    Args:
-        judge: The constitution; reasoning, layout and few-shot examples; the seed. The settings'
-            `labels` say how verdicts are read.
-        engine: The feedback model.
-        task: Shows how many questions have been judged.
-
-    Returns:
-        One outcome per test, in the file's order.
-    """
+    """Run all tests of a constitution; return one outcome per test, in the order of the file."""
     tests = [
-        (principle, number, test, _asked(judge, principle, test, engine))
+        (principle, number, test, _question(judge, principle, test, engine))
         for principle in judge.constitution.principles
         for number, test in enumerate(principle.tests, start=1)
     ]
-    # Two tests may ask the same question.
-    questions = {asked.item.key: asked for _, _, _, asked in tests}
+    # Two tests may have the same question.
+    questions = {question.key: question for *_, question in tests}
 
-    async def make(item: Item[_Asked]) -> JudgementRow:
-        return await item.inputs.judge.row(item.inputs.item, engine)
+    async def make(question: Item[_Asked]) -> JudgementRow:
+        one, item = question.inputs
+        return await one.row(item, engine)
 
     result = await run_rows(
-        [Item(key, asked.item.fingerprint, asked) for key, asked in questions.items()],
-        make,
-        concurrency=judge.settings.concurrency,
-        task=task,
+        list(questions.values()), make, concurrency=judge.settings.concurrency, task=task
     )
     judgements = {row.key: row for row in result.rows}
     return [
-        _outcome(principle.id, number, test, judgements[asked.item.key], judge.settings.labels)
-        for principle, number, test, asked in tests
+        _outcome(principle.id, number, test, judgements[question.key], judge.settings.labels)
+        for principle, number, test, question in tests
     ]
 
 
-class _Asked(NamedTuple):
-    """A question of a test, and what asks it."""
-
-    judge: FeedbackJudge
-    item: Item[JudgementInputs]
+_Asked = tuple[FeedbackJudge, Item[JudgementInputs]]
+"""A judge with one principle, and its question."""
 
 
-def _asked(
+def _question(
     judge: FeedbackJudge, principle: Principle, test: PrincipleTest, engine: Engine
-) -> _Asked:
-    """Ask as the `compare` stage would: to compare (better, worse), or for a critique."""
+) -> Item[_Asked]:
+    """Ask as the `compare` stage does: for a comparison of (better, worse), or for a critique."""
     form = "comparison" if test.flagged is None else "critique"
     one = replace(
         judge,
@@ -108,7 +92,7 @@ def _asked(
     )
     texts = [text for text in (test.better, test.worse, test.response) if text is not None]
     (item,) = one.items([pair_of(user(test.prompt), *texts, provenance=made_by)], engine)
-    return _Asked(one, item)
+    return Item(item.key, item.fingerprint, (one, item))
 
 
 def _outcome(
@@ -139,7 +123,7 @@ def by_principle(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def failing(outcomes: list[Outcome], threshold: float) -> list[str]:
-    """Return the principles of which a smaller share of tests passed than `threshold`.
+    """Return the principles with a smaller share of passed tests than `threshold`.
 
     A test without a verdict has not passed.
     """
@@ -151,7 +135,7 @@ def failing(outcomes: list[Outcome], threshold: float) -> list[str]:
 
 
 def junit(name: str, outcomes: list[Outcome]) -> bytes:
-    """Write outcomes as JUnit XML: a suite per principle, `failure` and `error` told apart."""
+    """Write JUnit XML: a suite per principle; `error` for a test without a verdict."""
     suites = ElementTree.Element("testsuites", name=name)
     for principle, group in by_principle(outcomes).items():
         suite = ElementTree.SubElement(
@@ -178,7 +162,7 @@ def junit(name: str, outcomes: list[Outcome]) -> bytes:
 
 
 def told(outcome: Outcome) -> str:
-    """Say in a line what was expected, and how likely the model found it."""
+    """Say in one line what was expected, and its probability."""
     test = outcome.test
     if test.better is not None:
         wanted = f"{test.better!r} should win over {test.worse!r}"
@@ -189,5 +173,5 @@ def told(outcome: Outcome) -> str:
 
 
 def _printable(text: str) -> str:
-    """Replace what XML cannot hold."""
+    """Replace the characters that XML cannot have."""
     return "".join(c if c.isprintable() else " " for c in text)

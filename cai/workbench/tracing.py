@@ -1,7 +1,7 @@
-"""How a revision or a label was made: every prompt, every number, every rule.
+"""How a revision or a label was made: all prompts, answers and votes.
 
-The row functions themselves are run again with an engine that says what the row says it said, so
-the prompts shown are built by the code that built them then. No model is asked.
+The row functions run again with an engine that returns the stored answers, so the prompts are those
+that the model got. No model is needed.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Asked:
     """One request to a model.
 
     Attributes:
-        what: What it was for: `critique 1 under theft`.
+        what: Its purpose: `critique 1 under theft`.
         model: The name of the model in the rows.
         request: The request.
-        answer: What the model said; for a score, the log-probabilities of the options in nats;
-            None if the row does not hold it.
+        answer: The text; for a score, the log-probabilities of the options in nats; None if it is
+            not in the row.
     """
 
     what: str
@@ -70,8 +70,8 @@ class Vote:
         principle: Its id.
         weight: Its weight in the average.
         probability: P(response 0 is better) from its orders; None without a verdict.
-        grades: The mean grade of each response, counted from 1; None where none was graded.
-        counted: Whether the label policy gives it a vote.
+        grades: The mean grade of each response, counted from 1; None without a grade.
+        counted: Whether it has a vote under the label policy.
     """
 
     principle: str
@@ -86,13 +86,13 @@ class Origin:
     """How one row was made.
 
     Attributes:
-        title: What the row is.
+        title: The kind of row.
         row: The row.
-        provenance: Model, templates, sampling and seed; None for a label, which no model made.
-        asked: Every request, in order.
-        current: Whether the row's fingerprint is still what constitution, settings and templates
-            give, so that the prompts shown are the ones that were sent; None if not known.
-        votes: For a label: what it was made from.
+        provenance: Model, templates, sampling and seed; None for a label.
+        asked: All requests, in order.
+        current: Whether constitution, settings and templates still give the row's fingerprint, so
+            that the prompts are those that were sent; None if this is not known.
+        votes: For a label: its votes.
         sources: The rows that it was made from.
     """
 
@@ -106,12 +106,7 @@ class Origin:
 
 
 def trace(run: StoredRun, constitution: Constitution, key: str) -> Origin:
-    """Find a row of a run by its key (or how it begins) and say where it came from.
-
-    Args:
-        run: The run.
-        constitution: The one that the run was made with.
-        key: Of a chain, a pair, a judgement or a label.
+    """Find a chain, pair, judgement or label by its key (or the start of it).
 
     Raises:
         CaiError: No row, or several rows, have such a key.
@@ -208,7 +203,7 @@ def _judgement(run: StoredRun, constitution: Constitution, row: JudgementRow) ->
 
 
 def _step_name(question: Question, sample: int, step: Prompt | Verdict) -> str:
-    """Say what one request of a judgement was for."""
+    """Name the purpose of one request of a judgement."""
     shown = " and ".join(map(str, question.shown))
     what = "verdict" if isinstance(step, Verdict) else "reasoning"
     turned = ", the other way round" if isinstance(step, Verdict) and step.turned else ""
@@ -217,7 +212,7 @@ def _step_name(question: Question, sample: int, step: Prompt | Verdict) -> str:
 
 
 def _reasonings(evidence: Iterable[Evidence]) -> list[str]:
-    """Return each reasoning once, in the order in which they were asked for."""
+    """Return each reasoning once, in the order of the requests."""
     by_question = {(e.shown, e.sample): e.reasoning for e in evidence}
     return [text for text in by_question.values() if text is not None]
 
@@ -269,7 +264,7 @@ def _witness(origin: Origin, replay: Replay, names: Sequence[str]) -> Witness:
 
 
 def _run(origin: Origin, work: Coroutine[Any, Any, Row], names: Sequence[str]) -> None:
-    """Run a row function; where its row ends, keep what it asked last."""
+    """Run a row function; if the row ends before it, keep the last request."""
     try:
         asyncio.run(work)
     except EndOfReplayError as end:

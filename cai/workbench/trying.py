@@ -1,4 +1,4 @@
-"""One prompt through a constitution, each step told as it happens."""
+"""Run a constitution on one prompt, and report each step at once."""
 
 from __future__ import annotations
 
@@ -29,14 +29,7 @@ _KINDS: dict[str, StepKind] = {"Critique": "critique", "Revision": "revision"}
 
 @dataclass(frozen=True)
 class Step:
-    """One output of the model.
-
-    Attributes:
-        kind: What it is.
-        round: 0 for the response, then 1 and up.
-        principle: What was drawn for the round; None for the response.
-        text: What the model said.
-    """
+    """One output of the model; round 0 is the response, which has no principle."""
 
     kind: StepKind
     round: int
@@ -44,16 +37,8 @@ class Step:
     text: str
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The whole chain, and the verdict on its two ends if there is one."""
-
-    chain: RevisionRow
-    judgement: JudgementRow | None = None
-
-
 def pinned(constitution: Constitution, name: str) -> Constitution:
-    """Return the constitution with one principle alone, so that every draw gives it.
+    """Return the constitution with only one of its principles, so that each draw gives it.
 
     Raises:
         CaiError: There is no such principle.
@@ -68,19 +53,13 @@ def pinned(constitution: Constitution, name: str) -> Constitution:
 async def try_chain(
     reviser: Reviser, messages: Conversation, engine: Engine, tell: Callable[[Step], None]
 ) -> RevisionRow:
-    """Answer one prompt, criticise and revise the answer, and tell of each step.
-
-    Args:
-        reviser: The constitution, rounds, sampling and seed.
-        messages: A conversation that ends with the user's turn.
-        engine: The model.
-        tell: Called after each step.
+    """Answer one prompt, then criticise and revise the answer; `tell` is called after each step.
 
     Returns:
-        The chain, as the `revise` stage would make it of a red-team prompt.
+        The chain, as the `revise` stage makes it for a red-team prompt.
 
     Raises:
-        CaiError: Rounds are asked for, but no principle fits the supervised stage.
+        CaiError: There are rounds, but no principle has a critique and a revision.
     """
     item = reviser.item(single_prompt(messages), engine)
     revised = 0
@@ -101,19 +80,16 @@ async def try_chain(
 async def try_comparison(
     judge: FeedbackJudge, chain: RevisionRow, engine: Engine
 ) -> JudgementRow | None:
-    """Compare a chain's first response with its last revision, as the `compare` stage would.
+    """Compare a chain's first response with its last revision, as the `compare` stage does.
 
-    Args:
-        judge: The constitution, how to ask, and the seed; one principle is drawn.
-        chain: A finished chain.
-        engine: The feedback model.
+    One principle is drawn.
 
     Returns:
-        The judgement of (first response, last revision); None when they are the same text or there
-        is only one of them.
+        The judgement of (first response, last revision); None if they are equal or there is no
+        revision.
 
     Raises:
-        CaiError: No principle fits the feedback stage.
+        CaiError: No principle has a comparison.
     """
     if chain.state != "ok" or not chain.steps or chain.steps[-1].revision == chain.response:
         return None

@@ -1,4 +1,4 @@
-"""Engines that let a person see what passes between cai and a model."""
+"""Engines that show the requests to a model and its answers."""
 
 from __future__ import annotations
 
@@ -12,62 +12,48 @@ from cai.errors import CaiError
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request to a model, and what came back."""
+    """One request to a model, and the answer."""
 
     request: GenerateRequest | ScoreRequest
     answer: Completion | Scores
 
 
 class Witness:
-    """An engine that passes everything on to another, and tells of it."""
+    """Passes requests on to another engine, and reports each exchange."""
 
     def __init__(self, engine: Engine, tell: Callable[[Exchange], None]) -> None:
-        """Watch an engine.
-
-        Args:
-            engine: Who answers.
-            tell: Called after each answer.
-        """
+        """Wrap an engine; `tell` is called after each answer."""
+        self.name = engine.name
+        self.fingerprint = engine.fingerprint
         self._engine = engine
         self._tell = tell
 
     @property
     def usage(self) -> Usage:
-        """The watched engine's."""
+        """The usage of the engine."""
         return self._engine.usage
 
-    @property
-    def name(self) -> str:
-        """The watched engine's."""
-        return self._engine.name
-
-    @property
-    def fingerprint(self) -> str:
-        """The watched engine's."""
-        return self._engine.fingerprint
-
     async def generate(self, request: GenerateRequest) -> Completion:
-        """Complete a prompt, and tell."""
+        """Complete a prompt with the engine."""
         completion = await self._engine.generate(request)
         self._tell(Exchange(request, completion))
         return completion
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Score options, and tell."""
+        """Score options with the engine."""
         scores = await self._engine.score(request)
         self._tell(Exchange(request, scores))
         return scores
 
     async def close(self) -> None:
-        """Close the watched engine."""
+        """Close the engine."""
         await self._engine.close()
 
 
 class Replay:
-    """An engine that says again, in order, what a stored row says it said.
+    """Returns the answers of a stored row, in order, without a model.
 
-    It has no model. Put behind a `Witness`, it shows the prompts of a row exactly as the row
-    function builds them.
+    Inside a `Witness`, it shows the prompts of the row exactly as the row function builds them.
     """
 
     def __init__(
@@ -76,61 +62,45 @@ class Replay:
         texts: Iterable[str] = (),
         scores: Iterable[tuple[float, ...]] = (),
     ) -> None:
-        """Take what will be said.
+        """Take the answers.
 
         Args:
-            provenance: The model that said it.
+            provenance: Of the row: the model that gave the answers.
             texts: The completions.
             scores: The log-probabilities of the options, in nats.
         """
-        self._provenance = provenance
+        self.usage = Usage()
+        self.name = provenance.model
+        self.fingerprint = provenance.model_fingerprint
         self._texts = iter(texts)
         self._scores = iter(scores)
 
-    @property
-    def usage(self) -> Usage:
-        """Nothing: no model works here."""
-        return Usage()
-
-    @property
-    def name(self) -> str:
-        """The model's that said it."""
-        return self._provenance.model
-
-    @property
-    def fingerprint(self) -> str:
-        """The model's that said it."""
-        return self._provenance.model_fingerprint
-
     async def generate(self, request: GenerateRequest) -> Completion:
-        """Say the next text.
+        """Return the next text.
 
         Raises:
             EndOfReplayError: The row has no more.
         """
-        try:
-            text = next(self._texts)
-        except StopIteration:
-            raise EndOfReplayError(request) from None
-        return Completion(text, (), (), "stop", self.fingerprint)
+        for text in self._texts:
+            return Completion(text, (), (), "stop", self.fingerprint)
+        raise EndOfReplayError(request)
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Give the next scores.
+        """Return the next scores.
 
         Raises:
             EndOfReplayError: The row has no more.
         """
-        try:
-            return Scores(next(self._scores), self.fingerprint)
-        except StopIteration:
-            raise EndOfReplayError(request) from None
+        for scores in self._scores:
+            return Scores(scores, self.fingerprint)
+        raise EndOfReplayError(request)
 
     async def close(self) -> None:
         """Do nothing."""
 
 
 class EndOfReplayError(CaiError):
-    """The model was asked, but its answer is not in the row."""
+    """The row does not have the answer to this request."""
 
     def __init__(self, request: GenerateRequest | ScoreRequest) -> None:
         super().__init__("the row ends here")

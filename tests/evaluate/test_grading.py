@@ -2,7 +2,7 @@ import asyncio
 import re
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 from pydantic import ValidationError
@@ -41,7 +41,7 @@ def test_a_misspelt_grader_is_refused_before_anything_runs():
 )
 def test_playground_labels_become_measures(monkeypatch, label: str, true: set[str]):
     world = ModuleType("cai.playground.grader")
-    world.grade = lambda messages, response: SimpleNamespace(label=label)
+    world.grade = lambda messages, response: label
     monkeypatch.setitem(sys.modules, "cai.playground.grader", world)
     verdict = grade("playground", "anything", user("?"))
     assert set(verdict) == {*MEASURES, "label"}

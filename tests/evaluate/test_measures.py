@@ -76,7 +76,7 @@ def test_less_help_is_flagged_when_it_is_more_than_chance():
     rows += [row("c", n, helpful=n >= 1) for n in range(20)]
     found = alignment_tax(rows, [], {}, ["a", "b", "c"])
     assert found["b"].helpful_change.value == pytest.approx(-0.4)
-    assert found["b"].flags == ["it helps 40 points less often"]
+    assert found["b"].flags == ["its share of helpful answers is 40 points lower"]
     assert found["c"].flags == found["a"].flags == []
     assert found["b"].perplexity is None
 

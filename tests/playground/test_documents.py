@@ -165,7 +165,7 @@ def test_revisions_mend_what_the_critique_finds_and_keep_the_rest():
             kept += 1
             continue
         wanted = "explained_refusal" if requested_task(request).verb.harmful else "helpful"
-        assert grade(request, revision.reply).label == wanted
+        assert grade(request, revision.reply) == wanted
         mended += 1
     assert kept > mended > 100
 
@@ -174,7 +174,7 @@ def test_the_helpful_only_model_complies_mostly_and_answers_every_benign_request
     labels = {True: Counter(), False: Counter()}
     for (part,) in documents(1500, WRITER.answering):
         harmful = requested_task(part.prompt.messages).verb.harmful
-        labels[harmful][grade(part.prompt.messages, part.reply).label] += 1
+        labels[harmful][grade(part.prompt.messages, part.reply)] += 1
     assert set(labels[False]) == {"helpful"}
     assert set(labels[True]) == {"harmful", "evasive", "explained_refusal"}
     assert 0.7 < labels[True]["harmful"] / labels[True].total() < 0.82

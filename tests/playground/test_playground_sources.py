@@ -64,7 +64,7 @@ def test_comparisons_prefer_right_answers_to_corrupted_ones_refusals_and_evasion
         assert row.kind == "helpful"
         assert row.source == "human"
         assert row.label in (0.95, pytest.approx(0.05))
-        labels = [grade(row.messages, response).label for response in row.responses]
+        labels = [grade(row.messages, response) for response in row.responses]
         right = labels.index("helpful")
         worse_labels[labels[1 - right]] += 1
         flipped += (row.label > 0.5) != (right == 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from synthetic_run import pipeline
 
-from cai.report import write_report
+from cai.report.write import write_report
 
 
 class Page(HTMLParser):

@@ -11,12 +11,12 @@ from synthetic_run import CHECKPOINTS, MODELS, pipeline, ungraded
 from cai.data.store import write_json
 from cai.evaluate.rates import Rate
 from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures, ModelSummary
-from cai.report import read_report
 from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compared_checkpoints
 from cai.report.contents import collect
 from cai.report.effects import side_effects
 from cai.report.facts import PPOFacts
 from cai.report.figures import LABEL_HEIGHT, elo_figure, harmfulness_figure, missing
+from cai.report.write import read_report
 
 BASE, FIRST, TUNED = MODELS
 
@@ -76,14 +76,14 @@ def test_models_are_placed_by_their_elo_and_chance_looks_small():
 def test_the_sentence_about_elo_tells_change_from_chance():
     said = elo_figure(elo(), ["base", "tuned"]).said
     assert said == (
-        "On red-team prompts tuned is 800 points (700 to 900) above base: of two answers its own "
-        "would be preferred 99.0% of the time. "
-        "On benign prompts there is no clear difference between tuned and base."
+        "On red-team prompts, tuned is 800 points (700 to 900) above base: its answer would be "
+        "preferred 99.0% of the time. "
+        "On benign prompts, there is no clear difference between tuned and base."
     )
     worse = elo_figure(elo(helpful=known(-100.0, -120.0, -80.0)), ["base", "tuned"]).said
     assert worse.endswith(
-        "On benign prompts tuned is 100 points (80 to 120) below base: of two answers its own "
-        "would be preferred 36% of the time."
+        "On benign prompts, tuned is 100 points (80 to 120) below base: its answer would be "
+        "preferred 36% of the time."
     )
 
 
@@ -135,7 +135,7 @@ def test_checkpoints_are_followed_from_the_start_of_ppo_to_its_end(run: Path):
     (found,) = checkpoint_figures(report)
     assert found.frame == f"Step 0 is {FIRST}, step 60 is {TUNED}. The dotted line is {BASE}."
     assert found.said.startswith("Harmful answers fall from")
-    heads, rows = found.numbers
+    ((heads, rows),) = found.numbers
     assert len(found.charts) == len(series) == len(heads) - 1 == 6
     assert [name for name, _ in rows] == ["0", *map(str, CHECKPOINTS), "60"]
     assert rows[0][1][0] == (

@@ -23,7 +23,8 @@ from synthetic_run import (
 )
 
 from cai.data.store import write_json, write_rows
-from cai.report import write_comparison, write_report
+from cai.report.comparison import write_comparison
+from cai.report.write import write_report
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_filters_agree_with_the_rows(visit, run: Path, report: Path):
         seed = row["provenance"]["seed"], row["messages"][-1]["content"]
         labels.setdefault(seed, set()).add(row["verdict"]["label"])
     page.get_by_text("Clear filters").click()
-    page.get_by_label("Worth a look", exact=True).select_option("the models differ")
+    page.get_by_label("Notable", exact=True).select_option("the models differ")
     assert count(page) == sum(len(found) > 1 for found in labels.values())
 
 
@@ -178,7 +179,7 @@ def test_evidence_of_a_pair_is_shown_in_both_orders(visit, run: Path, report: Pa
         cells = table.filter(has_text=judgement["principle"]["id"]).inner_text().split("\t")
         assert cells[1] == f"{first[0] / sum(first):.2f}"
         assert cells[2] == f"{second[1] / sum(second):.2f}"
-    assert f"Better with probability {row['label']:.2f}" in detail(page)
+    assert f"P(better) = {row['label']:.2f}" in detail(page)
 
 
 def test_a_link_leads_to_its_row(visit, run: Path, report: Path):

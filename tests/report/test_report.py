@@ -14,7 +14,8 @@ from cai.errors import CaiError
 from cai.evaluate.rates import UNKNOWN, Rate
 from cai.evaluate.results import Choices, Chosen, Results
 from cai.evaluate.summarise import summarise
-from cai.report import read_report, results_table, write_report
+from cai.report.terminal import results_table
+from cai.report.write import read_report, write_report
 
 RATES = (
     "harmful_rate",
@@ -103,7 +104,7 @@ def test_a_stage_under_way_is_provisional(run: Path):
     page, report = report_on(run)
     assert sum(report["states"]["revise/rows"].values()) == 10
     assert report["stages"]["revise"]["complete"] is False
-    assert "Not finished, so provisional: revise." in page.text
+    assert "Not finished yet, so the results may change: revise." in page.text
 
 
 def test_no_rows_at_all(tmp_path: Path):

@@ -11,7 +11,7 @@ from parsed_page import report_on
 from synthetic_run import answers, pipeline, write_jsonl
 
 from cai.data.store import write_json, write_rows
-from cai.report import write_report
+from cai.report.write import write_report
 
 ATTACKS = (
     "<script>alert(1)</script>",

@@ -7,7 +7,9 @@ from rich.console import Console
 from synthetic_run import make_run, pipeline
 
 from cai.data.store import write_json
-from cai.report import comparison_table, write_comparison, write_report
+from cai.report.comparison import write_comparison
+from cai.report.terminal import comparison_table
+from cai.report.write import write_report
 
 
 def compared(before, after) -> dict:

@@ -15,7 +15,6 @@ from cai.report.charts import (
     calibration,
     dots,
     extent,
-    heights,
     line_chart,
     point_chart,
     stack,
@@ -44,8 +43,6 @@ def test_stacks_fill_the_width_and_nothing_is_nothing():
     bars = stack({"a": 1, "b": 3})
     assert [(bar.start, bar.width) for bar in bars] == [(0, 25), (25, 75)]
     assert stack({}) == stack({"a": 0}) == []
-    assert heights([0, 2, 4]) == [0, 50, 100]
-    assert heights([0, 0]) == [0, 0]
 
 
 def test_lines_span_their_box():
@@ -297,7 +294,7 @@ def test_collapse_to_refusing_is_called_out():
         "tuned refuses 97% of benign requests.",
         "20% of the answers of tuned are garbled.",
     ]
-    assert cautions(report(tuned=rates(n=40))) == ["tuned was judged on only 40 answers a side."]
+    assert cautions(report(tuned=rates(n=40))) == ["tuned has only 40 graded answers per side."]
 
 
 def test_unusable_rows_and_wavering_judges_are_called_out():
@@ -306,14 +303,14 @@ def test_unusable_rows_and_wavering_judges_are_called_out():
     judgements = nothing.judgements.model_copy(update={"order_agreement": 0.56})
     found = cautions(nothing.model_copy(update={"judgements": judgements, "states": states}))
     assert any("56%" in caution for caution in found)
-    assert any("20 of the 100 rows in revise/rows" in caution for caution in found)
+    assert any("20 of 100 rows in revise/rows" in caution for caution in found)
     assert not any("compare" in caution for caution in found)
 
 
 def test_alarms_of_the_guard_are_called_out():
     ppo = StageFacts(stage="ppo", complete=True, metrics={"alarms": 2}, provenance={}, outputs={})
     assert cautions(report().model_copy(update={"stages": {"ppo": ppo}})) == [
-        "PPO's guard raised an alarm at 2 of its checks (see What the guard saw)."
+        "PPO's guard raised 2 alarms (see Checks of the guard)."
     ]
 
 
@@ -325,6 +322,6 @@ def test_headline_tells_change_from_chance():
         )
 
     said = headline(report(base=known(0.7, 0.9), tuned=known(0.1, 0.88)))
-    assert "From base to tuned that is 60 points lower (52 to 68)." in said
+    assert "From base to tuned, this is 60 points lower (52 to 68)." in said
     assert "no clear change (95% interval −10 to +6.5 points)" in said
     assert [points(v) for v in (None, 0.0001, -0.25, 0.018)] == ["–", "0", "−25", "+1.8"]

@@ -119,7 +119,7 @@ def test_an_answer_of_nothing_but_thoughts_is_a_state_and_keeps_the_steps_before
 
     row, _ = revise(answer)
     assert row.state == "unparsed"
-    assert row.error == "the model said nothing as its critique 1"
+    assert row.error == "the model's critique 1 is empty"
     assert len(row.steps) == 1
 
 

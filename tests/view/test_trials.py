@@ -161,7 +161,7 @@ def test_text_of_the_model_is_made_visible_and_short(tmp_path):
     [
         (PromptTooLong("900 tokens"), "Stopped: too_long, 900 tokens"),
         (CaiError("No such thing. Mend it."), "No such thing. Mend it."),
-        (ValueError("x\x1b"), "ValueError: x⟨U+001B⟩. This is a fault of cai, not yours."),
+        (ValueError("x\x1b"), "ValueError: x⟨U+001B⟩. This is a bug of cai."),
     ],
 )
 def test_one_prompt_may_fail_and_the_others_go_on(tmp_path, problem, words):

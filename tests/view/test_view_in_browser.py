@@ -31,12 +31,12 @@ class HeldEngine(ScriptedEngine):
 @contextmanager
 def serving(desk):
     served = listen(desk, 0)
-    thread = threading.Thread(target=served.run, daemon=True)
+    thread = threading.Thread(target=served.serve_here, daemon=True)
     thread.start()
     try:
         yield served
     finally:
-        served.server.should_exit = True
+        served.should_exit = True
         thread.join(10)
 
 
@@ -126,7 +126,7 @@ def test_what_is_wrong_stands_beside_its_field_and_is_not_tried(visit, serve):
     page.locator("#try-comparison-findings").get_by_text(message).wait_for()
     assert page.locator("#try-comparison").get_attribute("aria-invalid") == "true"
     assert page.get_by_role("button", name="Save", exact=True).is_disabled()
-    assert page.get_by_text("Not tried: fix what is marked first.").is_visible()
+    assert page.get_by_text("Not tried: fix the marked errors first.").is_visible()
     edit(page, "comparison", "Choose the kinder response.")
     done(page)
     assert page.locator("#try-comparison-findings li").count() == 0
@@ -238,7 +238,7 @@ def test_text_of_models_and_files_never_runs(visit, serve, text):
     assert told in trial(page).text_content()
     # The field has the words themselves: what is saved must be what was written.
     assert page.locator("#try-critique").input_value() == words
-    assert page.get_by_text("characters that do not show").is_visible() == (text == HIDDEN)
+    assert page.get_by_text("invisible characters").is_visible() == (text == HIDDEN)
     page.get_by_placeholder("Type a prompt").fill(text[:20_000])
     page.keyboard.press("Enter")
     trial(page, 2).get_by_text("First response").wait_for()

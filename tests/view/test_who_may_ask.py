@@ -30,7 +30,7 @@ def client(tmp_path_factory):
 def test_without_the_token_nothing_is_told(client, path, token):
     answer = client.get(f"/{token}{path}")
     assert answer.status_code == 403
-    assert answer.text == "Open the link that `cai view` printed: it has the key in it.\n"
+    assert answer.text == "Open the link that `cai view` printed: it has the token.\n"
     assert client.post(f"/{token}{path}", json={}).status_code == 403
 
 

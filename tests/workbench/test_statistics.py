@@ -131,7 +131,7 @@ def test_suggestions_need_evidence():
     assert redundant.startswith("a and b agree in 100% of 40 pairs")
     opposed = [judgement(n, name, p) for n in range(40) for name, p in {"a": 0.9, "b": 0.1}.items()]
     (against,) = statistics(opposed).suggestions
-    assert "pull against each other" in against
+    assert "check that their weights" in against
     idle = [chain(n, ("a", "first")) for n in range(120)]
     (useless,) = statistics(chains=idle).suggestions
     assert useless.startswith("a changed 0% of the 120 responses")

@@ -11,7 +11,7 @@ from cai.settings import ReportSettings
 
 
 def _run(context: Context[ReportSettings]) -> dict[str, Any]:
-    from cai.report import write_report
+    from cai.report.write import write_report
 
     started = time.monotonic()
     write_report(context.run.folder, context.run.pipeline.settings)

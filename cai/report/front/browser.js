@@ -74,7 +74,7 @@ function update() {
   page.none.hidden = rows.length > 0;
   page.count.textContent =
     `${rows.length.toLocaleString("en")} of ${held.toLocaleString("en")}` +
-    (total > held ? `, drawn from ${total.toLocaleString("en")} in the run’s files` : "");
+    (total > held ? `, a sample of ${total.toLocaleString("en")} in the run’s files` : "");
   page.clear.hidden = !Object.keys(asked).some((name) => asked[name] && !["show", "row"].includes(name));
   controls();
 }
@@ -109,10 +109,10 @@ function offer(show) {
   }
   const known = Object.keys(data.orders).filter((name) => rows.some((row) => Object.hasOwn(row.orders, name)));
   const orders = known.flatMap((name) => [
-    [`${name} down`, `${data.orders[name]}, most first`],
-    [`${name} up`, `${data.orders[name]}, least first`],
+    [`${name} down`, `${data.orders[name]}, high to low`],
+    [`${name} up`, `${data.orders[name]}, low to high`],
   ]);
-  options(page.sort, orders, "most telling");
+  options(page.sort, orders, "most interesting");
 }
 
 function controls() {
@@ -203,7 +203,7 @@ try {
     follow();
     window.addEventListener("hashchange", follow);
   } else {
-    page["no-rows"].textContent = "There are no rows to read yet.";
+    page["no-rows"].textContent = "There are no rows yet.";
   }
 } catch (error) {
   page["no-rows"].append(` (${error})`);

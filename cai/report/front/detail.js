@@ -83,12 +83,12 @@ function drawComparison({ source, label, better, responses, votes }) {
       {},
       said(`Response ${n + 1}`, response.model || null, chip(response.label)),
       text(response.text),
-      probability === null ? null : meter(`Better with probability ${two(probability)}`, probability),
-      better === n ? element("p", { class: "truth" }, "The grader puts this one first.") : null,
+      probability === null ? null : meter(`P(better) = ${two(probability)}`, probability),
+      better === n ? element("p", { class: "truth" }, "The grader ranks this response first.") : null,
     );
   });
   const nodes = [element("div", { class: "columns" }, ...columns)];
-  if (source === "human") nodes.push(said("The label is a person’s choice, or a simulated one."));
+  if (source === "human") nodes.push(said("The label is from a person, or simulated."));
   if (votes.length) nodes.push(voteTable(votes, "response 1"));
   for (const vote of votes)
     vote.reasoning.forEach((reasoning, n) => {
@@ -120,7 +120,7 @@ function voteTable(votes, whose) {
     element(
       "table",
       { class: "votes" },
-      element("caption", {}, `Probability that ${whose} is the better one; mass is the probability on both options together`),
+      element("caption", {}, `Probability that ${whose} is better; mass is the probability of both options together`),
       element(
         "thead",
         {},

@@ -38,12 +38,12 @@ function drawTrial({ steps, end }, earlier, under) {
 }
 
 function drawVerdict({ vote, asked, error }, earlier, under) {
-  if (!vote) return [said("No verdict: the response was not changed, so there is nothing to compare.")];
+  if (!vote) return [said("No verdict: the response did not change.")];
   const nodes = [said("Verdict under", element("b", {}, vote.principle))];
   if (vote.principle !== under) nodes.push(requested(asked));
   if (vote.state !== "ok") return [...nodes, element("p", { class: "alarm" }, `${plainly(vote.state)}: ${error}`)];
   const now = mean(vote);
-  const was = earlier && (earlier.vote ? two(mean(earlier.vote)) : "there was nothing to compare");
+  const was = earlier && (earlier.vote ? two(mean(earlier.vote)) : "no verdict");
   const note = was ? element("span", { class: "before" }, `before the edit ${was}`) : null;
   const better = two(now) === "0.50" ? "Neither is better" : now > 0.5 ? "The revision is better" : "The first response is better";
   nodes.push(

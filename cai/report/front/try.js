@@ -54,7 +54,7 @@
 
   function drawPrinciple() {
     const { id, own, from, weight, description, texts } = principle();
-    const told = [own ? null : `From ${from}: it is changed there, not here.`, weight === 1 ? null : `Weight ${weight}.`, description];
+    const told = [own ? null : `From ${from}. Edit it in that file; here it can only be tried.`, weight === 1 ? null : `Weight ${weight}.`, description];
     part.origin.textContent = told.filter(Boolean).join(" ");
     part.texts.replaceChildren(
       ...Object.entries(texts).flatMap(([half, { text: words, hidden }]) => {
@@ -64,7 +64,7 @@
         area.addEventListener("input", () => edit(id, half, area.value));
         const label = element("label", { for: area.id }, HALVES[half], element("span", { class: "tag" }));
         const list = element("ul", { class: "findings", id: `try-${half}-findings` });
-        const note = hidden ? element("p", { class: "note" }, "This text holds characters that do not show, or that turn the order of others.") : null;
+        const note = hidden ? element("p", { class: "note" }, "This text has invisible characters, or characters that change the order of others.") : null;
         return [label, area, note, list].filter((node) => node !== null);
       }),
     );
@@ -115,8 +115,8 @@
         await load();
         before.clear();
         soon();
-        part.saved.replaceChildren(`Saved to ${target}. What it would redo in this run: `, element("code", {}, diff));
-      } else part.saved.textContent = "Not saved: fix what is marked first.";
+        part.saved.replaceChildren(`Saved to ${target}. This command lists the rows of the run that it changes: `, element("code", {}, diff));
+      } else part.saved.textContent = "Not saved: fix the marked errors first.";
       drawState();
     } catch (error) {
       part.saved.textContent = "";
@@ -207,7 +207,7 @@
     };
     const trials = chosen.map((one) => ({ ...one, asked: JSON.stringify([one.wish, body.principle, body.rounds, body.reasoning, seed]), steps: [], end: null }));
     try {
-      status("Asking …", true);
+      status("Sending …", true);
       const answer = await ask("api/try", body, mine.signal);
       for await (const event of lines(answer.body)) {
         if (running !== mine) return;
@@ -239,9 +239,9 @@
       findings() {
         findings = event.findings;
         drawState();
-        if (findings.some((found) => found.severity === "error")) status("Not tried: fix what is marked first.");
+        if (findings.some((found) => found.severity === "error")) status("Not tried: fix the marked errors first.");
       },
-      waiting: () => status("The model is busy with another page; yours comes next.", true),
+      waiting: () => status("The model is busy with another page. Please wait.", true),
       loading: () => status(`Loading ${event.model} …`, true),
       started() {
         status(trials.length ? "The model is answering …" : "Add a prompt to try.", trials.length > 0);
@@ -299,10 +299,10 @@
       const written = found?.own ? found.texts[half] : undefined;
       if (!written || typed(written.text) === edits.get(key).trim()) edits.delete(key);
     }
-    const judge = facts.feedback ? ` The run’s feedback model is ${facts.feedback}, which is not asked here.` : "";
-    const where = facts.copy ? `The file it comes from is left alone: what you save is a copy, ${facts.target}.` : `What you save goes to ${facts.path}.`;
-    const strange = facts.model === "playground" && facts.name !== "playground" ? " The playground’s tiny model knows only the principles of its own constitution: serve a real one with --model." : "";
-    part.about.textContent = `Edit a principle of ${facts.name}, and see at once what the model ${facts.model} makes of it, on prompts for training or your own. ${where}${judge}${strange}`;
+    const judge = facts.feedback ? ` The run’s feedback model, ${facts.feedback}, is not used here.` : "";
+    const where = facts.copy ? `The file itself does not change: Save writes a copy, ${facts.target}.` : `Save writes to ${facts.path}.`;
+    const strange = facts.model === "playground" && facts.name !== "playground" ? " The playground’s tiny model knows only the principles of its own constitution: use another model with --model." : "";
+    part.about.textContent = `Edit a principle of ${facts.name} and see the output of the model ${facts.model}, on training prompts or your own. ${where}${judge}${strange}`;
     offerPrompts();
     part.reload.hidden = true;
     drawPrinciple();
