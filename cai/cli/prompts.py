@@ -76,6 +76,8 @@ def _seeds(file: Path) -> list[str]:
     """Read the last turns of a file's prompts, each once."""
     from cai.data.prompts.extraction import prompt_of
     from cai.data.prompts.readers import read_records
+    from cai.data.prompts.record import read_each
 
-    found = [prompt_of(record) for record in read_records(str(file))]
-    return list(dict.fromkeys(messages[-1].content.strip() for messages in found if messages))
+    found = read_each(str(file), read_records(str(file)), prompt_of)
+    prompts = [messages for messages in found if isinstance(messages, tuple)]
+    return list(dict.fromkeys(messages[-1].content.strip() for messages in prompts))

@@ -125,7 +125,7 @@ def refusals(kind: Kind, messages: Conversation, response: str) -> Grades:  # no
 
 PLAIN: dict[str, tuple[PlainGrade, int]] = {
     "playground": (playground, 1),
-    "refusals": (refusals, 1),
+    "refusals": (refusals, 2),
 }
 """The graders that need no model, by name, with their versions."""
 

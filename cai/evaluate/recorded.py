@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cai.data.prompts.extraction import prompt_of
 from cai.data.prompts.readers import read_records
 from cai.data.prompts.record import Record, say_what_was_read
+from cai.data.prompts.turns import said
 from cai.data.records import AnswerRow, Kind, content_hash
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
 from cai.evaluate.answer import Sample, answer_seed
 from cai.evaluate.rates import Rate, rate
-from cai.evaluate.sets import prompt_rows, xstest_kind
+from cai.evaluate.sets import conversations, prompt_rows, xstest_kind
 
 ANSWER_COLUMNS = ("response", "completion", "answer", "output")
 
@@ -94,13 +94,13 @@ def read_answers(path: str, kind: Kind | None = None) -> Recorded:
     texts: list[str] = []
     refused: list[bool | None] = []
     column = "rl_prompt" if all(record.has("rl_prompt") for record in records) else None
-    rows = prompt_rows(records, lambda r: kind or _kind(r), "answers", path, column=column)
+    read = conversations(records, path, column)
+    rows = prompt_rows(read, lambda r: kind or _kind(r), "answers", path)
     by_messages = {row.messages: row for row in rows}
     numbers: Counter[str] = Counter()
-    for record in records:
-        messages = prompt_of(record, column)
-        for text in _answers(record) if messages else ():
-            row = by_messages[messages or ()]
+    for messages, record in read:
+        row = by_messages[messages]
+        for text in _answers(record):
             asked.append((row, numbers[row.key]))
             numbers[row.key] += 1
             texts.append(text)
@@ -149,7 +149,7 @@ def _answers(record: Record) -> list[str]:
     if not all(isinstance(text, str) for text in found):
         raise CaiError(f"{record.where}: an answer is not a text. Fix or remove the row.")
     if not isinstance(sampled, list):
-        found = [_without_leak(str(text), record.where) for text in found]
+        found = [_without_leak(said(str(text), record), record.where) for text in found]
     return [str(text).strip() for text in found]
 
 

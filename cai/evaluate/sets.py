@@ -15,7 +15,7 @@ from cai.data.conversation import Conversation, Prompt, user
 from cai.data.prompts.extraction import layout_name, prompt_of, tags_of
 from cai.data.prompts.near_duplicates import near_duplicate_groups
 from cai.data.prompts.readers import read_records
-from cai.data.prompts.record import Record, say_what_was_read
+from cai.data.prompts.record import Record, read_each, say_what_was_read
 from cai.data.prompts.splitting import compared_text
 from cai.data.prompts.turns import checked_text
 from cai.data.records import Kind, PromptRow, content_hash
@@ -111,26 +111,34 @@ def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
     if name in QUESTION_SETS:
         questions = [_question(record, name) for record in _thinned(records, limit)]
         return PromptSet(name, questions=tuple(_once(questions)))
-    prompts = prompt_rows(records, PROMPT_SETS[name], name, path)
+    prompts = prompt_rows(conversations(records, path), PROMPT_SETS[name], name, path)
     say_what_was_read(path, records, [layout_name(record) for record in records])
     return PromptSet(name, prompts=tuple(_thinned(prompts, limit)))
 
 
-def prompt_rows(
-    records: Sequence[Record], kind_of: KindOf, name: str, path: str, column: str | None = None
-) -> list[PromptRow]:
-    """Return the prompts of records, each once, near-duplicates under one task.
+def conversations(
+    records: Sequence[Record], path: str, column: str | None = None
+) -> list[tuple[Conversation, Record]]:
+    """Return the prompt of each record that has one; what is left out is said.
 
     Raises:
         CaiError: None of them holds a prompt.
     """
-    found: dict[Conversation, Record] = {}
-    for record in records:
-        messages = prompt_of(record, column)
-        if messages is not None:
-            found.setdefault(messages, record)
+    read = read_each(path, records, lambda record: prompt_of(record, column))
+    found = [(m, record) for m, record in zip(read, records, strict=True) if isinstance(m, tuple)]
     if not found:
-        raise CaiError(f"{path} has no prompt: all of its {len(records)} rows are blank.")
+        what = "left out" if any(read) else "blank"
+        raise CaiError(f"{path} has no prompt: all of its {len(records)} rows are {what}.")
+    return found
+
+
+def prompt_rows(
+    read: Sequence[tuple[Conversation, Record]], kind_of: KindOf, name: str, path: str
+) -> list[PromptRow]:
+    """Return the prompts of a set, each once, near-duplicates under one task."""
+    found: dict[Conversation, Record] = {}
+    for messages, record in read:
+        found.setdefault(messages, record)
     groups = near_duplicate_groups([compared_text(m) for m in found], NEAR_DUPLICATE)
     keys = [content_hash(messages) for messages in found]
     return [

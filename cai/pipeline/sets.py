@@ -40,7 +40,7 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
         rows = [
             row
             for row in reader.prompts(rest, seed=seed)
-            if row and row.split == "held_out"
+            if isinstance(row, PromptRow) and row.split == "held_out"
             if reader.unseen_stratum in (None, row.tags.get("stratum"))
         ]
         return PromptSet(spec, prompts=tuple(_named(rows[:limit], f"{name}_{rest}")))

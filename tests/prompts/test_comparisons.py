@@ -255,7 +255,7 @@ def test_thinking_is_removed_from_responses(tmp_path, caplog, chosen, rejected, 
     rows = load(tmp_path, [{"prompt": "Hi", "chosen": chosen, "rejected": rejected}, usable])
     (row,) = (row for row in rows if row.messages == user("Hi"))
     assert (row.state, set(row.responses)) == (state, responses)
-    assert "thinking was removed from 1 comparisons" in caplog.text
+    assert "models' thinking was removed from 1 of the rows" in caplog.text
     if state == "ok":
         assert better(row) == "Good"
     else:

@@ -8,52 +8,21 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rows_as_read import OASST, pairs, prompts, source
 
 from cai.data.prompts.readers import read_records, reader_of
 from cai.errors import CaiError
 from cai.settings import SourceSettings
 
 
-def source(folder, rows, **settings):
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return reader_of(SourceSettings(path=str(path), **settings), folder)
-
-
-def prompts(folder, rows, **settings):
-    found = source(folder, rows, **settings).prompts("helpful", seed=0)
-    return [row and [(m.role, m.content) for m in row.messages] for row in found]
-
-
-def pairs(folder, rows, **settings):
-    """Return prompt, better and worse of each pair, or its state."""
-    found = source(folder, rows, **settings).comparisons("helpfulness", seed=0)
-    return [
-        (row.messages[-1].content, row.responses[row.label == 0], row.responses[row.label == 1])
-        if row.state == "ok"
-        else row.state
-        for row in found
-    ]
-
-
-OASST = [
-    {"message_id": "1", "parent_id": None, "text": "Hi", "role": "prompter", "lang": "en"},
-    {"message_id": "2", "parent_id": "1", "text": "Hello", "role": "assistant", "rank": 0},
-    {"message_id": "3", "parent_id": "1", "text": "Go away", "role": "assistant", "rank": 1},
-    {"message_id": "4", "parent_id": "2", "text": "Why?", "role": "prompter"},
-    {"message_id": "5", "parent_id": "4", "text": "So.", "role": "assistant", "rank": 1},
-    {"message_id": "6", "parent_id": "4", "text": "Because.", "role": "assistant", "rank": 0},
-]
-
-
 def test_messages_of_trees_are_prompts_where_the_user_speaks(tmp_path):
     assert prompts(tmp_path, OASST) == [
         [("user", "Hi")],
-        None,
-        None,
+        "assistant",
+        "assistant",
         [("user", "Hi"), ("assistant", "Hello"), ("user", "Why?")],
-        None,
-        None,
+        "assistant",
+        "assistant",
     ]
     with pytest.raises(CaiError, match="answers the message '2', which is not in the file"):
         prompts(tmp_path, [OASST[0], OASST[3]])
@@ -72,9 +41,9 @@ def test_ranked_replies_are_comparisons_as_rows_and_as_trees(tmp_path):
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"role": "assistant", "content": "I am no prompt."}, None),
+        ({"role": "assistant", "content": "I am no prompt."}, "assistant"),
         ({"role": "user", "content": "Hi"}, [("user", "Hi")]),
-        ({"speaker": "Assistant", "prompt": "I am no prompt."}, None),
+        ({"speaker": "Assistant", "prompt": "I am no prompt."}, "assistant"),
         ({"author": "Ann", "prompt": "Hi"}, [("user", "Hi")]),
         ({"prompt": None, "text": "An article."}, None),
         ({"instruction": None, "input": "x"}, None),
@@ -119,10 +88,6 @@ def test_whose_text_it_is(tmp_path, row, expected):
         ({"text": "<|im_start|>user\nHi<|im_end|>"}, "a chat template has already written"),
         ({"text": "### Human: Hi### Assistant: Yo"}, "a chat template has already written"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
-            "a part of type 'image_url'",
-        ),
-        (
             {"messages": "[{'role': 'user', 'content': oops}]"},
             "looks like a list of messages as text, but",
         ),
@@ -130,7 +95,7 @@ def test_whose_text_it_is(tmp_path, row, expected):
             {"prompt": "[{'content': 'x', 'role': 'user'}\n {'content': 'y', 'role': 'user'}]"},
             "looks like a list of messages as text, but",
         ),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "no known `role`"),
+        ({"messages": [{"role": "teacher", "content": "x"}]}, "no known `role`"),
     ],
 )
 def test_what_nobody_can_tell_is_refused(tmp_path, row, said):

@@ -60,6 +60,8 @@ def test_blank_and_duplicate_prompts_are_left_out_and_counted(tmp_path, caplog):
     assert report.counts == {
         "read": 8,
         "empty": 2,
+        "not_the_users": 0,
+        "unreadable": 0,
         "duplicates": 3,
         "beyond_limit": 0,
         "prompts": 3,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
-from cai.data.conversation import strip_thinking
 from cai.data.prompts.layouts import judged_pairs
 from cai.data.prompts.near_duplicates import near_duplicate_groups
 from cai.data.prompts.preferred import Judged
@@ -28,7 +26,8 @@ def comparison_rows(
 ) -> list[ComparisonRow]:
     """Read human comparisons in any of the known layouts, as `load_comparisons` describes them.
 
-    Thinking blocks are removed from the responses, as they are from those that models write here.
+    Thinking blocks are removed from the responses and from earlier turns, as they are from those
+    that models write here.
 
     Raises:
         CaiError: A record has none of the known layouts, or no record can be used.
@@ -36,18 +35,13 @@ def comparison_rows(
     pairs, layouts = judged_pairs(records, source)
     say_what_was_read(source.path, records, [layouts])
     rows: dict[str, ComparisonRow] = {}
-    thought = 0
-    for judged in pairs:
-        pair = _without_thinking(judged)
-        thought += pair is not judged
+    for pair in pairs:
         row = _row(pair, seed)
         rows.setdefault(row.key, row)
     states = Counter(row.state for row in rows.values())
     if not states["ok"]:
         problem = next(row.error for row in rows.values())
         raise CaiError(f"{source.path} has no usable comparison. The first row: {problem}")
-    if thought:
-        log.warning("%s: thinking was removed from %d comparisons.", source.path, thought)
     if len(rows) < len(pairs):
         log.warning(
             "%s: comparisons left out as exact duplicates: %d of %d.",
@@ -56,7 +50,13 @@ def comparison_rows(
             len(pairs),
         )
     if states["ok"] < len(rows):
-        log.warning("%s: states of the comparisons: %s.", source.path, dict(states))
+        problem = next(row.error for row in rows.values() if row.state != "ok")
+        log.warning(
+            "%s: states of the comparisons: %s. The first that is not ok: %s",
+            source.path,
+            dict(states),
+            problem,
+        )
     return draw_limit(list(rows.values()), source.limit, seed)
 
 
@@ -85,23 +85,6 @@ def exclude_held_out(
             len(rows) - len(kept),
         )
     return kept
-
-
-def _without_thinking(pair: Judged) -> Judged:
-    """Remove thinking blocks; a comparison that is nothing without them becomes a state."""
-    stripped = [strip_thinking(text) for text in pair.responses]
-    if stripped == [text.strip() for text in pair.responses]:
-        return pair
-    pair = replace(pair, responses=(stripped[0], stripped[1]))
-    if pair.state != "ok":
-        return pair
-    if not all(stripped):
-        error = f"response {stripped.index('') + 1} has thinking and no answer"
-        return replace(pair, label=None, state="unparsed", error=error)
-    if stripped[0] == stripped[1]:
-        error = "the two responses are identical but for their thinking"
-        return replace(pair, label=None, state="tie", error=error)
-    return pair
 
 
 def _row(pair: Judged, seed: int) -> ComparisonRow:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import cast
 
 from cai.data.conversation import Conversation, Message, Role
-from cai.data.prompts.record import PROMPT_COLUMNS, Record
+from cai.data.prompts.record import PROMPT_COLUMNS, LeftOut, Record
 from cai.data.prompts.turns import (
     checked_text,
     earlier_turns,
     is_conversation,
+    is_tool,
     role_of,
     texts_of,
     turns_of,
@@ -56,6 +57,7 @@ def prompt_row(record: Record, source: SourceSettings, kind: Kind) -> PromptRow 
     """Return the prompt in a record, not yet split, or None when it is blank.
 
     Raises:
+        LeftOut: As `prompt_of`.
         CaiError: The source's column is missing, or what it holds is no prompt.
     """
     messages = prompt_of(record, source.column)
@@ -84,23 +86,27 @@ def prompt_of(record: Record, column: str | None = None) -> Conversation | None:
             None, whatever it holds.
 
     Returns:
-        The conversation; None when it is blank, null, or one message that is not the user's.
+        The conversation, without the thinking of models; None when it is blank or null.
 
     Raises:
+        LeftOut: The row is one message that is not the user's, or has turns of tools or parts that
+            are no text.
         CaiError: The column is missing, or what it holds is no prompt.
     """
     name = prompt_column(record, column)
-    if column is None and isinstance(record.peek(name), str) and _speaker(record, name) != "user":
-        return None
+    if column is None and isinstance(record.peek(name), str):
+        speaker = _speaker(record, name)
+        if speaker != "user":
+            raise LeftOut(f"{record.where} is a message of the {speaker}'s.", "assistant")
     if column is None and name == "instruction":
         turns = _instruction_turns(record)
     else:
         turns = _turns_in(record, name)
-    if until_user(turns, record.where) is None:
+    if until_user(turns, record) is None:
         return None
     if column is None and name != "instruction":
         turns = _with_context(record, name, turns)
-    return until_user(with_earlier_turns(record, turns), record.where)
+    return until_user(with_earlier_turns(record, turns), record)
 
 
 def prompt_column(record: Record, column: str | None = None) -> str:
@@ -238,8 +244,11 @@ def _speaker(record: Record, name: str) -> Role:
     """Return whose text this is, by a role beside it; the user's without one.
 
     Raises:
+        LeftOut: It is a tool's.
         CaiError: The row is one message, and its role is not known.
     """
+    if is_tool(record.peek("role")):
+        raise LeftOut(f"{record.where} is a message of a tool's.", "unreadable")
     known: Role | None = None
     for column in _SPEAKER_COLUMNS:
         if known is None and role_of(record.peek(column)) is not None:

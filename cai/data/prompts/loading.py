@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cai.data.prompts.readers import ComparisonPurpose, Reader, reader_of
+from cai.data.prompts.record import LeftOut
 from cai.data.prompts.splitting import draw_limit, split_tasks, with_tasks
 from cai.data.records import ComparisonRow, Kind, PromptRow, Split, content_hash
 from cai.settings import PromptsSettings, SourceSettings
@@ -22,7 +23,8 @@ class PromptReport:
 
     Attributes:
         rows: The prompts in the order of the sources, those with a split of their own first.
-        counts: How many rows were `read`, left out as `empty`, as exact `duplicates` or as
+        counts: How many rows were `read`, left out as `empty`, as messages that are
+            `not_the_users`, as `unreadable` (turns of tools, images), as exact `duplicates` or as
             `beyond_limit`, and how many `prompts` in how many `tasks` were kept; sources with a
             split of their own do not count.
     """
@@ -56,7 +58,7 @@ def load_prompts(settings: PromptsSettings, *, seed: int, base_dir: Path) -> Pro
         for kind, reader in readers
         if reader.own_split
         for row in reader.prompts(kind, seed=seed)
-        if row
+        if isinstance(row, PromptRow)
     ]
     counts: Counter[str] = Counter()
     seen = {content_hash(row.messages) for row in given}
@@ -65,14 +67,17 @@ def load_prompts(settings: PromptsSettings, *, seed: int, base_dir: Path) -> Pro
         if reader.own_split:
             continue
         read = reader.prompts(kind, seed=seed)
-        found = [row for row in read if row]
+        found = [row for row in read if isinstance(row, PromptRow)]
+        left_out = Counter(row.reason for row in read if isinstance(row, LeftOut))
         distinct = [row for row in _first_of_each(found) if row.key not in seen]
         kept = draw_limit(distinct, reader.source.limit, seed)
         seen.update(row.key for row in kept)
         rows += kept
         counts.update(
             read=len(read),
-            empty=len(read) - len(found),
+            empty=read.count(None),
+            not_the_users=left_out["assistant"],
+            unreadable=left_out["unreadable"],
             duplicates=len(found) - len(distinct),
             beyond_limit=len(distinct) - len(kept),
         )

@@ -9,7 +9,7 @@ from cai.data.conversation import Conversation, Message
 from cai.data.prompts.extraction import prompt_of, with_earlier_turns
 from cai.data.prompts.record import PROMPT_COLUMNS, Record
 from cai.data.prompts.transcripts import is_transcript, join_turns, split_turns
-from cai.data.prompts.turns import checked_text, turns_of, until_user
+from cai.data.prompts.turns import checked_text, said, spoken, turns_of, until_user
 from cai.data.records import State
 from cai.errors import CaiError
 
@@ -49,17 +49,25 @@ def unreadable(error: str) -> Judged:
 def checked(
     record: Record, messages: Conversation, responses: tuple[str, str], label: float
 ) -> Judged:
-    """Refuse what teaches nothing: an empty response, two equal ones, a tie."""
-    if not all(responses):
-        number = responses.index("") + 1
-        error = f"{record.where}: response {number} is empty"
-        return Judged(messages, responses, None, "unparsed", error)
-    if responses[0] == responses[1]:
-        error = f"{record.where}: the two responses are identical"
-        return Judged(messages, responses, None, "tie", error)
+    """Remove thinking, and refuse what teaches nothing: an empty response, equal ones, a tie."""
+    plain = without_thinking(record, responses)
+    if not all(plain):
+        number = plain.index("")
+        what = "has thinking and no answer" if responses[number] else "is empty"
+        error = f"{record.where}: response {number + 1} {what}"
+        return Judged(messages, plain, None, "unparsed", error)
+    if plain[0] == plain[1]:
+        alike = "" if responses[0] == responses[1] else " but for their thinking"
+        error = f"{record.where}: the two responses are identical{alike}"
+        return Judged(messages, plain, None, "tie", error)
     if label == 0.5:
-        return Judged(messages, responses, None, "tie", f"{record.where}: judged equally good")
-    return Judged(messages, responses, label)
+        return Judged(messages, plain, None, "tie", f"{record.where}: judged equally good")
+    return Judged(messages, plain, label)
+
+
+def without_thinking(record: Record, responses: tuple[str, str]) -> tuple[str, str]:
+    """Remove the thinking of models from two responses."""
+    return said(responses[0], record), said(responses[1], record)
 
 
 def asked(record: Record, column: str | None) -> Conversation | None:
@@ -95,20 +103,21 @@ def preferred(
     stated = not whole and _has_prompt(record, column)
     sides = [_side(record, name, prompt, stated=stated) for name in (better, worse)]
     joined = [join_turns(turns) for turns in sides]
-    messages = joined[0][:-1]
+    messages = tuple(spoken(joined[0][:-1], record))
     responses = (joined[0][-1].content, joined[1][-1].content)
-    if sides[0][:-1] != sides[1][:-1]:
+    plain = without_thinking(record, responses)
+    if spoken(sides[0][:-1], record) != spoken(sides[1][:-1], record):
         lengths = " and ".join(str(len(turns)) for turns in sides)
         error = f"{record.where}: the prompts differ before the last turn ({lengths} turns)"
-        return Judged(messages, responses, None, "failed", error)
+        return Judged(messages, plain, None, "failed", error)
     for name, turns in zip((better, worse), sides, strict=True):
         if not turns[-1].content:
             error = f"{record.where}: the last turn of `{name}` is empty"
-            return Judged(messages, responses, None, "unparsed", error)
+            return Judged(messages, plain, None, "unparsed", error)
     scores = _scores(record)
     if scores is not None and scores[0] < scores[1]:
         error = f"{record.where}: `{better}` has the lower score ({scores[0]:g} < {scores[1]:g})"
-        return Judged(messages, responses, None, "failed", error)
+        return Judged(messages, plain, None, "failed", error)
     tie = scores is not None and scores[0] == scores[1]
     return checked(record, messages, responses, 0.5 if tie else 1.0)
 
@@ -121,7 +130,9 @@ def _has_prompt(record: Record, column: str | None) -> bool:
 def _side(record: Record, name: str, prompt: Conversation | None, *, stated: bool) -> list[Message]:
     """Return the conversation that ends with this answer, turns not joined."""
     value = record.get(name)
-    if isinstance(value, str) and not (is_transcript(value) and _holds(value, prompt, stated)):
+    if isinstance(value, str) and not (
+        is_transcript(value) and _holds(record, value, prompt, stated=stated)
+    ):
         answer = _answer(value, name, record.where)
     else:
         answer = turns_of(value, name, record.where)
@@ -148,12 +159,12 @@ def _answer(value: str, name: str, where: str) -> list[Message]:
     return [Message(role="assistant", content=checked_text(value, name, where))]
 
 
-def _holds(text: str, prompt: Conversation | None, stated: bool) -> bool:
+def _holds(record: Record, text: str, prompt: Conversation | None, *, stated: bool) -> bool:
     """Say whether a transcript holds the prompt that stands beside it."""
     if prompt is None:
         return not stated
     turns = split_turns(checked_text(text, "", ""))
-    asked_in = until_user(turns, "")
+    asked_in = until_user(turns, record)
     users = [turn.content for turn in turns if turn.role == "user"]
     return asked_in == prompt or prompt[-1].content in users
 

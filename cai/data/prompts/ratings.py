@@ -8,16 +8,18 @@ from typing import Any, cast
 
 from cai.data.conversation import Conversation
 from cai.data.prompts.extraction import prompt_of, with_earlier_turns
-from cai.data.prompts.record import Record, say_what_was_read
+from cai.data.prompts.record import LeftOut, Record, read_each, say_what_was_read
 from cai.data.prompts.splitting import draw_limit
-from cai.data.prompts.turns import checked_text, turns_of, until_user
+from cai.data.prompts.turns import checked_text, said, turns_of, until_user
 from cai.data.records import HIGHEST, LOWEST, RatedRow, content_hash
 from cai.errors import CaiError
 from cai.settings import SourceSettings
 
 
 def rated_rows(records: Iterable[Record], source: SourceSettings, seed: int) -> list[RatedRow]:
-    """Read transcripts with ratings, each once.
+    """Read transcripts with ratings, each once, without the thinking of models.
+
+    Rows with turns of tools, or with an answer that is thinking alone, are left out, and said.
 
     Args:
         records: Each has a `rating` from 0 (harmless) to 4, and either a whole conversation that
@@ -30,8 +32,11 @@ def rated_rows(records: Iterable[Record], source: SourceSettings, seed: int) -> 
         CaiError: A record has no conversation or no such rating.
     """
     records = list(records)
-    rows = {row.key: row for row in (_rated(record, source.column) for record in records)}
+    found = read_each(source.path, records, lambda record: _rated(record, source.column))
+    rows = {row.key: row for row in found if isinstance(row, RatedRow)}
     say_what_was_read(source.path, records, ["rated conversations"])
+    if not rows:
+        raise CaiError(f"{source.path}: none of its {len(records)} rows can be used.")
     return draw_limit(list(rows.values()), source.limit, seed)
 
 
@@ -63,11 +68,14 @@ def _conversation(record: Record, column: str | None) -> tuple[Conversation, str
         usual = ("transcript", "messages", "conversation", "conversations")
         name = column or next((n for n in usual if record.has(n)), None)
         turns = turns_of(record.get(name), name, record.where) if name else []
-        messages = until_user(with_earlier_turns(record, turns), record.where)
+        messages = until_user(with_earlier_turns(record, turns), record)
         response = turns[-1].content if turns and turns[-1].role == "assistant" else ""
     if messages is None or not response:
         raise CaiError(
             f"{record.where} holds no conversation that ends with an answer (it has "
             f"{record.columns()}). Give a `transcript`, `messages`, or a prompt and a `response`."
         )
-    return messages, response
+    answer = said(response, record)
+    if not answer:
+        raise LeftOut(f"{record.where}: the response has thinking and no answer.", "unreadable")
+    return messages, answer

@@ -13,7 +13,7 @@ from cai.data.prompts.comparisons import comparison_rows
 from cai.data.prompts.extraction import layout_name, prompt_row
 from cai.data.prompts.files import find_file, read_file
 from cai.data.prompts.ratings import rated_rows
-from cai.data.prompts.record import Record, say_what_was_read
+from cai.data.prompts.record import LeftOut, Record, read_each, say_what_was_read
 from cai.data.prompts.trees import with_threads
 from cai.data.records import ComparisonRow, Kind, PromptRow, RatedRow
 from cai.errors import CaiError
@@ -56,20 +56,21 @@ class Reader(ABC):
     def fingerprint(self, purpose: Purpose) -> str | None:
         """Name what the source holds, so that a change is noticed; None leaves it out."""
 
-    def prompts(self, kind: Kind, *, seed: int) -> Sequence[PromptRow | None]:  # noqa: ARG002
-        """Return the prompts in their order, None for each blank row.
+    def prompts(self, kind: Kind, *, seed: int) -> Sequence[PromptRow | LeftOut | None]:  # noqa: ARG002
+        """Return the prompts in their order, or why a row has none; None for each blank row.
 
         With `own_split` these are at most `source.limit`, drawn with the seed. Otherwise they are
         all, under the hash of their messages: `load_prompts` draws the limit, and splits them.
         """
         records = with_threads(self.records())
-        rows = [prompt_row(record, self.source, kind) for record in records]
-        layouts = [layout_name(record, self.source.column) for record in records]
-        say_what_was_read(self.source.path, records, layouts)
-        if not any(rows):
+        source = self.source
+        rows = read_each(source.path, records, lambda record: prompt_row(record, source, kind))
+        layouts = [layout_name(record, source.column) for record in records]
+        say_what_was_read(source.path, records, layouts)
+        if not any(isinstance(row, PromptRow) for row in rows):
+            what = "left out" if any(rows) else "blank"
             raise CaiError(
-                f"{self.source.path} holds no prompt: all of its {len(rows)} rows are blank. "
-                "Fill them."
+                f"{source.path} holds no prompt: all of its {len(rows)} rows are {what}. Fill them."
             )
         return rows
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from cai.errors import CaiError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,30 @@ PROMPT_COLUMNS = (
 """Where a prompt usually stands, the most telling name first; upper and lower case are the same."""
 
 
+LeftOutFor = Literal["assistant", "unreadable"]
+
+_LEFT_OUT: dict[LeftOutFor, str] = {
+    "assistant": "messages of the assistant's, which are no prompts (in a tree they stand before "
+    "the user's messages that follow them)",
+    "unreadable": "conversations of which not everything is text between user and assistant",
+}
+
+T = TypeVar("T")
+
+
+class LeftOut(CaiError):  # noqa: N818 (a row's state)
+    """One row cannot be used; the other rows of its source can.
+
+    Attributes:
+        reason: What the row is.
+    """
+
+    def __init__(self, message: str, reason: LeftOutFor) -> None:
+        """Say what is wrong, and what the row is."""
+        super().__init__(message)
+        self.reason: LeftOutFor = reason
+
+
 @dataclass(frozen=True)
 class Record:
     """A row as its file has it.
@@ -35,12 +62,14 @@ class Record:
         where: File and line (or row), for messages.
         form: The format of its file in words, for messages.
         used: The columns that have been read, in lower case.
+        thinking: Not empty if a model's thinking was removed from the row.
     """
 
     fields: Mapping[str, object]
     where: str
     form: str = "rows"
     used: set[str] = field(default_factory=set[str], compare=False, repr=False)
+    thinking: set[str] = field(default_factory=set[str], compare=False, repr=False)
 
     @classmethod
     def of(cls, value: object, where: str) -> Record:
@@ -72,6 +101,39 @@ class Record:
         return (name.lower() for name in self.fields)
 
 
+def read_each(
+    path: str, records: Sequence[Record], read: Callable[[Record], T | None]
+) -> list[T | LeftOut | None]:
+    """Read every record; those that must be left out are counted, and the first is named.
+
+    Args:
+        path: The source.
+        records: All of its rows.
+        read: Reads a row; None if it is blank.
+
+    Returns:
+        What was read, in order.
+    """
+    found: list[T | LeftOut | None] = []
+    for record in records:
+        try:
+            found.append(read(record))
+        except LeftOut as error:
+            found.append(error)
+    for reason, what in _LEFT_OUT.items():
+        these = [one for one in found if isinstance(one, LeftOut) and one.reason == reason]
+        if these:
+            log.warning(
+                "%s: left out %d of %d rows: %s. The first: %s",
+                path,
+                len(these),
+                len(records),
+                what,
+                these[0],
+            )
+    return found
+
+
 def say_what_was_read(path: str, records: Sequence[Record], layouts: Sequence[str]) -> None:
     """Say in one line how a source was read, and name each column that was not used.
 
@@ -94,6 +156,9 @@ def say_what_was_read(path: str, records: Sequence[Record], layouts: Sequence[st
         _named([name for name in columns if name not in unused]),
         f"; not used: {_named(unused)}" if unused else "",
     )
+    thought = sum(bool(record.thinking) for record in records)
+    if thought:
+        log.warning("%s: models' thinking was removed from %d of the rows.", path, thought)
 
 
 def _named(names: Sequence[str]) -> str:

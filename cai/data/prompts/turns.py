@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from cai.data.conversation import Conversation, Message, Role
+from cai.data.conversation import Conversation, Message, Role, strip_thinking
+from cai.data.prompts.record import LeftOut, Record
 from cai.data.prompts.transcripts import ROLES, is_transcript, join_turns, split_turns, strip_markup
 from cai.errors import CaiError
 
@@ -17,6 +18,19 @@ ALTERNATING = ("conversation", "conversations", "messages", "history")
 
 _ROLE_KEYS = ("role", "from", "speaker")
 _TEXT_KEYS = ("content", "value", "text")
+TOOL_ROLES = (
+    "environment",
+    "function",
+    "function_call",
+    "function_response",
+    "ipython",
+    "observation",
+    "tool",
+    "tool_call",
+    "tool_response",
+    "tool_result",
+)
+_CALLS = ("tool_calls", "function_call")
 _WRAPPERS = ("messages", "conversation", "conversations")
 _LIST_OF_MESSAGES = re.compile(
     r"\s*\[?\s*\{\s*(['\"])(?:role|from|content|value|messages|message_id|text)\1\s*:"
@@ -58,9 +72,17 @@ def message_of(item: Mapping[str, object], name: str, where: str) -> Message:
     """Read {role, content}, {from, value} or {role, text}; null keys count as missing.
 
     Raises:
+        LeftOut: It is a tool's turn, calls a tool, or has a part that is no text.
         CaiError: The role is not known, or the content is not text.
     """
     given = _first(item, _ROLE_KEYS)
+    if is_tool(given) or any(item.get(name) for name in _CALLS):
+        what = "a turn of a tool's" if is_tool(given) else "a turn that calls a tool"
+        raise LeftOut(
+            f"{where}: `{name}` has {what} (role {str(given)[:20]!r}); only what user, assistant "
+            "and system say can be read.",
+            "unreadable",
+        )
     role = role_of(given)
     if role is None:
         raise CaiError(
@@ -76,8 +98,33 @@ def role_of(given: object) -> Role | None:
     return ROLES.get(str(given).strip().lower())
 
 
-def until_user(turns: Sequence[Message], where: str) -> Conversation | None:
+def is_tool(given: object) -> bool:
+    """Say whether this is a usual name of a tool's role."""
+    return str(given).strip().lower() in TOOL_ROLES
+
+
+def spoken(turns: Sequence[Message], record: Record) -> list[Message]:
+    """Remove the thinking of models from the assistant's turns; the record keeps that it was so."""
+    return [
+        turn.model_copy(update={"content": said(turn.content, record)})
+        if turn.role == "assistant"
+        else turn
+        for turn in turns
+    ]
+
+
+def said(answer: str, record: Record) -> str:
+    """Remove thinking blocks from an answer; the record keeps that it had some."""
+    without = strip_thinking(answer)
+    if without != answer.strip():
+        record.thinking.add("removed")
+    return without
+
+
+def until_user(turns: Sequence[Message], record: Record) -> Conversation | None:
     """Cut a conversation after the user's last turn; None when that turn is blank.
+
+    The thinking of models is removed from the turns of the assistant's.
 
     Raises:
         CaiError: There are turns, but none of the user's.
@@ -85,9 +132,11 @@ def until_user(turns: Sequence[Message], where: str) -> Conversation | None:
     last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
     if last is None:
         if any(turn.content for turn in turns):
-            raise CaiError(f"{where} has no turn of the user's, so there is nothing to answer.")
+            raise CaiError(
+                f"{record.where} has no turn of the user's, so there is nothing to answer."
+            )
         return None
-    conversation = join_turns(turns[: last + 1])
+    conversation = join_turns(spoken(turns[: last + 1], record))
     return conversation if conversation[-1].content else None
 
 
@@ -207,9 +256,10 @@ def _content(value: object, name: str, where: str) -> str:
         if isinstance(part, Mapping):
             fields = cast("Mapping[str, object]", part)
             if fields.get("type") not in ("text", "input_text", "output_text"):
-                raise CaiError(
+                raise LeftOut(
                     f"{where}: a message in `{name}` holds a part of type "
-                    f"{fields.get('type')!r:.40}; only text can be read. Remove the row."
+                    f"{fields.get('type')!r:.40}; only text can be read.",
+                    "unreadable",
                 )
             inner = fields.get("text")
         texts.append(checked_text(inner, name, where))

@@ -9,12 +9,13 @@ from itertools import combinations
 from typing import Any, cast
 
 from cai.data.conversation import Conversation, Message
-from cai.data.prompts.preferred import Judged, asked, checked, unreadable
+from cai.data.prompts.preferred import Judged, asked, checked, unreadable, without_thinking
 from cai.data.prompts.record import Record
 from cai.data.prompts.trees import ranked_replies
 from cai.data.prompts.turns import (
     checked_text,
     message_of,
+    spoken,
     structure,
     texts_of,
     turns_of,
@@ -139,9 +140,9 @@ def arena_conversations(record: Record, column: str | None) -> list[Judged]:  # 
     for name, turns in zip(names, sides, strict=True):
         if not turns or turns[-1].role != "assistant":
             raise CaiError(f"{record.where}: `{name}` does not end with an answer.")
-    messages = until_user(sides[0], record.where) or ()
+    messages = until_user(sides[0], record) or ()
     responses = (sides[0][-1].content, sides[1][-1].content)
-    if sides[0][:-1] != sides[1][:-1]:
+    if spoken(sides[0][:-1], record) != spoken(sides[1][:-1], record):
         return [_differing(record, messages, responses)]
     return [checked(record, messages, responses, label)]
 
@@ -159,7 +160,7 @@ def arena_responses(record: Record, column: str | None) -> list[Judged]:  # noqa
     turns: list[Message] = []
     for question, answer in zip(questions, answers[0], strict=True):
         turns += [Message(role="user", content=question), Message(role="assistant", content=answer)]
-    messages = until_user(turns, record.where)
+    messages = until_user(turns, record)
     if messages is None:
         raise _blank(record)
     responses = (answers[0][-1], answers[1][-1])
@@ -199,7 +200,7 @@ def tree(record: Record, column: str | None) -> list[Judged]:  # noqa: ARG001
     pairs: list[Judged] = []
     for path, replies in ranked_replies(record):
         turns = [message_of(node, "prompt", record.where) for node in path]
-        messages = until_user(turns, record.where)
+        messages = until_user(turns, record)
         if messages is None:
             raise _blank(record)
         scored = [
@@ -257,7 +258,7 @@ def _blank(record: Record) -> CaiError:
 
 def _differing(record: Record, messages: Conversation, responses: tuple[str, str]) -> Judged:
     error = f"{record.where}: the prompts differ before the last turn"
-    return Judged(messages, responses, None, "failed", error)
+    return Judged(messages, without_thinking(record, responses), None, "failed", error)
 
 
 def _whole(value: object) -> int | None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from cai.data.prompts import (
+    PromptReport,
     exclude_held_out,
     fingerprints,
     load_comparisons,
@@ -52,13 +53,19 @@ def _run(context: Context[PromptsSettings]) -> dict[str, Any]:
     return {
         "rows": len(report.rows),
         "rows_reused": 0,
-        "states": dict(Counter(row.state for row in report.rows)),
+        "states": dict(_states(report)),
         "splits": dict(Counter(f"{row.kind} {row.split}" for row in report.rows)),
         "comparisons": dict(Counter(row.state for row in comparisons)),
         "comparisons_of_held_out_prompts": len(read) - len(kept),
         **report.counts,
         "seconds": round(time.monotonic() - started, 2),
     }
+
+
+def _states(report: PromptReport) -> Counter[str]:
+    """Count the prompts by state, and rows that no prompt can be made of as `unparsed`."""
+    unparsed = Counter({"unparsed": report.counts.get("unreadable", 0)})
+    return Counter(row.state for row in report.rows) + unparsed
 
 
 STAGE = Stage(
