@@ -42,7 +42,7 @@ quickstart: .venv/installed
 		&& echo "Ran in $$(( $$($(SECONDS_NOW)) - start )) s (installation not counted)."
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov=cai --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal --cov=cai --cov-report=term:skip-covered --cov-fail-under=90
 
 test-unit: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 -m "not slow and not gpu and not vllm" \

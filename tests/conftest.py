@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +16,25 @@ from hypothesis import settings  # noqa: E402
 
 settings.register_profile("cai", deadline=None)  # a busy machine is no failure
 settings.load_profile("cai")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Measure no coverage in tests marked `untraced`, nor in the fixtures that they are first with.
+
+    The mark is on long tests of lines that others cover: tracing makes them half as slow again.
+    pytest-cov's own mark leaves out fixtures, and does nothing in the workers of pytest-xdist.
+    """
+    if item.get_closest_marker("untraced") is None:
+        return (yield)
+    tracers = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracers[0])
+        threading.settrace(tracers[1])
 
 
 @pytest.fixture(scope="session")

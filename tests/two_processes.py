@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ def together(function: Callable[[], None], **variables: str) -> list[str]:
     failures = fork.SimpleQueue()
 
     def one(rank: int) -> None:
+        sys.settrace(None)  # what coverage measures here is lost with the process
         os.environ.update(variables, RANK=f"{rank}", LOCAL_RANK=f"{rank}", WORLD_SIZE="2")
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}")
         # What earlier tests left in the parent.

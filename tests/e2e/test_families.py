@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_models import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 STAGES = (
     *("prompts", "revise", "sft", "compare", "preference", "ppo"),
     *("harmfulness", "evaluate", "report"),

@@ -15,6 +15,7 @@ HH_RLHF = DATA / "preferences/hh-rlhf-harmless-base.jsonl"
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.untraced,
     pytest.mark.skipif(
         not DATA.exists(), reason="the public data files are not beside the checkout"
     ),

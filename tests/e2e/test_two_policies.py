@@ -9,7 +9,7 @@ from tiny_models import make_tiny_model
 
 from cai.evaluate.rates import rate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.untraced]
 
 MORE = """\
 second-sft: {stage: sft, from: sl-cai, learning_rate: 1.0e-3, batch_size: 8, max_length: 4096}

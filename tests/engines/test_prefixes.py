@@ -78,19 +78,26 @@ def test_rows_that_begin_alike_are_sampled_as_alone(model, alone, max_batch_toke
     assert_same(loop(model, max_batch_tokens).run(asked), expected)
 
 
-@pytest.mark.parametrize("prefix_tokens", [90, 10_000])
-def test_what_follows_a_completion_is_sampled_as_without_its_states(model, alone, prefix_tokens):
-    asked, expected = alone
-    decode = loop(model, 400, prefix_tokens=prefix_tokens)
-    assert_same(submitted(decode, asked), expected)
+@pytest.fixture(scope="module")
+def followed_alone(model, alone):
+    """What goes on from each completion of the family tree, and what that says alone."""
     followed = [
         dataclasses.replace(request, prompt_ids=(*request.prompt_ids, *tokens, 9, 8, 7))
-        for request, (tokens, _, _) in zip(asked, expected, strict=True)
+        for request, (tokens, _, _) in zip(*alone, strict=True)
     ]
-    said = submitted(decode, followed)
+    said = [loop(model).run([request])[0] for request in followed]
+    return followed, [(c.token_ids, c.logprobs, c.finish) for c in said]
+
+
+@pytest.mark.parametrize("prefix_tokens", [90, 10_000])
+def test_what_follows_a_completion_is_sampled_as_without_its_states(
+    model, alone, followed_alone, prefix_tokens
+):
+    decode = loop(model, 400, prefix_tokens=prefix_tokens)
+    for asked, expected in (alone, followed_alone):
+        said = submitted(decode, asked)
+        assert_same(said, expected)
     assert sum(completion.cached for completion in said) > 0
-    without = [loop(model).run([request])[0] for request in followed]
-    assert_same(said, [(c.token_ids, c.logprobs, c.finish) for c in without])
 
 
 def submitted(decode, asked):
@@ -128,17 +135,25 @@ def test_a_request_that_goes_on_at_once_starts_from_all_that_was_said(model, oth
         assert_same([said[index]], [(alone.token_ids, alone.logprobs, alone.finish)])
 
 
-@pytest.mark.parametrize("max_batch_tokens", [1, 500, 100_000])
-def test_questions_that_begin_alike_are_scored_as_alone(model, max_batch_tokens):
+@pytest.fixture(scope="module")
+def scored_alone(model):
+    """Questions on the family tree, and the answer to each one alone."""
     options = ((40, 50), (40,), (60, 70, 80))
     questions = [
         TokenQuestion(prompt, options[: 1 + i % 3]) for i, prompt in enumerate(family_tree())
     ]
+    return questions, [
+        score_options(model, [question], max_batch_tokens=100_000)[0] for question in questions
+    ]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 500, 100_000])
+def test_questions_that_begin_alike_are_scored_as_alone(model, scored_alone, max_batch_tokens):
+    questions, expected = scored_alone
     prefixes = Prefixes(300)
     for _ in range(2):
         got = score_options(model, questions, max_batch_tokens=max_batch_tokens, prefixes=prefixes)
-        for question, answer in zip(questions, got, strict=True):
-            (alone,) = score_options(model, [question], max_batch_tokens=100_000)
+        for answer, alone in zip(got, expected, strict=True):
             np.testing.assert_allclose(answer.logprobs, alone.logprobs, atol=1e-4)
 
 

@@ -104,9 +104,11 @@ def test_saving_keeps_the_weights(small_steps, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_minute_of_training_makes_the_loss_fall_on_documents_it_never_saw(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "DOCUMENTS_PER_STEP", 12)
+@pytest.mark.untraced
+def test_some_training_makes_the_loss_fall_on_documents_it_never_saw(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "DOCUMENTS_PER_STEP", 4)
     monkeypatch.setattr(training, "TOKENIZER_DOCUMENTS", 300)
+    monkeypatch.setattr(training, "WARM_UP_STEPS", 10)
     trainer = resume(tmp_path / "none.pt", seed=0)
     rng = random.Random("documents of no step")
     examples = [encode(trainer.writer.write(rng), trainer.chat) for _ in range(24)]
@@ -117,7 +119,7 @@ def test_a_minute_of_training_makes_the_loss_fall_on_documents_it_never_saw(tmp_
             return (batch_loss(trainer.model, unseen) / unseen.weights.sum()).item()
 
     before = loss()
-    for step in range(100):
+    for step in range(40):
         train_step(trainer, learning_rate(step, None))
     assert before == pytest.approx(math.log(1024), abs=0.5)
-    assert loss() < before / 3
+    assert loss() < before / 2

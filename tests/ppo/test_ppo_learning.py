@@ -60,6 +60,7 @@ def mean(records: list[dict[str, float]], name: str) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 def test_the_reward_rises_and_kl_holds_it_back(
     tmp_path: Path,
     learner_of: Callable[..., Learner],
@@ -76,6 +77,7 @@ def test_the_reward_rises_and_kl_holds_it_back(
 
 
 @pytest.mark.slow
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     "changes",
     [{}, {"objective": "policy_gradient", "epochs": 1, "minibatches": 1}],

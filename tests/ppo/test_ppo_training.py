@@ -51,6 +51,19 @@ def run(tiny: Tiny, tiny_preference: Callable[[str], Path], prompt_rows: list[Pr
     return start
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture
+def whole(undisturbed: Path, run: Run) -> Path:
+    """The folder of a run that nothing killed, made once."""
+    if not (undisturbed / "model").exists():
+        run(undisturbed)
+    return undisturbed
+
+
 def kill_after(step: int) -> Callable[[Mapping[str, float]], None]:
     def on_step(metrics: Mapping[str, float]) -> None:
         if metrics["step"] == step:
@@ -111,9 +124,10 @@ def test_a_run_leaves_a_plain_model_and_its_metrics(tmp_path: Path, run: Run, ti
     assert logged == pytest.approx([record["objective/kl"] for record in records], abs=1e-6)
 
 
-def test_fact_26_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, run: Run) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(whole)
+def test_fact_26_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, run: Run, whole: Path
+) -> None:
+    killed = tmp_path / "killed"
     for step in (1, 3, 4, 5):  # before the first checkpoint, between two, on one, at the end
         with pytest.raises(KilledError):
             run(killed, on_step=kill_after(step))
@@ -170,10 +184,9 @@ def test_a_resumed_run_redoes_only_what_came_after_the_checkpoint(tmp_path: Path
 
 
 def test_a_torn_checkpoint_is_passed_over(
-    tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, run: Run, whole: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    run(whole)
+    torn = tmp_path / "torn"
     with pytest.raises(KilledError):
         run(torn, on_step=kill_after(4))
     names = [path.name for path in sorted((torn / "checkpoints").iterdir())]

@@ -83,6 +83,24 @@ def job(
     return make
 
 
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("one process")
+
+
+@pytest.fixture
+def one_process(references: Path, job: MakeJob) -> Callable[..., Path]:
+    """Return the folder of the run that one process makes of a stage, made once."""
+
+    def made(stage: str, lora_rank: int = 0) -> Path:
+        folder = references / f"{stage} {lora_rank}"
+        if not (folder / "metrics-0").exists():
+            run(job(stage, folder, lora_rank=lora_rank), folder)
+        return folder
+
+    return made
+
+
 def _pairs() -> list[tuple[str, str, float]]:
     return [(f"Line {i}." + " Fine." * (i % 4), "No.", 0.5 + i % 13 / 26) for i in range(121)]
 
@@ -175,26 +193,34 @@ def plain_files(model: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("micro", [None, 3])
 def test_two_processes_make_the_run_of_one(
-    variables: dict[str, str], stage: str, micro: int | None, tmp_path: Path, job: MakeJob
+    variables: dict[str, str],
+    stage: str,
+    micro: int | None,
+    tmp_path: Path,
+    job: MakeJob,
+    one_process: Callable[..., Path],
 ) -> None:
-    two = job(stage, tmp_path / "two", micro_batch_size=micro)
-    assert together(lambda: run(two, tmp_path / "two"), **variables) == ["", ""]
-    assert len(list((tmp_path / "two").glob("metrics-*"))) == 2
-    run(job(stage, tmp_path / "one"), tmp_path / "one")
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+    two = job(stage, tmp_path, micro_batch_size=micro)
+    assert together(lambda: run(two, tmp_path), **variables) == ["", ""]
+    assert len(list(tmp_path.glob("metrics-*"))) == 2
+    assert_same_run(tmp_path, one_process(stage))
 
 
 @pytest.mark.parametrize("variables", LAUNCHED)
 @pytest.mark.parametrize("lora_rank", [0, 2])
 def test_a_killed_run_goes_on_with_more_or_fewer_processes(
-    variables: dict[str, str], lora_rank: int, tmp_path: Path, job: MakeJob
+    variables: dict[str, str],
+    lora_rank: int,
+    tmp_path: Path,
+    job: MakeJob,
+    one_process: Callable[..., Path],
 ) -> None:
     """One process, then two; and the other way round."""
+    once = one_process("preference", lora_rank)
 
     def of(name: str, **changes: Any) -> TrainingJob:
         return job("preference", tmp_path / name, lora_rank=lora_rank, **changes)
 
-    run(of("once"), tmp_path / "once")
     often = {"checkpoint_steps": 3, "micro_batch_size": 3}
     fewer, more = of("fewer", **often), of("more", **often)
     ends = together(lambda: run(fewer, tmp_path / "fewer", dies_after=8), **variables)
@@ -202,12 +228,12 @@ def test_a_killed_run_goes_on_with_more_or_fewer_processes(
     assert (tmp_path / "fewer" / "checkpoints" / "checkpoint-6").is_dir()
     run(fewer, tmp_path / "fewer")
     assert steps_of(tmp_path / "fewer").count(1) == 1  # it did not start again
-    assert_same_run(tmp_path / "fewer", tmp_path / "once")
+    assert_same_run(tmp_path / "fewer", once)
     with pytest.raises(KilledError):
         run(more, tmp_path / "more", dies_after=8)
     assert together(lambda: run(more, tmp_path / "more"), **variables) == ["", ""]
     assert steps_of(tmp_path / "more").count(1) == 1
-    assert_same_run(tmp_path / "more", tmp_path / "once")
+    assert_same_run(tmp_path / "more", once)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +338,7 @@ def test_a_killed_process_ends_the_run_with_its_name(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddp", "fsdp2_no_reshard"])
 def test_a_stage_with_launch_trains_on_its_processes(
-    name: str, tmp_path: Path, job: MakeJob
+    name: str, tmp_path: Path, job: MakeJob, one_process: Callable[..., Path]
 ) -> None:
     made = job("sft", tmp_path / "two")
     metrics = run_training(
@@ -327,8 +353,7 @@ def test_a_stage_with_launch_trains_on_its_processes(
         base_dir=tmp_path,
         progress=Progress(Console(quiet=True)),
     )
-    run(job("sft", tmp_path / "one"), tmp_path / "one")
-    expected = json.loads((tmp_path / "one" / "metrics-0").read_text())
+    expected = json.loads((one_process("sft") / "metrics-0").read_text())
     del metrics["seconds"], expected["seconds"]
     assert metrics == pytest.approx(expected, rel=1e-5)
     assert (made.out / "model.safetensors").is_file()
