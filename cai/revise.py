@@ -136,7 +136,7 @@ class Reviser:
         """Put the response and each step into the row as soon as it is there."""
         prompt, principles = item.inputs
         examples = self.constitution.few_shot.critique
-        say = partial(self._say, engine, item.key)
+        say = partial(self._say, engine, row)
         row.response, row.ended = await say(Prompt(prompt.messages), "response")
         current = row.response
         for number, principle in enumerate(principles):
@@ -153,17 +153,18 @@ class Reviser:
             )
 
     async def _say(
-        self, engine: Engine, key: str, prompt: Prompt, *purpose: object
+        self, engine: Engine, row: RevisionRow, prompt: Prompt, *purpose: object
     ) -> tuple[str, bool]:
         """Return what the model says, and whether it came to its end."""
         completion = await engine.generate(
             GenerateRequest(
                 prompt,
-                seed=derive_seed(self.seed, key, *purpose),
+                seed=derive_seed(self.seed, row.key, *purpose),
                 max_tokens=self.settings.max_new_tokens,
                 temperature=self.settings.temperature,
             )
         )
+        row.provenance.sampling.update(completion.sampling)
         text = strip_thinking(completion.text)
         if not text:
             raise EmptyAnswer(" ".join(str(part) for part in purpose))
