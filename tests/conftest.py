@@ -37,6 +37,13 @@ def pytest_runtest_protocol(item):
         threading.settrace(tracers[1])
 
 
+@pytest.fixture(autouse=True)
+def _forget_servers():
+    """Forget what was learnt of servers: another test's may get the same port."""
+    if module := sys.modules.get("cai.engines.request_body"):
+        module.REMEMBERED.clear()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Return a function from a family to the folder of its tiny model, made once."""

@@ -1,6 +1,8 @@
 """`cai chat`: a conversation in the terminal, and a model that gives no answer."""
 
 import pytest
+from engines.scripted_server import ScriptedServer
+from engines.scripted_server import chat as answer_of
 from typer.testing import CliRunner
 
 from cai.cli import app
@@ -33,3 +35,17 @@ def test_no_answer_is_an_error_in_a_sentence(monkeypatch, problem):
     result, _ = chat(monkeypatch, answer, "Hello\n\n")
     assert result.exit_code == 1
     assert f"The model gives no answer: {problem}" in " ".join(result.stderr.split())
+
+
+def test_a_model_on_a_server_is_spoken_with_as_it_is_set():
+    pytest.importorskip("openai", reason="pip install 'cai[openai]'")
+    with ScriptedServer(answer_of("A wren.")).running() as server:
+        arguments = [
+            *("chat", f"judge@{server.url}", "--model-set", "server.omit=seed"),
+            *("--model-set", "server.rename.max_tokens=max_completion_tokens"),
+        ]
+        result = CliRunner().invoke(app, arguments, input="Name a bird.\nAnother?\n\n")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("A wren.") == 2
+    fields = {"model", "messages", "temperature", "max_completion_tokens"}
+    assert [body.keys() for body in server.asked] == [fields, fields]

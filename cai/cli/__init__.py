@@ -14,6 +14,7 @@ from cai.cli import completion, constitution, prompts
 from cai.cli.commands import Commands
 from cai.cli.evaluate_options import EvaluateOptions
 from cai.cli.options import (
+    MODEL_HELP,
     Model,
     ModelChanges,
     Seed,
@@ -273,7 +274,8 @@ def _harmfulness(
 
 @app.command("chat")
 def _chat(
-    model: Annotated[str, typer.Argument(help="A model folder, a hub id, or `playground`.")],
+    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
+    model_set: ModelChanges = None,
     transcript: Annotated[
         bool, typer.Option("--transcript", help="Use Human/Assistant transcripts (base models).")
     ] = False,
@@ -287,8 +289,7 @@ def _chat(
     from cai.cli.chat import chat_command
 
     chat_command(
-        model,
-        transcript=transcript,
+        model_settings(model, [*(model_set or []), *(["format=transcript"] if transcript else [])]),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,

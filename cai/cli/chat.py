@@ -16,30 +16,31 @@ from cai.settings import ModelSettings
 
 
 def chat_command(
-    model: str, *, transcript: bool, max_new_tokens: int, temperature: float, seed: int
+    settings: ModelSettings, *, max_new_tokens: int, temperature: float, seed: int
 ) -> None:
     """Read a person's turns from the terminal until end of input, and print the model's."""
     from cai.engines.opening import open_engine
 
-    settings = ModelSettings(path=model, format="transcript" if transcript else "chat")
     console = plain_console()
     engine = open_engine(settings)
     console.print("Type a message; an empty line ends the conversation.", style="dim")
     messages: tuple[Message, ...] = ()
-    try:
-        while text := _ask(console):
-            messages = (*messages, Message(role="user", content=text))
-            request = GenerateRequest(
-                Prompt(messages),
-                seed=derive_seed(seed, "chat", len(messages)),
-                max_tokens=max_new_tokens,
-                temperature=temperature,
-            )
-            answer = asyncio.run(_answer(engine, request))
-            console.print(answer)
-            messages = (*messages, Message(role="assistant", content=answer))
-    finally:
-        asyncio.run(engine.close())
+    # An engine belongs to one event loop.
+    with asyncio.Runner() as runner:
+        try:
+            while text := _ask(console):
+                messages = (*messages, Message(role="user", content=text))
+                request = GenerateRequest(
+                    Prompt(messages),
+                    seed=derive_seed(seed, "chat", len(messages)),
+                    max_tokens=max_new_tokens,
+                    temperature=temperature,
+                )
+                answer = runner.run(_answer(engine, request))
+                console.print(answer)
+                messages = (*messages, Message(role="assistant", content=answer))
+        finally:
+            runner.run(engine.close())
 
 
 async def _answer(engine: Engine, request: GenerateRequest) -> str:

@@ -140,11 +140,13 @@ class FeedbackJudge(Asking):
             if isinstance(step, Prompt):
                 sample_seed = derive_seed(self.seed, item.key, question.shown, sample)
                 completion = await engine.generate(_thinking(step, sample_seed, self.settings))
+                row.provenance.sampling.update(completion.sampling)
                 reasoning = strip_thinking(completion.text)
                 state = _state(reasoning, ended=completion.finish == "stop")
                 continue
             request = ScoreRequest(step.prompt(reasoning or ""), step.options)
             scores = await engine.score(request)
+            row.provenance.sampling.update(scores.sampling)
             if len(question.shown) > 2:
                 _check_order(scores, step.options)
             row.evidence.append(

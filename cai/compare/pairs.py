@@ -107,6 +107,7 @@ class Responder:
                         temperature=self.settings.temperature,
                     )
                 )
+                row.provenance.sampling.update(completion.sampling)
                 samples.append(
                     ResponseSample(
                         text=strip_thinking(completion.text),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Literal, Protocol
 
 from cai.data.conversation import Prompt
@@ -28,6 +29,10 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
 
 
+SERVERS_OWN = "the server's own"
+"""Stands in rows for what a server was not sent."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """What the model said.
@@ -38,6 +43,7 @@ class Completion:
         logprobs: log P of each sampled id under the sampling distribution, nats, same length.
         finish: `stop` (a stop token or stop text) or `length` (cut off by `max_tokens`).
         fingerprint: The weights that said it.
+        sampling: In words, what of the sampling was otherwise than asked for, by its name in rows.
     """
 
     text: str
@@ -45,6 +51,7 @@ class Completion:
     logprobs: tuple[float, ...]
     finish: Literal["stop", "length"]
     fingerprint: str
+    sampling: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,14 @@ class Scores:
         fingerprint: The weights that said it.
         bounded: Some of them are upper bounds: a server lists its likeliest tokens alone.
         unlisted: Those, by number. All are less likely than the likeliest option.
+        sampling: As in `Completion`.
     """
 
     logprobs: tuple[float, ...]
     fingerprint: str
     bounded: bool = False
     unlisted: frozenset[int] = frozenset()
+    sampling: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass
@@ -161,7 +170,8 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLong: The prompt and an option exceed the model's context.
-            Unscored: A server does not tell, or the numbers cannot be log-probabilities.
+            Unanswered: A server gave no answer.
+        Unscored: A server does not tell, or the numbers cannot be log-probabilities.
         """
         ...
 
@@ -171,6 +181,7 @@ class Engine(Protocol):
 
 
 __all__ = [
+    "SERVERS_OWN",
     "Completion",
     "Engine",
     "GenerateRequest",

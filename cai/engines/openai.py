@@ -8,7 +8,6 @@ same prompt as in every other engine; else as a transcript to the completions en
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any, Literal
@@ -36,14 +35,13 @@ from cai.engines.options import (
     questions,
     summed,
 )
+from cai.engines.request_body import body_for, complaints_of
 from cai.engines.server import ModelReport, answers_of, ask, echo_of, open_client, places_of
-from cai.engines.server_errors import NoLogprobsError, server_of, where_of
+from cai.engines.server_errors import NoLogprobsError, server_of
 from cai.engines.written import prompt_ids
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.settings import ModelSettings
-
-log = logging.getLogger(__name__)
 
 GO_ON = "Go on exactly where your last answer stopped, without repeating any of it."
 ONE_OF = "Complete your last answer with one of these and nothing else: {options}"
@@ -90,9 +88,8 @@ class OpenAIEngine:
         self._endpoint: Literal["chat", "completions"] = (
             "completions" if chat or settings.format == "transcript" else "chat"
         )
+        self._body = body_for(settings)
         self._scores = self._best_scores()
-        self._says_samples = False
-        self._listing = 20 if self._vllm else _LISTED[self._endpoint]
         self._client = open_client(settings)
         self._slots = asyncio.Semaphore(self._server.concurrency)
         self._in_flight = InFlight(self.usage)
@@ -117,7 +114,7 @@ class OpenAIEngine:
         """
         stop = (*request.stop, *self._stop_texts)
         body: dict[str, Any] = {
-            self._limit: request.max_tokens,
+            "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed % _SEEDS,
             **self._ends(stop),
@@ -138,6 +135,7 @@ class OpenAIEngine:
             logprobs=(),
             finish="stop" if ends or said.end == "ended" else "length",
             fingerprint=self._fingerprint,
+            sampling=self._body.sampled_otherwise(body),
         )
 
     async def score(self, request: ScoreRequest) -> Scores:
@@ -145,6 +143,7 @@ class OpenAIEngine:
 
         Raises:
             PromptTooLong: The server says so.
+            Unanswered: The server gave no answer.
             Unscored: The server lists none of the options, or no sampled verdict is one of them.
             CaiError: The options cannot be told apart, or as `generate`.
         """
@@ -154,7 +153,9 @@ class OpenAIEngine:
             estimates = await self._estimate(request, ids)
         self.usage.engine_calls += 1
         bounds = estimates.bounds
-        return Scores(estimates.logprobs, self._fingerprint, bool(bounds), bounds)
+        asked = {"temperature": 1 if self._scores == "samples" else 0}
+        otherwise = self._body.sampled_otherwise(asked)
+        return Scores(estimates.logprobs, self._fingerprint, bool(bounds), bounds, otherwise)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -171,6 +172,8 @@ class OpenAIEngine:
             )
         if wanted != "auto":
             return wanted
+        if not self._body.lists:
+            return "samples"
         return "exact" if self._vllm and ids else "echo" if self._vllm and text else "top"
 
     @property
@@ -180,12 +183,6 @@ class OpenAIEngine:
         if self._settings.format == "chat":
             return ()
         return tuple(f"\n\n{label}:" for label in TRANSCRIPT_LABELS)
-
-    @property
-    def _limit(self) -> str:
-        """OpenAI's newer models refuse the name that all other servers know."""
-        openais = self._endpoint == "chat" and "api.openai.com" in self._server.base_url
-        return "max_completion_tokens" if openais else "max_tokens"
 
     @property
     def _must_ask_to_go_on(self) -> bool:
@@ -220,15 +217,7 @@ class OpenAIEngine:
             except NoLogprobsError as error:
                 if self._server.scores == "top":
                     raise
-                if not self._says_samples:
-                    self._says_samples = True
-                    log.warning(
-                        "%s gives no log-probabilities%s. Each verdict is now counted from %d "
-                        "sampled answers, which cost as much (`server.samples`).",
-                        where_of(self._settings),
-                        f" ({error.words})" if error.words else "",
-                        self._server.samples,
-                    )
+                self._body.gives_no_logprobs(error.words)
                 self._scores = "samples"
         return await self._sampled(request)
 
@@ -274,22 +263,14 @@ class OpenAIEngine:
 
     async def _listed(self, request: ScoreRequest) -> Estimates:
         """Read the options' probabilities off the likeliest tokens of a greedy answer."""
-        count = self._listing
+        count = 20 if self._vllm else _LISTED[self._endpoint]
         listing = (
             {"logprobs": True, "top_logprobs": count}
             if self._endpoint == "chat"
             else {"logprobs": count}
         )
-        body = {self._limit: _VERDICT_TOKENS, "temperature": 0, **listing}
-        try:
-            places = await self._ask(request.prompt, body, places_of, options=request.options)
-        except NoLogprobsError as error:
-            if error.limit is None or not 0 < error.limit < count:
-                raise
-            if error.limit < self._listing:
-                log.warning("%s lists %d tokens at a place.", where_of(self._settings), error.limit)
-                self._listing = error.limit
-            return await self._listed(request)
+        body = {"max_tokens": _VERDICT_TOKENS, "temperature": 0, **listing}
+        places = await self._ask(request.prompt, body, places_of, options=request.options)
         return from_listed(places, request.options)
 
     async def _sampled(self, request: ScoreRequest) -> Estimates:
@@ -297,14 +278,22 @@ class OpenAIEngine:
         said: list[Said] = []
         while len(said) < self._server.samples:
             seed = derive_seed("verdict", *request.prompt.messages, len(said))
+            wanted = self._server.samples - len(said)
             body = {
-                self._limit: _VERDICT_TOKENS,
+                "max_tokens": _VERDICT_TOKENS,
                 "temperature": 1,
-                "n": self._server.samples - len(said),
+                "n": wanted,
                 "seed": seed % _SEEDS,
             }
-            said += await self._ask(request.prompt, body, answers_of, options=request.options)
+            told = await self._ask(request.prompt, body, answers_of, options=request.options)
+            if len(told) == 1 < wanted:
+                self._body.gives_one_answer()
+            said += told
         said = said[: self._server.samples]
+        ends = {one.end for one in said}
+        for end in ("refused", "failed"):
+            if ends == {end}:
+                raise Unanswered(end, f"of {len(said)} sampled answers none is one: {said[0].why}")
         if all(one.why for one in said):
             raise Unscored(f"of {len(said)} sampled answers none is one: {said[0].why}")
         return from_samples(["" if one.why else one.text for one in said], request.options)
@@ -322,7 +311,7 @@ class OpenAIEngine:
 
         Args:
             prompt: What to continue.
-            body: Its other fields; those of `options` of the settings come on top.
+            body: Its other fields, before the server's own names and limits are known.
             use: See `ask`.
             options: The answer should be one of these, which some servers must be told.
             more: Follows the prompt.
@@ -335,18 +324,23 @@ class OpenAIEngine:
             written = self._written(prompt)
             text = isinstance(written, str)
             fields = {"prompt": f"{written}{more or ''}" if text else [*written, *more]}
-        everything = {**body, **more_fields, **self._settings.options}
+        asked = {**body, **more_fields}
+        sent: dict[str, Any] = {}
+
+        def send() -> Any:  # noqa: ANN401
+            nonlocal sent
+            sent = self._body.fitted(asked)
+            return create(model=self._settings.path, **fields, extra_body=sent)
 
         def count_and_use(answer: Any) -> Any:  # noqa: ANN401
             self._count(answer)
             return use(answer)
 
+        def learn(error: Exception) -> bool:
+            return self._body.learn(complaints_of(error), asked, sent)
+
         async with self._slots:
-            return await ask(
-                lambda: create(model=self._settings.path, **fields, extra_body=everything),
-                count_and_use,
-                self._settings,
-            )
+            return await ask(send, count_and_use, self._settings, learn)
 
     def _written(self, prompt: Prompt) -> Any:  # noqa: ANN401 (text or token ids)
         """Return a prompt as the completions endpoint gets it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cai.data.records import content_hash
-from cai.engines import PromptTooLong, Unscored
+from cai.engines import PromptTooLong, Unanswered, Unscored
 from cai.engines.finish import Said, said_by
 from cai.engines.options import Listed, probabilities
 from cai.engines.server_errors import (
@@ -70,6 +70,7 @@ def fingerprint_server(settings: ModelSettings, report: ModelReport) -> str:
         settings.options,
         [server.kind, server.tokenizer, server.scores, server.samples],
         [report.owner, report.root, report.parent],
+        *([[server.omit, server.rename]] if server.omit or server.rename else []),
     )
 
 
@@ -143,7 +144,10 @@ class UpstreamError(Exception):
 
 
 async def ask(
-    send: Callable[[], Awaitable[Any]], use: Callable[[Any], T], settings: ModelSettings
+    send: Callable[[], Awaitable[Any]],
+    use: Callable[[Any], T],
+    settings: ModelSettings,
+    learn: Callable[[Exception], bool] = lambda _: False,
 ) -> T:
     """Send a request and return what `use` makes of the answer; unusable answers are asked anew.
 
@@ -151,6 +155,8 @@ async def ask(
         send: Sends it. The client waits and tries again after rate limits, errors and timeouts.
         use: Raises a TypeError, ValueError, LookupError or AttributeError if the answer is no good.
         settings: The model's.
+        learn: Gets the client's error of a refused request; if it returns true, the request is sent
+            again at once, in another form.
 
     Raises:
         PromptTooLong: The server says so.
@@ -164,7 +170,9 @@ async def ask(
             _check_body(answer, settings)
             return use(answer)
         except openai.OpenAIError as error:
-            raise explained(error, settings) from error
+            meant = explained(error, settings)
+            if not (isinstance(meant, CaiError) and learn(error)):
+                raise meant from error
         except UpstreamError as error:
             failed += 1
             if failed > retries:
@@ -222,11 +230,11 @@ def places_of(answer: Any) -> list[Listed]:  # noqa: ANN401
 
     Raises:
         NoLogprobsError: The server lists none.
-        Unscored: The answer is refused or failed.
+        Unanswered: The answer is refused or failed.
     """
     said = answers_of(answer)[0]
-    if said.why:
-        raise Unscored(said.why)
+    if said.end in ("refused", "failed"):
+        raise Unanswered(said.end, said.why)
     logprobs = answer.choices[0].logprobs
     if logprobs is None:
         raise NoLogprobsError

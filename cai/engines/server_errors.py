@@ -31,11 +31,8 @@ FILTERED = re.compile(
     r"|policy violation|prohibited[ _]content|safety (system|filter|policy)|guardrail",
     re.I,
 )
-_LIMIT = re.compile(
-    r"(?:more than|less than or equal to|at most|maximum(?: value)?(?: is| of)?|<=|\d+ (?:and|to))"
-    r"\s*(\d+)",
-    re.I,
-)
+REFUSING = (400, 403, 422, 500, 501)
+"""Statuses with which servers refuse a field of a request."""
 _WORDS = ("message", "error", "detail", "msg", "error_description")
 _LONGEST = 400
 _SHOWN = 5
@@ -47,14 +44,12 @@ class NoLogprobsError(CaiError):
 
     Attributes:
         words: The server's own; empty if it only leaves them out.
-        limit: So many at a place it would give; None if it gives none.
     """
 
-    def __init__(self, words: str = "", limit: int | None = None) -> None:
-        """Take the server's words and the limit."""
+    def __init__(self, words: str = "") -> None:
+        """Take the server's words."""
         super().__init__(f"{NO_LOGPROBS} It says: {words}" if words else NO_LOGPROBS)
         self.words = words
-        self.limit = limit
 
 
 def import_openai() -> Any:  # noqa: ANN401 (a module)
@@ -143,9 +138,8 @@ def _of_request(error: Any, said: str) -> Exception | None:  # noqa: ANN401
     status: int = error.status_code
     if status in (400, 413, 422, 500) and TOO_LONG.search(said):
         return PromptTooLong(said)
-    if "logprob" in said and status in (400, 403, 422, 500, 501):
-        limit = _LIMIT.search(said)
-        return NoLogprobsError(said, int(limit.group(1)) if limit else None)
+    if "logprob" in said and status in REFUSING:
+        return NoLogprobsError(said)
     everything = f"{said} {json.dumps(getattr(error, 'body', None), default=str)}"
     if status in (400, 403, 422, 451) and FILTERED.search(everything.replace("_", " ")):
         return Unanswered("refused", f"the server refused the request: {said}")
@@ -179,7 +173,9 @@ def _of_server(error: Exception, said: str, settings: ModelSettings) -> str:
                 "raise `server.retries`, or look at the account's limits; finished rows are kept."
             )
         case openai.APIStatusError():
-            return f"{where} answers with status {error.status_code} ({said})."
+            fix = "If it names a field of the request, set `server.omit` or `server.rename`."
+            fix = f" {fix}" if error.status_code in (400, 422) else ""
+            return f"{where} answers with status {error.status_code} ({said}).{fix}"
         case _:
             return (
                 f"{where} does not answer as OpenAI's API does ({type(error).__name__}: {said}). "

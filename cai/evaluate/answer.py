@@ -116,7 +116,7 @@ class Answerer:
         )
         with failures_as_states(row):
             if earlier and _same_question(earlier, row):
-                row.response = earlier.response
+                row.response, row.provenance = earlier.response, earlier.provenance
             else:
                 completion = await engine.generate(
                     GenerateRequest(
@@ -126,6 +126,7 @@ class Answerer:
                         temperature=self.settings.temperature,
                     )
                 )
+                row.provenance.sampling.update(completion.sampling)
                 row.response = strip_thinking(completion.text)
                 if not row.response:
                     raise NoVerdict("unparsed", nothing_said(completion))
@@ -139,10 +140,15 @@ class Answerer:
 
 
 def _same_question(earlier: AnswerRow, row: AnswerRow) -> bool:
-    """Return whether an earlier row has the answer that the model would give now."""
+    """Return whether an earlier row has the answer that the model would give now.
+
+    What its server was sent otherwise than asked for is recorded in words, and would be so again.
+    """
+    own = {n: v for n, v in earlier.provenance.sampling.items() if isinstance(v, str)}
+    asked = row.provenance.model_copy(update={"sampling": {**row.provenance.sampling, **own}})
     return bool(earlier.response) and (earlier.messages, earlier.provenance) == (
         row.messages,
-        row.provenance,
+        asked,
     )
 
 

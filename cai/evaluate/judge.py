@@ -179,7 +179,9 @@ class AnswerJudge:
                 except PromptTooLong as error:
                     raise NoVerdict("too_long", f"the judge's question: {error}") from error
                 except Unanswered as error:
-                    raise NoVerdict("failed", f"the judge gave no answer: {error}") from error
+                    # An answer that is `refused` is one whose own model refused.
+                    state = "unparsed" if error.state == "refused" else "failed"
+                    raise NoVerdict(state, f"the judge gave no answer: {error}") from error
                 except Unscored as error:
                     raise NoVerdict("unparsed", f"the judge's server: {error}") from error
                 # JSON has no infinity, and such a probability does not matter.

@@ -152,7 +152,7 @@ class Reviser:
     async def _fill(self, row: RevisionRow, item: Item[Inputs], engine: Engine) -> None:
         """Add the response and each step to the row at once, so that they are kept on an error."""
         prompt, principles = item.inputs
-        say = partial(self._say, engine, item.key)
+        say = partial(self._say, engine, row)
         row.response, row.ended = await say(Prompt(prompt.messages), "response")
         current = row.response
         for number, principle in enumerate(principles):
@@ -168,17 +168,18 @@ class Reviser:
             )
 
     async def _say(
-        self, engine: Engine, key: str, prompt: Prompt, *purpose: object
+        self, engine: Engine, row: RevisionRow, prompt: Prompt, *purpose: object
     ) -> tuple[str, bool]:
         """Return the model's text, and whether it is complete."""
         completion = await engine.generate(
             GenerateRequest(
                 prompt,
-                seed=derive_seed(self.seed, key, *purpose),
+                seed=derive_seed(self.seed, row.key, *purpose),
                 max_tokens=self.settings.max_new_tokens,
                 temperature=self.settings.temperature,
             )
         )
+        row.provenance.sampling.update(completion.sampling)
         text = strip_thinking(completion.text)
         if not text:
             raise EmptyAnswer(" ".join(str(part) for part in purpose))

@@ -25,7 +25,7 @@ class Settings(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-def _several(value: Any) -> Any:  # noqa: ANN401
+def several(value: Any) -> Any:  # noqa: ANN401
     """Accept one name for a list of them."""
     return (value,) if isinstance(value, str) else value
 
@@ -37,7 +37,7 @@ class StageSettings(Settings, frozen=True):
 
     stage: str | None = None
     """The stage, if the section's name is not the name of a stage."""
-    start: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(default=(), alias="from")
+    start: Annotated[tuple[str, ...], BeforeValidator(several)] = Field(default=(), alias="from")
     """The names of the inputs that the stage reads instead of the default ones."""
 
     @model_serializer(mode="wrap")

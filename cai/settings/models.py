@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from cai.settings.base import NotNegative, Positive, PositiveFloat, Settings
+from cai.settings.base import NotNegative, Positive, PositiveFloat, Settings, several
+
+BodyField = Literal[
+    "max_tokens", "temperature", "seed", "n", "stop", "stop_token_ids", "logprobs", "top_logprobs"
+]
+"""Fields that requests to a server have, and that some servers do not take."""
 
 
 class ServerSettings(Settings, frozen=True):
@@ -24,6 +29,11 @@ class ServerSettings(Settings, frozen=True):
     """How options get their log-probabilities, see docs/engines.md; `auto`: the best available."""
     samples: Positive = 16
     """Verdicts that are sampled and counted if the server gives no log-probabilities."""
+    omit: Annotated[tuple[BodyField, ...], BeforeValidator(several)] = ()
+    """Fields of requests that are left out, such as `[seed]`; the server's own value then holds.
+    `options` of the model adds fields."""
+    rename: dict[BodyField, str] = Field(default={})
+    """Fields of requests that have another name here: `{max_tokens: max_completion_tokens}`."""
     concurrency: Positive = 64
     """Requests sent at the same time."""
     retries: Annotated[int, Field(ge=0)] = 6
@@ -36,6 +46,18 @@ class ServerSettings(Settings, frozen=True):
     """Per million tokens of prompts that were cached; `price_in` if left out."""
     price_out: NotNegative = 0.0
     """Per million tokens sampled."""
+
+    @model_validator(mode="after")
+    def _fields_of_requests(self) -> ServerSettings:
+        """Refuse names of fields that contradict each other."""
+        names = [*self.rename.values()]
+        if twice := {*self.omit} & {*self.rename}:
+            raise ValueError(f"`omit` and `rename` both name `{min(twice)}`: keep one of them")
+        if wrong := [n for n in names if n in get_args(BodyField) or names.count(n) > 1 or not n]:
+            raise ValueError(f"`rename` gives the name `{wrong[0]}` to two fields, or it is empty")
+        if "logprobs" in self.omit and self.scores not in ("auto", "samples"):
+            raise ValueError(f"`scores: {self.scores}` needs `logprobs`, which `omit` leaves out")
+        return self
 
 
 class ModelSettings(Settings, frozen=True):
@@ -89,5 +111,6 @@ class ModelsSettings(Settings, frozen=True):
     feedback: ModelSettings | None = None
     """The model that compares responses; the helpful-only model if left out."""
     fallback: ModelSettings | None = None
-    """The model that is asked if the feedback model refuses, is cut off, fails, or puts less than
-    `compare.labels.min_mass` on the options; null: none."""
+    """The model that is asked where the feedback model gives no verdict (`refused`, `unparsed`,
+    `too_long` or `failed`), or puts less than `compare.labels.min_mass` on the options; null:
+    none."""

@@ -108,21 +108,17 @@ def test_what_the_server_is_guilty_of_ends_the_run_in_its_words(status, body, sa
 
 
 @pytest.mark.parametrize(
-    ("status", "words", "limit"),
+    ("status", "words"),
     [
-        (400, "Unsupported parameter: 'logprobs' is not supported with this model.", None),
-        (403, "You are not allowed to request logprobs from this model", None),
-        (500, "logprobs is not implemented", None),
-        (400, "Invalid value for 'top_logprobs': must be less than or equal to 5.", 5),
-        (400, "Cannot request more than 5 logprobs.", 5),
-        (422, "top_logprobs must be between 0 and 8", 8),
-        (400, "at most 3 logprobs are possible", 3),
+        (400, "Unsupported parameter: 'logprobs' is not supported with this model."),
+        (403, "You are not allowed to request logprobs from this model"),
+        (500, "logprobs is not implemented"),
     ],
 )
-def test_what_a_server_lists_is_learnt_from_its_refusal(status, words, limit):
+def test_a_server_without_log_probabilities_is_told_from_others(status, words):
     found = explained(raised(status, message(words)), settings())
     assert isinstance(found, NoLogprobsError)
-    assert found.limit == limit
+    assert found.words == words
 
 
 @pytest.mark.parametrize(
