@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -15,10 +17,18 @@ from cai.errors import CaiError
 from cai.settings import ModelSettings
 
 
-def chat_command(
-    model: str, *, transcript: bool, max_new_tokens: int, temperature: float, seed: int
+def chat(
+    model: Annotated[str, typer.Argument(help="A model folder, a hub id, or `playground`.")],
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Use Human/Assistant transcripts (base models).")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    seed: Annotated[
+        int, typer.Option(help="The seed; the same seed gives the same responses.")
+    ] = 0,
 ) -> None:
-    """Read a person's turns from the terminal until end of input, and print the model's."""
+    """Chat with a model."""
     from cai.engines.opening import open_engine
 
     settings = ModelSettings(path=model, format="transcript" if transcript else "chat")
