@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from cai.cli.console import plain_console
+from cai.cli.options import MODEL_HELP, ModelChanges, model_settings
 from cai.data.conversation import Message, Prompt
 from cai.data.records import derive_seed
 from cai.engines import Engine, GenerateRequest, PromptTooLong, Unanswered
 from cai.errors import CaiError
-from cai.settings import ModelSettings
 
 
-def chat_command(
-    settings: ModelSettings, *, max_new_tokens: int, temperature: float, seed: int
+def chat(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")],
+    model_set: ModelChanges = None,
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Use Human/Assistant transcripts (base models).")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    seed: Annotated[
+        int, typer.Option(help="The seed; the same seed gives the same responses.")
+    ] = 0,
 ) -> None:
-    """Read a person's turns from the terminal until end of input, and print the model's."""
+    """Chat with a model."""
     from cai.engines.opening import open_engine
 
+    form = ["format=transcript"] if transcript else []
+    settings = model_settings(model, [*(model_set or []), *form])
     console = plain_console()
     engine = open_engine(settings)
     console.print("Type a message; an empty line ends the conversation.", style="dim")

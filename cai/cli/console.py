@@ -1,25 +1,30 @@
-"""The console that commands print on."""
+"""What commands print on, and how they ask a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
 
 from cai.data.rows import Task
+from cai.engines import Engine
+from cai.settings import ModelSettings
+
+T = TypeVar("T")
 
 
 def plain_console(*, stderr: bool = False, soft_wrap: bool = False) -> Console:
-    """Return a console that prints text as it is, whoever wrote it.
-
-    Brackets (`cai[vllm]`, a model's words, a path) are no markup there, `:fire:` is no emoji, and
-    numbers have no colours of their own.
+    """Return a console that prints every text as it is: no markup, no emoji, no colours of numbers.
 
     Args:
         stderr: Print on standard error.
-        soft_wrap: Leave long lines whole, so that a path can be copied.
+        soft_wrap: Do not break long lines, so that a path can be copied.
     """
     return Console(markup=False, emoji=False, highlight=False, stderr=stderr, soft_wrap=soft_wrap)
 
@@ -34,3 +39,39 @@ def bar(console: Console, title: str) -> Task:
             yield lambda: shown.advance(number)
 
     return task
+
+
+def with_engine(
+    console: Console, model: ModelSettings, work: Callable[[Engine], Awaitable[T]]
+) -> T:
+    """Load a model, return what `work` does with it, and close it."""
+    from cai.engines.opening import open_engine
+
+    with console.status(f"Loading {model.path} …"):
+        engine = open_engine(model)
+
+    async def run() -> T:
+        try:
+            return await work(engine)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+def plain_table(first: str, *numbers: str, no_wrap: bool = False) -> Table:
+    """Return a table without lines: a column of names, then columns of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=no_wrap)
+    return table
+
+
+def labelled(label: str, text: str, width: int, style: str = "") -> Table:
+    """Return a text beside its label, which has a column of its own."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", width=width, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(label, Text(text, style=style))
+    return grid

@@ -12,8 +12,9 @@ import typer
 from rich import box
 from rich.table import Table
 
+from cai.cli import diffing, statistics, testing, trying
 from cai.cli.console import plain_console
-from cai.cli.options import Model, ModelChanges, Reasoning, Seed, model_settings
+from cai.cli.options import ConstitutionFile
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.constitution.check import check_constitution
 from cai.constitution.findings import Finding
@@ -21,7 +22,6 @@ from cai.constitution.importing import imported_yaml, read_foreign
 from cai.constitution.load import SUFFIXES
 from cai.constitution.schema import file_schema
 from cai.errors import CaiError
-from cai.settings import CompareSettings, ReviseSettings
 
 app = typer.Typer(no_args_is_help=True, help="Write, check, try, test and compare constitutions.")
 
@@ -67,7 +67,7 @@ def check(
 
 @app.command()
 def show(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
+    file: ConstitutionFile,
     principle: Annotated[
         str | None, typer.Option(metavar="ID", help="Show the whole text of one principle.")
     ] = None,
@@ -112,136 +112,10 @@ def import_(
         typer.echo(note, err=True)
 
 
-@app.command("try")
-def try_prompt(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
-    prompt: Annotated[str, typer.Option(help="The user's message.", show_default=False)],
-    model: Model = "playground",
-    model_set: ModelChanges = None,
-    principle: Annotated[
-        str | None, typer.Option(metavar="ID", help="Use this principle instead of drawing one.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Rounds of critique and revision.")] = 2,
-    critique: Annotated[
-        bool,
-        typer.Option(
-            "--critique/--no-critique", help="Critique before each revision, or revise directly."
-        ),
-    ] = True,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Compare the first response with the last revision.")
-    ] = False,
-    reasoning: Reasoning = False,
-    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    seed: Seed = 0,
-) -> None:
-    """Run a constitution on one prompt: response, critiques, revisions, verdict."""
-    from cai.cli.trying import try_command
-
-    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens}
-    try_command(
-        load_constitution(file),
-        prompt,
-        model=model_settings(model, model_set),
-        principle=principle,
-        revise=ReviseSettings.model_validate({**sampling, "rounds": rounds, "critique": critique}),
-        compare=CompareSettings.model_validate(
-            {**sampling, "reasoning": reasoning, "reasoning_tokens": max_new_tokens}
-        )
-        if compare
-        else None,
-        seed=seed,
-    )
-
-
-@app.command("test")
-def run_tests(
-    file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
-    model: Model = "playground",
-    model_set: ModelChanges = None,
-    reasoning: Reasoning = False,
-    threshold: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="The share of each principle's tests that must pass."),
-    ] = 1.0,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write the outcomes as JUnit XML.")
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="The temperature of critiques and reasoning.")
-    ] = 0.0,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="The longest critique or chain of thought, in tokens.")
-    ] = 256,
-    seed: Seed = 0,
-) -> None:
-    """Run the tests in a constitution against a feedback model.
-
-    The exit status is 1 if a principle passes a smaller share of its tests than the threshold.
-    """
-    from cai.cli.testing import test_command
-
-    test_command(
-        load_constitution(file),
-        model=model_settings(model, model_set),
-        settings=CompareSettings(
-            reasoning=reasoning,
-            reasoning_tokens=max_new_tokens,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-        ),
-        threshold=threshold,
-        junit_path=junit,
-        seed=seed,
-    )
-
-
-@app.command()
-def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", show_default=False)],
-    new: Annotated[str, typer.Argument(metavar="NEW", show_default=False)],
-    run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Count the rows of this run that change.")
-    ] = None,
-    relabel: Annotated[
-        bool, typer.Option("--relabel", help="Judge the changed rows again; show flipped labels.")
-    ] = False,
-    examples: Annotated[int, typer.Option(min=0, help="How many flipped labels to show.")] = 3,
-) -> None:
-    """Show what an edit changes, and its effect on a run. Only `--relabel` uses a model.
-
-    The constitution of a run is constitution.yaml in its folder.
-    """
-    from cai.cli.diffing import diff_command
-
-    if relabel and run is None:
-        raise typer.BadParameter("`--relabel` needs a run: name its folder with `--run`")
-    diff_command(
-        load_constitution(old),
-        load_constitution(new),
-        run_folder=run,
-        relabelling=relabel,
-        examples=examples,
-    )
-
-
-@app.command()
-def stats(
-    run: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print everything as JSON, with intervals.")
-    ] = False,
-) -> None:
-    """Show the effect of each principle in a run.
-
-    The rounds it was drawn for, and the share of them that changed the response. The verdicts under
-    it: the share with a vote, their sharpness (0 undecided, 1 certain), and the share of opinions
-    that are the same in both orders. The labels that would flip or be lost without its votes.
-    """
-    from cai.cli.statistics import stats_command
-
-    stats_command(run, as_json=json_)
+app.command("try")(trying.try_prompt)
+app.command("test")(testing.judge_tests)
+app.command("diff")(diffing.diff)
+app.command("stats")(statistics.stats)
 
 
 def _name(path: Path) -> str:
@@ -323,7 +197,6 @@ def _table(constitution: Constitution) -> Table:
 
 
 def _stages(principle: Principle) -> str:
-    """Say which halves a principle has."""
     if principle.critique is None:
         return "comparison"
     return "supervised" if principle.comparison is None else "both"

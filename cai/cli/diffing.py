@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cai.cli.console import bar, plain_console
-from cai.constitution import Constitution
+from cai.cli.console import bar, labelled, plain_console, with_engine
+from cai.constitution import Constitution, load_constitution
 from cai.constitution.diff import HALVES, Change, changes
 from cai.data.conversation import to_transcript
 from cai.data.records import ComparisonRow, PairRow
-from cai.pipeline.load import read_resolved
 from cai.settings import CompareSettings, SftSettings
 from cai.workbench.effects import (
     Relabelled,
@@ -29,16 +29,27 @@ from cai.workbench.effects import (
 )
 
 
-def diff_command(
-    before: Constitution,
-    after: Constitution,
-    *,
-    run_folder: Path | None,
-    relabelling: bool,
-    examples: int,
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", show_default=False)],
+    new: Annotated[str, typer.Argument(metavar="NEW", show_default=False)],
+    run_folder: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="RUN", help="Count the rows of this run that change."),
+    ] = None,
+    relabelling: Annotated[
+        bool, typer.Option("--relabel", help="Judge the changed rows again; show flipped labels.")
+    ] = False,
+    examples: Annotated[int, typer.Option(min=0, help="How many flipped labels to show.")] = 3,
 ) -> None:
-    """Show what changed, and with a run folder what the changes would do to it."""
-    console = plain_console()
+    """Show what an edit changes, and its effect on a run. Only `--relabel` uses a model.
+
+    The constitution of a run is constitution.yaml in its folder.
+    """
+    from cai.pipeline.load import read_resolved
+
+    if relabelling and run_folder is None:
+        raise typer.BadParameter("`--relabel` needs a run: name its folder with `--run`")
+    before, after, console = load_constitution(old), load_constitution(new), plain_console()
     found = changes(before, after)
     run = None if run_folder is None else read_run(run_folder, read_resolved(run_folder))
     if not found:
@@ -51,7 +62,12 @@ def diff_command(
         return
     _show_remarks(console, run, before, after)
     if relabelling:
-        _show_labels(console, _relabel(console, run, after), examples)
+        model = run.settings.models.feedback or run.settings.models.helpful
+        task = bar(console, "Judging")
+        result = with_engine(
+            console, model, lambda engine: relabel(run, after, engine=engine, task=task)
+        )
+        _show_labels(console, result, examples)
 
 
 def _table(found: list[Change], run: StoredRun | None) -> Table:
@@ -135,33 +151,14 @@ def _show_remarks(
             f" constitution that the run was made with is {run.folder / 'constitution.yaml'}."
         )
         console.print(f"\n{text}", style="yellow")
-    if touched(run, before, after).chains and _retrains(run):
+    # The pairs of such a run are answers of a model that its chains have trained.
+    retrains = run.settings.named(SftSettings) and run.settings.named(CompareSettings)
+    if touched(run, before, after).chains and retrains:
         text = (
             "SL-CAI is trained on the chains: as some change, `cai run` trains it anew, and every"
             " pair and judgement follows. The counts above are of today's pairs."
         )
         console.print(f"\n{text}", style="yellow")
-
-
-def _retrains(run: StoredRun) -> bool:
-    """Say whether the pairs of a run are answers of a model that its chains have trained."""
-    return bool(run.settings.named(SftSettings) and run.settings.named(CompareSettings))
-
-
-def _relabel(console: Console, run: StoredRun, after: Constitution) -> Relabelled:
-    from cai.engines.opening import open_engine
-
-    feedback = run.settings.models.feedback or run.settings.models.helpful
-    with console.status(f"Loading {feedback.path} …"):
-        engine = open_engine(feedback)
-
-    async def work() -> Relabelled:
-        try:
-            return await relabel(run, after, engine=engine, task=bar(console, "Judging"))
-        finally:
-            await engine.close()
-
-    return asyncio.run(work())
 
 
 def _show_labels(console: Console, result: Relabelled, examples: int) -> None:
@@ -177,11 +174,10 @@ def _show_labels(console: Console, result: Relabelled, examples: int) -> None:
 
 def _show_flip(console: Console, pair: PairRow, old: ComparisonRow, new: ComparisonRow) -> None:
     console.print(f"\n{new.key}", style="cyan")
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row("Prompt", Text(to_transcript(pair.messages)))
-    for number, sample in enumerate(pair.responses):
-        grid.add_row(f"Response {number}", Text(sample.text))
-    grid.add_row("Label", f"{old.label:.3f} to {new.label:.3f}: P(response 0 is better)")
-    console.print(Padding(grid, (0, 0, 0, 2)))
+    said = {
+        "Prompt": to_transcript(pair.messages),
+        **{f"Response {n}": sample.text for n, sample in enumerate(pair.responses)},
+        "Label": f"{old.label:.3f} to {new.label:.3f}: P(response 0 is better)",
+    }
+    for label, text in said.items():
+        console.print(Padding(labelled(label, text, 10), (0, 0, 0, 2)))

@@ -18,8 +18,8 @@ OPTIONAL = {
 }
 
 
-def doctor_command() -> None:
-    """Print versions, processors, memory, GPUs, optional packages and the shipped model's state."""
+def doctor() -> None:
+    """Show what this machine can run, and what is missing."""
     import torch
 
     from cai.models.loading import PLAYGROUND

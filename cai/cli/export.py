@@ -7,26 +7,36 @@ import shutil
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from cai.cli import completion
 from cai.data.store import write_atomically, writing
 from cai.data.tables import is_even, plain_rows
 from cai.errors import CaiError
-from cai.pipeline.load import read_resolved
-from cai.pipeline.method import stages_by_name
 from cai.settings import PipelineSettings
 
 FILES = {"jsonl": "rows.jsonl", "parquet": "train.parquet", "trl": "train.parquet"}
 
 
-def export_command(run_folder: Path, stage: str, *, out: Path, file_format: str) -> None:
-    """Write a stage's rows (`jsonl`), or its trainable rows (`parquet`, or `trl` as JSON Lines).
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    stage: Annotated[
+        str,
+        typer.Argument(
+            help="The stage: `revise`, `compare`, …", autocompletion=completion.data_stages
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    file_format: Annotated[
+        str,
+        typer.Option("--format", help="`jsonl` (all rows), `parquet` (trainable ones), or `trl`."),
+    ] = "jsonl",
+) -> None:
+    """Write the data set of a stage to a file."""
+    from cai.pipeline.load import read_resolved
 
-    What is left out is counted and said. `trl` is for trainers that read texts alone, so it lacks
-    pairs of which neither response is the better one, and completions that were cut off.
-    """
     stages = data_sets(read_resolved(run_folder))
     if stage not in stages:
         use = f"use {' or '.join(stages)}" if stages else f"{run_folder} has no stage that does"
@@ -41,10 +51,11 @@ def export_command(run_folder: Path, stage: str, *, out: Path, file_format: str)
 
         trainable = pq.read_table(source).to_pylist()
         remarks = _not_trainable(_finished(run_folder, stage, FILES["jsonl"]), trainable)
-    if file_format == "trl":
+    if file_format == "trl":  # for trainers that read texts alone
         rows, left_out = plain_rows(trainable)
         remarks += [f"Left out: {count} {reason}." for reason, count in left_out.items()]
-        write_atomically(out, [_json_line(row) for row in rows])
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+        write_atomically(out, [line.encode() + b"\n" for line in lines])
     else:
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +71,8 @@ def export_command(run_folder: Path, stage: str, *, out: Path, file_format: str)
 
 def data_sets(settings: PipelineSettings) -> list[str]:
     """Name the stages of a run that make rows to train on."""
+    from cai.pipeline.method import stages_by_name
+
     known = stages_by_name()
     return [
         name
@@ -87,7 +100,3 @@ def _not_trainable(file: Path, trainable: Collection[dict[str, Any]]) -> list[st
         return []
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
     return [f"Left out: {states.total()} of {len(rows)} rows, by state: {counts}."]
-
-
-def _json_line(row: dict[str, object]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"

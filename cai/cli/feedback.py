@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.table import Table
 
-from cai.cli.console import bar, plain_console
+from cai.cli.console import bar, plain_console, plain_table, with_engine
+from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.compare import FeedbackJudge
-from cai.compare.quality import LabelQuality, gold_comparisons, gold_pair, measure_quality
-from cai.constitution import Constitution
-from cai.data.records import ComparisonRow, JudgementRow
+from cai.constitution import load_constitution
+from cai.data.records import JudgementRow
 from cai.data.rows import run_rows
 from cai.data.store import write_json
+from cai.engines import Engine, Usage
 from cai.errors import CaiError
 from cai.evaluate.rates import Rate
-from cai.settings import CompareSettings, ModelSettings, SourceSettings
+from cai.pipeline.validation import validated
+from cai.settings import CompareSettings, SourceSettings
+
+if TYPE_CHECKING:
+    from cai.compare.quality import LabelQuality
 
 _MEASURES = {
     "accuracy": "accuracy of the labels",
@@ -37,57 +41,56 @@ _MEASURES = {
 }
 
 
-def feedback_command(
-    sources: list[str],
-    *,
-    constitution: Constitution,
-    model: ModelSettings,
-    settings: CompareSettings,
-    limit: int | None,
-    seed: int,
-    json_file: Path | None,
+def feedback(
+    comparisons: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files of comparisons whose better response is known, or `playground:feedback`."
+        ),
+    ],
+    constitution_: Annotated[
+        str, typer.Option("--constitution", help="A built-in name or a file.")
+    ] = "playground",
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting of `compare`: `form=rating`, `labels=…`."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The number of comparisons to draw from each source.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all measures to this file.")
+    ] = None,
+    seed: Seed = 0,
 ) -> None:
-    """Measure a feedback model on comparisons whose better response is known.
+    """Measure how good a feedback model's labels are, before anything is trained on them.
 
-    Raises:
-        CaiError: A source cannot be read, or no comparison gets a label.
+    Accuracy, two baselines, calibration, position bias and length bias, with intervals.
     """
-    from cai.engines.opening import open_engine
+    from cai.compare.quality import gold_comparisons, gold_pair, measure_quality
 
-    gold = gold_comparisons(
-        [SourceSettings(path=path, limit=limit) for path in sources],
-        seed=seed,
-        base_dir=Path.cwd(),
-    )
-    console = plain_console()
-    with console.status(f"Loading {model.path} …"):
-        engine = open_engine(model)
-    judge = FeedbackJudge(constitution, settings, seed)
+    constitution = load_constitution(constitution_)
+    settings = validated(CompareSettings, {}, changes or [])
+    asked = model_settings(model, model_set)
+    sources = [SourceSettings(path=path, limit=limit) for path in comparisons]
+    gold = gold_comparisons(sources, seed=seed, base_dir=Path.cwd())
+    console, judge = plain_console(), FeedbackJudge(constitution, settings, seed)
 
-    async def run() -> list[JudgementRow]:
-        try:
-            result = await run_rows(
-                judge.items(map(gold_pair, gold), engine),
-                partial(judge.row, engine=engine),
-                concurrency=settings.concurrency,
-                task=bar(console, "Judging"),
-            )
-            return result.rows
-        finally:
-            await engine.close()
+    async def ask(engine: Engine) -> tuple[list[JudgementRow], Usage]:
+        items, row = judge.items(map(gold_pair, gold), engine), partial(judge.row, engine=engine)
+        task = bar(console, "Judging")
+        made = await run_rows(items, row, concurrency=settings.concurrency, task=task)
+        return made.rows, engine.usage
 
-    judgements = asyncio.run(run())
-    quality = measure_quality(
-        gold,
-        judgements,
-        weights={p.id: p.weight for p in constitution.principles},
-        policy=settings.labels,
-    )
+    judgements, usage = with_engine(console, asked, ask)
+    weights = {p.id: p.weight for p in constitution.principles}
+    quality = measure_quality(gold, judgements, weights=weights, policy=settings.labels)
     reasons = reasons_of(judgements)
-    _show(console, quality, gold)
-    for state, reason in reasons.items():
-        console.print(f"{reason['rows']:,} judgements are `{state}`. The first: {reason['first']}")
-    usage = engine.usage
+    _show(console, quality, reasons)
     console.print(
         f"\n{len(judgements):,} judgements, {usage.engine_calls:,} engine calls,"
         f" {usage.tokens_in:,} tokens in ({usage.tokens_cached:,} of them cached),"
@@ -113,24 +116,25 @@ def reasons_of(judgements: Sequence[JudgementRow]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _show(console: Console, quality: LabelQuality, gold: list[ComparisonRow]) -> None:
-    console.print(f"{len(gold):,} comparisons: {_counts(quality.comparisons)}")
+def _show(console: Console, quality: LabelQuality, reasons: Mapping[str, Any]) -> None:
+    total = sum(quality.comparisons.values())
+    console.print(f"{total:,} comparisons: {_counts(quality.comparisons)}")
     console.print(f"labels: {_counts(quality.labels)}\n")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("measure")
-    for heading in ("value", "95% interval", "n"):
-        table.add_column(heading, justify="right")
+    table = plain_table("measure", "value", "95% interval", "n")
     for name, said in _MEASURES.items():
         table.add_row(said, *_cells(getattr(quality, name)))
     console.print(table)
     console.print("\nconfidence of labels, and how many are right:")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table = plain_table("")
+    table.show_header = False
     for one in quality.reliability:
         table.add_row(f"{one.confidence:.3f}", *_cells(one.right))
     console.print(table)
+    for state, reason in reasons.items():
+        console.print(f"{reason['rows']:,} judgements are `{state}`. The first: {reason['first']}")
 
 
-def _counts(states: dict[str, int]) -> str:
+def _counts(states: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {state}" for state, count in sorted(states.items())) or "none"
 
 

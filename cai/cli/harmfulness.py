@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from cai.cli.console import plain_console
-from cai.data.prompts import reader_of
+from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.data.store import write_rows
-from cai.pipeline.launch_training import run_training
 from cai.pipeline.progress import Progress
 from cai.pipeline.validation import validated
-from cai.settings import ModelSettings, OptimizerSettings, SourceSettings
+from cai.settings import OptimizerSettings, SourceSettings
 
 
-def harmfulness_command(
-    ratings: str, *, base: ModelSettings, out: Path, changes: list[str], seed: int
+def harmfulness(
+    ratings: Annotated[
+        str,
+        typer.Argument(help="Conversations with a `rating` from 0 to 4, or `playground:ratings`."),
+    ],
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="The folder of the new model.")],
+    model_set: ModelChanges = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A training setting: `learning_rate=…`."),
+    ] = None,
+    seed: Seed = 0,
 ) -> None:
-    """Train a harmfulness model and say how good it is on ratings that it has not seen."""
-    console = plain_console(soft_wrap=True)
-    settings = validated(OptimizerSettings, {}, changes)
+    """Train a model that rates how harmful a response is, for `cai evaluate --harmfulness`."""
+    from cai.data.prompts import reader_of
+    from cai.pipeline.launch_training import run_training
+
+    base, console = model_settings(model, model_set), plain_console(soft_wrap=True)
+    settings = validated(OptimizerSettings, {}, changes or [])
     reader = reader_of(SourceSettings(path=ratings), Path())
     rated = reader.ratings(seed=seed)[: reader.default_ratings]
     data = out.parent / f"{out.name}-ratings.jsonl"
-    data.parent.mkdir(parents=True, exist_ok=True)
     write_rows(data, rated)
     found = run_training(
         "cai.training.harmfulness:train_harmfulness",

@@ -13,7 +13,7 @@ import typer
 from cai.constitution.document import read_document
 from cai.errors import CaiError
 from cai.pipeline.validation import validated
-from cai.settings import CompareSettings, ModelSettings
+from cai.settings import ModelSettings
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ ModelChanges = Annotated[
         help="A setting of the model, as in `models` of a pipeline: `engine=…`, `format=…`.",
     ),
 ]
+ConstitutionFile = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
 Seed = Annotated[int, typer.Option(help="The seed of draws and samples.")]
 Reasoning = Annotated[
     bool,
@@ -90,12 +91,3 @@ def model_settings(
 def spelling(model: ModelSettings) -> str:
     """Return a model's path, with the address of its server if it has one."""
     return f"{model.path}@{model.server.base_url}" if model.server else model.path
-
-
-def compare_settings(changes: list[str] | None) -> CompareSettings:
-    """Make the settings of the `compare` stage from `KEY=VALUE` texts; the others are defaults.
-
-    Raises:
-        CaiError: As `model_settings`.
-    """
-    return validated(CompareSettings, {}, changes or [])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cai.cli.console import bar, plain_console
+from cai.cli.console import bar, plain_console, with_engine
 from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.errors import CaiError
 
@@ -40,8 +39,7 @@ def grow_(
 ) -> None:
     """Write more prompts like those in a file, with a model. Near-duplicates are left out."""
     from cai.data.store import write_atomically
-    from cai.engines.opening import open_engine
-    from cai.workbench.grow import Grown, GrowSettings, grow
+    from cai.workbench.grow import GrowSettings, grow
 
     if out.exists():
         raise CaiError(f"{out} already exists: give another name, or remove it")
@@ -53,17 +51,12 @@ def grow_(
         temperature=temperature,
     )
     chosen, seeds, console = model_settings(model, model_set), _seeds(file), plain_console()
-    with console.status(f"Loading {chosen.path} …"):
-        engine = open_engine(chosen)
-
-    async def work() -> list[Grown]:
-        try:
-            task = bar(console, "Writing")
-            return await grow(seeds, settings=settings, engine=engine, seed=seed, task=task)
-        finally:
-            await engine.close()
-
-    grown = asyncio.run(work())
+    task = bar(console, "Writing")
+    grown = with_engine(
+        console,
+        chosen,
+        lambda engine: grow(seeds, settings=settings, engine=engine, seed=seed, task=task),
+    )
     lines = [
         {"prompt": g.text, "model": chosen.path, "seed": seed, "attempt": g.attempt} for g in grown
     ]

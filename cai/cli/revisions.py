@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cai.cli.console import plain_console
+from cai.cli.console import plain_console, plain_table
 from cai.constitution import Constitution, load_constitution
 from cai.data.records import RevisionRow
 from cai.data.store import read_rows, write_json
@@ -27,24 +28,29 @@ from cai.settings.revise import Flaw
 MOST_PRINCIPLES = 20
 
 
-def revisions_command(
-    target: str, *, constitution: str | None, flaw: str | None, json_file: Path | None
+def revisions(
+    target: Annotated[
+        str, typer.Argument(help="A run folder, or a file of chains (docs/revisions.md).")
+    ],
+    constitution_: Annotated[
+        str | None,
+        typer.Option(
+            "--constitution",
+            help="Whose worked examples and principles were shown; a run's own if left out.",
+        ),
+    ] = None,
+    flaw: Annotated[
+        str | None, typer.Option(help="Show every text with this flaw: `copied`, `echo`, …")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it to this file.")
+    ] = None,
 ) -> None:
-    """Print the flaws of the critiques and revisions of a run, or of a file of chains.
-
-    Args:
-        target: A run folder or a file.
-        constitution: Whose worked examples and principles the model was shown; a run's own if None.
-        flaw: Show every text with this flaw.
-        json_file: Where to write all of it.
-
-    Raises:
-        CaiError: Nothing can be read there, or there is no chain.
-    """
+    """Show whether critiques and revisions are fit to train on, and what is wrong with them."""
     wanted = next((name for name in get_args(Flaw) if name == flaw), None)
     if flaw and not wanted:
         raise CaiError(f"There is no flaw `{flaw}`. There are: {', '.join(FLAWS)}.")
-    rows, own, counted = _read(target, constitution)
+    rows, own, counted = _read(target, constitution_)
     assessor = Assessor(own)
     chains = [assessor.rounds(row) for row in rows if row.state == "ok" and row.steps]
     if not chains:
@@ -82,7 +88,7 @@ def _show(console: Console, quality: RevisionQuality, counted: Collection[Flaw])
         f"{_share(quality.wrapped, quality.revisions)} have words about themselves around them, "
         f"{_share(quality.cut_off, quality.revisions)} were cut off."
     )
-    table = _table("flaw", "revisions", "critiques")
+    table = plain_table("flaw", "revisions", "critiques", no_wrap=True)
     for name, said in FLAWS.items():
         bad, also = quality.flaws.get(name, 0), quality.critique_flaws.get(name, 0)
         noted = "" if name in counted else " (counted only)"
@@ -99,7 +105,7 @@ def _show(console: Console, quality: RevisionQuality, counted: Collection[Flaw])
 
 def _by(title: str, shares: Mapping[str, FlawShare]) -> Table:
     """Lay out shares of flawed revisions, of principles the worst first."""
-    table = _table(title, "flawed", "revisions")
+    table = plain_table(title, "flawed", "revisions", no_wrap=True)
     ranked = [*shares.items()]
     if title == "principle":
         ranked.sort(key=lambda one: -one[1].flawed / one[1].revisions)
@@ -134,14 +140,6 @@ def _show_text(
     shown = f": “{visible(quote)}”" if quote else ""
     console.print(Text(f"{flaw}, {where} {number} of {key}{shown}", style="bold"))
     console.print(Text(visible(text)))
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first, overflow="fold")
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 def _share(count: int, total: int) -> str:

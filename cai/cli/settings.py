@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
-import typer
 from pydantic import BaseModel
 
 from cai.pipeline.load import SECTIONS
 from cai.pipeline.method import stages_by_name
+from cai.pipeline.validation import settings_in
 from cai.settings import (
     ModelSettings,
     PipelineSettings,
@@ -39,11 +39,6 @@ ppo-again: {stage: ppo, from: second-sft}
 """
 
 
-def settings_command() -> None:
-    """Print the settings as Markdown."""
-    typer.echo("\n".join(markdown()))
-
-
 def markdown() -> Iterator[str]:
     """Yield the lines of docs/settings.md."""
     yield INTRODUCTION
@@ -54,7 +49,7 @@ def markdown() -> Iterator[str]:
     for name, inner in sections.items():
         yield from _section(f"`{name}`", inner)
         for part, part_field in inner.model_fields.items():
-            deeper = _model(part_field.annotation)
+            deeper = settings_in(part_field.annotation)
             if deeper and deeper not in shown:
                 shown.add(deeper)
                 title = "A model" if deeper is ModelSettings else f"`{name}.{part}`"
@@ -93,9 +88,3 @@ def _plain(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bool):
         return str(value).lower()
     return str(list(value) if isinstance(value, tuple) else value)
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for a in get_args(annotation) if (found := _model(a))), None)

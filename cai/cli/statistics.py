@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cai.cli.console import plain_console
+from cai.cli.console import plain_console, plain_table
 from cai.constitution import load_constitution
 from cai.evaluate.rates import Rate
-from cai.pipeline.load import read_resolved
 from cai.workbench.effects import read_run
 from cai.workbench.statistics import Agreement, Statistics, principle_statistics
 
@@ -21,8 +21,20 @@ MOST = 5
 """Of agreements that do not fit a matrix, so many at either end are shown."""
 
 
-def stats_command(run_folder: Path, *, as_json: bool) -> None:
-    """Print what each principle did in a run."""
+def stats(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print everything as JSON, with intervals.")
+    ] = False,
+) -> None:
+    """Show the effect of each principle in a run.
+
+    The rounds it was drawn for, and the share of them that changed the response. The verdicts under
+    it: the share with a vote, their sharpness (0 undecided, 1 certain), and the share of opinions
+    that are the same in both orders. The labels that would flip or be lost without its votes.
+    """
+    from cai.pipeline.load import read_resolved
+
     run = read_run(run_folder, read_resolved(run_folder))
     statistics = principle_statistics(
         load_constitution(run_folder / "constitution.yaml"),
@@ -42,10 +54,8 @@ def stats_command(run_folder: Path, *, as_json: bool) -> None:
 
 
 def _table(statistics: Statistics) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("principle", overflow="fold")
-    for heading in ("rounds", "changed", "verdicts", "votes", "sharp", "orders", "flips", "lost"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = ("rounds", "changed", "verdicts", "votes", "sharp", "orders", "flips", "lost")
+    table = plain_table("principle", *headings, no_wrap=True)
     for p in statistics.principles:
         table.add_row(
             p.id,
@@ -81,10 +91,7 @@ def _show_agreements(console: Console, statistics: Statistics) -> None:
 def _matrix(names: list[str], found: list[Agreement]) -> Table:
     """Lay out agreements, a numbered row and column for each principle."""
     same = {frozenset((a.first, a.second)): _share(a.same) for a in found}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", no_wrap=True)
-    for number in range(1, len(names)):
-        table.add_column(str(number), justify="right", no_wrap=True)
+    table = plain_table("", *map(str, range(1, len(names))), no_wrap=True)
     for number, name in enumerate(names):
         cells = [same.get(frozenset((name, other)), "") for other in names[:number]]
         table.add_row(f"{number + 1} {name}", *cells)

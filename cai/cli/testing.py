@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from cai.cli.console import bar, plain_console
+from cai.cli.console import bar, plain_console, plain_table, with_engine
+from cai.cli.options import ConstitutionFile, Model, ModelChanges, Reasoning, Seed, model_settings
 from cai.compare import FeedbackJudge
-from cai.constitution import Constitution
+from cai.constitution import load_constitution
 from cai.data.store import write_atomically
 from cai.errors import CaiError
-from cai.settings import CompareSettings, ModelSettings
+from cai.settings import CompareSettings
 from cai.workbench.testing import Outcome, accuracy, by_principle, failing, junit, run_tests, told
 
 
-def test_command(
-    constitution: Constitution,
-    *,
-    model: ModelSettings,
-    settings: CompareSettings,
-    threshold: float,
-    junit_path: Path | None,
-    seed: int,
+def judge_tests(
+    file: ConstitutionFile,
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    reasoning: Reasoning = False,
+    threshold: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="The share of each principle's tests that must pass."),
+    ] = 1.0,
+    junit_path: Annotated[
+        Path | None,
+        typer.Option("--junit", metavar="PATH", help="Write the outcomes as JUnit XML."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="The temperature of critiques and reasoning.")
+    ] = 0.0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="The longest critique or chain of thought, in tokens.")
+    ] = 256,
+    seed: Seed = 0,
 ) -> None:
-    """Run a constitution's tests and print accuracies.
+    """Run the tests in a constitution against a feedback model.
 
-    Raises:
-        CaiError: There are no tests.
-        typer.Exit: With status 1, when a principle falls below the threshold.
+    The exit status is 1 if a principle passes a smaller share of its tests than the threshold.
     """
-    from cai.engines.opening import open_engine
-
+    constitution = load_constitution(file)
+    settings = CompareSettings(
+        reasoning=reasoning,
+        reasoning_tokens=max_new_tokens,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
     if not any(principle.tests for principle in constitution.principles):
         raise CaiError(
             f"No principle of {constitution.name!r} has tests: add some under `tests:`, such as"
             " {prompt, better, worse} or {prompt, response, flagged}."
         )
-    console = plain_console()
-    with console.status(f"Loading {model.path} …"):
-        engine = open_engine(model)
-    judge = FeedbackJudge(constitution, settings, seed)
-
-    async def run() -> list[Outcome]:
-        try:
-            return await run_tests(judge, engine, bar(console, "Testing"))
-        finally:
-            await engine.close()
-
-    outcomes = asyncio.run(run())
+    console, judge = plain_console(), FeedbackJudge(constitution, settings, seed)
+    task = bar(console, "Testing")
+    outcomes = with_engine(
+        console, model_settings(model, model_set), lambda engine: run_tests(judge, engine, task)
+    )
     if junit_path is not None:
         write_atomically(junit_path, [junit(constitution.name, outcomes)])
     console.print(_table(outcomes))
@@ -65,10 +74,7 @@ def test_command(
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("principle", overflow="fold")
-    for heading in ("tests", "passed", "accuracy (95% interval)", "P(A)+P(B)"):
-        table.add_column(heading, justify="right")
+    table = plain_table("principle", "tests", "passed", "accuracy (95% interval)", "P(A)+P(B)")
     for name, group in by_principle(outcomes).items():
         table.add_row(name, *_cells(group))
     if len(by_principle(outcomes)) > 1:

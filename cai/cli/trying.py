@@ -2,93 +2,99 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cai.cli.console import plain_console
+from cai.cli.console import labelled, plain_console, plain_table, with_engine
+from cai.cli.options import ConstitutionFile, Model, ModelChanges, Reasoning, Seed, model_settings
 from cai.compare import FeedbackJudge, preference
-from cai.constitution import Constitution, Principle
+from cai.constitution import Constitution, Principle, load_constitution
 from cai.data.conversation import user
 from cai.data.records import JudgementRow
 from cai.engines import Engine
 from cai.revise import Reviser
-from cai.settings import CompareSettings, LabelPolicy, ModelSettings, ReviseSettings
+from cai.settings import CompareSettings, LabelPolicy, ReviseSettings
 from cai.workbench.trying import Step, pinned, try_chain, try_comparison
 
 
-def try_command(
-    constitution: Constitution,
-    prompt: str,
-    *,
-    model: ModelSettings,
-    principle: str | None,
-    revise: ReviseSettings,
-    compare: CompareSettings | None,
-    seed: int,
+def try_prompt(
+    file: ConstitutionFile,
+    prompt: Annotated[str, typer.Option(help="The user's message.", show_default=False)],
+    model: Model = "playground",
+    model_set: ModelChanges = None,
+    principle: Annotated[
+        str | None, typer.Option(metavar="ID", help="Use this principle instead of drawing one.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of critique and revision.")] = 2,
+    critique: Annotated[
+        bool,
+        typer.Option(
+            "--critique/--no-critique", help="Critique before each revision, or revise directly."
+        ),
+    ] = True,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare the first response with the last revision.")
+    ] = False,
+    reasoning: Reasoning = False,
+    temperature: Annotated[float, typer.Option(min=0)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Seed = 0,
 ) -> None:
-    """Show one prompt's response, critiques, revisions and verdict, each as soon as it is there."""
-    from cai.engines.opening import open_engine
-
+    """Run a constitution on one prompt: response, critiques, revisions, verdict."""
+    constitution, asked = load_constitution(file), model_settings(model, model_set)
     console = plain_console()
     if principle is not None:
         constitution = pinned(constitution, principle)
-    if model.path == "playground" and constitution.name != "playground":
+    if asked.path == "playground" and constitution.name != "playground":
         note = "The playground's tiny model knows only the principles of `playground`: name a real"
         console.print(f"{note} one with `--model`.\n", style="yellow")
-    with console.status(f"Loading {model.path} …"):
-        engine = open_engine(model)
-    shown = _Shown(console, constitution, prompt)
+    revise = ReviseSettings(
+        temperature=temperature, max_new_tokens=max_new_tokens, rounds=rounds, critique=critique
+    )
+    judged = CompareSettings(
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        reasoning=reasoning,
+        reasoning_tokens=max_new_tokens,
+    )
 
-    async def run() -> None:
-        try:
-            await _run(shown, engine, revise, compare, seed)
-        finally:
-            await engine.close()
+    async def work(engine: Engine) -> None:
+        shown = _Shown(console, constitution)
+        shown.line("Prompt", prompt, "bold")
+        with console.status("Waiting for the model …"):
+            reviser = Reviser(constitution, revise, seed)
+            chain = await try_chain(reviser, user(prompt), engine, shown.step)
+        if chain.state != "ok":
+            console.print(f"\nStopped: {chain.state}, {chain.error}", style="red")
+        elif compare:
+            with console.status("Waiting for the verdict …"):
+                judge = FeedbackJudge(constitution, judged, seed)
+                judgement = await try_comparison(judge, chain, engine)
+            shown.verdict(judgement)
 
-    asyncio.run(run())
-
-
-async def _run(
-    shown: _Shown,
-    engine: Engine,
-    revise: ReviseSettings,
-    compare: CompareSettings | None,
-    seed: int,
-) -> None:
-    console, constitution = shown.console, shown.constitution
-    with console.status("Waiting for the model …"):
-        reviser = Reviser(constitution, revise, seed)
-        chain = await try_chain(reviser, user(shown.prompt), engine, shown.step)
-    if chain.state != "ok":
-        console.print(f"\nStopped: {chain.state}, {chain.error}", style="red")
-    elif compare is not None:
-        with console.status("Waiting for the verdict …"):
-            judge = FeedbackJudge(constitution, compare, seed)
-            judgement = await try_comparison(judge, chain, engine)
-        shown.verdict(judgement)
+    with_engine(console, asked, work)
 
 
 class _Shown:
     """What is on the screen so far."""
 
-    def __init__(self, console: Console, constitution: Constitution, prompt: str) -> None:
+    def __init__(self, console: Console, constitution: Constitution) -> None:
         self.console = console
         self.constitution = constitution
-        self.prompt = prompt
         self._text = ""
         self._round = 0
-        self._line("Prompt", prompt, "bold")
 
     def step(self, step: Step) -> None:
         """Show what the model has just said, under what it was asked."""
         if step.principle is None:
-            self._line("Response", step.text)
+            self.line("Response", step.text)
             self._text = step.text
             return
         if step.round > self._round:
@@ -96,9 +102,9 @@ class _Shown:
             drawn = _drawn(step.principle, self.constitution.supervised)
             self._rule(f"Round {step.round}: {step.principle.id}", drawn)
         asked = step.principle.critique if step.kind == "critique" else step.principle.revision
-        self._line("Asked", str(asked), "dim")
+        self.line("Asked", str(asked), "dim")
         same = step.kind == "revision" and step.text == self._text
-        self._line(step.kind.capitalize(), "(the same response)" if same else step.text)
+        self.line(step.kind.capitalize(), "(the same response)" if same else step.text)
         if step.kind == "revision":
             self._text = step.text
 
@@ -110,7 +116,7 @@ class _Shown:
             return
         (principle,) = (p for p in self.constitution.comparisons if p.id == judgement.principle.id)
         self._rule(f"Comparison: {principle.id}", _drawn(principle, self.constitution.comparisons))
-        self._line("Asked", str(principle.comparison), "dim")
+        self.line("Asked", str(principle.comparison), "dim")
         if judgement.state != "ok":
             self.console.print(f"No verdict: {judgement.state}, {judgement.error}")
             return
@@ -128,12 +134,9 @@ class _Shown:
         line = Text.assemble((title, "bold"), (f"  {note}" if note else "", "dim"))
         self.console.print(Rule(line, align="left", style="dim"))
 
-    def _line(self, label: str, text: str, style: str = "") -> None:
-        grid = Table.grid(padding=(0, 2), expand=False)
-        grid.add_column(style="cyan", width=9, no_wrap=True)
-        grid.add_column(overflow="fold")
-        grid.add_row(label, Text(text, style=style))
-        self.console.print(grid)
+    def line(self, label: str, text: str, style: str = "") -> None:
+        """Show a text beside its label."""
+        self.console.print(labelled(label, text, 9, style))
 
 
 def _drawn(principle: Principle, among: tuple[Principle, ...]) -> str:
@@ -144,10 +147,8 @@ def _drawn(principle: Principle, among: tuple[Principle, ...]) -> str:
 
 
 def _verdicts(judgement: JudgementRow) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("(A) is", style="cyan", no_wrap=True)
-    for heading in ("P(A)", "P(B)", "P(revision)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = plain_table("(A) is", "P(A)", "P(B)", "P(revision)", no_wrap=True)
+    table.columns[0].style = "cyan"
     reasoned = any(evidence.reasoning is not None for evidence in judgement.evidence)
     if reasoned:
         table.add_column("reasoning", overflow="fold")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from cai.cli.console import plain_console
+from cai.cli.console import labelled, plain_console, plain_table
 from cai.data.conversation import to_transcript
 from cai.data.records import ComparisonRow
 from cai.engines import GenerateRequest
 from cai.models.chat import ChatFormat
 from cai.pipeline.context import Run
-from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
 from cai.pipeline.stage import FEEDBACK, HELPFUL
 from cai.settings import LabelPolicy, ModelSettings
@@ -26,12 +27,24 @@ from cai.workbench.effects import read_run
 from cai.workbench.tracing import Asked, Origin, Vote, trace
 
 
-def why_command(run_folder: Path, key: str, *, prompts: bool, exact: bool) -> None:
-    """Print where a row came from, and where the rows came from that it was made of."""
+def why(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    row: Annotated[str, typer.Argument(help="The key of a chain, a pair, a judgement or a label.")],
+    prompts: Annotated[
+        bool, typer.Option("--prompts/--no-prompts", help="Print every prompt in full.")
+    ] = True,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Print prompts as the model's chat template writes them."),
+    ] = False,
+) -> None:
+    """Show how a revision or a label was made: prompts, principles, numbers, policy, result."""
+    from cai.pipeline.load import open_run
+
     console = plain_console()
     opened = open_run(run_folder, Progress(console))
     run = read_run(run_folder, opened.pipeline.settings)
-    origin = trace(run, opened.pipeline.constitution, key)
+    origin = trace(run, opened.pipeline.constitution, row)
     write = Templates(models_by_name(opened)).write if exact else _plainly
     _Shown(console, policy=run.compare.labels, prompts=prompts, write=write).origin(origin)
 
@@ -106,11 +119,7 @@ class _Shown:
         self.console.print(Padding(_answer(asked), (0, 0, 0, 2)))
 
     def _fact(self, name: str, text: str, style: str = "") -> None:
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="cyan", width=10, no_wrap=True)
-        grid.add_column(overflow="fold")
-        grid.add_row(name, Text(text, style=style))
-        self.console.print(grid)
+        self.console.print(labelled(name, text, 10, style))
 
 
 def _value(value: object) -> str:
@@ -118,10 +127,7 @@ def _value(value: object) -> str:
 
 
 def _votes(votes: list[Vote]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("principle", overflow="fold")
-    for heading in ("weight", "P(response 0)", "log-odds"):
-        table.add_column(heading, justify="right")
+    table = plain_table("principle", "weight", "P(response 0)", "log-odds")
     graded = any(grade is not None for vote in votes for grade in vote.grades)
     if graded:
         table.add_column("mean grades", justify="right")

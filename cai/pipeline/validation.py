@@ -158,12 +158,12 @@ def _known_keys(location: Iterable[str | int], model: type[BaseModel]) -> list[s
     """Return the keys that the settings at `location` inside `model` may have."""
     for step in location:
         if isinstance(step, str):
-            model = _section(model.model_fields[step].annotation) or model
+            model = settings_in(model.model_fields[step].annotation) or model
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
-    """Find the settings class inside an annotation such as `list[SourceSettings] | None`."""
+def settings_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
+    """Return the settings class inside an annotation such as `list[SourceSettings] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for a in get_args(annotation) if (found := _section(a))), None)
+    return next((found for a in get_args(annotation) if (found := settings_in(a))), None)
