@@ -36,6 +36,6 @@ def test_the_shipped_files_are_small_and_whole():
 @pytest.mark.slow
 @pytest.mark.untraced
 def test_the_shipped_weights_hold_every_gate():
-    gates = measure("playground", per_pair=4, answers=120)
+    gates = measure("playground", per_pair=8, answers=400)
     assert len(gates) == 6 + 36 + 30
     assert [gate for gate in gates if not gate.passed] == []
