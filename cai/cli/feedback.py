@@ -14,10 +14,11 @@ from rich.table import Table
 
 from cai.cli.console import bar, plain_console
 from cai.compare import FeedbackJudge
-from cai.compare.quality import LabelQuality, gold_comparisons, gold_pair, measure_quality
+from cai.compare.quality import LabelQuality, gold_comparisons, gold_pairs, measure_quality
 from cai.constitution import Constitution
 from cai.data.records import ComparisonRow, JudgementRow
 from cai.data.rows import run_rows
+from cai.data.states import StateLimit
 from cai.data.store import write_json
 from cai.errors import CaiError
 from cai.evaluate.rates import Rate
@@ -67,10 +68,11 @@ def feedback_command(
     async def run() -> list[JudgementRow]:
         try:
             result = await run_rows(
-                judge.items(map(gold_pair, gold), engine),
+                judge.items(gold_pairs(gold), engine),
                 partial(judge.row, engine=engine),
                 concurrency=settings.concurrency,
                 task=bar(console, "Judging"),
+                limit=_limit(judge),
             )
             return result.rows
         finally:
@@ -101,6 +103,11 @@ def feedback_command(
             f"No comparison got a label ({_counts(quality.labels)}), so nothing was measured. "
             f"{why or 'Every judgement was even.'}"
         )
+
+
+def _limit(judge: FeedbackJudge) -> StateLimit:
+    share, setting = judge.settings.max_state_share, "max_state_share"
+    return StateLimit(share, "cai feedback", setting, together=judge.together)
 
 
 def reasons_of(judgements: Sequence[JudgementRow]) -> dict[str, dict[str, Any]]:
