@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "cai"
 OPEN_TO_ALL = {"errors", "settings"}
 DATA = {"data.conversation", "data.records"}
-ROWS = {"data.rows", "data.store", *DATA}
+ROWS = {"data.rows", "data.states", "data.store", *DATA}
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),

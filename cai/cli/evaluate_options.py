@@ -77,6 +77,10 @@ class EvaluateOptions:
     temperature: Annotated[float | None, typer.Option(min=0)] = None
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None
     concurrency: Annotated[int | None, typer.Option(min=1)] = None
+    max_state_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Stop if more rows than this end in one failed state."),
+    ] = None
     seed: Annotated[int | None, typer.Option(help="The seed of draws and samples.")] = None
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to write; `evaluation` if left out.")

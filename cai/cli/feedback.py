@@ -17,6 +17,7 @@ from cai.compare import FeedbackJudge
 from cai.constitution import load_constitution
 from cai.data.records import JudgementRow
 from cai.data.rows import run_rows
+from cai.data.states import StateLimit
 from cai.data.store import write_json
 from cai.engines import Engine, Usage
 from cai.errors import CaiError
@@ -71,7 +72,7 @@ def feedback(
 
     Accuracy, two baselines, calibration, position bias and length bias, with intervals.
     """
-    from cai.compare.quality import gold_comparisons, gold_pair, measure_quality
+    from cai.compare.quality import gold_comparisons, gold_pairs, measure_quality
 
     constitution = load_constitution(constitution_)
     settings = validated(CompareSettings, {}, changes or [])
@@ -81,9 +82,14 @@ def feedback(
     console, judge = plain_console(), FeedbackJudge(constitution, settings, seed)
 
     async def ask(engine: Engine) -> tuple[list[JudgementRow], Usage]:
-        items, row = judge.items(map(gold_pair, gold), engine), partial(judge.row, engine=engine)
-        task = bar(console, "Judging")
-        made = await run_rows(items, row, concurrency=settings.concurrency, task=task)
+        items, row = judge.items(gold_pairs(gold), engine), partial(judge.row, engine=engine)
+        made = await run_rows(
+            items,
+            row,
+            concurrency=settings.concurrency,
+            task=bar(console, "Judging"),
+            limit=_limit(judge),
+        )
         return made.rows, engine.usage
 
     judgements, usage = with_engine(console, asked, ask)
@@ -104,6 +110,11 @@ def feedback(
             f"No comparison got a label ({_counts(quality.labels)}), so nothing was measured. "
             f"{why or 'Every judgement was even.'}"
         )
+
+
+def _limit(judge: FeedbackJudge) -> StateLimit:
+    share, setting = judge.settings.max_state_share, "max_state_share"
+    return StateLimit(share, "cai feedback", setting, together=judge.together)
 
 
 def reasons_of(judgements: Sequence[JudgementRow]) -> dict[str, dict[str, Any]]:

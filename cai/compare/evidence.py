@@ -73,6 +73,12 @@ class FeedbackJudge(Asking):
             for principle in self._drawn_for(pair)
         ]
 
+    @property
+    def together(self) -> int:
+        """How many judgements there are of each pair."""
+        there = len(FORMS[self.settings.form].principles(self.constitution))
+        return there if self.settings.principles == "all" else self.settings.principles
+
     def questions(self, inputs: JudgementInputs) -> list[Question]:
         """Return the questions to the feedback model about a pair under a principle."""
         return FORMS[self.settings.form].questions(inputs.pair, inputs.principle, self)

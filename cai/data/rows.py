@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cai.data.records import Row
+from cai.data.states import StateLimit, Watch, owed
 from cai.data.store import RowStore
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ async def run_rows(
     concurrency: int,
     task: Task = silent,
     last: bool = True,
+    limit: StateLimit | None = None,
 ) -> RowsResult[R]:
     """Make every row that is not there yet; each proceeds through its chain on its own.
 
@@ -77,30 +79,31 @@ async def run_rows(
         task: Shows how many of the rows to make are done.
         last: False if more rows of this store are to follow; its file is then not written yet, and
             the result has all rows so far.
+        limit: How many rows may end in one state. Items are taken in their order, so this should
+            not put those first that are likely to end in the same.
 
     Raises:
         ValueError: Two items have the same key.
+        CaiError: More rows than `limit` allows have ended in one state.
     """
-    pending: list[Item[T]] = []
-    seen: set[str] = set()
-    for item in items:
-        if item.key in seen:
-            raise ValueError(f"two rows have the key {item.key}")
-        seen.add(item.key)
-        if store is None or not store.reuse(item.key, item.fingerprint):
-            pending.append(item)
+    pending, kept = _to_make([*_distinct(items)], store, limit)
+    watch = limit and Watch(limit, kept, len(pending), is_stored=store is not None)
 
     queue = iter(pending)
     made: dict[str, R] = {}
 
     async def worker(advance: Callable[[], None]) -> None:
         for item in queue:
+            if watch:
+                watch.begin()
             row = (await make(item)).model_copy(update={"fingerprint": item.fingerprint})
             if store is None:
                 made[item.key] = row
             else:
                 store.append(row)
             advance()
+            if watch:
+                watch.end(row)
 
     try:
         with task(len(pending)) as advance:
@@ -114,9 +117,37 @@ async def run_rows(
         rows = [made[item.key] for item in pending]
     else:
         rows = store.finish() if last else store.rows
-    reused = frozenset(seen - {item.key for item in pending})
+    reused = frozenset(row.key for row in kept)
     states = dict(Counter(row.state for row in rows))
     return RowsResult(rows, reused, states, waited=max(0, len(pending) - concurrency))
+
+
+def _distinct(items: Iterable[Item[T]]) -> Iterator[Item[T]]:
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise ValueError(f"two rows have the key {item.key}")
+        seen.add(item.key)
+        yield item
+
+
+def _to_make(
+    items: Collection[Item[T]], store: RowStore[R] | None, limit: StateLimit | None
+) -> tuple[list[Item[T]], list[R]]:
+    """Return the items whose rows are to be made, and the earlier rows of the others."""
+    if store is None:
+        return [*items], []
+    earlier = {item.key: store.reusable(item.key, item.fingerprint) for item in items}
+    not_kept = owed(limit, filter(None, earlier.values()))
+    kept = [
+        row
+        for item in items
+        if (row := earlier[item.key])
+        and row.state not in not_kept
+        and store.reuse(item.key, item.fingerprint)
+    ]
+    keys = {row.key for row in kept}
+    return [item for item in items if item.key not in keys], kept
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -42,16 +42,22 @@ class RowStore(Generic[R]):
         self._rows: dict[str, R] = {}
         self._earlier = self._read_earlier()
 
-    def reuse(self, key: str, fingerprint: str) -> bool:
-        """Keep the earlier row of this key if it is still what would be made now.
+    def reusable(self, key: str, fingerprint: str) -> R | None:
+        """Return the earlier row of this key if it is still what would be made now.
 
         Rows that failed are always made anew.
         """
         row = self._earlier.get(key)
         if row is None or row.fingerprint != fingerprint or row.state == "failed":
-            return False
-        self._rows[key] = row
-        return True
+            return None
+        return row
+
+    def reuse(self, key: str, fingerprint: str) -> bool:
+        """Keep the earlier row of this key if it is `reusable`, and say whether it is."""
+        row = self.reusable(key, fingerprint)
+        if row is not None:
+            self._rows[key] = row
+        return row is not None
 
     def earlier(self, key: str) -> R | None:
         """Return the row that an earlier execution has left under this key, stale or not."""

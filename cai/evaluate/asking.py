@@ -15,7 +15,7 @@ from cai.data.store import RowStore
 from cai.engines import Engine
 from cai.evaluate.answer import Answerer, Sample
 from cai.evaluate.choices import choice_item, choice_row
-from cai.evaluate.grading import Grader
+from cai.evaluate.grading import Grader, limit_of
 from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.texts import BenignText, text_logprobs
 from cai.settings import EvaluateSettings
@@ -120,12 +120,14 @@ class Asker:
     ) -> RowsResult[R]:
         """Make one model's rows of a file; `finish` writes it when it has those of all models."""
         return await run_rows(
-            items,
+            # Prompts come sorted by kind, and the first rows are to be like all the others.
+            sorted(items, key=lambda item: item.key),
             make,
             store=store,
             concurrency=self.settings.concurrency,
             task=self.task(what),
             last=False,
+            limit=limit_of(self.settings, what, normal=("refused",)),
         )
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any, Literal, Protocol
 
 from cai.data.conversation import Conversation
 from cai.data.records import Kind, Row, State, content_hash
+from cai.data.states import StateLimit
 from cai.engines import PromptTooLong, Unanswered, Unscored
 from cai.errors import CaiError
 from cai.evaluate.refusals import stance
-from cai.settings import OWN_GRADER
+from cai.settings import OWN_GRADER, EvaluateSettings
 
 Grades = dict[str, bool | float | str | None]
 PlainGrade = Callable[[Kind, Conversation, str], Grades]
@@ -52,6 +53,14 @@ def failures_as_states(row: Row) -> Generator[None]:
         row.state, row.error = error.state, str(error)
     except Unscored as error:
         row.state, row.error = "unparsed", str(error)
+
+
+def limit_of(
+    settings: EvaluateSettings, what: str, *, normal: Collection[str] = (), together: int = 1
+) -> StateLimit:
+    """Return how many rows of an evaluation may end in one state."""
+    setting = "evaluate.max_state_share"
+    return StateLimit(settings.max_state_share, what, setting, normal, together)
 
 
 class Grader(Protocol):

@@ -12,7 +12,7 @@ from cai.data.records import AnswerRow, Evidence, Kind, MatchRow, content_hash
 from cai.data.rows import Item, RowsResult, Task, run_rows, silent
 from cai.data.store import RowStore
 from cai.evaluate.elo import Match
-from cai.evaluate.grading import failures_as_states
+from cai.evaluate.grading import failures_as_states, limit_of
 from cai.evaluate.judge import AnswerJudge, match_questions
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.swiss import Pairing, next_round, swiss_rounds
@@ -48,9 +48,10 @@ async def play(
         store=store,
         concurrency=settings.concurrency,
         task=task,
+        limit=limit_of(settings, "evaluate: matches", together=len(models)),
     )
     if settings.elo_pairing == "all":
-        return await decide([_item(two, judge) for two in _all_meet(sides, settings.elo_prompts)])
+        return await decide(_items(_all_meet(sides, settings.elo_prompts), judge))
     pairs_of: dict[Kind, list[list[Pairing]]] = {kind: [] for kind in sides}
     rounds = {kind: swiss_rounds(len(answers)) for kind, answers in sides.items()}
     told: list[MatchRow] = []
@@ -63,7 +64,7 @@ async def play(
                 asked = _most_answered(answers)[: settings.elo_prompts]
                 # Rounds do not share questions: no two models meet twice on one.
                 matches += _met(answers, pairs, asked[number :: rounds[kind]])
-        told = (await decide([_item(two, judge) for two in matches], last=False)).rows
+        told = (await decide(_items(matches, judge), last=False)).rows
     return await decide([])
 
 
@@ -100,6 +101,11 @@ def _met(answers: Answers, pairs: Iterable[Pairing], questions: Sequence[int]) -
         for question in questions
         if question in answers[first] and question in answers[second]
     ]
+
+
+def _items(matches: Iterable[TwoAnswers], judge: AnswerJudge) -> list[Item[TwoAnswers]]:
+    """Return the items of matches, in an order in which the first are like all the others."""
+    return sorted((_item(two, judge) for two in matches), key=lambda item: item.key)
 
 
 def _item(two: TwoAnswers, judge: AnswerJudge) -> Item[TwoAnswers]:

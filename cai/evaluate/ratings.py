@@ -8,8 +8,9 @@ from functools import partial
 from cai.data.records import AnswerRow, RatingRow, content_hash
 from cai.data.rows import Item, RowsResult, Task, run_rows
 from cai.data.store import RowStore
-from cai.evaluate.grading import failures_as_states
+from cai.evaluate.grading import failures_as_states, limit_of
 from cai.evaluate.judge import AnswerJudge, rating_questions
+from cai.settings import EvaluateSettings
 
 
 def rateable(answers: Iterable[AnswerRow]) -> list[AnswerRow]:
@@ -21,14 +22,21 @@ async def rate_answers(
     answers: Iterable[AnswerRow],
     *,
     judge: AnswerJudge,
-    concurrency: int,
+    settings: EvaluateSettings,
     store: RowStore[RatingRow],
     task: Task,
 ) -> RowsResult[RatingRow]:
     """Rate the answers that are `rateable` with a judge; without a verdict, a row has a state."""
     items = [_item(row, judge) for row in rateable(answers)]
     row = partial(_row, judge=judge)
-    return await run_rows(items, row, store=store, concurrency=concurrency, task=task)
+    return await run_rows(
+        sorted(items, key=lambda item: item.key),
+        row,
+        store=store,
+        concurrency=settings.concurrency,
+        task=task,
+        limit=limit_of(settings, "evaluate: ratings"),
+    )
 
 
 def _item(answer: AnswerRow, judge: AnswerJudge) -> Item[AnswerRow]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
 from cai.data.records import Row
 from cai.data.rows import Item, RowsResult, run_rows
+from cai.data.states import StateLimit
 from cai.data.store import RowStore
 from cai.engines import Usage
 from cai.pipeline.context import Context
 from cai.pipeline.engines import Engines
+from cai.settings.base import SamplingSettings
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
@@ -28,6 +30,8 @@ def make_rows(
     store: RowStore[R],
     concurrency: int,
     title: str,
+    normal: Collection[str] = (),
+    together: int = 1,
 ) -> RowsResult[R]:
     """Make the missing rows of a data stage; return all of them.
 
@@ -39,9 +43,22 @@ def make_rows(
         store: Where the rows are kept.
         concurrency: Rows processed at the same time.
         title: The title of the progress.
+        normal: As in `StateLimit`.
+        together: As in `StateLimit`.
     """
     task = partial(context.progress.rows, title, tokens=engines.tokens)
-    return engines.run(run_rows(items, make, store=store, concurrency=concurrency, task=task))
+    limit = None
+    if isinstance(context.settings, SamplingSettings):
+        limit = StateLimit(
+            context.settings.max_state_share,
+            what=title,
+            setting=f"{context.name}.max_state_share",
+            normal=normal,
+            together=together,
+        )
+    return engines.run(
+        run_rows(items, make, store=store, concurrency=concurrency, task=task, limit=limit)
+    )
 
 
 def data_metrics(

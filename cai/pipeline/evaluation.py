@@ -237,7 +237,7 @@ async def _ask(
         found.ratings = await rate_answers(
             found.rows,
             judge=judge,
-            concurrency=settings.concurrency,
+            settings=settings,
             store=RowStore(evaluation.folder, RatingRow, "ratings"),
             task=task("ratings"),
         )

@@ -19,8 +19,10 @@ from cai.data.records import content_hash
 from cai.data.store import read_json, write_json
 from cai.settings import StageSettings
 
-EXECUTION_ONLY = frozenset({"concurrency", "max_batch_tokens", "launch", "processes"})
-"""Settings that change how fast a stage runs and not what it makes."""
+EXECUTION_ONLY = frozenset(
+    {"concurrency", "max_batch_tokens", "launch", "processes", "max_state_share"}
+)
+"""Settings that change how fast a stage runs, or when it stops, and not what it makes."""
 
 COUNTERS = (
     "rows",

@@ -53,9 +53,12 @@ class StageSettings(Settings, frozen=True):
 
 
 class SamplingSettings(Settings, frozen=True):
-    """How a stage samples."""
+    """How a stage samples, and when it gives up."""
 
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Logits are divided by it; 0 is greedy. The paper always samples at 1."""
     max_new_tokens: Positive = 256
     """The longest response, critique or revision, in tokens."""
+    max_state_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The stage stops if more than this share of its rows (at least 20) end in one state other than
+    `ok` and `tie`; 1: never."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cai.data.prompts import fingerprints, load_comparisons
@@ -30,6 +30,14 @@ def gold_fingerprints(sources: Sequence[SourceSettings], *, base_dir: Path) -> d
     """Name what the sources hold."""
     named = fingerprints(sources, "feedback", base_dir)
     return {f"known comparisons {path}": name for path, name in named.items()}
+
+
+def gold_pairs(rows: Iterable[ComparisonRow]) -> list[PairRow]:
+    """Return known comparisons as `gold_pair` does, in an order that is not that of their files.
+
+    The first of them then say as much about all of them as any others (`data/states.py`).
+    """
+    return sorted(map(gold_pair, rows), key=lambda pair: pair.key)
 
 
 def gold_pair(row: ComparisonRow) -> PairRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from cai.compare import Form
 from cai.compare.quality import (
     gold_comparisons,
     gold_fingerprints,
-    gold_pair,
+    gold_pairs,
     measure_quality,
     misses,
 )
@@ -30,6 +30,11 @@ from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import COMPARISONS, HELPFUL, POLICY, PROMPTS, Need, Output, Stage
 from cai.settings import CompareSettings, ModelSettings
+
+TAKEN_OVER = ("refused", "unparsed", "too_long")
+"""States of judgements for which a fallback judge is there."""
+HARD = ("refused", "too_long")
+"""States that are usual where another judge has given no verdict."""
 
 
 def _form(context: Context[CompareSettings]) -> Form:
@@ -62,7 +67,8 @@ def _run(context: Context[CompareSettings]) -> dict[str, Any]:
         pairs = _make_pairs(context, engines)
         engines.keep(context.feedback, context.fallback)
         quality = _gate(context, engines)
-        judgements = _judged(context, engines, pairs.rows, "judgements")
+        normal = TAKEN_OVER if context.fallback else ()
+        judgements = _judged(context, engines, pairs.rows, "judgements", normal=normal)
         engines.keep(context.fallback)
         fallback = _asked_again(context, engines, pairs.rows, judgements.rows)
     labels = _label(context, pairs, [judgements, fallback])
@@ -114,7 +120,7 @@ def _gate(context: Context[CompareSettings], engines: Engines) -> dict[str, Any]
         path.unlink(missing_ok=True)
         return {}
     gold = gold_comparisons(gate.comparisons, seed=context.seed, base_dir=context.base_dir)
-    judged = _judged(context, engines, map(gold_pair, gold), "quality")
+    judged = _judged(context, engines, gold_pairs(gold), "quality")
     quality = measure_quality(
         gold,
         judged.rows,
@@ -161,6 +167,7 @@ def _judged(
     *,
     model: ModelSettings | None = None,
     only: Iterable[JudgementRow] | None = None,
+    normal: Collection[str] = (),
 ) -> RowsResult[JudgementRow]:
     """Ask about pairs.
 
@@ -171,6 +178,7 @@ def _judged(
         name: The file of the rows, and what the progress is called.
         model: Who is asked; the feedback model if left out.
         only: Ask again for these judgements alone, in their stead.
+        normal: States that many of the rows may have.
     """
     engine, judge = engines[model or context.feedback], _judge(context)
     items = judge.items(pairs, engine)
@@ -184,6 +192,8 @@ def _judged(
         store=RowStore(context.folder, JudgementRow, name),
         concurrency=judge.settings.concurrency,
         title=f"{context.name}: {name}",
+        normal=normal,
+        together=judge.together,
     )
     failed = [row for row in result.rows if row.state == "failed"]
     if failed and len(failed) == len(result.rows):
@@ -205,7 +215,7 @@ def _asked_again(
     unusable = [row for row in judgements if fallback and not compare.is_usable(row, policy)]
     without = {row.pair for row in unusable}
     pairs = [pair for pair in pairs if pair.key in without]
-    return _judged(context, engines, pairs, "fallback", model=fallback, only=unusable)
+    return _judged(context, engines, pairs, "fallback", model=fallback, only=unusable, normal=HARD)
 
 
 def _label(
