@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import typer
@@ -52,10 +54,15 @@ class Commands(TyperGroup):
 
         Status 0 is success, 2 a wrong command line, 130 Ctrl-C, 143 SIGTERM, 1 everything else.
         """
+        given = [*ctx._protected_args, *ctx.args]
         try:
             with _termination_is_raised():
                 return super().invoke(ctx)
-        except (_CLICK_ERROR, typer.Exit, typer.Abort):
+        except (typer.Exit, typer.Abort):
+            raise
+        except _CLICK_ERROR as error:
+            if type(error).__name__ == "NoSuchOption":
+                cast("Any", error).message += _file_hint(given)
             raise
         except KeyboardInterrupt as stop:
             told = isinstance(stop, Terminated)
@@ -73,6 +80,14 @@ class Commands(TyperGroup):
                 raise
             _say(f"Error: {error if isinstance(error, CaiError) else _fault(error)}")
             raise typer.Exit(1) from None
+
+
+def _file_hint(given: Sequence[str]) -> str:
+    """Say how to write a file whose name begins like an option."""
+    short = [text for text in given if re.match(r"-[^-].", text)]
+    file = next((text for text in given if text[:1] == "-" and Path(text).exists()), None)
+    name = file or next(iter(short), None)
+    return f". For a file of the name {name}, write ./{name}" if name else ""
 
 
 _ERRORS = plain_console(stderr=True, soft_wrap=True)

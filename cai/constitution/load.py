@@ -21,6 +21,7 @@ from cai.constitution.schema import (
     Principle,
 )
 from cai.errors import CaiError
+from cai.settings.paths import user_path
 
 T = TypeVar("T")
 SUFFIXES = (".yaml", ".yml")
@@ -74,7 +75,7 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
     """
     if isinstance(ref, str) and ref in shipped_constitutions():
         return shipped_folder() / f"{ref}.yaml"
-    path = Path(ref).expanduser()
+    path = user_path(ref)
     path = path if folder is None else folder / path
     if path.is_dir():
         inside = ", ".join(sorted(p.name for p in path.glob("*.yaml"))) or "no YAML file"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from cai.errors import CaiError
 from cai.models.chat import CHAT_FORMAT, ChatFormat, use_transcripts
 from cai.settings import ModelSettings
+from cai.settings.paths import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +46,7 @@ def resolve_model(path: str) -> str:
     """
     if path == "playground":
         return str(PLAYGROUND)
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.is_dir():
         return str(folder)
     if folder.exists():
@@ -172,7 +173,7 @@ def adapter_folder(settings: ModelSettings) -> Path:
     Raises:
         CaiError: It is not one.
     """
-    folder = Path(settings.adapter or "").expanduser()
+    folder = user_path(settings.adapter or "")
     if not (folder / "adapter_config.json").is_file():
         raise CaiError(
             f"The adapter {folder} has no adapter_config.json. Give the folder that PEFT's "

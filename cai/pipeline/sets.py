@@ -14,6 +14,7 @@ from cai.evaluate.recorded import Recorded, read_answers
 from cai.evaluate.sets import PROMPT_SETS, QUESTION_SETS, PromptSet, read_set
 from cai.pipeline.load import read_resolved
 from cai.settings import PromptsSettings, SourceSettings
+from cai.settings.paths import user_path
 
 RUN = "run"
 ANSWERS = "answers"
@@ -45,7 +46,7 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
         ]
         return PromptSet(spec, prompts=tuple(_named(rows[:limit], f"{name}_{rest}")))
     if name == RUN and rest:
-        rows = _prompts_of_run(Path(rest).expanduser())
+        rows = _prompts_of_run(user_path(rest))
         held_out = [row for row in rows if row.split == "held_out" and row.state == "ok"]
         if not held_out:
             raise CaiError(f"The run {rest} has no held-out prompts. Raise `prompts.held_out`.")

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from cai.constitution.document import Document
 from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
+from cai.settings.paths import user_path
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -96,8 +97,10 @@ def _value(text: str) -> Any:  # noqa: ANN401 (whatever a setting may be)
 
     In YAML "#" begins a comment, and ": ", "[" and others begin lists and mappings.
     """
+    if text != text.strip() and Path(text).exists():
+        return text
     path = text.strip()
-    is_there = len(path) > 1 and Path(path).expanduser().exists()
+    is_there = len(path) > 1 and user_path(path).exists()
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -15,6 +15,7 @@ from cai.data.prompts.formats import NAMES, delimiter_of, format_of, refuse_bina
 from cai.data.prompts.layouts import LAYOUTS
 from cai.data.prompts.record import PROMPT_COLUMNS, Record
 from cai.errors import CaiError
+from cai.settings.paths import user_path
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -26,7 +27,7 @@ def find_file(name: str, base_dir: Path) -> Path:
     Raises:
         CaiError: There is no such file, or it is a directory.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     tried = list(dict.fromkeys([base_dir / path, path]))
     found = next((candidate for candidate in tried if candidate.exists()), None)
     if found is None:
