@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cai.report.facts import PPOFacts
+from cai.report.wording import number, percent
 
 LONGEST_CURVE = 400
 """The largest number of points of a curve."""
@@ -26,25 +27,17 @@ CURVES: dict[str, dict[str, str]] = {
 """By title of a chart: its curves, by their name in `steps.jsonl`, with their name in the chart."""
 
 GUARD = {
-    "guard/score": "Preference score",
-    "guard/independent": "Independent score",
-    "guard/kl": "KL from SL-CAI, nats per response",
-    "guard/length": "Length, tokens",
-    "guard/ended": "Ended in time",
-    "guard/evasive": "Evasive",
-    "guard/over_refusal": "Benign prompts refused",
-    "guard/repeated_openings": "Same opening as another answer",
-    "guard/repeated_ngrams": "Phrases of another answer",
+    "guard/score": ("Preference score", number),
+    "guard/independent": ("Independent score", number),
+    "guard/kl": ("KL from SL-CAI, nats per response", number),
+    "guard/length": ("Length, tokens", number),
+    "guard/ended": ("Ended in time", percent),
+    "guard/evasive": ("Evasive", percent),
+    "guard/over_refusal": ("Benign prompts refused", percent),
+    "guard/repeated_openings": ("Same opening as another answer", percent),
+    "guard/repeated_ngrams": ("Phrases of another answer", percent),
 }
-"""The guard's measures on held-out prompts, with their titles."""
-SHARES = {
-    "guard/ended",
-    "guard/evasive",
-    "guard/over_refusal",
-    "guard/repeated_openings",
-    "guard/repeated_ngrams",
-}
-"""Measures in percent."""
+"""The guard's measures on held-out prompts: the title of each, and how it is written."""
 
 MOST_CHECKS = 6
 """Columns of the table of checks."""

@@ -18,7 +18,7 @@ from cai.evaluate.results import ModelSummary, RoundScore
 from cai.report import charts, numbers
 from cai.report.browser import Rows, pack
 from cai.report.checkpoints import checkpoint_figures, checkpoint_series, compared_checkpoints
-from cai.report.curves import GUARD, SHARES, drawn
+from cai.report.curves import GUARD, drawn
 from cai.report.effects import MEASURES, SIDE_NAMES, show_measure, side_effects
 from cai.report.facts import Comparison, PPOFacts, Report, RoundFacts, StageFacts
 from cai.report.figures import elo_figure, harmfulness_figure, lineages, missing
@@ -300,13 +300,13 @@ def _line_charts(ppo: PPOFacts) -> list[charts.LineChart]:
     return [chart for chart in charts_of if chart]
 
 
-def _guard(ppo: PPOFacts) -> dict[str, tuple[str, bool]]:
-    """Return the title of each measure of the guard, and whether it is a share."""
-    return {
-        name: (title, name in SHARES)
-        for name, title in GUARD.items()
+def _guard(ppo: PPOFacts) -> list[tuple[str, list[str]]]:
+    """Return the title of each measure of the guard, and its value at each check."""
+    return [
+        (title, [write(check.get(name)) for check in ppo.guard])
+        for name, (title, write) in GUARD.items()
         if any(check.get(name) is not None for check in ppo.guard)
-    }
+    ]
 
 
 def _trained(stages: Mapping[str, StageFacts]) -> list[tuple[str, Mapping[str, Any]]]:
