@@ -7,7 +7,7 @@ from pathlib import Path
 from cai.cli.console import plain_console
 from cai.data.prompts import reader_of
 from cai.data.store import write_rows
-from cai.pipeline.launch_training import run_training
+from cai.pipeline.launch import run_training
 from cai.pipeline.progress import Progress
 from cai.pipeline.validation import validated
 from cai.settings import ModelSettings, OptimizerSettings, SourceSettings

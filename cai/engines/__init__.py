@@ -168,17 +168,3 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Give the memory back. Requests in flight fail."""
         ...
-
-
-__all__ = [
-    "Completion",
-    "Engine",
-    "GenerateRequest",
-    "PromptTooLong",
-    "ScoreRequest",
-    "Scores",
-    "Unanswered",
-    "Unscored",
-    "Usage",
-    "nothing_said",
-]
