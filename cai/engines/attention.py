@@ -271,18 +271,10 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **kwargs: Any,  # noqa: ANN401
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers' attention functions do.
+    """Attend as transformers' attention functions do; see them for the other parameters.
 
-    Args:
-        module: The layer.
-        query: `(1, heads, T, size)`.
-        key: The result of `PagedCache.update`.
-        value: Not used.
-        attention_mask: Not used.
-        scaling: Of the scores; None for one over the root of `size`.
-        sliding_window: How many tokens each one sees; None for all.
-        s_aux: Scores of attention sinks, `(heads,)`.
-        kwargs: Further arguments of some models.
+    Queries are `(1, heads, T, size)`, the key is the result of `PagedCache.update`, and attention
+    sinks (`s_aux`) are `(heads,)`.
 
     Returns:
         `(1, T, heads, size)`, and no weights.

@@ -240,8 +240,7 @@ class DecodeLoop:
 
         Raises:
             PromptTooLong: The prompt and `max_tokens` exceed the context.
-            ValueError: The prompt is empty, `max_tokens` is below 1, or the temperature is negative
-                or not finite.
+            ValueError: The prompt is empty, or a number is out of range (see `TokenRequest`).
         """
         self.check(request)
         bisect.insort(self._waiting, _Row(request, tag), key=lambda row: -row.length)

@@ -120,14 +120,8 @@ def begin_prompts(
     """Prepare the first prompts for one forward pass: take their pages, and fill in cached states.
 
     A prompt that shares more with another one of this pass than with cached ones is skipped: next
-    time it can start from there.
-
-    Args:
-        prompts: None empty.
-        prefixes: Where to look for states.
-        cache: Where pages are taken.
-        most: Tokens to run; the first prompt may have more.
-        shared: Whether several may have a full page together; those that decode may not.
+    time it can start from there. The pass has at most `most` tokens, or one prompt. With `shared`,
+    several may have a full page together; those that decode may not.
     """
     begun: list[Begun] = []
     running: set[int] = set()

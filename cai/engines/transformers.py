@@ -71,12 +71,9 @@ class TransformersEngine:
         self._worker = _Worker(model, chat, max_batch_tokens, self.usage)
 
     async def generate(self, request: GenerateRequest) -> Completion:
-        """Complete a prompt. The row of a cancelled task is still decoded.
+        """Complete a prompt; see `Engine.generate`. The row of a cancelled task is still decoded.
 
-        Raises:
-            PromptTooLong: The prompt and `max_tokens` exceed the model's context.
-            Unanswered: The template cannot write the prompt.
-            CaiError: The engine is or was closed.
+        Raises a CaiError if the engine is or was closed.
         """
         stop = (*self._chat.stop_strings, *request.stop)
         tokens = TokenRequest(
@@ -100,9 +97,8 @@ class TransformersEngine:
     async def score(self, request: ScoreRequest) -> Scores:
         """Return the exact log-probability of each option, of any number of tokens.
 
-        Raises:
-            PromptTooLong: The prompt and its longest option exceed the model's context.
-            CaiError: There are no options, or two of the same or an empty one; or as `generate`.
+        See `Engine.score`. Raises a CaiError for no options, an empty one or two of the same, and
+        if the engine is or was closed.
         """
         question = TokenQuestion(
             prompt_ids=tuple(prompt_ids(self._chat, request.prompt)),

@@ -62,13 +62,7 @@ class VLLMEngine:
         self._context: int = self._engine.model_config.max_model_len
 
     async def generate(self, request: GenerateRequest) -> Completion:
-        """Complete a prompt.
-
-        Raises:
-            PromptTooLong: The prompt and `max_tokens` exceed the model's context.
-            Unanswered: The template cannot write the prompt.
-            CaiError: The engine is or was closed.
-        """
+        """Complete a prompt; see `Engine.generate`. Raises a CaiError if the engine is closed."""
         stop = (*self._chat.stop_strings, *request.stop)
         ids = prompt_ids(self._chat, request.prompt)
         self._check(len(ids), request.max_tokens)
@@ -97,12 +91,10 @@ class VLLMEngine:
         )
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Return the exact log-probability of each option, of however many tokens.
+        """Return the exact log-probability of each option, of any number of tokens.
 
-        Raises:
-            PromptTooLong: The prompt and its longest option exceed the model's context.
-            Unscored: The model computes what is no log-probability.
-            CaiError: There are no options, or two of the same or an empty one; or as `generate`.
+        See `Engine.score`. Raises a CaiError for no options, an empty one or two of the same, and
+        if the engine is or was closed.
         """
         ids = prompt_ids(self._chat, request.prompt)
         options = [tuple(self._chat.option_ids(option)) for option in request.options]

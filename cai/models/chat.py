@@ -92,10 +92,8 @@ def use_transcripts(tokenizer: Any) -> None:  # noqa: ANN401 (any transformers t
 class ChatFormat:
     """How one tokenizer writes conversations.
 
-    Attributes:
-        stop_ids: Every token that ends the assistant's turn (turn end and end of text).
-        turn_end: The token that training appends to a completion.
-        pad_id: A token to pad with; masks never rely on it differing from EOS.
+    `stop_ids` are the tokens that end the assistant's turn (turn end and end of text), `turn_end`
+    is the one that training appends to a completion, and `pad_id` one to pad with (it may be EOS).
     """
 
     def __init__(self, tokenizer: Any, extra_stop_ids: Sequence[int] = ()) -> None:  # noqa: ANN401

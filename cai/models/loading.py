@@ -166,10 +166,8 @@ def adapter_folder(settings: ModelSettings) -> Path:
 def fingerprint_model(settings: ModelSettings) -> str:
     """Hash a model: config, tokenizer, chat template, weights, adapter, options, `CHAT_FORMAT`.
 
-    Of weights above 2 GB, 256 evenly spaced blocks of 1 MB per file are hashed.
-
-    Returns:
-        16 hexadecimal digits.
+    Of weights above 2 GB, 256 evenly spaced blocks of 1 MB per file are hashed. The result has 16
+    hexadecimal digits.
 
     Raises:
         CaiError: The folder is unusable.

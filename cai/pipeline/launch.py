@@ -208,11 +208,9 @@ def launcher_of(
 def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: str) -> Launcher:
     """Return how to start processes, after checks; none is started.
 
-    Args:
-        name: `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's.
-        processes: How many; None for the number in the file, or one for each GPU.
-        base_dir: A folder of files, besides the working directory.
-        stage: The stage of the settings `launch` and `processes`.
+    `name` is `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's, in `base_dir`
+    or the working directory. Without `processes`, its file says how many, or there is one for each
+    GPU.
 
     Raises:
         CaiError: There is no such file, or it has settings that are not supported.

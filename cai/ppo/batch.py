@@ -164,11 +164,9 @@ def length_sorted(
 ) -> list[Tensor]:
     """Split `0 … B-1` into micro-batches of similar length, longest first, for little padding.
 
-    Args:
-        lengths_B: Tokens of each row, on the host.
-        size: Rows of a micro-batch; None for as many as make `MICRO_BATCH_TOKENS`, padding counted.
-        processes: Share the sorted rows: each gets as many micro-batches, of about equal lengths.
-        device: Where they are computed, which decides how many tokens are enough.
+    A micro-batch has `size` rows; None: as many as make `MICRO_BATCH_TOKENS` of the device, padding
+    counted. The sorted rows are shared by the processes: each gets as many micro-batches, of about
+    equal lengths. Lengths are on the host.
 
     Returns:
         The rows of each micro-batch of this process, on the host.

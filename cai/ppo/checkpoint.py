@@ -29,14 +29,9 @@ _META = "meta.json"
 def save_checkpoint(
     folder: Path, step: int, run: str, state: Mapping[str, Any], *, keep: int = KEEP
 ) -> None:
-    """Save the state after `step` steps of a run, and keep only the `keep` newest checkpoints.
+    """Save the state after `step` steps, and keep only the `keep` newest checkpoints.
 
-    Args:
-        folder: The folder of checkpoints; created if missing.
-        step: Steps done.
-        run: The fingerprint of the run; other runs do not resume from it.
-        state: Weights and optimizers.
-        keep: How many checkpoints to keep.
+    `run` is the fingerprint of the run: no other run resumes from it.
     """
     with whole_folder(folder / f"step-{step:06d}") as partial:
         with (partial / _STATE).open("wb") as file:

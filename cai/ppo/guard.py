@@ -153,17 +153,12 @@ class Guard:
 
 
 def text_measures(texts: Sequence[str], kinds: Sequence[Kind | None]) -> dict[str, float]:
-    """Return shares, in [0, 1], of what answers look like.
+    """Return shares, in [0, 1], of answers to different prompts; all but red-team ones are benign.
 
-    Args:
-        texts: Answers to different prompts.
-        kinds: The prompts' kinds; all but red-team ones count as benign.
-
-    Returns:
-        `guard/evasive`: short refusals without a reason. `guard/over_refusal`: refusals of any
-        kind, of benign prompts. `guard/repeated_openings`: answers that begin with the same four
-        words as one before. `guard/repeated_ngrams`: of the different word 5-grams of each answer,
-        those that an answer before it has, too.
+    `guard/evasive`: short refusals without a reason. `guard/over_refusal`: refusals of any kind, of
+    benign prompts. `guard/repeated_openings`: answers that begin with the same four words as an
+    earlier one. `guard/repeated_ngrams`: of the different word 5-grams of each answer, those that
+    an earlier answer has, too.
     """
     stances = [stance(text) for text in texts]
     benign = [s for s, kind in zip(stances, kinds, strict=True) if kind != "red_team"]
@@ -185,12 +180,7 @@ def alarms_of(
 ) -> list[str]:
     """Return a message with both numbers for each change since the start that breaks a rule.
 
-    Args:
-        start: Metrics before the first step.
-        now: Metrics of a check.
-        rules: When to raise an alarm.
-        highest: The independent score at its best.
-        deviation: The standard deviation of independent scores.
+    `highest` is the best independent score so far, `deviation` its standard deviation at the start.
     """
     alarms: list[str] = []
     for name, said, most in (

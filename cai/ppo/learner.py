@@ -32,10 +32,9 @@ class Learner:
     """Policy and critic (if there is one) with their optimizers, and the frozen reference.
 
     All are in eval mode, also in training: PPO's ratios compare two forward passes of one policy,
-    which must not differ by dropout.
-
-    With LoRA, policy and reference are one model, perhaps with critic and preference model. Then
-    `act_as` must be called before each forward pass: it chooses the adapter.
+    which must not differ by dropout. With LoRA, policy and reference are one model, perhaps with
+    critic and preference model; `act_as` must be called before each forward pass to choose the
+    adapter.
     """
 
     policy: PreTrainedModel

@@ -59,7 +59,7 @@ def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -
 def kl_shaped_rewards(
     scores_B: Tensor, logprobs_BT: Tensor, ref_logprobs_BT: Tensor, mask_BT: Tensor, kl_coef: float
 ) -> Tensor:
-    """Return each token's reward: a KL penalty everywhere, the score on the last real token.
+    """Return each token's reward, `(B, T)`: a KL penalty, and the score on the last real token.
 
     `r_t = -β (log π(a_t) - log π_ref(a_t)) + [t is last] score`, the per-token form of
     `r_PM - β D_KL(π ‖ π_ref)` (Bai et al. 2022, arXiv 2204.05862, equation 4.1).

@@ -115,8 +115,8 @@ def tokenize_prompts(
 ) -> list[TokenPrompt]:
     """Return the prompts that leave room for a response; longer ones are left out, never cut.
 
-    `context` are the tokens that policy and preference models can read, `max_new_tokens` the room
-    of a response, and `named` is the word for a prompt in messages.
+    `context` are the tokens that policy and preference models can read, `max_new_tokens` those of a
+    response; `named` is the word for a prompt in messages.
 
     Raises:
         CaiError: There are no prompts, or all are too long.

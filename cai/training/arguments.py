@@ -56,16 +56,9 @@ def training_arguments(
 ) -> TrainingArguments:
     """Translate our settings into those of transformers.
 
-    The learning rate is constant after a warm-up of 3% of the steps, as in the paper (section
-    3.5), unless `final_learning_rate` says otherwise. Weights and optimizer are float32; on a GPU
-    passes compute in bfloat16 by autocast.
-
-    Args:
-        settings: Ours.
-        run: Says on which device to train, how precisely to compute, and where to write.
-        rows: How many there are.
-        group: The processes that share the training.
-        model: Under FSDP2, the model whose layers are gathered one at a time.
+    The learning rate is constant after a warm-up of 3% of the steps, as in the paper (section 3.5),
+    unless `final_learning_rate` says otherwise. Weights and optimizer are float32; on a GPU passes
+    compute in bfloat16 by autocast. Under FSDP2, the layers of `model` are gathered one at a time.
     """
     micro = micro_batch_size(settings, group.count)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)

@@ -145,10 +145,7 @@ def last_token_scores(model: PreTrainedModel, input_ids: Tensor, attention_mask:
     transformers' own pooling looks for the last id that is not the pad id, which is the wrong
     token where pad and turn end are the same.
 
-    Args:
-        model: A sequence classification model with one label.
-        input_ids: `(B, T)`; padded on either side with any id.
-        attention_mask: `(B, T)` 1 at real tokens.
+    Ids and mask (1 at real tokens) are `(B, T)`, padded on either side with any id.
 
     Returns:
         `(B,)` float32, raw (not normalised).

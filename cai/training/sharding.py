@@ -28,9 +28,8 @@ def layers(model: nn.Module) -> list[nn.Module]:
 def shard(model: nn.Module, *, reshard: bool) -> None:
     """Split a model's weights among the processes, layer by layer, in place.
 
-    Args:
-        model: Afterwards, `call` is how functions use its inner modules.
-        reshard: Split a layer's weights again after its forward pass (less memory, more traffic).
+    Afterwards, `call` is how functions use its inner modules. `reshard` splits a layer's weights
+    again after its forward pass (less memory, more traffic).
     """
     for layer in [*layers(model), model]:
         fully_shard(layer, reshard_after_forward=reshard and layer is not model)
@@ -70,9 +69,7 @@ def gathered_moments(
 ) -> dict[int, dict[str, Tensor]]:
     """Return Adam's state by the weight's number, gathered, on the CPU.
 
-    Args:
-        moments: As this process has it.
-        keep: Whether this process needs the result; all processes must call this.
+    The result is empty unless `keep`; all processes must call this.
     """
     gathered: dict[int, dict[str, Tensor]] = {}
     for number, moment in moments.items():
