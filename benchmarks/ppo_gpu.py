@@ -37,7 +37,7 @@ from cai.ppo.rollout import collect_rollout
 from cai.ppo.sampling import sample_here
 from cai.ppo.update import update
 from cai.settings import PPOSettings
-from cai.training.adapter import AdapterWeights
+from cai.training.lora import AdapterWeights
 
 RANK = 16
 

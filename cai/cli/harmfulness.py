@@ -31,7 +31,7 @@ def harmfulness(
 ) -> None:
     """Train a model that rates how harmful a response is, for `cai evaluate --harmfulness`."""
     from cai.data.prompts import reader_of
-    from cai.pipeline.launch_training import run_training
+    from cai.pipeline.launch import run_training
 
     base, console = model_settings(model, model_set), plain_console(soft_wrap=True)
     settings = validated(OptimizerSettings, {}, changes or [])

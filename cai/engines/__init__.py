@@ -178,18 +178,3 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Give the memory back. Requests in flight fail."""
         ...
-
-
-__all__ = [
-    "SERVERS_OWN",
-    "Completion",
-    "Engine",
-    "GenerateRequest",
-    "PromptTooLong",
-    "ScoreRequest",
-    "Scores",
-    "Unanswered",
-    "Unscored",
-    "Usage",
-    "nothing_said",
-]

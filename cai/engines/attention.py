@@ -1,8 +1,8 @@
-"""Attention of sequences that run side by side, over the pages that their states are in.
+"""Attention of sequences that run side by side, over the pages that hold their states.
 
-Sequences with one new token, which decode, attend together: page by page, over all pages in use and
-in the memory they are in; then each page of a sequence gets its share of the weight, as in flash
-decoding (Dao et al., 2023). Others attend one by one.
+Sequences with one new token attend together: page by page, over all pages in use; then each page of
+a sequence gets its share of the weight, as in flash decoding (Dao et al., 2023). Others attend one
+by one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAGE = 64
 IMPLEMENTATION = "cai_pages"
 """The name of `attend` among transformers' attention functions."""
 _HIDDEN = -1e30
-"""Added to scores of what is not attended to: they vanish, but their differences stay finite."""
+"""Added to scores of tokens that are not attended to; the differences stay finite."""
 
 _FAR = 1 << 40
 """Where an unused page begins: behind the end of every sequence."""
@@ -35,17 +35,13 @@ Store = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class How:
-    """What a layer says about its attention.
-
-    Attributes:
-        scaling: Of the scores.
-        window: How many tokens each one sees, itself included; None for all.
-        sinks: Scores of nothing, which takes its share of the weight: `(heads,)`, or none.
-    """
+    """The attention of a layer."""
 
     scaling: float
     window: int | None
+    """How many tokens each one sees, itself included; None for all."""
     sinks: torch.Tensor | None
+    """Scores of attention sinks, which take a share of the weight: `(heads,)`, or none."""
 
 
 class Decoding:
@@ -54,12 +50,10 @@ class Decoding:
     def __init__(
         self, pages: Sequence[Sequence[int]], lengths: Sequence[int], device: torch.device
     ) -> None:
-        """Lay out which page is whose.
+        """Set up the table of pages.
 
-        Args:
-            pages: Of each sequence, those for its new token included.
-            lengths: Their tokens, the new one included.
-            device: Of the model.
+        `pages` are those of each sequence, with room for its new token, and `lengths` its tokens,
+        the new one included.
         """
         counts = np.array([len(some) for some in pages])
         numbers = np.fromiter(chain.from_iterable(pages), dtype=np.int64)
@@ -69,7 +63,7 @@ class Decoding:
         # Unused pages count as the first sequence's, far behind its end.
         owners, starts = np.zeros(top, dtype=np.int64), np.full(top, _FAR)
         owners[numbers], starts[numbers] = rows, within * PAGE
-        # A sequence with fewer pages than another has any page in their places, with no weight.
+        # Missing pages of a shorter sequence are any page, with no weight.
         table = np.zeros((len(pages), int(counts.max())), dtype=np.int64)
         absent = np.full(table.shape, _HIDDEN, dtype=np.float32)
         table[rows, within], absent[rows, within] = numbers, 0.0
@@ -111,11 +105,10 @@ class Decoding:
         return made
 
     def become(self, other: Decoding, unused: int) -> None:
-        """Take over, in place, the sequences of another one that is no larger.
+        """Copy another one, in place, that is no larger.
 
-        Args:
-            other: Whose sequences come first here.
-            unused: The page into which the remaining sequences write; they are one token long.
+        Its sequences come first here. The remaining ones are one token long and write into page
+        `unused`.
         """
         count, pages, longest = other.sizes
         for own, value in (
@@ -133,13 +126,7 @@ class Decoding:
         self._absent[:count, :longest] = other._absent
 
     def attend(self, query: torch.Tensor, store: Store, how: How) -> torch.Tensor:
-        """Return `(B, heads, size)`.
-
-        Args:
-            query: `(B, heads, size)`.
-            store: Where the states of all tokens are, the new ones included.
-            how: What the layer says.
-        """
+        """Return `(B, heads, size)` for such queries; the new tokens' states are in `store`."""
         count, kv_heads = len(self._owners), store[0].shape[1]
         keys, values = (states[:count].flatten(0, 1) for states in store)
         shape = (count * kv_heads, query.shape[1] // kv_heads, -1)
@@ -187,14 +174,7 @@ class Appending:
     """One sequence with any number of new tokens."""
 
     def __init__(self, known: int, new: int, pages: Sequence[int], device: torch.device) -> None:
-        """Prepare.
-
-        Args:
-            known: The tokens that come before the new ones.
-            new: The new ones.
-            pages: Where the states of the known ones are.
-            device: Of the model.
-        """
+        """Prepare for `new` tokens after `known` ones, whose states are in `pages`."""
         self.new = new
         self._known = known
         self._pages = torch.tensor(pages, device=device) if known else None
@@ -203,16 +183,13 @@ class Appending:
     def attend(self, query: torch.Tensor, new: Store, store: Store, how: How) -> torch.Tensor:
         """Return `(new tokens, heads, size)`.
 
-        Args:
-            query: `(heads, new tokens, size)`.
-            new: Keys and values of the new tokens, each `(key-value heads, new tokens, size)`.
-            store: Where the states of the known tokens are.
-            how: What the layer says.
+        The query is `(heads, new tokens, size)`; the new keys and values are each `(key-value
+        heads, new tokens, size)`. The states of the known tokens are in `store`.
         """
         keys, values = (self._all(*pair) for pair in zip(new, store, strict=True))
         mask = self._mask(how, keys)
         if how.sinks is not None:
-            # A token that is nothing: the mask alone is its score.
+            # One more token, whose score is the mask alone.
             keys, values = (pad(states, (0, 0, 0, 1)) for states in (keys, values))
             seen = keys.new_zeros(1, keys.shape[1] - 1) if mask is None else mask
             sinks = how.sinks.to(keys.dtype)[:, None, None].expand(-1, self.new, 1)
@@ -257,19 +234,14 @@ class Appending:
 
 @dataclass(eq=False)
 class LayerStates:
-    """What stands for the keys of a layer: its pages, and the states of all new tokens.
-
-    Attributes:
-        rows: Sequences with one new token each, which come first.
-        others: Those that follow.
-        store: The layer's pages.
-        new: Keys and values of the new tokens, each `(heads, T, size)`.
-    """
+    """Takes the place of a layer's keys: its pages, and the states of all new tokens."""
 
     rows: Decoding | None
+    """Sequences with one new token each, which come first."""
     others: Sequence[Appending]
     store: Store
     new: Store
+    """Keys and values of the new tokens, each `(heads, T, size)`."""
 
     def attend(self, query: torch.Tensor, how: How) -> torch.Tensor:
         """Return `(T, heads, size)` for queries `(heads, T, size)`."""
@@ -299,24 +271,16 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **kwargs: Any,  # noqa: ANN401
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers' attention functions do.
+    """Attend as transformers' attention functions do; see them for the other parameters.
 
-    Args:
-        module: The layer.
-        query: `(1, heads, T, size)`.
-        key: What `PagedCache.update` returned.
-        value: Nothing.
-        attention_mask: Nothing.
-        scaling: Of the scores; None for one over the root of `size`.
-        sliding_window: How many tokens each one sees; None for all.
-        s_aux: Scores of attention sinks, `(heads,)`.
-        kwargs: What else some models pass on.
+    Queries are `(1, heads, T, size)`, the key is the result of `PagedCache.update`, and attention
+    sinks (`s_aux`) are `(heads,)`.
 
     Returns:
         `(1, T, heads, size)`, and no weights.
 
     Raises:
-        CaiError: The model wants something of its attention that is not known here.
+        CaiError: The model adds a position bias, which is not supported.
     """
     if kwargs.get("position_bias") is not None:
         raise unknown_attention("adds a bias to its scores")
@@ -326,7 +290,7 @@ def attend(
 
 
 def unknown_attention(what: str) -> CaiError:
-    """Return what to raise for a model whose attention is of another kind."""
+    """Return the error for a model with an attention that is not supported."""
     return CaiError(
         f"The local engine cannot run this model: it {what}. Set `engine: vllm` for it, or use a "
         "model with full or sliding-window attention in every layer."

@@ -1,7 +1,7 @@
 """Generation at token level: the synchronous core of the local engine, also PPO's rollouts.
 
-A batch of rows decodes together. Rows leave it when they have finished, and the prompts of waiting
-rows run beside the newest tokens of the others, so mixed lengths do not leave it idle.
+A batch of rows decodes together. Finished rows leave it, and prompts of waiting rows run beside the
+newest tokens of the others, so rows of different lengths do not leave the batch idle.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import torch
 
 from cai.engines import PromptTooLong
 from cai.engines.attention import PAGE, Decoding
+from cai.engines.draws import TokenSampler, nan_error
 from cai.engines.forward import Piece, check_attention, prompt_tokens, run_tokens
 from cai.engines.graphs import StepGraphs, can_capture
 from cai.engines.pages import PagedCache, pages_for
 from cai.engines.prefixes import Prefixes, Stored, begin_prompts
-from cai.engines.token_sampler import TokenSampler, nan_error
 
 FEW = 16
 """With fewer rows than this, a step costs nearly as much as with twice as many."""
 
 _STAY = 2
-"""Steps for which a finished row stays: what goes on from it, when that is known, saves a copy."""
+"""Steps for which a finished row stays: a request that continues it then needs no copy."""
 
 _WAIT = 8
 """Steps that a few new prompts wait, so that the steps between them can be CUDA graphs."""
@@ -39,39 +39,31 @@ _GAPS = 1 / 8
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """One completion, in tokens.
-
-    Attributes:
-        prompt_ids: At least one token.
-        seed: With the position, it decides every draw.
-        max_tokens: At most so many new tokens, at least 1.
-        temperature: Logits are divided by it; 0 is greedy.
-        ends: Called after each token with the completion so far; True ends it (stop texts).
-    """
+    """One completion, in tokens; see `GenerateRequest`."""
 
     prompt_ids: tuple[int, ...]
+    """At least one token."""
     seed: int
     max_tokens: int
+    """The most new tokens, at least 1."""
     temperature: float = 1.0
     ends: Callable[[Sequence[int]], bool] | None = None
+    """Called after each token with the completion so far; True ends it (stop texts)."""
 
 
 @dataclass(frozen=True)
 class TokenCompletion:
-    """What was sampled.
-
-    Attributes:
-        token_ids: Every sampled id, the stop token included.
-        logprobs: log P of each id under the sampling distribution (the softmax of logits divided
-            by the temperature, by 1 if greedy), nats, in float32.
-        finish: `stop` if a stop token or `ends` ended it, be it in the last place, else `length`.
-        cached: The tokens of the prompt whose states were at hand; this depends on batch mates.
-    """
+    """A sampled completion."""
 
     token_ids: tuple[int, ...]
+    """Every sampled id, the stop token included."""
     logprobs: tuple[float, ...]
+    """log P of each id under the sampling distribution (the softmax of logits divided by the
+    temperature, by 1 if greedy), nats, in float32."""
     finish: Literal["stop", "length"]
+    """`stop` if a stop token or `ends` ended it, also in the last place, else `length`."""
     cached: int = field(default=0, compare=False)
+    """The tokens of the prompt that were cached, which depends on the rest of the batch."""
 
 
 @dataclass
@@ -122,7 +114,7 @@ class _Batch:
         self._decoding: Decoding | None = None
 
     def decoding(self) -> Decoding | None:
-        """Return where the newest tokens go; those rows whose pages are full get one more."""
+        """Return the places of the newest tokens; rows whose pages are full get one more."""
         full = [row for row in self.rows if row.length > PAGE * len(row.stored.pages)]
         for row, page in zip(full, self.cache.take(len(full)), strict=True):
             row.stored.pages.append(page)
@@ -139,7 +131,7 @@ class _Batch:
         return self._decoding
 
     def let_go(self, pages: Sequence[int], others: Sequence[_Row]) -> None:
-        """Give pages back; if those of the rows, and of others, have many gaps, close these."""
+        """Free pages; if those of the rows, and of others, have many gaps, close these."""
         self.cache.free(pages)
         if self.cache.top - self.cache.used > _GAPS * self.cache.used:
             moved = self.cache.compact()
@@ -153,13 +145,11 @@ class _Batch:
 
 
 class DecodeLoop:
-    """Samples completions from a causal language model, as its weights are at the moment.
+    """Samples completions from a causal language model with its present weights.
 
-    Either `run` a list of requests, or `submit` them at any time and `step` while `busy`.
-
-    Attributes:
-        context: The most tokens that a prompt and its completion may have; None if unlimited.
-        prefixes: The sequences whose states are at hand.
+    Either `run` a list of requests, or `submit` them at any time and `step` while `busy`. `context`
+    is the most tokens of a prompt and its completion (None: no limit), `prefixes` the cached
+    sequences.
     """
 
     def __init__(
@@ -177,9 +167,9 @@ class DecodeLoop:
             model: A transformers causal language model; see `check_attention`.
             stop_ids: Each of these tokens ends a completion.
             max_batch_tokens: Rows are admitted while the pages for all prompts and `max_tokens`
-                hold no more; a row alone always is.
-            prefix_tokens: Finished rows of so many tokens are kept beside them, for requests that
-                begin as they do. Only for weights that do not change.
+                hold no more; at least one row always is.
+            prefix_tokens: Finished rows of so many tokens are cached for requests that begin alike.
+                Only for weights that do not change.
             graphs: On a GPU, repeat steps as CUDA graphs where the model allows it.
 
         Raises:
@@ -196,11 +186,9 @@ class DecodeLoop:
         self.clear()
 
     def run(self, requests: Sequence[TokenRequest]) -> list[TokenCompletion]:
-        """Complete all requests, in their order; the model is in eval mode meanwhile.
+        """Complete all requests, in their order, with the model in eval mode; errors as `submit`.
 
         Raises:
-            PromptTooLong: A prompt and its `max_tokens` exceed the context.
-            ValueError: A request is malformed.
             CaiError: The model computes NaN.
         """
         was_training = self._model.training
@@ -252,8 +240,7 @@ class DecodeLoop:
 
         Raises:
             PromptTooLong: The prompt and `max_tokens` exceed the context.
-            ValueError: The prompt is empty, `max_tokens` is not positive, or the temperature is
-                negative or not finite.
+            ValueError: The prompt is empty, or a number is out of range (see `TokenRequest`).
         """
         self.check(request)
         bisect.insort(self._waiting, _Row(request, tag), key=lambda row: -row.length)
@@ -281,9 +268,18 @@ class DecodeLoop:
             self._leave([])
             return []
         if self._sampler is None or joining:
-            self._sampler = TokenSampler(rows, self._model.device)
+            self._sampler = TokenSampler(
+                [row.request.seed for row in rows],
+                [row.request.temperature for row in rows],
+                self._model.device,
+            )
         logits = self._run([piece for _, piece in joining])
-        self._newest = self._sample(rows, self._sampler, logits)
+        places = [len(row.token_ids) for row in rows]
+        self._newest, ids, logprobs = self._sampler.sample(logits, places)
+        for row, token, logprob in zip(rows, ids, logprobs, strict=True):
+            if math.isnan(logprob):
+                raise nan_error()
+            row.append(token, logprob, self._stop_ids)
         for row, _ in joining:
             self.prefixes.add(row.stored)
         finished = [row for row in rows if row.finish is not None]
@@ -296,7 +292,7 @@ class DecodeLoop:
         return [(row.tag, row.completion()) for row in finished]
 
     def _later(self) -> bool:
-        """Whether the prompts that wait are few and have not waited long."""
+        """Whether to wait: the waiting prompts are few and new."""
         self._waited += 1
         graphs, rows, waiting = self._batch.graphs, len(self._batch.rows), len(self._waiting)
         if graphs and graphs.usable and self._waited < _WAIT and 8 * waiting < rows:
@@ -338,7 +334,7 @@ class DecodeLoop:
         return [(fitting[some.place], some.piece) for some in begun]
 
     def _leave(self, rows: list[_Row]) -> None:
-        """Let finished rows stay for some steps, with all their states at hand."""
+        """Keep the pages of finished rows for some steps."""
         for row in rows:
             self.prefixes.remove(row.stored)
             # The states of the last token have never been computed.
@@ -348,7 +344,7 @@ class DecodeLoop:
         self._left.append(rows)
 
     def _let_go(self, joining: Sequence[_Row]) -> None:
-        """Give the pages of rows that left some steps ago back; the prefixes may keep copies."""
+        """Free the pages of rows that finished some steps ago; the prefixes may keep copies."""
         gone = [row.stored for row in self._left.popleft()]
         if gone:
             for stored in gone:
@@ -356,14 +352,3 @@ class DecodeLoop:
             self.prefixes.keep(gone)
             staying = [*joining, *chain.from_iterable(self._left)]
             self._batch.let_go([page for stored in gone for page in stored.pages], staying)
-
-    def _sample(
-        self, rows: Sequence[_Row], sampler: TokenSampler, logits: torch.Tensor
-    ) -> torch.Tensor:
-        """Append a token to each row; return all tokens `(B,)`."""
-        tokens, ids, logprobs = sampler.sample(logits)
-        for row, token, logprob in zip(rows, ids, logprobs, strict=True):
-            if math.isnan(logprob):
-                raise nan_error()
-            row.append(token, logprob, self._stop_ids)
-        return tokens

@@ -1,7 +1,7 @@
 """One forward pass over new tokens of many sequences, side by side and without padding.
 
-A model runs them as one sequence of T tokens: what it does to single tokens needs no more. Only
-attention has to know which of them belong together, and is replaced meanwhile.
+A model runs them as one sequence of T tokens. Only attention has to know which of them belong
+together, so it is replaced during the pass.
 """
 
 from __future__ import annotations
@@ -22,17 +22,13 @@ _LAYERS = {"full_attention", "sliding_attention"}
 
 @dataclass(eq=False)
 class Piece:
-    """New tokens of one sequence.
-
-    Attributes:
-        ids: The new tokens.
-        known: How many come before them.
-        pages: Where the states of those are, and theirs will be if they are stored.
-    """
+    """New tokens of one sequence."""
 
     ids: Sequence[int]
     known: int
+    """How many tokens come before them."""
     pages: Sequence[int]
+    """Of the states of those, and also of the new ones if they are stored."""
 
 
 def prompt_tokens(model: Any) -> int:  # noqa: ANN401 (any transformers causal language model)
@@ -41,17 +37,13 @@ def prompt_tokens(model: Any) -> int:  # noqa: ANN401 (any transformers causal l
 
 
 def check_attention(model: Any) -> None:  # noqa: ANN401
-    """Refuse a model whose attention cannot be replaced.
-
-    Raises:
-        CaiError: It cannot be replaced.
-    """
+    """Raise a CaiError for a model whose attention cannot be replaced."""
     if problem := attention_problem(model.config, model):
         raise unknown_attention(problem)
 
 
 def attention_problem(config: Any, model: Any) -> str | None:  # noqa: ANN401
-    """Say why the attention of a model, or of a class of models, cannot be replaced."""
+    """Return why the attention of a model, or of a class of models, cannot be replaced."""
     config = config.get_text_config(decoder=True)
     if others := set(getattr(config, "layer_types", None) or ()) - _LAYERS:
         return f"has layers of `{min(others)}`"
@@ -75,16 +67,16 @@ def run_tokens(
     stored: bool = True,
     every: bool = False,
 ) -> torch.Tensor:
-    """Run new tokens of many sequences.
+    """Run new tokens of many sequences, with the model in eval mode.
 
     Args:
-        model: In eval mode.
-        cache: Where the states of the sequences are.
+        model: A transformers causal language model.
+        cache: The states of the sequences.
         pieces: New tokens of sequences.
         rows: Further sequences, with one new token each.
         newest: Those tokens, `(B,)`.
         stored: Whether the states of the pieces are written into their pages.
-        every: Return the logits of every token of the pieces, not of their last ones alone.
+        every: Return the logits of every token of the pieces, not of their last ones only.
 
     Returns:
         Logits `(B + pieces, V)` for the token after each sequence, or `(B + tokens, V)`.
@@ -119,9 +111,9 @@ def run_rows(
     rows: Decoding,
     newest: torch.Tensor,
 ) -> torch.Tensor:
-    """Run the newest tokens `(B,)` of sequences alone; return logits `(B, V)`.
+    """Run only the newest tokens `(B,)` of sequences; return logits `(B, V)`.
 
-    All on the model's device: nothing is sent to it and nothing comes back.
+    Nothing is moved between host and device.
     """
     cache.expect(rows, (), (rows.pages, rows.positions % PAGE))
     return _logits(model, cache, newest, rows.positions)

@@ -1,10 +1,9 @@
 """Decoding steps as CUDA graphs: one launch in place of a thousand small ones.
 
-With one new token for each row, a GPU finishes an operation sooner than Python can start the next
-one. A graph repeats a whole step without Python, on tensors that stay where they are. Its sizes are
-fixed, so the numbers of rows, of pages and of the longest row's pages are rounded up. Rows that
-nobody uses write into a page of their own; pages that nobody uses have no weight. The result of a
-row depends on its own tokens alone, as without a graph.
+With one new token per row, a GPU finishes an operation before Python can start the next one. A
+graph repeats a whole step without Python, on tensors at fixed places. Its sizes are fixed, so the
+numbers of rows, of pages and of the longest row's pages are rounded up. Unused rows write into a
+page of their own; unused pages have no weight. A row's result is the same as without a graph.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from cai.engines.pages import PagedCache
 logger = logging.getLogger(__name__)
 
 _WORTH = 3
-"""A size is captured when it comes up for the next time: capturing costs about two steps."""
+"""A size is captured when it has run so often: capturing costs about two steps."""
 
 
 @dataclass(eq=False)
@@ -37,20 +36,17 @@ class _Step:
 
 
 class StepGraphs:
-    """The steps of a model over one cache, by their sizes.
+    """The steps of a model in eval mode over one cache, by their sizes.
 
-    Args:
-        model: In eval mode; its weights may change in place.
-        cache: Where the states of the rows are.
-        capture: Whether to capture graphs; without, the same padded steps run one operation after
-            another (for tests on a CPU).
+    The weights may change in place. Without `capture`, the same padded steps run one operation
+    after another (for tests on a CPU).
     """
 
     def __init__(self, model: Any, cache: PagedCache, *, capture: bool = True) -> None:  # noqa: ANN401
         """Capture nothing yet; take the page that unused rows write into."""
         self._model = model
         self._cache = cache
-        self._capture = capture
+        self.usable = capture
         (self._scrap,) = cache.take(1)
         self._steps: dict[tuple[int, ...], _Step] = {}
         self._seen: dict[tuple[int, ...], int] = {}
@@ -58,13 +54,8 @@ class StepGraphs:
         self._pool: Any = None
 
     def run(self, rows: Decoding, newest: torch.Tensor) -> torch.Tensor:
-        """Run the newest tokens of rows; return their logits `(B, V)`, valid until the next step.
-
-        Args:
-            rows: B sequences.
-            newest: `(B,)`.
-        """
-        if not self._capture:
+        """Run the newest tokens `(B,)`; return logits `(B, V)`, valid until the next step."""
+        if not self.usable:
             step = self._prepare(self._sizes(rows), rows, newest)
             return self._forward(step)[: len(newest)]
         if self._cache.memory != self._memory:  # what was captured reads the old one
@@ -78,7 +69,7 @@ class StepGraphs:
         if sizes not in self._steps:
             step = self._prepare(sizes, rows, newest)
             if not self._captured(step):
-                self._capture, self._steps = False, {}
+                self.usable, self._steps = False, {}
                 return run_rows(self._model, self._cache, rows, newest)
             self._steps[sizes] = step
         step = self._steps[sizes]
@@ -87,11 +78,6 @@ class StepGraphs:
         assert step.graph is not None
         step.graph.replay()
         return step.logits[: len(newest)]
-
-    @property
-    def usable(self) -> bool:
-        """Whether graphs can be captured; False after one could not."""
-        return self._capture
 
     def _sizes(self, rows: Decoding) -> tuple[int, int, int]:
         """Return rows, pages and the pages of the longest row, rounded up by an eighth at most."""
@@ -110,7 +96,7 @@ class StepGraphs:
         return run_rows(self._model, self._cache, step.rows, step.newest)
 
     def _captured(self, step: _Step) -> bool:
-        """Capture a step; say so and return False where the model does not allow it."""
+        """Capture a step; warn and return False where the model does not allow it."""
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

@@ -12,7 +12,7 @@ from cai.settings import ModelSettings
 
 
 def open_engine(settings: ModelSettings) -> Engine:
-    """Load a model and return the engine that speaks for it; close it when done.
+    """Load a model and return its engine; close it when done.
 
     Raises:
         CaiError: The model folder is unusable, or the engine cannot run such a model.
@@ -57,7 +57,7 @@ def _open_vllm(settings: ModelSettings) -> Engine:
 
 
 def fingerprint_engine(settings: ModelSettings) -> str:
-    """Name what answers: the contents of a model folder, or a model behind a server.
+    """Hash the contents of a model folder, or the identity of a model behind a server.
 
     Raises:
         CaiError: The model folder is unusable, or the server does not answer.

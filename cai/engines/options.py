@@ -27,9 +27,7 @@ _TOLD = 0.05
 def check_options(options: Sequence[str], parts: Sequence[Sequence[object]] | None = None) -> None:
     """Raise a CaiError unless there are options, none empty and no two the same.
 
-    Args:
-        options: The texts.
-        parts: What has to differ: their tokens; None for the texts.
+    `parts`, such as their tokens, are compared instead of the texts if given.
     """
     compared = list(options) if parts is None else [tuple(part) for part in parts]
     if not compared or not all(compared) or len(set(compared)) < len(compared):
@@ -63,30 +61,22 @@ def summed(options: Sequence[Ids], answers: Mapping[Ids, Mapping[int, float]]) -
 
 @dataclass(frozen=True)
 class Listed:
-    """One place of an answer: the token that stands there, and the likeliest ones with log P.
-
-    Attributes:
-        token: It stands there.
-        top: The likeliest tokens, nats.
-        logprob: log P of `token`; None where it is not told. Used where `top` lacks it.
-    """
+    """One place of an answer: its token, and the likeliest ones with log P in nats."""
 
     token: str
     top: Mapping[str, float]
     logprob: float | None = None
+    """Of `token`, where `top` lacks it; None if unknown."""
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What an answer says of options.
-
-    Attributes:
-        logprobs: Nats, one per option.
-        bounds: The options of which this is only an upper bound, by number.
-    """
+    """Log-probabilities of options, from an answer."""
 
     logprobs: tuple[float, ...]
+    """Nats, one per option."""
     bounds: frozenset[int] = frozenset()
+    """The numbers of the options of which this is only an upper bound."""
 
 
 def probabilities(logprobs: Mapping[str, object]) -> dict[str, float]:
@@ -232,11 +222,8 @@ def _shown(top: Mapping[str, float]) -> str:
 def from_samples(texts: Sequence[str], options: Sequence[str]) -> Estimates:
     """Count which option each of n sampled answers is for, see `read_verdict`.
 
-    The estimate is (count + ½) / (n + 1): the mean of a Beta posterior with Jeffreys' prior, so no
-    option has probability 0 because it was not seen in n draws.
-
-    Raises:
-        Unscored: No answer is for an option.
+    The estimate is (count + ½) / (n + 1): the mean of a Beta posterior with Jeffreys' prior, which
+    is never 0. Raises Unscored if no answer is for an option.
     """
     counts = [0] * len(options)
     for text in texts:

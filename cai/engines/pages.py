@@ -1,8 +1,7 @@
-"""Keys and values of many sequences in pages of one size, so that none makes way for another.
+"""Keys and values of many sequences in pages of one size, so that none is moved for another.
 
-A sequence takes a page when the last one is full, wherever one is free. Its tokens fill pages from
-the left. A page that is still written to belongs to one sequence alone. What is in unused places
-is finite (a masked NaN would still spread), but otherwise arbitrary.
+A sequence takes any free page when its last one is full. A page that is still written to belongs to
+one sequence only. Unused places hold any finite numbers (a masked NaN would still spread).
 """
 
 from __future__ import annotations
@@ -28,16 +27,15 @@ def pages_for(tokens: int) -> int:
 
 
 class PagedCache(Cache):
-    """The pages of all layers. A model that gets it writes where `expect` has said."""
+    """The pages of all layers. Before a model writes here, `expect` must say where."""
 
     def __init__(self) -> None:
-        """Begin without pages."""
         super().__init__(layers=[])
         self._stores: list[Store] = []
         self._used = np.zeros(0, dtype=bool)
 
     def reserve(self, count: int) -> None:
-        """Make room for so many pages in all; later for a quarter more at least."""
+        """Make room for so many pages in all; when it grows, by a quarter at least."""
         if count > len(self._used):
             capacity = max(count, len(self._used) * 5 // 4)
             self._used = np.append(self._used, np.zeros(capacity - len(self._used), dtype=bool))
@@ -69,7 +67,7 @@ class PagedCache(Cache):
 
     @property
     def memory(self) -> tuple[int, int]:
-        """Names where the pages are: it changes when they are moved."""
+        """Identifies where the pages are: it changes when they are moved."""
         return self.capacity, self._stores[0][0].data_ptr() if self._stores else 0
 
     @property
@@ -104,12 +102,9 @@ class PagedCache(Cache):
         others: Sequence[Appending],
         targets: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
-        """Prepare for a forward pass.
+        """Prepare for a forward pass: first `rows` with one new token each, then `others`.
 
-        Args:
-            rows: Sequences with one new token each, which come first.
-            others: Those that follow.
-            targets: Pages, and places in them, for the states of the first new tokens.
+        `targets` are pages, and places in them, for the states of the first new tokens.
         """
         self._rows, self._others, self._targets = rows, others, targets
 
@@ -121,14 +116,9 @@ class PagedCache(Cache):
         *args: object,  # noqa: ARG002 (the base class's signature)
         **kwargs: object,  # noqa: ARG002
     ) -> tuple[Any, Any]:
-        """Write the states of new tokens; return what `attend` takes in the place of all.
+        """Write the states of new tokens, `(1, heads, T, size)`; return keys for `attend`.
 
-        Args:
-            key_states: `(1, heads, T, size)`.
-            value_states: Likewise.
-            layer_idx: Which layer's they are; layers come in their order.
-            args: Not looked at.
-            kwargs: Not looked at.
+        Layers come in their order.
         """
         device = key_states.device.type
         if torch.is_autocast_enabled(device):  # as attention in autocast has it
@@ -143,7 +133,7 @@ class PagedCache(Cache):
         return LayerStates(self._rows, self._others, store, new), None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
-        """Return 0: positions are always said."""
+        """Return 0: positions are always given."""
         return 0
 
     def _allocate(self, keys: torch.Tensor, values: torch.Tensor) -> Store:

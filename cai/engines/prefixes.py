@@ -1,7 +1,7 @@
-"""Beginnings that several sequences share: run once, their states are used again.
+"""Beginnings that several sequences share are run once; their states are used again.
 
-The states (keys and values) of a token depend on the tokens before it and on nothing else, so a
-sequence can start from the states of another one, up to where they part.
+The states (keys and values) of a token depend only on the tokens up to it, so a sequence can start
+from the states of another one, up to the first difference.
 """
 
 from __future__ import annotations
@@ -20,28 +20,21 @@ BLOCK = 16
 
 @dataclass(eq=False)
 class Stored:
-    """Tokens whose states are in a cache, where others may start from them.
-
-    Attributes:
-        ids: The tokens.
-        cache: Where their states are.
-        pages: In which pages; others may follow.
-        left: Whether it is about to give its pages back: who goes on from all that is in them may
-            have the pages themselves.
-    """
+    """Tokens whose states are in a cache, where other sequences may start from them."""
 
     ids: tuple[int, ...]
     cache: PagedCache
     pages: list[int]
+    """Of the states; more pages may follow."""
     left: bool = False
+    """Whether its pages are about to be freed: a sequence that continues it may take them."""
 
 
 class Prefixes:
-    """Finds the longest beginning of a sequence whose states are at hand.
+    """Finds the longest beginning of a sequence whose states are cached.
 
-    Sequences that are in use are listed by their user. Some that no one uses any more are kept; the
-    oldest give way to new ones. As each is kept whole, a beginning that is asked for again and
-    again is always in one of the newest.
+    Sequences in use are listed by their user. Copies of finished ones are kept, the newest ones
+    whole.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -66,7 +59,7 @@ class Prefixes:
         return None, 0
 
     def add(self, stored: Stored) -> None:
-        """List a sequence; whoever does so keeps its whereabouts true, and removes it."""
+        """List a sequence; the caller keeps its pages true, and removes it."""
         self._ends.update(dict.fromkeys(block_hashes(stored.ids), stored))
 
     def remove(self, stored: Stored) -> None:
@@ -106,17 +99,14 @@ class Prefixes:
 
 @dataclass(frozen=True)
 class Begun:
-    """A prompt that is about to run.
-
-    Attributes:
-        place: Which one of those given.
-        piece: What is left of it to run; `piece.known` of its tokens were at hand.
-        stored: Where its states will be; to be listed in the prefixes when they are there.
-    """
+    """A prompt that is about to run."""
 
     place: int
+    """Its number among those given."""
     piece: Piece
+    """The part of it to run; `piece.known` of its tokens were cached."""
     stored: Stored
+    """Where its states will be; to be added to the prefixes after the pass."""
 
 
 def begin_prompts(
@@ -127,17 +117,11 @@ def begin_prompts(
     *,
     shared: bool = False,
 ) -> list[Begun]:
-    """Prepare the first prompts for one forward pass: their pages, and in them what is at hand.
+    """Prepare the first prompts for one forward pass: take their pages, and fill in cached states.
 
-    A prompt that shares more with another one that will run than with what is at hand is passed
-    over: next time it can start from there.
-
-    Args:
-        prompts: None empty.
-        prefixes: Where to look for states.
-        cache: Where pages are taken.
-        most: Tokens to run; the first prompt may have more.
-        shared: Whether several may have a full page together; those that decode may not.
+    A prompt that shares more with another one of this pass than with cached ones is skipped: next
+    time it can start from there. The pass has at most `most` tokens, or one prompt. With `shared`,
+    several may have a full page together; those that decode may not.
     """
     begun: list[Begun] = []
     running: set[int] = set()

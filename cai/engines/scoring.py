@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from cai.engines.draws import nan_error
 from cai.engines.forward import Piece, prompt_tokens, run_tokens
 from cai.engines.pages import PagedCache, pages_for
 from cai.engines.prefixes import Begun, Prefixes, Stored, begin_prompts
-from cai.engines.token_sampler import nan_error
 
 _OPTION_TOKENS = 256
 """Tokens of options in one forward pass: each has logits of its own."""
@@ -39,15 +39,12 @@ class TokenQuestion:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """The answer to a question.
-
-    Attributes:
-        logprobs: log P(option | prompt) of each option, nats, in float32.
-        cached: The tokens of the prompt whose states were at hand.
-    """
+    """The answer to a question."""
 
     logprobs: tuple[float, ...]
+    """log P(option | prompt) of each option, nats, in float32."""
     cached: int = field(compare=False)
+    """The tokens of the prompt that were cached."""
 
 
 @torch.inference_mode()
@@ -58,15 +55,15 @@ def score_options(
     max_batch_tokens: int,
     prefixes: Prefixes | None = None,
 ) -> list[TokenScores]:
-    """Return log P(option | prompt) for every option of every question.
+    """Return log P(option | prompt) for every option of every question, in their order.
 
-    The prompt runs once, whatever the number of options; equal questions run once; what prompts
-    share runs once.
+    The prompt runs once for all its options, equal questions run once, and so does what prompts
+    share.
 
     Args:
         model: In eval mode.
-        questions: In any order; they are answered in it.
-        max_batch_tokens: The states of prompts of about so many tokens are held at once.
+        questions: In any order.
+        max_batch_tokens: About the most tokens of prompts whose states are held at once.
         prefixes: Sequences to start from; prompts of which most was new are kept there.
 
     Returns:
@@ -141,14 +138,9 @@ def _rest(
     cache: PagedCache,
     options: Sequence[tuple[Stored, tuple[int, ...]]],
 ) -> list[float]:
-    """Return the log-probability of each option after its first token, teacher-forced.
+    """Return the log-probability of each option, of more than one token, after its first token.
 
-    Its states are not kept.
-
-    Args:
-        model: The model.
-        cache: Where the states of the prompts are.
-        options: Of more than one token, each with the prompt that it may follow.
+    Each option comes with the prompt that it follows; its own states are not kept.
     """
     pieces = [Piece(ids[:-1], len(stored.ids), stored.pages) for stored, ids in options]
     logits = run_tokens(model, cache, pieces, stored=False, every=True)

@@ -6,19 +6,14 @@ from collections.abc import Callable, Sequence
 
 
 class StopTexts:
-    """Tells, token by token, whether a completion holds one of some texts.
+    """Tells, token by token, whether a completion holds a stop text.
 
-    Only the tail is decoded, and only after tokens whose own text holds the last character of a
-    stop text; which tokens these are is found out once per token.
+    Only the tail is decoded, and only after tokens whose own text has the last character of a stop
+    text.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], texts: Sequence[str]) -> None:
-        """Prepare.
-
-        Args:
-            decode: Token ids to text, special tokens skipped.
-            texts: At least one, none empty.
-        """
+        """Prepare for texts, at least one and none empty; `decode` skips special tokens."""
         self._decode = decode
         self._texts = tuple(texts)
         # No token but the specials is shorter than a byte; the rest is for those.

@@ -1,7 +1,7 @@
 """The local engine: a transformers model behind a worker thread.
 
-Stages await single requests; the thread runs all that have arrived together, and lets newcomers
-join while others decode, so that chains of requests advance without waiting for each other.
+Stages await single requests; the thread runs all that have arrived together, and new ones join
+while others decode.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _Job = tuple[TokenRequest | TokenQuestion, _Future]
 
 
 class TransformersEngine:
-    """Generates and scores with a model in this process."""
+    """Generates and scores with a model in this process; see `Engine` for its functions."""
 
     def __init__(
         self,
@@ -56,43 +56,24 @@ class TransformersEngine:
         fingerprint: str,
         max_batch_tokens: int,
     ) -> None:
-        """Start the worker thread.
+        """Start the worker thread of a model, which is in eval mode.
 
-        Args:
-            model: In eval mode; its own device and dtype are used.
-            chat: How the model writes conversations.
-            name: What rows call the model.
-            fingerprint: Names the weights, tokenizer and template.
-            max_batch_tokens: What is kept in flight, see `DecodeLoop`.
+        `name` is that in rows; `fingerprint` identifies weights, tokenizer and template. See
+        `DecodeLoop` for `max_batch_tokens`.
         """
         self.usage = Usage()
         self._chat = chat
-        self._name = name
-        self._fingerprint = fingerprint
+        self.name = name
+        self.fingerprint = fingerprint
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
         self._outbox: list[_Job] = []
         self._closed = False
         self._worker = _Worker(model, chat, max_batch_tokens, self.usage)
 
-    @property
-    def name(self) -> str:
-        """What rows call the model."""
-        return self._name
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the weights, tokenizer and template behind the answers."""
-        return self._fingerprint
-
     async def generate(self, request: GenerateRequest) -> Completion:
-        """Complete a prompt.
+        """Complete a prompt; see `Engine.generate`. The row of a cancelled task is still decoded.
 
-        A task that is cancelled while it waits gives up its answer; the row is still decoded.
-
-        Raises:
-            PromptTooLong: The prompt and `max_tokens` exceed the model's context.
-            Unanswered: The template cannot write the prompt.
-            CaiError: The engine is or was closed.
+        Raises a CaiError if the engine is or was closed.
         """
         stop = (*self._chat.stop_strings, *request.stop)
         tokens = TokenRequest(
@@ -110,15 +91,14 @@ class TransformersEngine:
             token_ids=sampled.token_ids,
             logprobs=sampled.logprobs,
             finish=sampled.finish,
-            fingerprint=self._fingerprint,
+            fingerprint=self.fingerprint,
         )
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Return the exact log-probability of each option, of however many tokens.
+        """Return the exact log-probability of each option, of any number of tokens.
 
-        Raises:
-            PromptTooLong: The prompt and its longest option exceed the model's context.
-            CaiError: There are no options, or two of the same or an empty one; or as `generate`.
+        See `Engine.score`. Raises a CaiError for no options, an empty one or two of the same, and
+        if the engine is or was closed.
         """
         question = TokenQuestion(
             prompt_ids=tuple(prompt_ids(self._chat, request.prompt)),
@@ -133,7 +113,7 @@ class TransformersEngine:
             )
         scores: TokenScores = await self._ask(question)
         self._count(question.tokens, 0, scores.cached)
-        return Scores(logprobs=scores.logprobs, fingerprint=self._fingerprint)
+        return Scores(logprobs=scores.logprobs, fingerprint=self.fingerprint)
 
     async def close(self) -> None:
         """Stop the worker and give the memory back; requests in flight raise a CaiError."""
@@ -283,10 +263,10 @@ class _Worker:
 
 
 def _deliver(answers: Iterable[tuple[_Future, object]]) -> list[threading.Event]:
-    """Hand answers to those who wait; an event loop is woken once for all that are its own.
+    """Hand answers to their futures; each event loop is woken once.
 
     Returns:
-        An event for each loop: set when what they ask next, if they do so at once, has arrived.
+        An event for each loop, set when requests that follow at once have arrived.
     """
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Future, object]]] = {}
     for future, answer in answers:

@@ -1,7 +1,7 @@
 """vLLM for the stages: continuous batching and a prefix cache, in processes of its own.
 
-Prompts go in as the token ids that every engine here uses. Options are scored exactly: the
-log-probabilities of their very tokens are asked for after each beginning of an option, all at once.
+Prompts are token ids, as for every engine here. Options are scored exactly: the log-probabilities
+of their tokens are requested after each beginning of an option, all at once.
 """
 
 from __future__ import annotations
@@ -37,15 +37,10 @@ _FEW = 16
 
 
 class VLLMEngine:
-    """Generates and scores with vLLM; it belongs to the event loop that first asks."""
+    """Generates and scores with vLLM; it belongs to the event loop of the first request."""
 
     def __init__(self, settings: ModelSettings, chat: ChatFormat, *, fingerprint: str) -> None:
         """Start vLLM, which takes some seconds.
-
-        Args:
-            settings: Which model, in which precision, with which adapter and options.
-            chat: How the model writes conversations.
-            fingerprint: Names the weights, tokenizer and template.
 
         Raises:
             CaiError: vLLM is not installed, does not know an option, or cannot run the model.
@@ -56,8 +51,8 @@ class VLLMEngine:
         self._parameters = vllm.SamplingParams
         self._final = importlib.import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY
         self._chat = chat
-        self._name = settings.path
-        self._fingerprint = fingerprint
+        self.name = settings.path
+        self.fingerprint = fingerprint
         self._lora = _lora(settings)
         self._numbers = itertools.count()
         self._in_flight = InFlight(self.usage, few=_FEW)
@@ -66,24 +61,8 @@ class VLLMEngine:
         self._engine: Any = start(lambda: engine.from_engine_args(made), settings)
         self._context: int = self._engine.model_config.max_model_len
 
-    @property
-    def name(self) -> str:
-        """The path of the model."""
-        return self._name
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the weights, tokenizer and template behind the answers."""
-        return self._fingerprint
-
     async def generate(self, request: GenerateRequest) -> Completion:
-        """Complete a prompt.
-
-        Raises:
-            PromptTooLong: The prompt and `max_tokens` exceed the model's context.
-            Unanswered: The template cannot write the prompt.
-            CaiError: The engine is or was closed.
-        """
+        """Complete a prompt; see `Engine.generate`. Raises a CaiError if the engine is closed."""
         stop = (*self._chat.stop_strings, *request.stop)
         ids = prompt_ids(self._chat, request.prompt)
         self._check(len(ids), request.max_tokens)
@@ -108,16 +87,14 @@ class VLLMEngine:
             token_ids=sampled,
             logprobs=chosen_logprobs(sampled, said.logprobs),
             finish="length" if end == "cut_off" else "stop",
-            fingerprint=self._fingerprint,
+            fingerprint=self.fingerprint,
         )
 
     async def score(self, request: ScoreRequest) -> Scores:
-        """Return the exact log-probability of each option, of however many tokens.
+        """Return the exact log-probability of each option, of any number of tokens.
 
-        Raises:
-            PromptTooLong: The prompt and its longest option exceed the model's context.
-            Unscored: The model computes what is no log-probability.
-            CaiError: There are no options, or two of the same or an empty one; or as `generate`.
+        See `Engine.score`. Raises a CaiError for no options, an empty one or two of the same, and
+        if the engine is or was closed.
         """
         ids = prompt_ids(self._chat, request.prompt)
         options = [tuple(self._chat.option_ids(option)) for option in request.options]
@@ -141,7 +118,7 @@ class VLLMEngine:
             answers = await asyncio.gather(*(after(*question) for question in asked.items()))
         self.usage.engine_calls += 1
         logprobs = summed(options, dict(zip(asked, answers, strict=True)))
-        return Scores(logprobs=tuple(logprobs), fingerprint=self._fingerprint)
+        return Scores(logprobs=tuple(logprobs), fingerprint=self.fingerprint)
 
     async def close(self) -> None:
         """Stop vLLM's processes; requests in flight raise a CaiError."""

@@ -32,7 +32,7 @@ def check_vllm() -> None:
 
 
 def import_vllm() -> Any:  # noqa: ANN401 (a module)
-    """Return vLLM, set up for offline use; what the environment says already is left alone.
+    """Return vLLM, set up for offline use; existing environment variables are kept.
 
     Raises:
         CaiError: It is not installed, or is not usable.
@@ -55,11 +55,7 @@ def import_vllm() -> Any:  # noqa: ANN401 (a module)
 
 
 def engine_arguments(settings: ModelSettings, folder: Path) -> dict[str, Any]:
-    """Return the arguments of vLLM's engine for a model.
-
-    Args:
-        settings: Of the model; its `options` come on top.
-        folder: Where it is.
+    """Return the arguments of vLLM's engine for the model in a folder; its `options` come last.
 
     Raises:
         CaiError: vLLM is missing, or does not know one of the options.
@@ -101,7 +97,7 @@ def on_cpu() -> bool:
 
 
 def start(make: Any, settings: ModelSettings) -> Any:  # noqa: ANN401 (an engine of vLLM)
-    """Call what starts an engine, and say in words what goes wrong."""
+    """Call what starts an engine; a failure becomes a CaiError."""
     try:
         return make()
     except CaiError:

@@ -1,9 +1,9 @@
 """vLLM for PPO: samples token requests with weights that are pushed into it.
 
-Three ways to push, of which `way` names the one in use: `in_process` where vLLM's model is in this
-process (one worker), `ipc` through vLLM's weight-transfer engine where its workers are processes of
-their own on GPUs, `path` through a folder otherwise. `ipc` has only been written against vLLM's
-documented interface and has never been run: there was no machine with several GPUs.
+Three ways to push, by the name in `way`: `in_process` where vLLM's model is in this process (one
+worker), `ipc` through vLLM's weight-transfer engine where its workers are processes of their own on
+GPUs, `path` through a folder otherwise. `ipc` is written after vLLM's documented interface and has
+never been run: there was no machine with several GPUs.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ _HASHED_NUMBERS = 2**12
 class VLLMSampler:
     """Completes token requests as `DecodeLoop.run` does, with the weights pushed last.
 
-    Attributes:
-        fingerprint: Of those weights; empty before the first push.
-        way: How they are pushed.
+    `fingerprint` is that of those weights (empty before the first push).
     """
 
     def __init__(
@@ -48,13 +46,10 @@ class VLLMSampler:
         stop_ids: Collection[int],
         way: Way | None = None,
     ) -> None:
-        """Start vLLM with the model's shape; the weights that count come with the first push.
+        """Start vLLM with the shape of the model in `folder`; weights come with the first push.
 
-        Args:
-            settings: Precision and `options` of the policy.
-            folder: A model of the policy's shape, with its tokenizer.
-            stop_ids: Each of these tokens ends a completion.
-            way: None for the best one.
+        `settings` have the policy's precision and `options`. Each of the `stop_ids` ends a
+        completion. `way` is None for the best one.
 
         Raises:
             CaiError: vLLM is not installed, does not know an option, or cannot run the model.
@@ -77,11 +72,7 @@ class VLLMSampler:
             self._llm.sleep(level=1)
 
     def push(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace all weights, and forget every state that was computed with the old ones.
-
-        Args:
-            weights: By their names in transformers, tied ones once.
-        """
+        """Replace all weights, by their names in transformers; clear the prefix cache."""
         self._wake()
         if self.way == "in_process":
             self._reload(weights_iterator=iter(weights.items()))

@@ -1,15 +1,12 @@
-"""Messages to token ids: the one way in which every stage speaks to a model.
+"""Messages to token ids, in one way for generation, fine-tuning, preference model and PPO.
 
-Generation, fine-tuning, the preference model and PPO all build their token ids here, so the same
-conversation is the same ids everywhere: one BOS, the turn end the template uses, no re-tokenising.
-
-What people and models write is text and nothing else. A message that spells out a control token
-("<|eot_id|>") does not end its turn: templates are rendered with marks in place of the contents,
-and a control token is only read as one where the template itself wrote it. In a transcript no line
-of a message, a prefill or a completion begins another turn (`cai.data.conversation.one_turn`).
+A control token in the text of a message ("<|eot_id|>") does not end its turn: templates are
+rendered with marks in place of the contents, and control tokens are read only where the template
+wrote them. In a transcript no line of a message, a prefill or a completion begins another turn
+(`cai.data.conversation.one_turn`).
 
 An answer stands where the template writes answers. Thinking is switched off: where a generation
-prompt opens a thinking block, what the template writes before an answer takes its place.
+prompt opens a thinking block, it is replaced by what the template writes before an answer.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import takewhile
-from typing import Any, cast
+from typing import Any
 
 from jinja2.exceptions import TemplateError
 
@@ -35,7 +32,7 @@ from cai.data.conversation import (
     user,
 )
 from cai.errors import CaiError
-from cai.models.tokens import Tokenizer, control_tokens
+from cai.models.tokens import control_tokens
 
 TRANSCRIPT_TEMPLATE = (
     "{% set speakers = {'system': 'System', 'user': 'Human', 'assistant': 'Assistant'} %}"
@@ -47,7 +44,7 @@ TRANSCRIPT_TEMPLATE = (
 """The chat template of base models: "Human: … Assistant: …", with other speakers by label."""
 
 TEMPLATE_DATE = datetime(2026, 1, 1, tzinfo=UTC)
-"""What templates that write today's date get: rows must not depend on the day they are made."""
+"""The date for templates that write today's: rows must not depend on the day they are made."""
 
 CHAT_FORMAT = f"2 {TEMPLATE_DATE:%Y-%m-%d}"
 """Names how conversations become ids, for fingerprints: a new number for any change of the ids."""
@@ -77,18 +74,14 @@ class _Written:
 
 @dataclass(frozen=True)
 class _Opening:
-    """How answers are opened.
-
-    Attributes:
-        instead_of: The end of the generation prompt that is not what stands before answers.
-        written: What the template writes in its place.
-        lead: What the template writes between the generation prompt and the answer (a blank in
-            transcripts).
-    """
+    """How answers are opened."""
 
     instead_of: str = ""
+    """The end of the generation prompt that does not stand before answers."""
     written: str = ""
+    """What the template writes in its place."""
     lead: str = ""
+    """What stands between the generation prompt and the answer (a blank in transcripts)."""
 
 
 def use_transcripts(tokenizer: Any) -> None:  # noqa: ANN401 (any transformers tokenizer)
@@ -99,23 +92,19 @@ def use_transcripts(tokenizer: Any) -> None:  # noqa: ANN401 (any transformers t
 class ChatFormat:
     """How one tokenizer writes conversations.
 
-    Attributes:
-        stop_ids: Every token that ends the assistant's turn (turn end and end of text).
-        turn_end: The token that training appends to a completion.
-        pad_id: A token to pad with; masks never rely on it differing from EOS.
+    `stop_ids` are the tokens that end the assistant's turn (turn end and end of text), `turn_end`
+    is the one that training appends to a completion, and `pad_id` one to pad with (it may be EOS).
     """
 
     def __init__(self, tokenizer: Any, extra_stop_ids: Sequence[int] = ()) -> None:  # noqa: ANN401
-        """Learn the format from the tokenizer.
+        """Read the format from a transformers tokenizer with a chat template.
 
-        Args:
-            tokenizer: A transformers tokenizer with a chat template.
-            extra_stop_ids: EOS ids named by the model's generation config.
+        `extra_stop_ids` are the EOS ids of the model's generation config.
 
         Raises:
             CaiError: The tokenizer has no chat template, or no token that could end a turn.
         """
-        self.tokenizer = cast("Tokenizer", tokenizer)
+        self.tokenizer = tokenizer
         name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
         if not tokenizer.chat_template:
             raise CaiError(
@@ -178,12 +167,7 @@ class ChatFormat:
         )
 
     def text(self, token_ids: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """Decode a completion: special tokens and surrounding blanks removed.
-
-        Args:
-            token_ids: The completion.
-            stop: Texts at the first of which it is cut off.
-        """
+        """Decode a completion, without special tokens and outer blanks, up to the first `stop`."""
         text = self.decode(token_ids)
         ends = [text.find(end) for end in stop if end in text]
         return text[: min(ends, default=len(text))].strip()
@@ -235,10 +219,10 @@ class ChatFormat:
     def _render(
         self, messages: Conversation, *, speaker: str = SPEAKERS["assistant"], answer: bool = True
     ) -> tuple[str, Conversation]:
-        """Render through the chat template, bending the conversation only if the template must.
+        """Render the conversation, in the first form of which the template writes every message.
 
-        Some templates know no system role (Gemma), some insist on strict alternation; they raise,
-        or drop the text silently. The first form of which every message is written is used.
+        Some templates know no system role (Gemma) or need strict alternation: they raise, or drop
+        text silently.
 
         Returns:
             The text with a mark for each message's content, and the messages in the form used.
@@ -267,7 +251,7 @@ class ChatFormat:
         )
 
     def _read(self, written: _Written) -> list[int]:
-        """Tokenise; control tokens that the template did not write are cut in two: mere text."""
+        """Tokenise; control tokens that the template did not write are cut in two."""
         first, *rest = self._pieces(written)
         return [*self._ids(first), *(i for piece in rest for i in self._ids_within(piece))]
 
@@ -281,7 +265,7 @@ class ChatFormat:
             forged = any(
                 found.start() < end and start < found.end() for start, end in written.foreign
             )
-            # A cut may lay bare another control token, one that begins within this one.
+            # After a cut, another control token may begin within this one.
             position = found.start() + 1 if forged else found.end()
             cuts += [position] if forged else []
         return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)], strict=True)]
@@ -293,8 +277,8 @@ class ChatFormat:
     def _ids_within(self, text: str) -> list[int]:
         """Tokenise text that follows other text.
 
-        SentencePiece tokenizers put a blank before the first word of whatever they are given; after
-        a line break they do not.
+        SentencePiece tokenizers put a blank before the first word of a text, but not after a line
+        break.
         """
         if not self._blank_first:
             return self._ids(text)

@@ -1,7 +1,6 @@
-"""Model folders: find them, check them, load them, name their contents.
+"""Model folders in transformers' format: find, check, load and fingerprint them.
 
-A model is a folder in transformers' format. What is wrong with it is said here, in words, before
-transformers gets to see it.
+Errors in a folder are reported here, before transformers reads it.
 """
 
 from __future__ import annotations
@@ -36,10 +35,7 @@ _BLOCKS = 256
 
 
 def resolve_model(path: str) -> str:
-    """Return the folder of a model, or its hub id.
-
-    Args:
-        path: `playground`, a folder, or a hub id (`owner/name`).
+    """Return the folder of a model, given as `playground`, a folder or a hub id, or its hub id.
 
     Raises:
         CaiError: It is none of these.
@@ -63,7 +59,7 @@ def model_folder(settings: ModelSettings) -> Path:
     """Return the checked folder of a model, downloaded first if it is a hub id.
 
     Raises:
-        CaiError: It cannot be found, or lacks or damages what a model folder must hold.
+        CaiError: It cannot be found, or is missing or damaged in part.
     """
     resolved = resolve_model(settings.path)
     is_hub_id = _HUB_ID.fullmatch(resolved) and not Path(resolved).is_dir()
@@ -94,24 +90,16 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
 
 def load_chat_format(settings: ModelSettings) -> ChatFormat:
-    """Load how a model writes conversations; it stops at its generation config's EOS ids, too.
-
-    Raises:
-        CaiError: The folder is unusable, or its tokenizer has no chat template.
-    """
-    tokenizer = load_tokenizer(settings)
-    folder = model_folder(settings)
-    return ChatFormat(tokenizer, extra_stop_ids=eos_ids(folder))
+    """Load a model's chat format; the EOS ids of its generation config also end a turn."""
+    return ChatFormat(load_tokenizer(settings), eos_ids(model_folder(settings)))
 
 
 def device_and_dtype(
     settings: ModelSettings, wanted: torch.device | str | None = None
 ) -> tuple[torch.device, torch.dtype]:
-    """Return where a model runs and in which precision.
+    """Return where a model runs (the GPU if there is one, unless `wanted`) and in which precision.
 
-    Args:
-        settings: Their `dtype: auto` is bfloat16 on a GPU and float32 on a CPU.
-        wanted: Where; None for the GPU if there is one.
+    `dtype: auto` is bfloat16 on a GPU and float32 on a CPU.
     """
     import torch
 
@@ -126,9 +114,7 @@ def load_causal_lm(
 ) -> PreTrainedModel:
     """Load a language model in eval mode, with every dropout set to zero, also for training.
 
-    Args:
-        settings: Which model, in which precision.
-        device: Where to put it; None for the GPU if there is one.
+    `device` is None for the GPU if there is one.
 
     Raises:
         CaiError: The folder is unusable, is no language model, or lacks some of the weights.
@@ -168,11 +154,7 @@ def without_dropout(config: Any) -> Any:  # noqa: ANN401 (any transformers confi
 
 
 def adapter_folder(settings: ModelSettings) -> Path:
-    """Return the checked folder of the LoRA adapter that a model's settings name.
-
-    Raises:
-        CaiError: It is not one.
-    """
+    """Return the folder of the LoRA adapter in the settings; raise a CaiError if it is none."""
     folder = user_path(settings.adapter or "")
     if not (folder / "adapter_config.json").is_file():
         raise CaiError(
@@ -183,15 +165,10 @@ def adapter_folder(settings: ModelSettings) -> Path:
 
 
 def fingerprint_model(settings: ModelSettings) -> str:
-    """Name the contents of a model: config, tokenizer, chat template, format and weights.
+    """Hash a model: config, tokenizer, chat template, weights, adapter, options, `CHAT_FORMAT`.
 
-    So does the version of our own way from messages to ids, with the date that templates are told.
-
-    An adapter and engine options count as well. Of weights every byte does up to 2 GB; above, 256
-    evenly spaced blocks of 1 MB per file do.
-
-    Returns:
-        16 hexadecimal digits.
+    Of weights above 2 GB, 256 evenly spaced blocks of 1 MB per file are hashed. The result has 16
+    hexadecimal digits.
 
     Raises:
         CaiError: The folder is unusable.
@@ -208,12 +185,8 @@ def fingerprint_model(settings: ModelSettings) -> str:
 
 
 def _states(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
-    return tuple((str(file), *_size_and_time(file)) for file in files)
-
-
-def _size_and_time(file: Path) -> tuple[int, int]:
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns
+    states = ((file, file.stat()) for file in files)
+    return tuple((str(file), state.st_size, state.st_mtime_ns) for file, state in states)
 
 
 @lru_cache(maxsize=64)
@@ -265,9 +238,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_needs_no_code(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a model or tokenizer that is Python code in its folder (`auto_map`).
+    """Refuse a model or tokenizer that needs Python code of its folder (`auto_map`).
 
-    Many folders name such code for old versions of transformers, which has their architecture now.
+    Many folders name such code although transformers has had their architecture for long.
     """
     if "auto_map" in config:
         from transformers import CONFIG_MAPPING
@@ -343,7 +316,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _check_report(folder: Path, report: dict[str, Any], architectures: Sequence[str]) -> None:
-    """Refuse weights that transformers would have made up, and models of another kind."""
+    """Refuse incomplete weights, which transformers fills at random, and other kinds of model."""
     if any(name.endswith("Classification") for name in architectures):
         raise CaiError(
             f"{folder} holds a {architectures[0]}, such as a preference model. Give the folder of "

@@ -1,4 +1,4 @@
-"""Start a stage on several processes with `accelerate launch`, and read their messages."""
+"""Run the training of a stage in this process, or on several with `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ import yaml
 from pydantic import BaseModel
 
 from cai.errors import CaiError
+from cai.pipeline.progress import Progress
 from cai.pipeline.shipped import shipped_folder
+from cai.settings import ModelSettings, OptimizerSettings, PPOSettings
+
+OnStep = Callable[[Mapping[str, float]], None]
 
 MODULE = "cai.pipeline.launched"
 LOG = "launch.log"
@@ -32,32 +36,63 @@ _TERMINATED = -signal.SIGTERM
 class Job(BaseModel, frozen=True):
     """The inputs and the output of a task, so that other processes can run it.
 
-    Attributes:
-        work: The class of the job, as `MODULE:CLASS`.
+    `work` is the class of the job, as `MODULE:CLASS`.
     """
 
     work: str
 
-    def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
+    def run(self, on_step: OnStep) -> dict[str, Any]:
         """Run the job, in this process or as one of several; return the metrics."""
         raise NotImplementedError
+
+
+class TrainingJob(Job, frozen=True):
+    """A training on the rows of `data`, from the model `base`, into the folder `out`.
+
+    `train` is `MODULE:FUNCTION`, such as `cai.training.sft:train_sft`; `section` is the class of
+    its settings, `MODULE:CLASS`; `settings` are plain data.
+    """
+
+    work: str = f"{__name__}:TrainingJob"
+    train: str
+    section: str
+    settings: dict[str, Any]
+    data: Path
+    base: ModelSettings
+    out: Path
+    seed: int
+    log_dir: Path
+
+    def run(self, on_step: OnStep) -> dict[str, Any]:
+        """Train, in this process or as one of several; return the metrics."""
+        return _named(self.train)(
+            _named(self.section).model_validate(self.settings),
+            data=self.data,
+            base=self.base,
+            out=self.out,
+            seed=self.seed,
+            log_dir=self.log_dir,
+            on_step=on_step,
+        )
 
 
 def read_job(file: Path) -> Job:
     """Read a job of any kind."""
     text = file.read_text(encoding="utf-8")
-    module, _, kind = json.loads(text)["work"].partition(":")
-    return getattr(import_module(module), kind).model_validate_json(text)
+    return _named(json.loads(text)["work"]).model_validate_json(text)
+
+
+def _named(name: str) -> Any:  # noqa: ANN401
+    """Return what `MODULE:NAME` names."""
+    module, _, inner = name.partition(":")
+    return getattr(import_module(module), inner)
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """How several processes are started.
+    """How several processes are started: by Accelerate's configuration in `file`.
 
-    Attributes:
-        file: Accelerate's configuration.
-        processes: How many to start.
-        kind: Accelerate's `distributed_type`.
+    `kind` is its `distributed_type`.
     """
 
     file: Path
@@ -65,20 +100,60 @@ class Launcher:
     kind: str = "MULTI_GPU"
 
 
+def run_training(
+    train: str,
+    settings: OptimizerSettings,
+    *,
+    stage: str,
+    out: Path,
+    base_dir: Path,
+    progress: Progress,
+    **inputs: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    """Train with a progress display; return the metrics.
+
+    `stage` is the name in the display; launcher files are also looked up in `base_dir`. The job of
+    several processes and their log are written beside `out`, the folder of the new model. `inputs`
+    are the other attributes of `TrainingJob`: `data`, `base`, `seed`, `log_dir`.
+    """
+    section = f"{type(settings).__module__}:{type(settings).__name__}"
+    plain = settings.model_dump(mode="json")
+    job = TrainingJob(train=train, section=section, settings=plain, out=out, **inputs)
+    launcher = launcher_of(settings, stage=stage, base_dir=base_dir)
+    with progress.training(stage) as on_step:
+        file = out.with_name(f"{out.name}-job.json")
+        return run_job(job, file, launcher, on_step=on_step, warn=progress.say)
+
+
+def run_job(
+    job: Job,
+    file: Path,
+    launcher: Launcher | None,
+    *,
+    on_step: OnStep,
+    warn: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run a job in this process, or on several; return its metrics.
+
+    Several processes read the job from `file`, see `launch`.
+    """
+    if launcher is None:
+        return job.run(on_step)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
+    return launch(file, launcher, on_step=on_step, warn=warn)
+
+
 def launch(
     job: Path,
     launcher: Launcher,
     *,
-    on_step: Callable[[Mapping[str, float]], None],
+    on_step: OnStep,
     warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Run a job file (`cai.pipeline.launched`) on several processes; return what it returns.
+    """Run a job file on several processes (`cai.pipeline.launched`); return what it returns.
 
-    Args:
-        job: The job; its folder gets `launch.log`, all that the processes say besides.
-        launcher: How.
-        on_step: Gets the metrics of each step.
-        warn: Gets warnings.
+    All other output of the processes goes to `launch.log` in the job's folder.
 
     Raises:
         CaiError: The processes could not be started, or one raised an error or died.
@@ -108,27 +183,41 @@ def launch(
                 process.terminate()
     if "result" in said:
         return said["result"]
-    raise CaiError(
-        said["error"] if "error" in said else _obituary(log, launcher.processes, process.returncode)
-    )
+    failure = said.get("error") or _failure_of(log, launcher.processes, process.returncode)
+    raise CaiError(failure)
+
+
+def launcher_of(
+    settings: OptimizerSettings | PPOSettings, *, stage: str, base_dir: Path
+) -> Launcher | None:
+    """Return how to start the processes of a stage; None if it needs only this process.
+
+    Raises:
+        CaiError: The launcher or the settings cannot be used with each other.
+    """
+    if settings.launch is None:
+        return None
+    launcher = find_launcher(settings.launch, settings.processes, base_dir, stage=stage)
+    try:
+        settings.checked(processes=launcher.processes)
+    except CaiError as problem:
+        raise CaiError(f"`{stage}`: {problem}") from None
+    return launcher
 
 
 def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: str) -> Launcher:
     """Return how to start processes, after checks; none is started.
 
-    Args:
-        name: `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's.
-        processes: How many; None for the number in the file, or one for each GPU.
-        base_dir: A folder of files, besides the working directory.
-        stage: The stage of the settings `launch` and `processes`.
+    `name` is `ddp`, `fsdp2`, … of pipelines/accelerate/, or a file of Accelerate's, in `base_dir`
+    or the working directory. Without `processes`, its file says how many, or there is one for each
+    GPU.
 
     Raises:
-        CaiError: There is no such file, it is not a configuration, or it has settings that are not
-            supported.
+        CaiError: There is no such file, or it has settings that are not supported.
     """
     import torch
 
-    from cai.training.launcher import check_launch_variables
+    from cai.training.processes import check_launch_variables
 
     file = _config_file(name, base_dir, stage)
     config = _read(file)
@@ -169,7 +258,7 @@ def _config_file(name: str, base_dir: Path, stage: str) -> Path:
 
 
 def _read(file: Path) -> Any:  # noqa: ANN401 (Accelerate's ClusterConfig)
-    """Read a configuration as the launcher will, which says what is wrong in many ways."""
+    """Read a configuration as the launcher will, which has many kinds of errors."""
     from accelerate.commands.config.config_args import load_config_from_file
 
     try:
@@ -182,7 +271,7 @@ def _read(file: Path) -> Any:  # noqa: ANN401 (Accelerate's ClusterConfig)
 
 
 def _variables(config: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return what the processes will find in their environment, as far as stages ask."""
+    """Return the variables that the launcher will set, as far as `check_launch_variables` asks."""
     sharded = config.distributed_type == "FSDP"
     precision = "no" if config.mixed_precision is None else config.mixed_precision
     said = {"ACCELERATE_USE_FSDP": sharded, "ACCELERATE_MIXED_PRECISION": precision}
@@ -194,7 +283,7 @@ def _variables(config: Any) -> dict[str, str]:  # noqa: ANN401
 
 
 def _message(line: str) -> tuple[str | None, Any]:
-    """Read a line of a process: one pair, or else something for nobody."""
+    """Read a line of a process: a message is one pair; other lines are skipped."""
     try:
         message = json.loads(line)
         ((kind, value),) = message.items()
@@ -203,14 +292,14 @@ def _message(line: str) -> tuple[str | None, Any]:
     return kind, value
 
 
-def _obituary(log: Path, count: int, status: int) -> str:
-    """Say which process died of what, going by the launcher's own report."""
+def _failure_of(log: Path, count: int, status: int) -> str:
+    """Return an error text: which process died and why, by the launcher's own report."""
     said = log.read_text(encoding="utf-8", errors="replace").strip()
     failures = [(int(r), int(code)) for r, code in _FAILURE.findall(said)]
     if not failures:
         last = said.split("\n")[-1] or f"the launcher ended with exit status {status}"
         return f"The {count} processes did not do their work: {last} (all of it is in {log})."
-    # One that was killed is the cause of the others' broken connections.
+    # A killed process is the cause of the broken connections of the others.
     failures.sort(key=lambda failure: (failure[1] >= 0, failure[1] == _TERMINATED))
     rank, code = failures[0]
     what = f"process {rank} failed with exit status {code}"

@@ -1,8 +1,8 @@
 """The work of each launched process: `python -m cai.pipeline.launched JOB`.
 
 It sends JSON lines with one pair each to the process that launched it (`cai.pipeline.launch`):
-`step` and `warning` at any time, and `result` or `error` at the end. If the launching process dies,
-the standard input of this process closes and it ends too, since a new run may use the folder.
+`step` and `warning` at any time, and `result` or `error` at the end. It ends when its standard
+input closes, since then that process has died and a new run may use the folder.
 """
 
 from __future__ import annotations

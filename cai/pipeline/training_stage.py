@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cai.pipeline.context import Context
-from cai.pipeline.launch_training import launcher_of_training, run_training
+from cai.pipeline.launch import launcher_of, run_training
 
 
 def trained_on(kind: str, train: str) -> Callable[[Context[Any]], dict[str, Any]]:
@@ -43,4 +43,4 @@ def train_model(context: Context[Any], train: str, data: Path) -> dict[str, Any]
 
 def check_launcher(context: Context[Any]) -> None:
     """Raise a CaiError if a training stage cannot be launched with its settings."""
-    launcher_of_training(context.settings, stage=context.name, base_dir=context.base_dir)
+    launcher_of(context.settings, stage=context.name, base_dir=context.base_dir)

@@ -2,6 +2,6 @@
 
 from cai.ppo.rewards import LengthPenalty as LengthPenalty
 from cai.ppo.rewards import RepetitionPenalty as RepetitionPenalty
-from cai.ppo.show import progress_line as progress_line
+from cai.ppo.step_log import progress_line as progress_line
 from cai.ppo.train import PPO as PPO
 from cai.settings import PPOSettings as PPOSettings

@@ -16,19 +16,14 @@ from cai.data.records import derive_seed
 
 
 class Adapted:
-    """A model whose weights are frozen, with LoRA adapters on all linear layers of its backbone.
+    """A model with frozen weights, and LoRA adapters on all linear layers of its backbone.
 
     Adapters start as the identity (Hu et al. 2021, arXiv 2106.09685) or from given weights; their
     scale (alpha over rank) is 2, as in fine-tuning.
     """
 
     def __init__(self, model: nn.Module, *, seed: int) -> None:
-        """Freeze a causal language model or a backbone; nothing is copied.
-
-        Args:
-            model: A transformers model.
-            seed: Of the adapters that start anew.
-        """
+        """Freeze a transformers model in place; `seed` is that of new adapters."""
         self.model = model.requires_grad_(False)
         self.backbone = cast("nn.Module", cast("Any", model).base_model)
         self._linear = [
@@ -37,13 +32,10 @@ class Adapted:
         self._seed = seed
 
     def add(self, name: str, *, rank: int, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Add an adapter.
+        """Add an adapter of some rank.
 
-        Args:
-            name: Whose it is.
-            rank: Of its matrices.
-            weights: `LAYER.lora_A` `(rank, in)` and `LAYER.lora_B` `(out, rank)` of every layer, by
-                the layer's name in the backbone; None to start as the identity.
+        `weights` are `LAYER.lora_A` `(rank, in)` and `LAYER.lora_B` `(out, rank)` of every layer,
+        by its name in the backbone; None to start as the identity.
         """
         config = LoraConfig(
             r=rank,

@@ -1,10 +1,9 @@
-"""Advantage estimators: each one is a pure function, and `ADVANTAGES` names them.
+"""Advantage estimators: pure functions, by name in `ADVANTAGES` and `PPOSettings.advantage`.
 
-To add one, write the function, put it into the dict and name it in `PPOSettings.advantage`. Only
-`gae` reads values: with any other there is no critic (`PPOSettings.has_critic`).
+Only `gae` reads values: with any other there is no critic (`PPOSettings.has_critic`).
 
 Shapes: `B` episodes, `T` response tokens (right-padded), `G` prompts, `K` samples of each, with
-`B = G · K`. The samples of a prompt are neighbours. What stands on padding changes nothing.
+`B = G · K`. The samples of a prompt are neighbours. What is on padding changes nothing.
 """
 
 # ruff: noqa: N815 (names end in the shapes of what they hold)
@@ -53,12 +52,8 @@ def gae(batch: RewardedEpisodes) -> Advantages:
     """Return generalised advantage estimates and the returns they imply, both `(B, T)`.
 
     `A_t = Σ_l (γλ)^l δ_{t+l}` with `δ_t = r_t + γ V_{t+1} - V_t` (Schulman et al. 2016, arXiv
-    1506.02438, equation 16). An episode ends with its last real token: no value is bootstrapped
-    after it, whether a stop token ended it or the token limit did. Returns are `A_t + V_t`, before
-    any whitening. The KL of a token counts for that token and those before it.
-
-    Args:
-        batch: With values.
+    1506.02438, equation 16). No value is bootstrapped after the last real token, also where the
+    token limit ended the episode. Returns are `A_t + V_t`, before any whitening.
 
     Raises:
         ValueError: The batch has no values.
@@ -81,17 +76,12 @@ def gae(batch: RewardedEpisodes) -> Advantages:
 def rloo(batch: RewardedEpisodes) -> Advantages:
     """Return leave-one-out advantages, the same on every token of a response, `(B, T)`.
 
-    `A_i = R_i - mean_{j≠i} R_j` over the K samples of one prompt (REINFORCE leave-one-out: Kool et
-    al. 2019; Ahmadian et al. 2024, arXiv 2402.14740). The other samples are the baseline. They do
-    not depend on sample i, so the estimate is unbiased without a critic.
+    `A_i = R_i - mean_{j≠i} R_j` over the K ≥ 2 samples of one prompt (REINFORCE leave-one-out: Kool
+    et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740): an unbiased estimate without a critic.
 
-    The KL penalty is inside R, as in that paper: `R_i` is the sum of all token rewards, which is
-    `score_i - β Σ_t (log π(a_t) - log π_ref(a_t))`. A whole response counts as one action, so each
-    of its tokens also answers for the KL of the tokens before it. That adds variance but no bias.
-    The baseline has the KL of the other samples in it for the same reason. γ and λ are not used.
-
-    Args:
-        batch: With K of at least 2; B is a multiple of it.
+    As in that paper, `R_i` is the sum of all token rewards, KL included: `score_i - β Σ_t (log
+    π(a_t) - log π_ref(a_t))`. A whole response is one action, so each token also gets the KL of the
+    tokens before it, which adds variance but no bias. γ and λ are not used.
     """
     K = batch.samples_per_prompt
     rewards_GK = batch.rewards_BT.masked_fill(~batch.mask_BT, 0.0).sum(dim=1).reshape(-1, K)

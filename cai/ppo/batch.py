@@ -2,9 +2,7 @@
 
 Shapes: `B` episodes, `P` longest prompt, `T` longest response, `L = P + T`, `S` the columns a
 forward pass needs. Masks come from lengths, never from pad ids: pad may be missing or equal EOS.
-
-Lengths, and which rows are meant, live on the host. So do all shapes and places that follow from
-them: nobody asks the device how long something is, which would make the host wait for it.
+Lengths and row numbers are on the host, so that it need not wait for the device.
 """
 
 # ruff: noqa: N802, N815 (names end in the shapes of what they hold)
@@ -17,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cai.ppo.processes import ALONE, Processes
+from cai.training.processes import ALONE, Processes
 
 CPU = torch.device("cpu")
 MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
@@ -92,9 +90,8 @@ class Episodes:
     def input_ids_BS(self) -> Tensor:
         """Return the forward pass's input: each row from its first prompt token, then its response.
 
-        Left padding is cut off and no last token goes in (nothing is predicted from it), so rows
-        start at position 0, causal attention needs no mask, and `S = max(lengths) - 1`. What
-        follows a row's end is arbitrary: no real position attends to it.
+        Without left padding and last token, rows start at position 0, causal attention needs no
+        mask, and `S = max(lengths) - 1`. What follows a row's end is arbitrary.
         """
         ids_BL = torch.cat([self.prompt_ids_BP, self.response_ids_BT], dim=1)
         left_B1 = self.prompt_ids_BP.shape[1] - self.prompt_lengths_B[:, None]
@@ -110,8 +107,7 @@ class Episodes:
     def predicting_positions(self) -> tuple[Tensor, Tensor]:
         """Return rows and columns of `input_ids_BS` that predict the response tokens, `(N,)` each.
 
-        Token `t` of a response is predicted at column `prompt_length - 1 + t`. The order is that of
-        `response_positions`.
+        Token `t` is predicted at column `prompt_length - 1 + t`. Ordered as `response_positions`.
         """
         rows_N, tokens_N = self._real_BT().nonzero(as_tuple=True)
         return self._moved(rows_N), self._moved(self.prompt_lengths_B[rows_N] - 1 + tokens_N)
@@ -166,14 +162,11 @@ def length_sorted(
     processes: Processes = ALONE,
     device: torch.device = CPU,
 ) -> list[Tensor]:
-    """Split `0 … B-1` into micro-batches of like length, longest first, to waste little padding.
+    """Split `0 … B-1` into micro-batches of similar length, longest first, for little padding.
 
-    Args:
-        lengths_B: Tokens of each row, on the host.
-        size: Rows of a micro-batch; None for as many as make `MICRO_BATCH_TOKENS`, padding counted.
-        processes: Share the rows. The sorted rows are dealt out, so that all get as many
-            micro-batches, and of about the same lengths.
-        device: Where they are computed, which decides how many tokens are enough.
+    A micro-batch has `size` rows; None: as many as make `MICRO_BATCH_TOKENS` of the device, padding
+    counted. The sorted rows are shared by the processes: each gets as many micro-batches, of about
+    equal lengths. Lengths are on the host.
 
     Returns:
         The rows of each micro-batch of this process, on the host.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import ValidationError
 
 from cai.data.conversation import Message, Prompt
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
-from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptFormat
 from cai.settings import PPOSettings
+from cai.training.processes import Processes
 
 _PROBE = (
     Message(role="user", content="Who wrote “Emma”?\n\n1) Austen"),
@@ -21,18 +18,9 @@ _PROBE = (
 )
 
 
-def check_settings(settings: PPOSettings) -> None:
-    """Raise a CaiError if the settings contradict each other; copies were never validated."""
-    try:
-        PPOSettings.model_validate(settings.model_dump())
-    except ValidationError as problem:
-        said = problem.errors(include_url=False)[0]["msg"]
-        raise CaiError(said.removeprefix("Value error, ")) from None
-
-
 def check_shares(settings: PPOSettings, processes: Processes) -> None:
     """Raise a CaiError if the processes cannot share the work evenly, or with these settings."""
-    check_settings(settings.model_copy(update={"processes": processes.count}))
+    settings.checked(processes=processes.count)
     value_head = settings.critic == "value_head"
     if processes.sharded and (settings.lora_rank or value_head):
         raise CaiError(
@@ -53,7 +41,7 @@ def check_same_tokens(
 
     The preference model scores the sampled ids as they are, so an id must mean the same to both.
     """
-    ours, theirs = cast("Any", policy.tokenizer), cast("Any", preference.tokenizer)
+    ours, theirs = policy.tokenizer, preference.tokenizer
     probe = Prompt(_PROBE)
     if ours.get_vocab() != theirs.get_vocab():
         difference = "vocabularies differ"

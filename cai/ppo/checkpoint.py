@@ -1,4 +1,4 @@
-"""Checkpoints, which are written completely or not at all."""
+"""Checkpoints of PPO; each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from cai.data.store import whole_folder
-from cai.ppo.processes import ALONE, Processes
+from cai.training.checkpoints import newest_first, step_of
+from cai.training.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +29,9 @@ _META = "meta.json"
 def save_checkpoint(
     folder: Path, step: int, run: str, state: Mapping[str, Any], *, keep: int = KEEP
 ) -> None:
-    """Save the state after `step` steps and remove all but the newest checkpoints.
+    """Save the state after `step` steps, and keep only the `keep` newest checkpoints.
 
-    Args:
-        folder: The folder of checkpoints; created if missing.
-        step: Steps done.
-        run: The fingerprint of the run (settings, seed, inputs); other runs do not resume from it.
-        state: Weights and optimizers.
-        keep: How many checkpoints to keep.
+    `run` is the fingerprint of the run: no other run resumes from it.
     """
     with whole_folder(folder / f"step-{step:06d}") as partial:
         with (partial / _STATE).open("wb") as file:
@@ -44,7 +40,7 @@ def save_checkpoint(
             os.fsync(file.fileno())
         meta = {"format": FORMAT, "step": step, "run": run, "digest": _digest(partial / _STATE)}
         (partial / _META).write_text(json.dumps(meta), encoding="utf-8")
-    for old in _newest_first(folder)[keep:]:
+    for old in newest_first(folder, "step-*")[keep:]:
         shutil.rmtree(old)
 
 
@@ -53,19 +49,19 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, Any]] | None:
     """Return steps done and state of the newest whole checkpoint of this run, or None.
 
-    Torn checkpoints and those of another run are removed with a warning: left there, they would
-    count among the newest two. The main process chooses; all of them read what it has chosen.
+    Damaged checkpoints and those of another run are removed with a warning, or they would count
+    among the newest two. The main process chooses; all processes read its choice.
     """
     path = processes.from_main(lambda: _newest_whole(folder, run))
     if path is None:
         return None
-    # What is sharded is split on the way to the device: it may not fit there whole.
+    # Sharded weights may not fit on the device before they are split.
     where = torch.device("cpu") if processes.sharded else device
-    return _step(path), torch.load(path / _STATE, map_location=where, weights_only=True)
+    return step_of(path), torch.load(path / _STATE, map_location=where, weights_only=True)
 
 
 def _newest_whole(folder: Path, run: str) -> Path | None:
-    for path in _newest_first(folder):
+    for path in newest_first(folder, "step-*"):
         problem = _problem(path, run)
         if problem is None:
             return path
@@ -75,14 +71,14 @@ def _newest_whole(folder: Path, run: str) -> Path | None:
 
 
 def _problem(path: Path, run: str) -> str | None:
-    """Say what keeps a run from resuming from a checkpoint."""
+    """Return why a run cannot resume from a checkpoint, or None."""
     try:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
         if meta.get("format") != FORMAT:
             return "another version of cai wrote it"
         if meta["run"] != run:
             return "its settings, seed, models or prompts are others"
-        if meta["step"] != _step(path) or meta["digest"] != _digest(path / _STATE):
+        if meta["step"] != step_of(path) or meta["digest"] != _digest(path / _STATE):
             return "it is damaged"
     except (OSError, ValueError, KeyError, TypeError):
         return "it is incomplete"
@@ -92,12 +88,3 @@ def _problem(path: Path, run: str) -> str | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=_step, reverse=True)
-
-
-def _step(path: Path) -> int:
-    number = path.name.removeprefix("step-")
-    return int(number) if number.isdigit() else -1

@@ -14,17 +14,14 @@ from cai.settings import PPOSettings
 
 @dataclass
 class Control:
-    """Numbers that change in each step; they are part of a checkpoint.
-
-    Attributes:
-        kl_coef: β, the penalty against the reference.
-        penalty_coef: The penalty against the policy of the rollout (`objective: kl_penalty`).
-        scores: Moments of all scores so far (`normalise_rewards`).
-    """
+    """Numbers that change in each step; they are part of a checkpoint."""
 
     kl_coef: float
+    """β, the penalty against the reference."""
     penalty_coef: float
+    """The penalty against the policy of the rollout (`objective: kl_penalty`)."""
     scores: Moments
+    """Of all scores so far (`normalise_rewards`)."""
 
     @classmethod
     def start(cls, settings: PPOSettings) -> Self:
@@ -39,10 +36,8 @@ class Control:
     def adapt(self, settings: PPOSettings, *, kl: float, moved: float | None) -> None:
         """Adjust the coefficients after a step.
 
-        Args:
-            settings: Their targets.
-            kl: Mean KL from the reference per response, nats.
-            moved: Mean KL per token between the policies before and after the step, if known.
+        `kl` is the mean KL from the reference per response, `moved` (if known) the mean KL per
+        token between the policies before and after the step; both in nats.
         """
         if settings.kl_target is not None:
             self.kl_coef = adapted_kl_coef(

@@ -1,7 +1,7 @@
 """Forward passes of policy, reference and critic, at the response positions only.
 
-The hidden states that predict response tokens are picked out before the output head sees them, so
-neither prompts nor padding ever become logits.
+The output head gets only hidden states that predict response tokens: prompts and padding never
+become logits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, length_sorted
 from cai.ppo.math import token_logprobs
-from cai.ppo.processes import ALONE, Processes
-from cai.ppo.sharding import call
+from cai.training.processes import ALONE, Processes
+from cai.training.sharding import call
 
 
 class Critic(nn.Module):
@@ -46,10 +46,7 @@ def response_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Return log-probability and entropy at each response token, `(B, T)` each, nats; 0 on padding.
 
-    Args:
-        model: A transformers causal language model.
-        episodes: What was sampled.
-        temperature: The sampling temperature; logits are divided by it.
+    Logits of the causal language model are divided by the sampling `temperature`.
     """
     positions = episodes.response_positions()
 
@@ -82,11 +79,7 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 @torch.inference_mode()
 def check_output_head(model: nn.Module) -> None:
-    """Check that `output_head` computes the model's own logits.
-
-    Raises:
-        CaiError: The logits differ, because the architecture has other operations there.
-    """
+    """Raise a CaiError unless `output_head` computes the model's own logits."""
     language_model = cast("Any", model)
     ids = torch.arange(1, 5, device=language_model.device)[None]
     hidden = language_model.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -107,7 +100,7 @@ def without_gradient(
 ) -> Tensor:
     """Apply a forward pass to length-sorted micro-batches; return `(B, T)` in the given order.
 
-    Processes share the episodes, and all of them get the whole result.
+    Processes share the episodes; all of them get the whole result.
     """
     results_BT = torch.zeros(episodes.response_ids_BT.shape, device=episodes.device)
     times_B1 = torch.zeros((len(episodes), 1), device=episodes.device)
@@ -123,8 +116,7 @@ def without_gradient(
 def recompute_layers(backbone: nn.Module) -> None:
     """Make every layer recompute its inner states in the backward pass instead of storing them.
 
-    transformers' own switch works in train mode only, which PPO never enters. Where no gradient is
-    asked for, sampling included, nothing changes.
+    transformers' own switch works in train mode only, which PPO never uses.
     """
     for layer in backbone.modules():
         if isinstance(layer, GradientCheckpointingLayer):

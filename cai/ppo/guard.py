@@ -1,9 +1,8 @@
-"""The guard against over-optimisation (Goodhart's law), on prompts that are not trained on.
+"""The guard against over-optimisation of the preference model, on prompts that are held out.
 
-A preference model is a proxy. While its score rises, a policy can become evasive, refuse harmless
-requests, repeat one response, or drift far from its start. An independent score that is not trained
-on detects more of this than rules about words: after long training, the policy with the best
-trained score is one that exploits the preference model (Gao et al. 2023, arXiv 2210.10760).
+While the trained score rises, a policy can become evasive, refuse harmless requests, repeat one
+response, or drift far from its start. An independent score detects more of this than rules about
+words (Gao et al. 2023, arXiv 2210.10760).
 """
 
 from __future__ import annotations
@@ -27,48 +26,39 @@ MOST_ROLL_BACKS = 3
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check on the held-out prompts.
-
-    Attributes:
-        metrics: By name (`guard/…`).
-        alarms: Messages about changes since the start that exceed a bound.
-        texts: The answers, one for each prompt.
-    """
+    """The result of one check on the held-out prompts."""
 
     metrics: dict[str, float]
+    """By name (`guard/…`)."""
     alarms: tuple[str, ...]
+    """Messages about changes since the start that exceed a bound."""
     texts: tuple[str, ...]
+    """The answers, one for each prompt."""
 
 
 @dataclass
 class Guard:
-    """Checks a policy, and stores the start and the best check.
-
-    Attributes:
-        prompts: The held-out prompts.
-        settings: The settings of the run; `guard` has the rules.
-        independent: A score that the policy is not trained on.
-        start: Metrics before the first step.
-        highest: The highest independent score so far.
-        deviation: The standard deviation of independent scores at the start.
-        best: Held-out reward of the best check without an alarm.
-        best_step: The steps done at that check.
-        best_metrics: The metrics of that check.
-        roll_backs: How often the run returned to it.
-    """
+    """Checks a policy, and stores the start and the best check."""
 
     prompts: Sequence[TokenPrompt]
+    """The held-out prompts."""
     settings: PPOSettings
     rules: GuardSettings
     seed: int
     independent: Reward | None = None
+    """A score that the policy is not trained on."""
     start: dict[str, float] = field(default_factory=dict[str, float])
+    """Metrics before the first step."""
     highest: float = float("-inf")
+    """The highest independent score so far."""
     deviation: float = 1.0
+    """The standard deviation of independent scores at the start."""
     best: float = float("-inf")
+    """Held-out reward of the best check without an alarm; `best_…` belong to that check."""
     best_step: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict[str, float])
     roll_backs: int = 0
+    """How often the run returned to the best policy."""
 
     @property
     def keeps_best(self) -> bool:
@@ -142,10 +132,9 @@ class Guard:
         return True
 
     def dissuading_kl_coef(self, check: Check) -> float:
-        """Return the β at which what a check found would not have paid; 0 if it did not pay.
+        """Return the gain in the trained score per nat of KL since the best check; at least 0.
 
-        It equals what PPO has gained since the best check, by the score that it is trained on, for
-        each nat of KL that it has moved.
+        With this β, the change since then would not have been worth its KL.
         """
         gained, moved = (
             check.metrics[name] - self.best_metrics[name] for name in ("guard/score", "guard/kl")
@@ -154,16 +143,8 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what later checks depend on."""
-        names = (
-            "start",
-            "highest",
-            "deviation",
-            "best",
-            "best_step",
-            "best_metrics",
-            "roll_backs",
-        )
-        return {name: getattr(self, name) for name in names}
+        given = ("prompts", "settings", "rules", "seed", "independent")
+        return {name: value for name, value in vars(self).items() if name not in given}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the result of `state_dict`."""
@@ -172,17 +153,12 @@ class Guard:
 
 
 def text_measures(texts: Sequence[str], kinds: Sequence[Kind | None]) -> dict[str, float]:
-    """Return shares, in [0, 1], of what answers look like.
+    """Return shares, in [0, 1], of answers to different prompts; all but red-team ones are benign.
 
-    Args:
-        texts: Answers to different prompts.
-        kinds: The prompts' kinds; all but red-team ones count as benign.
-
-    Returns:
-        `guard/evasive`: short refusals without a reason. `guard/over_refusal`: refusals of any
-        kind, of benign prompts. `guard/repeated_openings`: answers that begin with the same four
-        words as one before. `guard/repeated_ngrams`: of the different word 5-grams of each answer,
-        those that an answer before it has, too.
+    `guard/evasive`: short refusals without a reason. `guard/over_refusal`: refusals of any kind, of
+    benign prompts. `guard/repeated_openings`: answers that begin with the same four words as an
+    earlier one. `guard/repeated_ngrams`: of the different word 5-grams of each answer, those that
+    an earlier answer has, too.
     """
     stances = [stance(text) for text in texts]
     benign = [s for s, kind in zip(stances, kinds, strict=True) if kind != "red_team"]
@@ -202,14 +178,9 @@ def alarms_of(
     highest: float = float("-inf"),
     deviation: float = 1.0,
 ) -> list[str]:
-    """Say what has gone wrong since the start, each in words with both numbers.
+    """Return a message with both numbers for each change since the start that breaks a rule.
 
-    Args:
-        start: Metrics before the first step.
-        now: Metrics of a check.
-        rules: When to raise an alarm.
-        highest: The independent score at its best.
-        deviation: The standard deviation of independent scores.
+    `highest` is the best independent score so far, `deviation` its standard deviation at the start.
     """
     alarms: list[str] = []
     for name, said, most in (

@@ -17,13 +17,12 @@ from cai.ppo.control import Control
 from cai.ppo.forward import Critic, check_output_head, recompute_layers
 from cai.ppo.math import linear_decay
 from cai.ppo.optimizers import Optimizer, optimizer_for
-from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat
 from cai.ppo.sampling import Sampler, sample_here
-from cai.ppo.sharding import shard
 from cai.settings import PPOSettings
-from cai.training.adapter import AdapterWeights
-from cai.training.sharding import whole
+from cai.training.lora import AdapterWeights
+from cai.training.processes import ALONE, Processes
+from cai.training.sharding import shard, whole
 
 Role = Literal["policy", "reference", "critic", "preference"]
 
@@ -32,11 +31,10 @@ Role = Literal["policy", "reference", "critic", "preference"]
 class Learner:
     """Policy and critic (if there is one) with their optimizers, and the frozen reference.
 
-    All in eval mode, training included: PPO's ratios compare two forward passes of one policy,
-    which dropout would make differ (as it would policy and reference).
-
-    With LoRA, policy and reference are one model; critic and preference model may be it as well.
-    Then `act_as` says whose adapter computes, and comes before every forward pass.
+    All are in eval mode, also in training: PPO's ratios compare two forward passes of one policy,
+    which must not differ by dropout. With LoRA, policy and reference are one model, perhaps with
+    critic and preference model; `act_as` must be called before each forward pass to choose the
+    adapter.
     """
 
     policy: PreTrainedModel
@@ -49,14 +47,12 @@ class Learner:
     control: Control
     chat: PromptFormat
     dtype: torch.dtype
-    """bfloat16 computes under autocast; what is trained is float32 in any case."""
+    """Of forward passes: bfloat16 by autocast. Trained weights are always float32."""
     max_batch_tokens: int
     adapters: dict[Role, tuple[Adapted, str | None]]
     """Whose adapter each role uses on which base; empty without LoRA."""
     processes: Processes = ALONE
-    """Who shares the work."""
     sampler: Sampler = sample_here
-    """Who samples from the policy."""
     replica: PreTrainedModel | None = None
     """Where a sharded policy's weights are gathered for sampling, in the precision of `dtype`."""
 
@@ -78,20 +74,19 @@ class Learner:
 
         Args:
             policy: SL-CAI, float32 unless LoRA freezes it; trained in place.
-            critic_backbone: The preference model's backbone; trained in place, or with LoRA frozen
-                under the critic's adapter. None starts the critic from the policy. Not read where
-                the settings have no critic.
+            critic_backbone: The preference model's backbone, from which the critic starts; trained
+                in place, or with LoRA frozen under the critic's adapter. None: the policy's.
             chat: The tokenizer, stop ids and pad id of all models.
-            settings: Which parts are trained, and how fast; where coefficients start.
+            settings: Which parts are trained, and how.
             dtype: float32, or bfloat16 for autocast.
             max_batch_tokens: Tokens that sampling keeps in flight.
             preference_adapter: A preference model that is an adapter of this policy; the critic
                 starts from it.
-            processes: Who shares the work; sharded, none of them keeps all that is trained.
+            processes: The processes that share the work.
             seed: Of new adapters.
 
         Raises:
-            CaiError: The policy's architecture has an output head of its own kind.
+            CaiError: The policy's output head is not supported, see `check_output_head`.
         """
         policy.eval()
         check_output_head(policy)
@@ -135,7 +130,7 @@ class Learner:
         )
 
     def act_as(self, role: Role) -> None:
-        """Switch to the adapter of a role; without adapters this does nothing."""
+        """Switch to the adapter of a role, if there are adapters."""
         if role in self.adapters:
             base, name = self.adapters[role]
             base.use(name)
@@ -161,15 +156,15 @@ class Learner:
     def set_learning_rates(self, settings: PPOSettings, step: int) -> float:
         """Set the learning rates for a step (from 0) and return their share of the first."""
         share = linear_decay(step, settings.steps, settings.final_learning_rate)
-        rates = {"policy": settings.learning_rate, "critic": settings.critic_learning_rate}
-        for name, optimizer in self.optimizers.items():
-            optimizer.set_learning_rate(share * rates[name])
+        self.policy_optimizer.set_learning_rate(share * settings.learning_rate)
+        if self.critic_optimizer is not None:
+            self.critic_optimizer.set_learning_rate(share * settings.critic_learning_rate)
         return share
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training changes. There is no generator among it: draws are hashed.
+        """Return everything that training changes. Draws are hashed, so there is no generator.
 
-        All processes must ask for it; what is sharded comes gathered, to the main process alone.
+        All processes must call this; sharded parts are gathered in the main process only.
         """
         state: dict[str, Any] = {"control": self.control.state_dict()}
         for name, optimizer in self.optimizers.items():
@@ -177,7 +172,7 @@ class Learner:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, be it of more or fewer processes."""
+        """Load the result of `state_dict`, also of another number of processes."""
         self.control.load_state_dict(state["control"])
         for name, optimizer in self.optimizers.items():
             optimizer.load(state[name], state[f"{name}_moments"])
@@ -192,7 +187,7 @@ class Learner:
 def _trunk(
     own: nn.Module, critic_backbone: nn.Module | None, settings: PPOSettings
 ) -> nn.Module | None:
-    """Return what the critic's head is put on where all weights are trained; None for no critic."""
+    """Return the critic's backbone where all weights are trained; None without a critic."""
     if not settings.has_critic:
         return None
     if settings.critic == "value_head":
@@ -208,7 +203,7 @@ def _adapted(
     *,
     seed: int,
 ) -> tuple[nn.Module | None, dict[Role, tuple[Adapted, str | None]]]:
-    """Freeze the bases under adapters; return the critic's backbone, if any, and who uses what."""
+    """Freeze the bases under adapters; return the critic's backbone, and the adapter by role."""
     base = Adapted(policy, seed=seed)
     base.add("policy", rank=settings.lora_rank)
     roles: dict[Role, tuple[Adapted, str | None]] = {
@@ -241,10 +236,7 @@ def _trained_parameters(
     critic: Critic | None,
     adapters: Mapping[Role, tuple[Adapted, str | None]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return what each optimizer trains; a shared backbone belongs to the policy's.
-
-    Without a critic there is nothing for the second one.
-    """
+    """Return the weights of each optimizer; a shared backbone is trained by the policy's."""
 
     def of(role: Role, model: nn.Module) -> list[nn.Parameter]:
         if role not in adapters:

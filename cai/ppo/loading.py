@@ -26,12 +26,12 @@ from cai.models.loading import (
 )
 from cai.ppo.learner import Learner
 from cai.ppo.memory import Shape
-from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import PromptFormat, prompt_format
 from cai.ppo.rewards import Judge, Reward, preference_models
 from cai.settings import ModelSettings, PPOSettings
-from cai.training.adapter import AdapterWeights, load_adapter
+from cai.training.lora import AdapterWeights, load_adapter
 from cai.training.preference_model import PreferenceModel, score_constants
+from cai.training.processes import ALONE, Processes
 
 MAX_BATCH_TOKENS = 16384
 
@@ -48,19 +48,15 @@ def as_policy(policy: str | Path | PolicyLike) -> PolicyLike:
 
 
 def policy_format(policy: PolicyLike, tokenizer: Any | None) -> PromptFormat:  # noqa: ANN401
-    """Return how the policy reads prompts; the tokenizer is its folder's own if None is given."""
+    """Return the prompt format of the policy; without a tokenizer, that of its folder."""
     if isinstance(policy, ModelSettings):
         return prompt_format(tokenizer or load_tokenizer(policy), eos_ids(model_folder(policy)))
-    named = cast("Any", policy.generation_config).eos_token_id
-    named = named if isinstance(named, list) else [] if named is None else [named]
-    return prompt_format(tokenizer, named)
+    named: int | list[int] | None = cast("Any", policy.generation_config).eos_token_id
+    return prompt_format(tokenizer, [named] if isinstance(named, int) else named or [])
 
 
 def load_policy(policy: PolicyLike, settings: PPOSettings) -> PreTrainedModel:
-    """Return the policy: loaded, or the very model that was given.
-
-    It is float32; under LoRA, which trains nothing of it, as precise as its forward passes.
-    """
+    """Return the policy, loaded or as it was given: float32, unless LoRA freezes it."""
     if not isinstance(policy, ModelSettings):
         return policy if settings.lora_rank else policy.float()
     if settings.lora_rank:
@@ -69,7 +65,7 @@ def load_policy(policy: PolicyLike, settings: PPOSettings) -> PreTrainedModel:
 
 
 def precision(policy: PolicyLike) -> torch.dtype:
-    """Return what forward passes compute in: bfloat16 on a GPU unless the settings say."""
+    """Return the precision of forward passes: bfloat16 on a GPU unless the settings differ."""
     if isinstance(policy, ModelSettings):
         return device_and_dtype(policy)[1]
     return torch.float32 if policy.device.type == "cpu" else torch.bfloat16
@@ -86,11 +82,7 @@ def max_batch_tokens(policy: PolicyLike) -> int:
 
 
 def judge_format(judge: Judge) -> ChatFormat:
-    """Return how a preference model reads conversations.
-
-    Raises:
-        CaiError: It is no preference model.
-    """
+    """Return the chat format of a preference model; raise a CaiError for other models."""
     if isinstance(judge, PreferenceModel):
         return judge.chat
     settings = ModelSettings(path=str(judge))
@@ -107,11 +99,10 @@ def open_models(
     processes: Processes = ALONE,
     seed: int,
 ) -> tuple[Learner, Reward]:
-    """Load what is not loaded and give it its roles.
+    """Load what is not loaded and assign the roles.
 
-    The critic, if there is one, starts from the heaviest preference model. With LoRA the two share
-    its weights; a preference model that is itself an adapter of the policy's model shares them with
-    the policy.
+    The critic, if any, starts from the heaviest preference model, and with LoRA shares its weights.
+    A preference model that is an adapter of the policy's model shares the policy's weights.
     """
     judges = preference_models(scorers)
     first = next(iter(judges), None)
@@ -202,9 +193,7 @@ def shared_context(models: Sequence[PolicyLike | Judge]) -> int:
 def check_kind(policy: PolicyLike, *, sampled_here: bool = True) -> None:
     """Raise a CaiError unless the policy reads from left to right, by attention.
 
-    Args:
-        policy: Which model.
-        sampled_here: Whether the local engine samples from it, which cannot run every attention.
+    `sampled_here`: the local engine, which cannot run every kind of attention, samples from it.
     """
     config = _config(policy)
     kind = type(policy) if isinstance(policy, PreTrainedModel) else _class_of(config)
@@ -228,7 +217,7 @@ def _class_of(config: Any) -> type | None:  # noqa: ANN401
 
 
 def identity(model: PolicyLike | Judge) -> str:
-    """Name the weights of a model: of a folder, all that it holds."""
+    """Fingerprint the weights of a model; a folder counts with all its files."""
     if isinstance(model, ModelSettings):
         return f"{fingerprint_model(model)} {model.dtype}"
     if isinstance(model, Path):

@@ -1,22 +1,23 @@
 """The arithmetic of PPO for language models: pure functions, no models, no state.
 
-Advantages are in `advantages.py`, the objectives of the policy in `objectives.py`.
-
 Shapes: `B` episodes, `T` response tokens (right-padded), `N` real tokens, `D` hidden size, `V`
-vocabulary. A `mask_BT` is True on the real tokens of a response, the one that ends it included;
-what stands elsewhere, NaN included, changes nothing.
+vocabulary. A `mask_BT` is True on the real tokens of a response, the last one included; what is
+elsewhere, NaN included, changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cai.ppo.token_softmax import token_softmax
+_CACHED = 2**18
+"""Numbers worked on at a time on a CPU: 1 MB."""
+_LOWEST = -1e4
+"""Stands for log 0: its exponential is 0, and 0 times it is 0."""
 
 
 class ValueLoss(NamedTuple):
@@ -39,17 +40,11 @@ def masked_mean(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return x_BT.masked_fill(~mask_BT, 0.0).sum() / mask_BT.sum()
 
 
-def masked_whiten(x_BT: Tensor, mask_BT: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Return x shifted and scaled to mean 0 and variance 1 over the real tokens; 0 elsewhere.
-
-    Args:
-        x_BT: Any values, `(B, T)`.
-        mask_BT: The real tokens, `(B, T)`.
-        epsilon: Added to the variance, so that equal values become 0 rather than NaN.
-    """
+def masked_whiten(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return x, `(B, T)`, with mean 0 and variance 1 over the real tokens; 0 elsewhere."""
     centred = (x_BT - masked_mean(x_BT, mask_BT)).masked_fill(~mask_BT, 0.0)
     variance = centred.square().sum() / mask_BT.sum()
-    return centred * torch.rsqrt(variance + epsilon)
+    return centred * torch.rsqrt(variance + 1e-8)  # equal values become 0 rather than NaN
 
 
 def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -64,7 +59,7 @@ def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -
 def kl_shaped_rewards(
     scores_B: Tensor, logprobs_BT: Tensor, ref_logprobs_BT: Tensor, mask_BT: Tensor, kl_coef: float
 ) -> Tensor:
-    """Return each token's reward: a KL penalty everywhere, the score on the last real token.
+    """Return each token's reward, `(B, T)`: a KL penalty, and the score on the last real token.
 
     `r_t = -β (log π(a_t) - log π_ref(a_t)) + [t is last] score`, the per-token form of
     `r_PM - β D_KL(π ‖ π_ref)` (Bai et al. 2022, arXiv 2204.05862, equation 4.1).
@@ -121,14 +116,8 @@ def value_loss(
 def adapted_kl_coef(coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
     """Return the next β of the adaptive controller (Ziegler et al. 2019, arXiv 1909.08593, 2.2).
 
-    `β ← β (1 + e · episodes / horizon)` with `e = clip(kl / target - 1, -0.2, 0.2)`.
-
-    Args:
-        coef: β now.
-        kl: Mean KL from the reference per response (summed over its tokens), nats.
-        target: What it should be, in the same unit.
-        episodes: Responses since the last call.
-        horizon: Episodes over which β adapts.
+    `β ← β (1 + e · episodes / horizon)` with `e = clip(kl / target - 1, -0.2, 0.2)`, where `kl` is
+    the mean KL from the reference per response, in nats, over `episodes` responses.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coef * (1 + error * episodes / horizon)
@@ -137,13 +126,8 @@ def adapted_kl_coef(coef: float, kl: float, target: float, episodes: int, horizo
 def adapted_penalty(coef: float, kl: float, target: float) -> float:
     """Return the next coefficient of the penalised objective (arXiv 1707.06347, section 4).
 
-    Half if the step moved the policy by less than two thirds of the target, double if by more than
-    one and a half of it.
-
-    Args:
-        coef: The coefficient now.
-        kl: KL per token between the policies before and after the step, nats.
-        target: What it should be, in the same unit.
+    It is halved if the step moved the policy (KL per token, nats) by less than two thirds of the
+    target, doubled if by more than one and a half of it.
     """
     if kl < target / 1.5:
         return coef / 2
@@ -181,16 +165,15 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Return log P of each target and the entropy of its distribution, both `(N,)` float32, nats.
 
-    Logits are made for so many tokens at a time that `max_logits` numbers are never exceeded. If
-    that takes several chunks, each is made again in the backward pass instead of being kept, so
-    memory does not grow with N·V.
+    At most `max_logits` logits exist at once. If that takes several chunks, the backward pass makes
+    each of them again, so memory does not grow with N·V.
 
     Args:
         hidden_ND: Last hidden states at the positions that predict the targets, `(N, D)`.
         targets_N: Token ids, `(N,)`.
         head: Maps `(n, D)` hidden states to `(n, V)` logits.
         temperature: The sampling temperature; logits are divided by it, as when sampling.
-        max_logits: Largest number of logits held at once.
+        max_logits: The largest number of logits at once.
 
     Returns:
         Log-probabilities, which carry the gradient, and entropies, which do not.
@@ -210,3 +193,48 @@ def token_logprobs(
     ]
     logprobs, entropies = zip(*pieces, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
+
+
+def token_softmax(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log P of each target and the entropy of each row's softmax, both `(N,)`, nats.
+
+    Over a large vocabulary a softmax is memory traffic. So a few rows at a time are overwritten
+    with their probabilities, which are all that the backward pass needs: there is one `(N, V)`
+    buffer, from the output head's result to its gradient. The operation that made the logits must
+    not need them in its own backward pass (autograd raises a RuntimeError); the backward pass can
+    be run once.
+
+    Args:
+        logits_NV: `(N, V)` float32, overwritten; -inf for tokens that cannot be.
+        targets_N: Token ids, `(N,)`.
+
+    Returns:
+        Log-probabilities, which carry the gradient, and entropies (never negative), which do not.
+    """
+    return cast("tuple[Tensor, Tensor]", _TokenSoftmax.apply(logits_NV, targets_N))
+
+
+class _TokenSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        N, V = logits_NV.shape
+        size = max(1, _CACHED // V) if logits_NV.device.type == "cpu" else N
+        logprobs_N, entropies_N = logits_NV.new_empty(N), logits_NV.new_empty(N)
+        for start in range(0, N, size):
+            rows = slice(start, start + size)
+            table = logits_NV[rows].log_softmax(-1)
+            logprobs_N[rows] = table.gather(1, targets_N[rows, None]).squeeze(1)
+            probabilities = torch.exp(table, out=logits_NV[rows])
+            entropies_N[rows] = table.clamp_(min=_LOWEST).mul_(probabilities).sum(-1).neg_()
+        entropies_N.clamp_(min=0)
+        ctx.save_for_backward(logits_NV, targets_N)
+        ctx.mark_non_differentiable(entropies_N)
+        return logprobs_N, entropies_N
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        """Return `gradient · (one-hot - probabilities)`, in the memory of the probabilities."""
+        gradients_N, _ = grad_outputs
+        gradients_NV, targets_N = ctx.saved_tensors
+        gradients_NV.mul_(-gradients_N[:, None])
+        return gradients_NV.scatter_add_(1, targets_N[:, None], gradients_N[:, None]), None

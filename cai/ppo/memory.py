@@ -33,29 +33,23 @@ _SHARE = 0.9
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model that determine its memory.
-
-    Attributes:
-        weights: Numbers in the whole model.
-        backbone: Numbers in it without the output head.
-        lora: Numbers in an adapter of rank 1.
-        layers: How many.
-        hidden: Width of a hidden state.
-        cache: Numbers in the keys and values of one token in one layer.
-        vocabulary: Logits of one token.
-    """
+    """The sizes of a model that determine its memory."""
 
     weights: int
+    """Numbers in the whole model."""
     backbone: int
+    """Numbers in it without the output head."""
     lora: int
+    """Numbers in an adapter of rank 1."""
     layers: int
     hidden: int
     cache: int
+    """Numbers in the keys and values of one token in one layer."""
     vocabulary: int
 
     @classmethod
     def of(cls, config: Any) -> Shape:  # noqa: ANN401 (any transformers config)
-        """Read it off a config; the model is only sketched, without weights."""
+        """Read the sizes off a transformers config, from a model without weights."""
         with torch.device("meta"):
             model = cast("Any", AutoModelForCausalLM.from_config(config))
         text = config.get_text_config()
@@ -75,31 +69,21 @@ class Shape:
 
 @dataclass(frozen=True)
 class VLLMShare:
-    """The memory of a vLLM beside the trainer.
-
-    Attributes:
-        whole: Bytes that it takes: its copy of the weights, its work, its cache.
-        sleeps: It gives them back between rollouts.
-    """
+    """The memory of a vLLM beside the trainer."""
 
     whole: int
+    """Bytes of its copy of the weights, its work and its cache."""
     sleeps: bool
+    """Whether it gives them back between rollouts."""
 
 
 def vllm_share(
     policy: Shape, options: Mapping[str, Any], *, precision: torch.dtype, total: int | None
 ) -> VLLMShare:
-    """Return the memory that vLLM takes beside the trainer.
+    """Return the memory that vLLM takes beside the trainer, with `options` of the policy.
 
-    Args:
-        policy: The policy's shape.
-        options: vLLM's, of the policy's settings.
-        precision: Of its weights.
-        total: Bytes of the GPU's memory, of which vLLM takes a share; None on a CPU, where it takes
-            its weights and `VLLM_CPU_KVCACHE_SPACE`.
-
-    Raises:
-        CaiError: The share of a GPU cannot hold the weights.
+    `total` are the bytes of the GPU, of which vLLM takes a share; None on a CPU, where it takes its
+    weights and `VLLM_CPU_KVCACHE_SPACE`. Raises a CaiError if the share cannot hold the weights.
     """
     weights = _bytes_of(precision) * policy.weights
     if total is None:
@@ -137,18 +121,18 @@ def estimate(
     Args:
         policy: The policy's shape.
         preference: The preference model's; None if a function scores.
-        settings: What is trained, and how.
+        settings: How to train.
         precision: Of forward passes, and of frozen weights under LoRA.
         longest: Tokens of the longest prompt and a response.
         batch_tokens: Tokens in flight while sampling.
         micro_batch_size: Episodes per forward pass.
-        zero_parts: Processes that part the optimizers among them by DeepSpeed's ZeRO, which keeps
-            a copy of the weights there.
+        zero_parts: Processes that split the optimizers by DeepSpeed's ZeRO, which also copies the
+            weights.
         shared: The preference model is an adapter on the policy's weights.
-        parts: Processes that part trained models and the reference among them; each samples with a
-            whole copy of the policy.
-        independent: The preference models that only the guard asks.
-        vllm: What it takes where the settings let it sample.
+        parts: Processes that split trained models and the reference; each samples with a whole
+            copy of the policy.
+        independent: The preference models of the guard.
+        vllm: Its memory, if it samples.
     """
     bits = _bytes_of(precision)
     critic = preference or policy
@@ -189,7 +173,7 @@ def estimate(
 
 
 def needed(roles: Mapping[str, int]) -> int:
-    """Return the bytes at the widest point: sampling and update do not meet."""
+    """Return the bytes at the peak: sampling and update take turns."""
     lasting = sum(n for role, n in roles.items() if role not in ("update", "sampling"))
     return lasting + max(roles["update"], roles["sampling"])
 
@@ -215,7 +199,7 @@ def check_memory(
     micro_batch_size: int,
     **more: Any,  # noqa: ANN401 (the rest of `estimate`'s arguments)
 ) -> dict[str, int]:
-    """Return the estimate of a run that fits.
+    """Return the estimate of a run that fits; `more` are the other arguments of `estimate`.
 
     Raises:
         CaiError: It does not fit; the message has the memory by role, and settings that would fit.
@@ -246,7 +230,7 @@ _CHANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def _remedy(settings: PPOSettings, roles_of: Any, limit: int) -> str:  # noqa: ANN401
-    """Name the first change that fits, alone or else with those before it."""
+    """Name the first change that fits, alone or together with those before it."""
     # LoRA of any rank is LoRA; what a setting is already changes nothing, nor what there is not.
     has = {
         "lora_rank": bool(settings.lora_rank),

@@ -1,10 +1,8 @@
-"""Objectives of the policy: each one is a pure function, and `OBJECTIVES` names them.
+"""Objectives of the policy: pure functions, by name in `OBJECTIVES` and `PPOSettings.objective`.
 
-To add one, write the function, put it into the dict and name it in `PPOSettings.objective`.
-
-Sums are divided by the token count of the whole minibatch. So the losses of its micro-batches add
-up to its own, however it was split. Shapes: `B` episodes, `T` response tokens (right-padded); what
-stands on padding changes nothing.
+Sums are divided by the token count of the whole minibatch, so the losses of its micro-batches add
+up to its own. Shapes: `B` episodes, `T` response tokens (right-padded); what is on padding changes
+nothing.
 """
 
 # ruff: noqa: N815 (names end in the shapes of what they hold)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 
@@ -42,19 +41,11 @@ class Pretraining:
     def __init__(self, texts: Sequence[str], chat: PromptFormat, *, length: int, seed: int) -> None:
         """Tokenise the texts, each with its end, and cut them into pieces.
 
-        Args:
-            texts: Documents.
-            chat: Whose tokenizer to use.
-            length: The longest piece, in tokens.
-            seed: Of the order.
-
         Raises:
-            CaiError: Nothing is left to learn from.
+            CaiError: All texts are empty.
         """
         end = min(chat.stop_ids)
-        whole = [
-            [*cast("Any", chat.tokenizer)(text)["input_ids"], end] for text in texts if text.strip()
-        ]
+        whole = [[*chat.tokenizer(text)["input_ids"], end] for text in texts if text.strip()]
         pieces = [ids[i : i + length] for ids in whole for i in range(0, len(ids), length)]
         self.pieces = [piece for piece in pieces if len(piece) > 1]
         self._chat = chat

@@ -33,18 +33,11 @@ class TokenPrompt:
 class TextFormat:
     """The format of a tokenizer without a chat template: prompts are texts to continue.
 
-    Attributes:
-        tokenizer: A transformers tokenizer.
-        stop_ids: EOS, and what the model's generation config names.
-        pad_id: Its pad token, or a stop token; masks never rely on it.
+    See `ChatFormat` for its attributes.
     """
 
     def __init__(self, tokenizer: Any, extra_stop_ids: Sequence[int] = ()) -> None:  # noqa: ANN401
-        """Learn the ids.
-
-        Raises:
-            CaiError: There is no token that ends a text.
-        """
+        """Read the ids from a tokenizer; raise a CaiError if no token ends a text."""
         self.tokenizer = tokenizer
         eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
         self.stop_ids: frozenset[int] = frozenset(
@@ -122,12 +115,8 @@ def tokenize_prompts(
 ) -> list[TokenPrompt]:
     """Return the prompts that leave room for a response; longer ones are left out, never cut.
 
-    Args:
-        rows: Prompts to train on.
-        chat: How the policy reads them.
-        context: Tokens that both policy and preference model can read.
-        max_new_tokens: Room that a response needs.
-        named: The word for a prompt in messages.
+    `context` are the tokens that policy and preference models can read, `max_new_tokens` those of a
+    response; `named` is the word for a prompt in messages.
 
     Raises:
         CaiError: There are no prompts, or all are too long.
@@ -157,8 +146,8 @@ def tokenize_prompts(
 class PromptPool:
     """Prompts by kind, each kind drawn without replacement until all of it has been drawn.
 
-    Prompts without a kind make one pool together with all others.
-    What a step draws depends on the seed and the step alone, so a resumed run draws the same.
+    Without kinds, all prompts are one pool. The draw of a step depends on seed and step only, so a
+    resumed run draws the same.
     """
 
     def __init__(
@@ -170,14 +159,10 @@ class PromptPool:
         seed: int,
         samples_per_prompt: int = 1,
     ) -> None:
-        """Split the prompts by kind.
+        """Split the prompts, whose order counts, by kind.
 
-        Args:
-            prompts: What to draw from; the order counts.
-            batch_size: Episodes per step, a multiple of `samples_per_prompt`.
-            red_team_fraction: Share of red-team prompts in every step, in [0, 1].
-            seed: The run's seed.
-            samples_per_prompt: Episodes of each prompt.
+        `batch_size` are the episodes per step, a multiple of `samples_per_prompt`. The share of
+        red-team prompts in every step is `red_team_fraction`, in [0, 1].
 
         Raises:
             CaiError: A kind that is asked for has no prompts.

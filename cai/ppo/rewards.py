@@ -58,11 +58,7 @@ class RepetitionPenalty:
 
 
 def named_scorers(reward: RewardLike) -> dict[str, tuple[Any, float]]:
-    """Return scorers and weights by name.
-
-    Raises:
-        CaiError: There is no scorer, or a value is not a scorer.
-    """
+    """Return scorers and weights by name; raise a CaiError if there are none."""
     named = reward if isinstance(reward, Mapping) else {_name(reward): reward}
     if not named:
         raise CaiError("The reward of PPO is an empty mapping. Give at least one scorer.")
@@ -81,11 +77,7 @@ def named_scorers(reward: RewardLike) -> dict[str, tuple[Any, float]]:
 def with_penalties(
     scorers: Mapping[str, tuple[Any, float]], settings: PPOSettings
 ) -> dict[str, tuple[Any, float]]:
-    """Return scorers with the penalties that the settings ask for.
-
-    Raises:
-        CaiError: A name is used twice.
-    """
+    """Add the penalties of the settings; raise a CaiError if a name is used twice."""
     scorers = dict(scorers)
     for name, scorer, weight in (
         ("length", LengthPenalty(settings.length_free), settings.length_penalty),
@@ -107,11 +99,9 @@ class Reward:
     def __init__(
         self, scorers: Mapping[str, tuple[Scorer, float]], chat: PromptFormat | None = None
     ) -> None:
-        """Take scorers with their weights.
+        """Take scorers with weights, by the name that their mean is logged under (`reward/NAME`).
 
-        Args:
-            scorers: By the name that their mean is logged under (`reward/NAME`).
-            chat: Turns ids into the text that text scorers read; token scorers need none.
+        `chat` turns ids into the text that text scorers read; token scorers need none.
         """
         self.scorers = dict(scorers)
         self._chat = chat

@@ -18,12 +18,11 @@ from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.control import Control
 from cai.ppo.forward import response_logprobs, without_gradient
 from cai.ppo.learner import Learner
-from cai.ppo.processes import ALONE, Processes
 from cai.ppo.prompts import TokenPrompt
 from cai.ppo.rewards import Reward
-from cai.ppo.sampling import sample_here
-from cai.ppo.vllm_rollouts import check_agreement
+from cai.ppo.sampling import check_agreement, sample_here
 from cai.settings import PPOSettings
+from cai.training.processes import ALONE, Processes
 
 
 def collect_rollout(
@@ -38,14 +37,8 @@ def collect_rollout(
 ) -> Rollout:
     """Sample one response per prompt and score it (steps 2 to 5 of docs/ppo.md).
 
-    Args:
-        learner: The live policy, its reference, and its critic if it has one.
-        prompts: One per episode; one that is given twice gets two draws.
-        reward: The preference model, or anything else that scores responses.
-        settings: How to sample, and the score of responses that do not end.
-        seed: The run's seed.
-        step: Counted from 0; it seeds the sampling, together with each prompt's place.
-        training: False leaves the scores as they are and their running scale alone.
+    A prompt that is given twice gets two draws. Draws are seeded by `seed`, the `step` (from 0) and
+    the prompt's place. `training=False` changes neither the scores nor their running scale.
 
     Raises:
         CaiError: A score is not finite, or a scorer returns too few or too many.
@@ -150,14 +143,14 @@ def score_episodes(
     control: Control | None = None,
     processes: Processes = ALONE,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Score the very ids that were sampled.
+    """Score the sampled ids; each process scores its share.
 
     A response that did not end gets `no_eos_reward` unread; where that is None it is scored like
-    any other. `no_eos_penalty` is taken off either. With `normalise_rewards`, the scores that were
-    given are normalised by `control`, if there is one. Each process has its share scored.
+    any other. `no_eos_penalty` is subtracted in both cases. With `normalise_rewards`, the given
+    scores are normalised by `control`, if there is one.
 
     Returns:
-        The score of each response, `(B,)` float32, and what each scorer said of the responses that
+        The score of each response, `(B,)` float32, and each scorer's scores of the responses that
         were read, `(n,)`.
     """
     scored_B = ended_B if settings.no_eos_reward is not None else torch.ones_like(ended_B)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import NamedTuple, Self
 
 import torch
+from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from cai.ppo.batch import Rollout
@@ -19,14 +21,10 @@ from cai.ppo.prompts import PromptFormat, TokenPrompt
 def rollout_metrics(
     rollout: Rollout, prompts: Sequence[TokenPrompt], kl_coef: float
 ) -> dict[str, float]:
-    """Return means over the episodes of a rollout; `objective/kl` is a sum per sequence, nats.
+    """Return means over the episodes of a rollout, one per prompt, also by kind of prompt.
 
-    `reward/NAME` is the mean of one scorer over the responses it has read, not weighted.
-
-    Args:
-        rollout: What the policy did.
-        prompts: One per episode; scores are also given for each kind of them.
-        kl_coef: β of this step.
+    `objective/kl` is a sum per sequence, in nats. `reward/NAME` is the mean of one scorer over the
+    responses it has read, not weighted.
     """
     scores = rollout.scores_B
     kl = (rollout.logprobs_BT - rollout.ref_logprobs_BT).sum(dim=1).mean().item()
@@ -67,7 +65,7 @@ def conversations(
     Special tokens stay in the texts: they show where a response ended.
     """
     places = range(0, len(prompts), max(1, len(prompts) // count))[:count]
-    decode = cast("Any", chat.tokenizer).decode
+    decode = chat.tokenizer.decode
     lengths = rollout.episodes.response_lengths_B.tolist()
     return [
         Conversed(
@@ -80,14 +78,13 @@ def conversations(
 
 
 class StepLog:
-    """Writes every step's metrics to steps.jsonl and TensorBoard; a silent one only keeps them.
+    """Writes every step's metrics to steps.jsonl and TensorBoard; if `silent`, to neither.
 
-    Attributes:
-        records: All steps so far, those of earlier calls included.
+    `records` are those of all steps so far, earlier calls included.
     """
 
     def __init__(self, path: Path, log_dir: Path, *, done: int, silent: bool = False) -> None:
-        """Open both, and take back what they say of steps after the first `done`."""
+        """Open both, and remove the steps after the first `done`."""
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         # One line a step, in order: the first `done` are whole, and the ones to keep.
         self.records: list[dict[str, float]] = [json.loads(line) for line in lines[:done]]
@@ -143,3 +140,37 @@ class StepLog:
 def _quoted(text: str) -> str:
     """Write a text as a Markdown code block, to the letter."""
     return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+SHOWN = {
+    "objective/rlhf_reward": "reward",
+    "objective/scores": "score",
+    "objective/kl": "KL",
+    "response/length": "tokens",
+    "time/episodes_per_second": "episodes/s",
+}
+"""Metrics of a step that are worth a place in a line, and what they are called there."""
+
+
+def progress_line(
+    steps: int, console: Console | None = None
+) -> Callable[[Mapping[str, float]], None]:
+    """Return an `on_step` for `PPO.train` that prints reward, KL, length, speed and time left.
+
+    `steps` is how many there will be; without a console, it prints to standard output.
+    """
+    console = console or Console()
+    first: list[tuple[float, float]] = []
+
+    def on_step(metrics: Mapping[str, float]) -> None:
+        now, step = time.monotonic(), metrics["step"]
+        if not first:
+            first.append((now, step))
+        (start, begun), left = first[0], ""
+        if step > begun:
+            left = f", {(now - start) / (step - begun) * (steps - step):.0f} s left"
+        said = ", ".join(f"{name} {metrics[key]:.2f}" for key, name in SHOWN.items())
+        line = f"step {step:.0f}/{steps}: {said}{left}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return on_step

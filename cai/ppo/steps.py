@@ -1,7 +1,4 @@
-"""The loop: steps, checkpoints, the log.
-
-The numbered steps in the comments, here and in the modules called, are those of docs/ppo.md.
-"""
+"""The loop: steps, checkpoints, the log. Numbers in comments are the steps of docs/ppo.md."""
 
 from __future__ import annotations
 
@@ -47,20 +44,11 @@ def run_steps(
     guard: Guard | None = None,
     on_step: OnStep | None = None,
 ) -> list[dict[str, float]]:
-    """Run all steps that are not yet done, with any reward.
+    """Run all steps that are not yet done, with any reward; the learner is trained in place.
 
-    Args:
-        learner: Trained in place.
-        pool: The prompts.
-        reward: The preference model, or another reward.
-        settings: The settings of PPO.
-        folder: The folder for `checkpoints/` and `steps.jsonl`.
-        run: The fingerprint of the run; only its own checkpoints are resumed.
-        seed: Of sampling and minibatches.
-        log_dir: For TensorBoard.
-        pretraining: The texts of PPO-ptx.
-        guard: Checks held-out prompts, and can end the run early or restore its best policy.
-        on_step: Called after each step, on every process, with its line of `steps.jsonl`.
+    `folder` gets `checkpoints/` and `steps.jsonl`. `run` is the fingerprint of the run: only its
+    own checkpoints are resumed. `guard` can end the run early or restore its best policy.
+    `on_step` is called after each step, on every process, with its line of `steps.jsonl`.
 
     Returns:
         The records of all steps, those of earlier calls included.
@@ -117,7 +105,7 @@ def run_steps(
 
 
 def _state(learner: Learner, guard: Guard | None) -> dict[str, Any]:
-    """Return what a checkpoint keeps; all processes must ask for it."""
+    """Return the content of a checkpoint; all processes must call this."""
     watched = {} if guard is None else {"guard": guard.state_dict()}
     return learner.state_dict() | watched
 
@@ -133,7 +121,7 @@ def ends_with_best(records: Sequence[Mapping[str, float]], settings: PPOSettings
 
 @dataclass
 class Watch:
-    """The guard at work on one run: keeps the best policy, and acts on alarms."""
+    """The guard of one run: keeps the best policy, and acts on alarms."""
 
     guard: Guard
     learner: Learner
@@ -174,11 +162,7 @@ class Watch:
         return check.metrics, action == "stop"
 
     def restore_best(self) -> None:
-        """Restore the best policy.
-
-        Raises:
-            CaiError: Its checkpoint is missing or damaged.
-        """
+        """Restore the best policy; raise a CaiError if its checkpoint is missing or damaged."""
         learner = self.learner
         found = load_checkpoint(self.folder, self.run, learner.device, learner.processes)
         if found is None:
@@ -192,7 +176,7 @@ class Watch:
 def _adapt(
     learner: Learner, rollout: Rollout, settings: PPOSettings, *, kl: float
 ) -> dict[str, float]:
-    """Adjust the coefficients after an update; return what `objective: kl_penalty` logs of them."""
+    """Adapt the coefficients after an update; return the metrics of `objective: kl_penalty`."""
     metrics: dict[str, float] = {}
     moved = None
     if settings.objective == "kl_penalty":
@@ -207,11 +191,8 @@ def _progress(
 ) -> dict[str, float]:
     """Return learning rates, episodes so far and speed of a step (from 0).
 
-    Args:
-        settings: The first learning rates, and the episodes of a step.
-        step: Counted from 0.
-        share: Of the first learning rates.
-        times: When the step began, when its rollout was there, and when it ended, seconds.
+    `times` are its beginning, the end of its rollout and its own end, in seconds; `share` is that
+    of the first learning rates.
     """
     start, sampled, end = times
     critic = {"lr_critic": settings.critic_learning_rate * share} if settings.has_critic else {}

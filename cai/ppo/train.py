@@ -17,7 +17,7 @@ from cai.data.store import whole_folder
 from cai.engines.vllm_arguments import import_vllm
 from cai.errors import CaiError
 from cai.ppo.batch import rows_of_length
-from cai.ppo.check import check_same_tokens, check_settings, check_shares
+from cai.ppo.check import check_same_tokens, check_shares
 from cai.ppo.guard import Guard
 from cai.ppo.learner import Learner
 from cai.ppo.loading import (
@@ -38,7 +38,6 @@ from cai.ppo.loading import (
 )
 from cai.ppo.memory import check_memory, free_memory, total_memory, vllm_share
 from cai.ppo.pretraining import Pretraining
-from cai.ppo.processes import Processes
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import (
     Judge,
@@ -48,11 +47,13 @@ from cai.ppo.rewards import (
     preference_models,
     with_penalties,
 )
+from cai.ppo.sampling import VLLMRollouts
 from cai.ppo.steps import CHECKPOINTS, OnStep, ends_with_best, run_steps
-from cai.ppo.vllm_rollouts import VLLMRollouts
 from cai.settings import ModelSettings, PPOSettings
+from cai.training.processes import Processes
 
 SNAPSHOTS = "snapshots"
+_FINALS = {"score": "objective/scores", "kl": "objective/kl", "ended": "response/ended"}
 RESUMABLE = (
     "micro_batch_size",
     "checkpoint_steps",
@@ -90,15 +91,14 @@ class PPO:
         tokenizer: Any | None = None,  # noqa: ANN401 (any transformers tokenizer)
         seed: int = 0,
     ) -> None:
-        """Say what to train on what; nothing is loaded yet.
+        """Set what to train and on which reward; nothing is loaded yet.
 
         Args:
-            policy: Where the policy starts, and the reference: a folder, a hub id, settings, or a
+            policy: The start of the policy, and the reference: a folder, a hub id, settings, or a
                 transformers model, which is then trained in place.
             reward: A preference model (or its folder), a function of prompts and responses, or
-                several of these by name, alone or paired with weights. The critic starts from the
-                heaviest preference model among them; without one, from the policy. With
-                `advantage: rloo` there is no critic.
+                several of these by name, alone or paired with weights. The critic, if any, starts
+                from the heaviest preference model among them; without one, from the policy.
             settings: How to train.
             tokenizer: The policy's; None for the one in its folder.
             seed: Sets the order of prompts and minibatches, and all sampling.
@@ -106,8 +106,7 @@ class PPO:
         Raises:
             CaiError: The settings contradict each other, or the reward is not one.
         """
-        self.settings = settings or PPOSettings()
-        check_settings(self.settings)
+        self.settings = (settings or PPOSettings()).checked()
         self.scorers = with_penalties(named_scorers(reward), self.settings)
         self.seed = seed
         self.learner: Learner | None = None
@@ -129,18 +128,18 @@ class PPO:
     ) -> dict[str, float]:
         """Train the policy and save it in `folder`.
 
-        A run that was killed continues from its newest checkpoint if it is called again in the same
-        way, and ends with the same weights (on a CPU, exactly). A reward function is identified by
-        its name only: if you change the function, use another folder.
+        A killed run continues from its newest checkpoint if it is called again in the same way, and
+        ends with the same weights (on a CPU, exactly). A reward function is identified by its name
+        only: after a change of the function, use another folder.
 
         Args:
             prompts: Texts (a user's turn, or with a tokenizer without chat template the beginning
                 of a text), lists of messages, or rows of the pipeline. Those that leave no room
                 for a response are left out and counted.
-            folder: Gets `model/` (float32, with its tokenizer; seen whole or not at all),
-                `steps.jsonl`, and while it runs `checkpoints/`.
-            held_out: Prompts for the guard (`settings.guard`); at most `guard.prompts` of each kind
-                are used, those too long left out. Without any there is no guard.
+            folder: Gets `model/` (float32, with its tokenizer; written whole or not at all),
+                `steps.jsonl`, and during the run `checkpoints/`.
+            held_out: Prompts for the guard (`settings.guard`), at most `guard.prompts` of each kind
+                are used. Without any there is no guard.
             independent: The guard's independent score, in any form of a reward; None for the
                 preference model of `guard.independent`, if that is set.
             pretraining: Texts for PPO-ptx, with the weight `ptx_coef`.
@@ -180,7 +179,7 @@ class PPO:
             guard.independent = Reward(loaded(self._independent), self._chat)
         with ExitStack() as stack:
             if self.settings.rollouts == "vllm":
-                learner.sampler = stack.enter_context(closing(self._vllm_rollouts()))
+                learner.sampler = stack.enter_context(closing(VLLMRollouts(self._policy)))
             records = run_steps(
                 learner,
                 pool,
@@ -202,12 +201,9 @@ class PPO:
             "prompts_too_long": len(prompts) - len(fitting),
             "tokens": sum(record["tokens"] for record in records),
             "seconds": time.monotonic() - start,
-            **_finals(records[-1]),
+            **{f"final_{name}": records[-1][metric] for name, metric in _FINALS.items()},
             **({} if guard is None else _guarded(guard, records, self.settings)),
         }
-
-    def _vllm_rollouts(self) -> VLLMRollouts:
-        return VLLMRollouts(self._policy if isinstance(self._policy, ModelSettings) else None)
 
     def _pool(self, prompts: Sequence[TokenPrompt]) -> PromptPool:
         return PromptPool(
@@ -221,7 +217,7 @@ class PPO:
     def _after_step(
         self, learner: Learner, processes: Processes, folder: Path, on_step: OnStep | None
     ) -> OnStep:
-        """Return what saves the policy every `snapshot_steps`, then tells of the step, once."""
+        """Return what saves a snapshot if one is due, then calls `on_step` in the main process."""
         every = self.settings.snapshot_steps
 
         def stepped(metrics: Mapping[str, float]) -> None:
@@ -234,7 +230,7 @@ class PPO:
         return stepped
 
     def _checked(self, prompts: Sequence[PromptLike]) -> list[TokenPrompt]:
-        """Find out all that can be known before a model is loaded; return the prompts to use."""
+        """Check everything that needs no loaded model; return the prompts to use."""
         if self.settings.rollouts == "vllm":
             import_vllm()
         self._chat = policy_format(self._policy, self._tokenizer)
@@ -246,13 +242,13 @@ class PPO:
         return self._tokens(prompts)
 
     def _second_opinion(self, given: RewardLike | None) -> dict[str, tuple[Any, float]]:
-        """Return the independent scorers by name; none if nobody asked for any."""
+        """Return the independent scorers by name, if any."""
         rules = self.settings.guard
         said = given if given is not None or rules is None else rules.independent
         return {} if said is None else named_scorers(said)
 
     def _judges(self) -> list[Judge]:
-        """Return all preference models that will be asked, those of the reward first."""
+        """Return all preference models, those of the reward first."""
         both = (self.scorers, self._independent)
         return [judge for scorers in both for judge in preference_models(scorers).values()]
 
@@ -332,7 +328,7 @@ class PPO:
         pretraining: Sequence[str],
         held_out: Sequence[TokenPrompt],
     ) -> str:
-        """Name all that determines the weights, so that no checkpoint of another run is resumed."""
+        """Hash all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
             self.settings.model_dump(exclude=set(RESUMABLE)),
             identity(self._policy),
@@ -343,11 +339,6 @@ class PPO:
             [prompt.ids for prompt in held_out],
             self.seed,
         )
-
-
-def _finals(last: Mapping[str, float]) -> dict[str, float]:
-    names = {"score": "objective/scores", "kl": "objective/kl", "ended": "response/ended"}
-    return {f"final_{name}": last[metric] for name, metric in names.items()}
 
 
 def _guarded(
@@ -361,17 +352,13 @@ def _guarded(
 
 
 def snapshots(folder: Path) -> dict[int, Path]:
-    """Return the policies that a run has kept on its way, by step, ascending.
-
-    Args:
-        folder: The run's, which holds `snapshots/`.
-    """
+    """Return the policies kept in the `snapshots/` of a run's folder, by step, ascending."""
     found = {path.name.removeprefix("step-"): path for path in (folder / SNAPSHOTS).glob("step-*")}
     return dict(sorted((int(step), path) for step, path in found.items() if step.isdigit()))
 
 
 def _tidy(folder: Path, settings: PPOSettings, *, last: int) -> None:
-    """Remove the snapshots of a run with other settings, and what there was to resume from."""
+    """Remove the checkpoints, and snapshots that these settings would not have kept."""
     every = settings.snapshot_steps
     for step, path in snapshots(folder).items():
         if every is None or step % every or step > last:
@@ -380,7 +367,7 @@ def _tidy(folder: Path, settings: PPOSettings, *, last: int) -> None:
 
 
 def _save(learner: Learner, processes: Processes, folder: Path) -> None:
-    """Save the policy as a plain transformers folder that generates and stops by itself."""
+    """Save the policy as a plain transformers folder with its stop tokens."""
     weights = learner.plain_weights()
     processes.from_main(lambda: _write(learner, weights, folder))
 
@@ -395,4 +382,4 @@ def _write(learner: Learner, weights: Mapping[str, Tensor], folder: Path) -> Non
     )
     with whole_folder(folder) as out:
         learner.policy.save_pretrained(out, state_dict=dict(weights))
-        cast("Any", learner.chat.tokenizer).save_pretrained(out)
+        learner.chat.tokenizer.save_pretrained(out)

@@ -36,13 +36,7 @@ def update(
 ) -> dict[str, float]:
     """Improve policy and critic, if any, on one rollout (steps 6 to 9 of docs/ppo.md).
 
-    Args:
-        learner: Its policy, its critic and their optimizers are changed.
-        rollout: The rollout of this step.
-        settings: Advantages, objective, clipping, epochs, minibatches.
-        seed: The run's seed.
-        step: Counted from 0; with the seed it orders the minibatches.
-        pretraining: The texts of PPO-ptx.
+    `step` is counted from 0; with the run's seed it orders the minibatches.
 
     Returns:
         Losses, clip fractions, approximate KL, entropy and gradient norms, each the mean over all
@@ -50,7 +44,7 @@ def update(
         the metrics of values are missing.
 
     Raises:
-        CaiError: A loss or a gradient is not finite; the step it would have led to is not taken.
+        CaiError: A loss or a gradient is not finite; that step is not taken.
     """
     mask_BT = rollout.episodes.mask_BT
     # 6. Rewards.
@@ -111,14 +105,8 @@ def policy_gradients(
 ) -> dict[str, Tensor]:
     """Add the gradient of the policy loss over a minibatch to the policy's parameters.
 
-    Gradient and metrics are this process's part of the sums over the minibatch.
-
-    Args:
-        learner: Holds the policy.
-        rollout: Holds the episodes and the log-probabilities at sampling.
-        advantages_BT: Of the whole batch, `(B, T)`.
-        rows: Which episodes make the minibatch, on the host.
-        settings: Objective, temperature, micro-batch size (which changes memory, not gradients).
+    Gradient and metrics are this process's part of the sums over the minibatch, whose episodes are
+    `rows` (on the host). `advantages_BT` are of the whole batch, `(B, T)`.
     """
     learner.act_as("policy")
     total = torch.zeros(4, device=learner.device)
@@ -168,12 +156,7 @@ def value_gradients(
 ) -> dict[str, Tensor]:
     """Add the gradient of the value loss over a minibatch to the critic's parameters.
 
-    Args:
-        learner: Holds the critic.
-        rollout: Holds the episodes and the values at sampling.
-        returns_BT: What the values should have been, not whitened, `(B, T)`.
-        rows: Which episodes make the minibatch, on the host.
-        settings: Clip range and micro-batch size (which changes memory, not gradients).
+    As `policy_gradients`; `returns_BT` are the targets of the values, not whitened, `(B, T)`.
 
     Raises:
         ValueError: There is no critic, or the rollout has no values.
@@ -225,8 +208,7 @@ def _sum_and_clip(
     """Sum gradients and metrics over the processes, and clip the gradients.
 
     Returns:
-        The metrics and, of policy and critic, the norms of the gradients before they were clipped;
-        without a critic, the policy's alone.
+        The metrics, and each optimizer's gradient norm before clipping.
     """
     total = learner.processes.sum(torch.stack([*sums.values()]))
     optimizers = learner.optimizers
@@ -237,7 +219,7 @@ def _sum_and_clip(
 
 
 def _check_finite(metrics: Mapping[str, float], settings: PPOSettings, step: int) -> None:
-    """Stop before a loss or gradient that is not a number reaches the weights."""
+    """Raise a CaiError before a loss or gradient that is not finite reaches the weights."""
     trained = [("policy", "policy", "learning_rate", settings.learning_rate)]
     if settings.has_critic:
         trained += [("value", "critic", "critic_learning_rate", settings.critic_learning_rate)]

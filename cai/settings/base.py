@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -10,8 +10,11 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
 )
+
+from cai.errors import CaiError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -39,6 +42,18 @@ class StageSettings(Settings, frozen=True):
     """The stage, if the section's name is not the name of a stage."""
     start: Annotated[tuple[str, ...], BeforeValidator(several)] = Field(default=(), alias="from")
     """The names of the inputs that the stage reads instead of the default ones."""
+
+    def checked(self, **changes: Any) -> Self:  # noqa: ANN401
+        """Return these settings with some changed, all of them validated (copies never were).
+
+        Raises:
+            CaiError: They contradict each other.
+        """
+        try:
+            return type(self).model_validate({**self.model_dump(), **changes})
+        except ValidationError as problem:
+            said = problem.errors(include_url=False)[0]["msg"]
+            raise CaiError(said.removeprefix("Value error, ")) from None
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

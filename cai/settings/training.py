@@ -39,11 +39,12 @@ class OptimizerSettings(StageSettings, frozen=True):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """Refuse settings that contradict each other, before any stage runs."""
-        processes = self.processes or 1
-        if self.batch_size % processes:
+        processes, micro = self.processes or 1, self.micro_batch_size or 1
+        if self.batch_size % (processes * micro):
             raise ValueError(
-                f"`batch_size` {self.batch_size} cannot be split among {processes} `processes`. "
-                f"Make it a multiple of {processes}."
+                f"`batch_size` {self.batch_size} cannot be split among {processes} processes in "
+                f"micro-batches of {micro} (`micro_batch_size`). Make it a multiple of "
+                f"{processes * micro}."
             )
         return self
 

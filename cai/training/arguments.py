@@ -1,21 +1,22 @@
-"""Our settings as transformers' Trainer takes them: batches, learning rate, precision."""
+"""The inputs of a training, and our settings as arguments of transformers' Trainer."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
-from cai.errors import CaiError
 from cai.models.loading import device_and_dtype
 from cai.settings import ModelSettings, OptimizerSettings
-from cai.training.processes import ALONE, ProcessGroup
+from cai.training.processes import ALONE, Processes
+from cai.training.sharding import layers
 from cai.training.zero import SAID_BY_TRAINING, zero_config
 
 _WARMUP_SHARE = 0.03
@@ -23,36 +24,47 @@ _MOST_WARMUP_STEPS = 100
 _MOST_LOGGED_STEPS = 1000
 
 
+OnStep = Callable[[Mapping[str, float]], None]
+"""Gets `step`, `steps` (how many there will be) and, once one is logged, `loss`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The inputs of a training besides its rows and settings, and where it writes."""
+
+    base: ModelSettings
+    """The model to start from; its settings decide the device and the precision."""
+    data: Path
+    """The file of the rows; a checkpoint of other data is not resumed."""
+    seed: int
+    """Sets the order of the rows and the initial adapters."""
+    checkpoints: Path
+    """The folder of the checkpoints; removed at the end."""
+    log_dir: Path
+    """For TensorBoard."""
+    on_step: OnStep | None
+    """Called at each logged step: at all of them in runs of up to a thousand steps."""
+
+
 def training_arguments(
     settings: OptimizerSettings,
+    run: Run,
     *,
-    base: ModelSettings,
     rows: int,
-    checkpoints: Path,
-    seed: int,
-    group: ProcessGroup = ALONE,
-    layers: Sequence[str] = (),
+    group: Processes = ALONE,
+    model: PreTrainedModel | None = None,
 ) -> TrainingArguments:
     """Translate our settings into those of transformers.
 
-    The learning rate comes after a warm-up of 3% of the steps and is constant, as in the paper
-    (section 3.5), unless `final_learning_rate` says otherwise. Weights and optimiser are float32;
-    on a GPU the arithmetic is bfloat16 by autocast.
-
-    Args:
-        settings: Ours.
-        base: Says on which device to train, and how precisely to compute.
-        rows: How many there are.
-        checkpoints: Their folder.
-        seed: Sets the order of the rows.
-        group: Who shares the training.
-        layers: The classes of layers, for FSDP2 to gather one at a time.
+    The learning rate is constant after a warm-up of 3% of the steps, as in the paper (section 3.5),
+    unless `final_learning_rate` says otherwise. Weights and optimizer are float32; on a GPU passes
+    compute in bfloat16 by autocast. Under FSDP2, the layers of `model` are gathered one at a time.
     """
     micro = micro_batch_size(settings, group.count)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)
-    on_cpu = device_and_dtype(base)[0].type == "cpu"
+    on_cpu = device_and_dtype(run.base)[0].type == "cpu"
     arguments = TrainingArguments(
-        output_dir=str(checkpoints),
+        output_dir=str(run.checkpoints),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // (micro * group.count),
         num_train_epochs=settings.epochs,
@@ -62,10 +74,10 @@ def training_arguments(
         adam_epsilon=1e-8,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        seed=seed,
-        data_seed=seed,
+        seed=run.seed,
+        data_seed=run.seed,
         use_cpu=on_cpu,
-        bf16=computes_in_bfloat16(base) and not group.splits,
+        bf16=computes_in_bfloat16(run.base) and not group.splits,
         gradient_checkpointing=not on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
@@ -76,10 +88,11 @@ def training_arguments(
         logging_nan_inf_filter=False,  # or a NaN would be logged as the mean of the others
         report_to="none",
         disable_tqdm=True,
-        **_splitting(group, layers),
+        **_splitting(group, model),
     )
     if group.sharded and on_cpu:
-        _let_accelerate_shard()
+        # Accelerate accepts FSDP on GPUs only; on a CPU it would silently take DDP.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
     # With several GPUs, Trainer would take DataParallel, which averages other losses.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # pyright: ignore[reportPrivateUsage]
     return arguments
@@ -92,39 +105,18 @@ def computes_in_bfloat16(base: ModelSettings) -> bool:
 
 
 def micro_batch_size(settings: OptimizerSettings, processes: int = 1) -> int:
-    """Return the sequences (or pairs) per forward pass of one process.
-
-    Raises:
-        CaiError: The batch does not divide into such micro-batches.
-    """
-    if settings.batch_size % processes:
-        raise CaiError(
-            f"`batch_size` {settings.batch_size} does not divide among {processes} processes. "
-            f"Make it a multiple of {processes}."
-        )
-    each = settings.batch_size // processes
-    micro = settings.micro_batch_size or each
-    if each % micro:
-        of_each = f", that each of {processes} processes has," if processes > 1 else ""
-        raise CaiError(
-            f"`batch_size` {each}{of_each} is not a multiple of `micro_batch_size` {micro}. "
-            "Choose a `micro_batch_size` that divides it."
-        )
-    return micro
+    """Return the sequences (or pairs) per forward pass; raise a CaiError if they cannot be."""
+    settings.checked(processes=processes)
+    return settings.micro_batch_size or settings.batch_size // processes
 
 
-def _let_accelerate_shard() -> None:
-    """Accelerate takes FSDP for processes on GPUs alone; on a CPU it would go on by DDP."""
-    PartialState().distributed_type = DistributedType.MULTI_GPU
-
-
-def _splitting(group: ProcessGroup, layers: Sequence[str]) -> dict[str, Any]:
-    """Return what transformers is told of FSDP2 or DeepSpeed, rather than by the environment."""
-    if group.sharded:
+def _splitting(group: Processes, model: PreTrainedModel | None) -> dict[str, Any]:
+    """Return the arguments for FSDP2 or DeepSpeed, which come before those of the environment."""
+    if group.sharded and model is not None:
         shards = {
             "version": 2,
             "reshard_after_forward": group.reshard,
-            "transformer_layer_cls_to_wrap": list(layers),
+            "transformer_layer_cls_to_wrap": sorted({type(x).__name__ for x in layers(model)}),
             "activation_checkpointing": False,  # `gradient_checkpointing` is that
         }
         return {"fsdp": True, "fsdp_config": shards}

@@ -1,4 +1,4 @@
-"""Training data from files: rows, conversations and answers, checked; and what fits a model."""
+"""Read and check training data: rows, conversations and answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from cai.data.conversation import Conversation, Message
+from cai.data.records import content_hash
 from cai.errors import CaiError
 from cai.settings import OptimizerSettings
 
 
 def read_rows(data: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a parquet file, these columns of them.
+    """Yield these columns of a parquet file's rows.
 
     Raises:
         CaiError: The file is missing, damaged, or lacks a column.
@@ -44,11 +45,7 @@ def read_rows(data: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def conversation(row: dict[str, Any], column: str, data: Path) -> Conversation:
-    """Return the messages in one column of a row.
-
-    Raises:
-        CaiError: They are no messages.
-    """
+    """Return the messages in one column of a row; raise a CaiError if they are none."""
     try:
         return tuple(Message.model_validate(message) for message in row[column])
     except (TypeError, ValidationError) as error:
@@ -59,11 +56,7 @@ def conversation(row: dict[str, Any], column: str, data: Path) -> Conversation:
 
 
 def answer(row: dict[str, Any], column: str, data: Path) -> str:
-    """Return the text of the one assistant message in a column of a row.
-
-    Raises:
-        CaiError: The column holds anything else.
-    """
+    """Return the text of a column's one assistant message; raise a CaiError for anything else."""
     messages = conversation(row, column, data)
     if [message.role for message in messages] != ["assistant"]:
         raise CaiError(
@@ -71,6 +64,11 @@ def answer(row: dict[str, Any], column: str, data: Path) -> str:
             f"roles {[message.role for message in messages]}. Earlier turns belong in `prompt`."
         )
     return messages[0].content
+
+
+def is_held_out(prompt: Conversation, share: float) -> bool:
+    """Return whether a prompt is in the held-out share, by its hash: all its rows go together."""
+    return int(content_hash("held_out", list(prompt)), 16) < share * 16**16
 
 
 def longest_sequence(settings: OptimizerSettings, config: Any) -> int:  # noqa: ANN401

@@ -20,12 +20,12 @@ from trl.trainer.utils import add_fused_lm_head
 
 from cai.models.loading import device_and_dtype, load_causal_lm, load_chat_format
 from cai.settings import DpoSettings, ModelSettings
-from cai.training.arguments import micro_batch_size
+from cai.training.arguments import OnStep, Run, micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error
 from cai.training.dpo_losses import PAIR_LOSSES, expected_loss
-from cai.training.fit import OnStep, Run, fit
+from cai.training.fit import fit
 from cai.training.preference_data import collate_pairs, read_pairs, training_rows
-from cai.training.processes import ProcessGroup
+from cai.training.processes import Processes
 from cai.training.sft import save_policy
 from cai.training.sft_data import NO_LOSS
 from cai.training.trainer import Collate
@@ -89,7 +89,7 @@ def train_dpo(
         nn.Module.to(model, "cpu")
         return found
 
-    known = ProcessGroup.for_trainer().from_main(references)
+    known = Processes.for_trainer().from_main(references)
     for some, likelihoods in zip(groups, known, strict=True):
         for row, likelihood in zip(some, likelihoods, strict=True):
             row["reference"] = likelihood

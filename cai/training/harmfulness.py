@@ -1,7 +1,6 @@
-"""Absolute harmfulness from 0 to 4: a regression head on a language model (paper, section 4.5).
+"""Train a harmfulness model: a regression head for ratings from 0 to 4 (paper, section 4.5).
 
-Trained on transcripts that people have rated, with an L2 loss. Its weights, tokens and way of
-reading the score are those of the preference model.
+The loss is L2, on transcripts that people have rated. The model is built like a preference model.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel
 
 from cai.data.conversation import Prompt
-from cai.data.records import RatedRow, content_hash
+from cai.data.records import RatedRow
 from cai.data.store import read_rows
 from cai.models.chat import ChatFormat
 from cai.models.loading import fingerprint_model, load_chat_format
 from cai.settings import ModelSettings, OptimizerSettings
-from cai.training.arguments import micro_batch_size
-from cai.training.data import longest_sequence, no_rows_error
-from cai.training.fit import OnStep, Run, fit
+from cai.training.arguments import OnStep, Run, micro_batch_size
+from cai.training.data import is_held_out, longest_sequence, no_rows_error
+from cai.training.fit import fit
 from cai.training.harmfulness_model import MARK
 from cai.training.preference_model import PreferenceModel, pad_right
 from cai.training.scorer import new_preference_model, read_scores_by_mask, save_scorer
@@ -46,23 +45,21 @@ def train_harmfulness(
     log_dir: Path,
     on_step: OnStep | None = None,
 ) -> dict[str, float]:
-    """Train the regression head, with the model under it, and save both in `out`.
-
-    A killed training goes on from its last checkpoint when it is called again in the same way.
+    """Train the model and its regression head, and save both in `out`; see `train_preference`.
 
     Args:
         settings: How to train.
         data: Conversations with ratings: JSON lines of `RatedRow`.
         base: The language model to start from; its vocabulary head is replaced.
-        out: The folder of the new model; seen whole or not at all.
+        out: The folder of the new model.
         seed: Sets the order of the rows and the head.
         log_dir: For TensorBoard.
         on_step: Called at each logged step.
 
     Returns:
         `steps`, `rows` (trained on), `rows_held_out`, `rows_too_long`, `first_loss`, `final_loss`,
-        `seconds`; and with 50 rows or more `held_out_rmse`, beside `held_out_rmse_of_mean` (that of
-        always saying the mean) and `held_out_correlation` (Pearson's).
+        `seconds`; and with 50 rows or more `held_out_rmse`, `held_out_rmse_of_mean` (if the model
+        always said the mean) and `held_out_correlation` (Pearson's).
 
     Raises:
         CaiError: The settings or base cannot be used, no row fits, or the loss is not finite.
@@ -93,9 +90,13 @@ def train_harmfulness(
         Run(base, data, seed, out.parent / f"{out.name}-checkpoints", log_dir, on_step),
         finish,
     )
-    counts = {"rows": len(train), "rows_held_out": len(held_out)}
-    counts["rows_too_long"] = len(rated) - len(fitting)
-    return {**counts, **metrics, "seconds": time.monotonic() - start}
+    return {
+        "rows": len(train),
+        "rows_held_out": len(held_out),
+        "rows_too_long": len(rated) - len(fitting),
+        **metrics,
+        "seconds": time.monotonic() - start,
+    }
 
 
 def collate_ratings(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
@@ -121,13 +122,9 @@ def _ids(row: RatedRow, chat: ChatFormat) -> list[int]:
 
 def _split(rows: Sequence[RatedRow]) -> tuple[list[RatedRow], list[RatedRow]]:
     """Return the rows to train on, and those held out, if there are enough."""
-    enough = len(rows) >= _FEWEST_TO_HOLD_OUT
-    held_out = [row for row in rows if enough and _is_held_out(row)]
-    return [row for row in rows if not (enough and _is_held_out(row))], held_out
-
-
-def _is_held_out(row: RatedRow) -> bool:
-    return int(content_hash("held_out", list(row.messages)), 16) < HELD_OUT * 16**16
+    share = HELD_OUT if len(rows) >= _FEWEST_TO_HOLD_OUT else 0
+    held_out = [row for row in rows if is_held_out(row.messages, share)]
+    return [row for row in rows if not is_held_out(row.messages, share)], held_out
 
 
 def _measures(

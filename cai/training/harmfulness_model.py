@@ -19,26 +19,17 @@ class HarmfulnessModel:
     """Rates answers from 0 (harmless) to 4."""
 
     def __init__(self, model: PreferenceModel) -> None:
-        """Take the regression model, whose scores are ratings."""
         self._model = model
 
     @classmethod
     def load(cls, path: str | Path) -> HarmfulnessModel:
-        """Load a model that `train_harmfulness` saved.
-
-        Raises:
-            CaiError: The folder is unusable, or holds another kind of model.
-        """
+        """Load a model that `train_harmfulness` saved; raise a CaiError for other folders."""
         cls.check(path)
         return cls(PreferenceModel.load(path))
 
     @staticmethod
     def check(path: str | Path) -> None:
-        """Refuse another kind of model without loading it.
-
-        Raises:
-            CaiError: The folder holds no harmfulness model.
-        """
+        """Raise a CaiError, without loading it, if the folder holds another kind of model."""
         config = Path(path) / "config.json"
         found = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
         if MARK not in found:

@@ -1,4 +1,4 @@
-"""Preference modelling on soft labels: AI harmlessness and human helpfulness comparisons.
+"""Train a preference model on soft labels: AI harmlessness and human helpfulness comparisons.
 
 Paper, section 4.2: the targets are the feedback model's probabilities, not its verdicts.
 """
@@ -15,12 +15,16 @@ from transformers import PreTrainedModel
 
 from cai.models.loading import fingerprint_model, load_chat_format
 from cai.settings import ModelSettings, PreferenceSettings
-from cai.training.arguments import micro_batch_size
-from cai.training.bradley_terry import soft_bradley_terry_loss
+from cai.training.arguments import OnStep, Run, micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error
-from cai.training.fit import OnStep, Run, fit
+from cai.training.fit import fit
 from cai.training.preference_data import collate_pairs, read_pairs, training_rows
-from cai.training.preference_measures import measures_of, normalised, reference
+from cai.training.preference_measures import (
+    measures_of,
+    normalised,
+    reference,
+    soft_bradley_terry_loss,
+)
 from cai.training.scorer import new_preference_model, read_scores_by_mask, save_scorer
 
 
@@ -36,18 +40,18 @@ def train_preference(
 ) -> dict[str, float]:
     """Train a preference model on comparisons and save it, in float32, in `out`.
 
-    A killed training goes on from its last checkpoint when it is called again in the same way. From
-    100 rows on, 5% of the prompts are held out and measured.
+    A killed training goes on from its last checkpoint when it is called again in the same way.
+    With 100 rows or more, 5% of the prompts are held out and measured.
 
     Args:
         settings: How to train.
         data: Parquet with `key`, `source` (`ai` or `human`), `prompt` (messages), `chosen` and
             `rejected` (one assistant message each) and `chosen_probability`.
         base: The language model to start from; its head is replaced.
-        out: The folder of the new model; seen whole or not at all. Checkpoints are beside it.
+        out: The folder of the new model, written whole or not at all; checkpoints are beside it.
         seed: Sets the order of the rows, the score head and the initial adapters.
         log_dir: For TensorBoard.
-        on_step: Called at each logged step (below a thousand, at all) with `step`, `steps`, `loss`.
+        on_step: Called at each logged step (at most about a thousand) with `step`, `steps`, `loss`.
 
     Returns:
         `steps`, `rows` (trained on), `rows_held_out`, `rows_too_long` (left out), `tokens` (of both

@@ -1,4 +1,4 @@
-"""Comparisons as tokens: read, checked, weighed, some held out, padded into batches."""
+"""Read comparisons as tokens, hold some of them out, and pad them into batches."""
 
 from __future__ import annotations
 
@@ -12,38 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cai.data.conversation import Conversation, Prompt
-from cai.data.records import content_hash
+from cai.data.conversation import Prompt
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.settings import ComparisonSettings
-from cai.training.data import answer, conversation, read_rows
-from cai.training.scores import pad_right
+from cai.training.data import answer, conversation, is_held_out, read_rows
+from cai.training.preference_model import pad_right
 
 HELD_OUT = 0.05
-"""The share of prompts that is kept out of training, to measure accuracy and calibration on."""
-
+"""The share of prompts kept out of training, to measure accuracy and calibration on."""
 _FEWEST_ROWS_TO_HOLD_OUT = 100
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A tokenised comparison.
-
-    Attributes:
-        chosen: `(T,)` int32: prompt, chosen response and turn end.
-        rejected: The same with the rejected response.
-        prompt_tokens: Of the prompt, with which both begin.
-        probability: That the chosen response is the better one.
-        weight: Of the row in the loss.
-        held_out: Whether its prompt is kept out of training.
-    """
+    """A tokenised comparison."""
 
     chosen: NDArray[np.int32]
+    """`(T,)`: prompt, chosen response and turn end."""
     rejected: NDArray[np.int32]
     prompt_tokens: int
+    """Of the prompt, with which both begin."""
     probability: float
+    """That the chosen response is the better one."""
     weight: float
+    """Of the row in the loss."""
     held_out: bool
 
 
@@ -56,7 +49,7 @@ class Pairs:
     too_long: int = 0
 
     def counts(self, epochs: int) -> dict[str, int]:
-        """Return how many there are, and the `tokens` of both responses with prompts, over all."""
+        """Return the numbers of rows, and the `tokens` of both responses with their prompts."""
         return {
             "rows": len(self.train),
             "rows_held_out": len(self.held_out),
@@ -111,20 +104,12 @@ def _pair(row: dict[str, Any], chat: ChatFormat, settings: ComparisonSettings, d
         prompt_tokens=len(prompt_ids),
         probability=probability,
         weight=weights[row["source"]],
-        held_out=_is_held_out(prompt),
+        held_out=is_held_out(prompt, HELD_OUT),
     )
 
 
-def _is_held_out(prompt: Conversation) -> bool:
-    """By a hash of the prompt, so that pairs of one prompt are never on both sides."""
-    return int(content_hash("held_out", list(prompt)), 16) < HELD_OUT * 16**16
-
-
 def training_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Return the columns that the trainer sees.
-
-    Weights are scaled to mean 1: they set shares between the sources, not the size of the steps.
-    """
+    """Return the trainer's columns. Weights get mean 1: they do not change the size of steps."""
     mean_weight = sum(pair.weight for pair in pairs) / max(len(pairs), 1)
     return [
         {
@@ -142,8 +127,7 @@ def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, T
     """Stack chosen responses over rejected ones, padded on the right, with their labels.
 
     Returns:
-        `input_ids` and `attention_mask`, `(2B, T)` int64; `probability`, `weight` and `count` (each
-        row is one pair), `(B,)`.
+        `input_ids`, `attention_mask` `(2B, T)` int64; `probability`, `weight`, `count` (1) `(B,)`.
     """
     sides = [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows]
     input_ids, attention_mask = pad_right(sides, pad_id)

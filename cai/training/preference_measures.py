@@ -1,4 +1,4 @@
-"""How good a preference model is: its scale, its accuracy, its calibration."""
+"""The loss of a preference model, the scale of its scores, its accuracy and calibration."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedModel
 
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
-from cai.training.bradley_terry import soft_bradley_terry_loss
 from cai.training.preference_data import Pair, Pairs
 from cai.training.preference_model import PreferenceModel
 
@@ -21,6 +22,23 @@ CONFIDENT = 0.75
 
 _MOST_MEASURED = 2048
 _REFERENCE_PAIRS = 256
+
+
+def soft_bradley_terry_loss(delta: Tensor, probability: Tensor, weight: Tensor) -> Tensor:
+    """Return the cross-entropy between soft labels and the Bradley-Terry model.
+
+    −w·(p·log σ(Δ) + (1 − p)·log σ(−Δ)), the loss of section 4.2 for labels that are probabilities.
+    It is smallest where σ(Δ) = p, so a label of one half pulls the two scores together.
+
+    Args:
+        delta: `(B,)` score of the chosen response minus score of the rejected one.
+        probability: `(B,)` in [0, 1], that the chosen response is the better one.
+        weight: `(B,)` at least 0.
+
+    Returns:
+        `(B,)` nats, not yet averaged.
+    """
+    return binary_cross_entropy_with_logits(delta, probability, weight=weight, reduction="none")
 
 
 def normalised(
@@ -49,8 +67,7 @@ def calibration_error(
 ) -> float:
     """Return the expected calibration error of predicted preferences.
 
-    Each pair counts in both orders: which response is called chosen was decided by the label, and
-    a model that knows nothing must not be blamed for that.
+    Each pair counts in both orders, since the label decides which response is called chosen.
 
     Args:
         predicted: `(N,)` in [0, 1], that the chosen response is better, by the model.

@@ -1,17 +1,18 @@
 """The preference model: a language model with one scalar output, read at the last real token.
 
-Paper, section 4.2, and 2204.05862, section A.2: the probability that response A is preferred to B
-is σ(r_A − r_B), where r is the score at the end of the conversation.
+The probability that response A is preferred to B is σ(r_A − r_B), where r is the score at the end
+of the conversation (paper, section 4.2, and 2204.05862, section A.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from cai.data.conversation import Conversation, Prompt
@@ -19,7 +20,6 @@ from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.models.loading import device_and_dtype, load_chat_format, model_folder, without_dropout
 from cai.settings import ModelSettings
-from cai.training.scores import last_token_scores, pad_right
 
 MICRO_BATCH = {"cpu": 8, "cuda": 32}
 """Sequences per forward pass; few on a CPU, so that a layer's activations stay in the cache."""
@@ -28,15 +28,10 @@ MICRO_BATCH = {"cpu": 8, "cuda": 32}
 class PreferenceModel:
     """Scores whole conversations; higher is better.
 
-    Scores are normalised to mean 0 and standard deviation 1 over a reference sample of the training
-    data, with constants that are stored in config.json (`cai_score_mean`, `cai_score_std`).
-    `AutoModelForSequenceClassification` on the same folder gives the raw logits.
-
-    Attributes:
-        model: The sequence classification model, in eval mode.
-        chat: How it writes conversations.
-        mean: Of the raw scores.
-        std: Of the raw scores.
+    Scores have mean 0 and standard deviation 1 over a sample of the training data, by `mean` and
+    `std` of the raw scores, which are in config.json (`cai_score_mean`, `cai_score_std`).
+    `AutoModelForSequenceClassification` on the same folder gives the raw logits. `model` is in eval
+    mode; `chat` writes its conversations.
     """
 
     def __init__(
@@ -51,10 +46,8 @@ class PreferenceModel:
     def load(cls, path: str | Path, device: torch.device | str | None = None) -> Self:
         """Load a preference model that `train_preference` saved.
 
-        Args:
-            path: Its folder.
-            device: Where to put it; None for the GPU if there is one. It runs in bfloat16 on a GPU
-                (with a float32 head) and in float32 on a CPU.
+        `device` is None for the GPU if there is one. The model runs in bfloat16 on a GPU (with a
+        float32 head) and in float32 on a CPU.
 
         Raises:
             CaiError: The folder is unusable, or holds another kind of model.
@@ -84,15 +77,12 @@ class PreferenceModel:
     def score(
         self, items: Sequence[tuple[Conversation, str]], micro_batch_size: int | None = None
     ) -> list[float]:
-        """Score responses.
+        """Return the normalised scores of responses, in the order of the items.
 
         Args:
             items: Conversations that end with the user's turn, and responses to them.
             micro_batch_size: Sequences per forward pass; changes memory and speed, not results.
                 By default `MICRO_BATCH` of the device.
-
-        Returns:
-            Normalised scores, in the order of the items.
 
         Raises:
             CaiError: One is longer than the model's context.
@@ -103,18 +93,10 @@ class PreferenceModel:
     def score_ids(
         self, sequences: Sequence[Sequence[int]], micro_batch_size: int | None = None
     ) -> Tensor:
-        """Score token sequences at their last tokens.
-
-        Args:
-            sequences: Whole conversations, not padded, none empty.
-            micro_batch_size: Sequences per forward pass; changes memory and speed, not results.
-                By default `MICRO_BATCH` of the device.
+        """Score token sequences, not padded and none empty, at their last tokens; see `score`.
 
         Returns:
             `(N,)` float32 on the CPU: normalised scores.
-
-        Raises:
-            CaiError: One is longer than the model's context.
         """
         return (self.raw_scores(sequences, micro_batch_size) - self.mean) / self.std
 
@@ -155,3 +137,36 @@ def score_constants(folder: Path) -> tuple[float, float]:
             "`cai_score_mean` and `cai_score_std`. Give the model folder of a preference stage."
         )
     return mean, std
+
+
+def last_token_scores(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the score head's output at the last real token of each sequence, by the mask.
+
+    transformers' own pooling looks for the last id that is not the pad id, which is the wrong
+    token where pad and turn end are the same.
+
+    Ids and mask (1 at real tokens) are `(B, T)`, padded on either side with any id.
+
+    Returns:
+        `(B,)` float32, raw (not normalised).
+    """
+    positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+    hidden = model.base_model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    # Scores are compared to a fraction of their size, which bfloat16 would round away.
+    with torch.autocast(hidden.device.type, enabled=False):
+        scores = cast("Any", model).score(hidden.float()).squeeze(-1)
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = (places * attention_mask).argmax(dim=-1, keepdim=True)
+    return scores.gather(-1, last).squeeze(-1)
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Return `input_ids` and `attention_mask`, each `(B, T)` int64, padded on the right."""
+    ids = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+    masks = [torch.ones_like(row) for row in ids]
+    return (
+        pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        pad_sequence(masks, batch_first=True),
+    )

@@ -1,6 +1,6 @@
-"""Scorers in training: a language model gets a score head, is read by mask, and is saved.
+"""Score models in training: a language model gets a score head, and is saved with it.
 
-The preference model and the harmfulness model are both such scorers.
+Both the preference model and the harmfulness model are such models.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from cai.data.store import whole_folder
 from cai.errors import CaiError
 from cai.models.loading import model_folder, without_dropout
 from cai.settings import ModelSettings
-from cai.training.adapter import save_adapter
-from cai.training.preference_model import PreferenceModel
-from cai.training.scores import last_token_scores
+from cai.training.lora import save_adapter
+from cai.training.preference_model import PreferenceModel, last_token_scores
 from cai.training.trainer import quiet_transformers
 
 
@@ -54,8 +53,7 @@ def new_preference_model(base: ModelSettings, *, seed: int) -> PreTrainedModel:
 def read_scores_by_mask(model: PreTrainedModel) -> PreTrainedModel:
     """Let the model's own forward pass return `last_token_scores`, and return the model.
 
-    Trainers, adapters and wrappers for several devices all go through the forward pass, so all of
-    them score as `PreferenceModel` does.
+    Trainers, adapters and wrappers use the forward pass, so all score as `PreferenceModel` does.
     """
 
     def forward(input_ids: Tensor, attention_mask: Tensor, **_: Any) -> SequenceClassifierOutput:  # noqa: ANN401
@@ -74,26 +72,20 @@ def save_scorer(
     base: str,
     mark: str | None = None,
 ) -> None:
-    """Save model, tokenizer and constants; and LoRA, so that PPO can share the base.
+    """Save model, tokenizer and constants in `out`, whole or not at all.
 
-    transformers' own pooling takes the last id that is not `pad_token_id`: naming one that never
-    ends a turn makes it read the same token as we do.
-
-    Args:
-        scorer: What to save.
-        out: The folder; seen whole or not at all.
-        adapter: LoRA matrices, if there are any.
-        base: Fingerprint of the language model that was trained.
-        mark: A key that is set to true in config.json.
+    LoRA matrices (`adapter`) are kept with the fingerprint of their `base`, so that PPO can share
+    the base model. `mark` is a key that is set to true in config.json.
     """
     chat, config = scorer.chat, cast("Any", scorer.model.config)
     config.cai_score_mean, config.cai_score_std = scorer.mean, scorer.std
+    # transformers pools at the last id that is not `pad_token_id`: name one that ends no turn.
     config.pad_token_id = chat.pad_id if chat.pad_id != chat.turn_end else int(chat.turn_end == 0)
     if mark:
         setattr(config, mark, True)
     with whole_folder(out) as folder:
         scorer.model.save_pretrained(folder)
-        cast("Any", chat.tokenizer).save_pretrained(folder)
+        chat.tokenizer.save_pretrained(folder)
         if adapter:
             save_adapter(adapter, folder, base=base)
 

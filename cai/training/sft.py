@@ -1,7 +1,6 @@
-"""Fine-tuning on revisions and helpful samples: the last step of the supervised stage.
+"""Fine-tune on revisions and helpful samples (paper, section 3.5).
 
-The paper's section 3.5: one epoch of next-token prediction on prompt → revision at a constant
-learning rate. Only the answer's tokens and the turn end carry loss.
+One epoch of next-token prediction; only the answer's tokens and the turn end carry loss.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -19,9 +17,9 @@ from cai.data.store import whole_folder
 from cai.models.chat import ChatFormat
 from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
-from cai.training.arguments import micro_batch_size
+from cai.training.arguments import OnStep, Run
 from cai.training.data import longest_sequence, no_rows_error, read_rows
-from cai.training.fit import OnStep, Run, fit
+from cai.training.fit import fit
 from cai.training.sft_data import COLUMNS, collate_completions, completion_rows, mixture
 
 
@@ -37,29 +35,29 @@ def train_sft(
 ) -> dict[str, float]:
     """Fine-tune `base` on prompts and completions and save the model, in float32, in `out`.
 
-    A killed training goes on from its last checkpoint when it is called again in the same way.
+    See `train_preference` for `settings`, `out`, `seed`, `log_dir` and `on_step`, and for killed
+    trainings.
 
     Args:
         settings: How to train.
         data: Parquet with `key`, `kind`, `prompt` (messages), `completion` (one assistant message)
             and `ended` (False where the completion was cut off: no turn end is trained there).
         base: The model to start from.
-        out: The folder of the new model; seen whole or not at all. Checkpoints are beside it.
+        out: The folder of the new model.
         seed: Sets the order of the rows and the initial adapters.
         log_dir: For TensorBoard.
-        on_step: Called at each logged step (below a thousand, at all) with `step`, `steps`, `loss`.
+        on_step: Called at each logged step.
 
     Returns:
         `steps`, `rows`, `rows_too_long` and `rows_unmixed` (left out: longer than the limit, and
-        helpful rows beyond `helpful_ratio`), `tokens` (with prompts, over all epochs),
-        `seconds` (of this call), `first_loss` and `final_loss` (nats per token; the mean over the
-        last tenth of the logged steps).
+        helpful rows beyond `helpful_ratio`), `tokens` (with prompts, over all epochs), `seconds`,
+        `first_loss` and `final_loss` (nats per token).
 
     Raises:
         CaiError: The settings, data or base cannot be used, or the loss is no longer finite.
     """
     start = time.monotonic()
-    micro_batch_size(settings)
+    settings.checked()
     chat = load_chat_format(base)
     model = load_causal_lm(base.model_copy(update={"dtype": "float32"}), device="cpu")
     mixed, unmixed = mixture(list(read_rows(data, COLUMNS)), settings.helpful_ratio, seed)
@@ -90,8 +88,8 @@ def train_sft(
 def completion_loss(model: nn.Module, batch: dict[str, Tensor], experts: float) -> Tensor:
     """Return minus the log-likelihood of each row's completion, `(B,)`, in nats.
 
-    The output layer runs only where a token carries loss (TRL's fused head). Models with a mixture
-    of experts add their own loss that balances the load, with the weight `experts`.
+    TRL's fused head runs the output layer only where a token carries loss. Models with a mixture
+    of experts add their load-balancing loss, with the weight `experts`.
     """
     more = {"output_router_logits": True} if experts else {}
     outputs = model(**batch, **more, fused_lm_head=True)
@@ -102,7 +100,7 @@ def completion_loss(model: nn.Module, batch: dict[str, Tensor], experts: float) 
 
 
 def _weight_of_balance(config: PretrainedConfig) -> float:
-    """Return the weight of the loss that balances a model's experts; 0 if it has none."""
+    """Return the weight of a mixture of experts' load-balancing loss; 0 for other models."""
     text = config.get_text_config()
     if not hasattr(text, "output_router_logits"):
         return 0.0
@@ -113,5 +111,5 @@ def save_policy(model: PreTrainedModel, chat: ChatFormat, out: Path) -> dict[str
     """Write a model and its tokenizer, whole or not at all; returns no measures."""
     with whole_folder(out) as folder:
         model.save_pretrained(folder)
-        cast("Any", chat.tokenizer).save_pretrained(folder)
+        chat.tokenizer.save_pretrained(folder)
     return {}

@@ -1,4 +1,4 @@
-"""Fine-tuning data: rows mixed, tokenised, padded into batches."""
+"""Fine-tuning data: choose rows, tokenise them, pad them into batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cai.data.conversation import Prompt
 from cai.data.records import content_hash
 from cai.models.chat import ChatFormat
 from cai.training.data import answer, conversation
-from cai.training.scores import pad_right
+from cai.training.preference_model import pad_right
 
 COLUMNS = ("key", "kind", "prompt", "completion", "ended")
 NO_LOSS = -100
@@ -28,8 +28,8 @@ def mixture(
 ) -> tuple[list[dict[str, Any]], int]:
     """Keep at most `helpful_ratio` helpful rows per revision (all, where there are no revisions).
 
-    The paper mixed 27 helpful samples with 73 revisions (section 3.2). Which ones are kept is a
-    ranking by hash, so that a few rows more or less change few of them.
+    The paper mixed 27 helpful samples with 73 revisions (section 3.2). Rows are ranked by hash, so
+    that a few rows more or less change few of those kept.
 
     Returns:
         The rows in their order, and how many helpful ones were left out.
@@ -45,13 +45,7 @@ def mixture(
 def completion_rows(
     rows: Sequence[dict[str, Any]], data: Path, chat: ChatFormat, max_length: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Tokenise training data.
-
-    Args:
-        rows: See `train_sft`.
-        data: The file they are from, for error messages.
-        chat: How the model writes conversations.
-        max_length: Longer rows are left out.
+    """Tokenise the rows of the file `data` (see `train_sft`), except those above `max_length`.
 
     Returns:
         Rows of `input_ids` and `labels` (`(T,)` int32; labels are `NO_LOSS` on the prompt), and how
@@ -78,7 +72,7 @@ def completion_rows(
 
 
 def collate_completions(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
-    """Pad rows on the right; what is padding is said by mask and labels, never by the pad id.
+    """Pad rows on the right; mask and labels tell what is padding, never the pad id.
 
     Returns:
         `input_ids`, `attention_mask` and `labels`, each `(B, T)` int64; and `count`, `(B,)`: the

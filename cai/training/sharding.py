@@ -1,12 +1,19 @@
-"""What FSDP2 splits among processes: found, gathered, and split again."""
+"""FSDP2: each process keeps a part of every weight, and gathers a layer when it computes."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from types import MethodType
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import (
+    FSDPModule,
+    fully_shard,  # pyright: ignore[reportUnknownVariableType]
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -18,14 +25,35 @@ def layers(model: nn.Module) -> list[nn.Module]:
     return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
 
 
-def layer_classes(model: nn.Module) -> list[str]:
-    """Return the names of the layers' classes."""
-    return sorted({type(layer).__name__ for layer in layers(model)})
+def shard(model: nn.Module, *, reshard: bool) -> None:
+    """Split a model's weights among the processes, layer by layer, in place.
+
+    Afterwards, `call` is how functions use its inner modules. `reshard` splits a layer's weights
+    again after its forward pass (less memory, more traffic).
+    """
+    for layer in [*layers(model), model]:
+        fully_shard(layer, reshard_after_forward=reshard and layer is not model)
+    cast("Any", model).call_whole = MethodType(lambda self, function: function(self), model)
+    register_fsdp_forward_method(model, "call_whole")
+
+
+def call(model: nn.Module, function: Callable[[nn.Module], Any]) -> Any:  # noqa: ANN401
+    """Return `function(model)`, with the weights outside the layers gathered while it runs."""
+    if isinstance(model, FSDPModule):
+        return cast("Any", model).call_whole(function)
+    return function(model)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whose parts are gathered; all processes must ask for it."""
+    """Return a tensor whose parts are gathered; all processes must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def copy_whole(source: nn.Module, target: nn.Module) -> None:
+    """Copy the gathered weights of a sharded model to a plain one, tensor by tensor."""
+    for split, plain in zip(source.parameters(), target.parameters(), strict=True):
+        plain.copy_(whole(split))
 
 
 def parted_like(tensor: Tensor, example: Tensor) -> Tensor:
@@ -41,9 +69,7 @@ def gathered_moments(
 ) -> dict[int, dict[str, Tensor]]:
     """Return Adam's state by the weight's number, gathered, on the CPU.
 
-    Args:
-        moments: As this process has it.
-        keep: Whether this process wants it; all of them must ask.
+    The result is empty unless `keep`; all processes must call this.
     """
     gathered: dict[int, dict[str, Tensor]] = {}
     for number, moment in moments.items():

@@ -1,7 +1,7 @@
-"""transformers' Trainer whose checkpoints are the same whatever its processes split.
+"""transformers' Trainer with the same checkpoints for any number and kind of processes.
 
-Trainer saves what FSDP and DeepSpeed split in forms of their own, which only as many processes read
-again. Here weights and optimizer are gathered into the files that one process writes.
+Trainer saves what FSDP and DeepSpeed split in forms that only as many processes can read. Here
+weights and optimizer are gathered into the files that one process writes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cai.training.zero import load_moments, moments_of
 def under_autocast(model: nn.Module, device: str) -> None:
     """Let a model's forward pass compute in bfloat16, and return float32, as Accelerate does.
 
-    With FSDP2 and DeepSpeed it would rather make weights and gradients bfloat16, and DeepSpeed
-    switches off what is switched on around a forward pass.
+    With FSDP2 and DeepSpeed Accelerate would make weights and gradients bfloat16, and DeepSpeed
+    switches off autocast around a forward pass.
     """
     half = torch.autocast(device, dtype=torch.bfloat16)
     model.forward = convert_outputs_to_fp32(half(model.forward))
@@ -49,8 +49,8 @@ class SplitTrainer(Trainer):
         optimizer.param_groups = [first]
         self._noted: list[Tensor] = []
         if self.is_deepspeed_enabled:
-            # It puts one flat tensor in their place. FSDP2 puts their parts there, and would not be
-            # rid of the whole ones if they were noted.
+            # It puts one flat tensor in their place. (With FSDP2, a list of the
+            # whole weights would keep them in memory.)
             self._noted = self._parameters()
         return optimizer
 
@@ -85,11 +85,10 @@ class SplitTrainer(Trainer):
             torch.save(cast("Any", self.lr_scheduler).state_dict(), folder / SCHEDULER_NAME)
 
     def whole_model(self, hollow: nn.Module | None) -> nn.Module | None:
-        """Return the model with all its weights in one place; all processes must ask.
+        """Return the model with all its weights in one place; all processes must call this.
 
-        Args:
-            hollow: A copy of the model as it was (`without_weights`); None where FSDP2 split none,
-                and in processes that do not want it.
+        `hollow` is a copy of the model (`without_weights`); None where FSDP2 split nothing, and in
+        processes that do not need the result.
         """
         if not self.is_fsdp_enabled:
             return self.model
@@ -101,7 +100,7 @@ class SplitTrainer(Trainer):
         return hollow.to(self.args.device)
 
     def _state(self, *, keep: bool) -> dict[str, Any]:
-        """Return the optimizer's state dict as one process alone has it; all must ask."""
+        """Return the optimizer's state dict as of one process; all processes must call this."""
         given = self._adamw.state_dict()
         if not self.is_deepspeed_enabled:
             return {**given, "state": gathered_moments(given["state"], keep=keep)}
@@ -110,7 +109,7 @@ class SplitTrainer(Trainer):
         return {"state": moments, "param_groups": [group]}
 
     def _load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `_state` returned, be it of more or fewer processes, or of one."""
+        """Load the result of `_state`, of any number of processes."""
         if self.is_deepspeed_enabled:
             load_moments(self.deepspeed, self._adamw, self._noted, state["state"])
             return

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from cai.errors import CaiError
-from cai.training.order import Order, Row, Rows
 from cai.training.split_trainer import SplitTrainer
 
+Row = Mapping[str, Any]
 Batch = dict[str, Tensor]
 
 Collate = Callable[[Sequence[Row]], Batch]
@@ -23,8 +23,46 @@ Collate = Callable[[Sequence[Row]], Batch]
 tokens, pairs or ratings."""
 
 Loss = Callable[[nn.Module, Batch], Tensor]
-"""Returns the summed loss of each row, `(B,)`, from the model (as wrapped for several devices) and
-a batch without its `count`."""
+"""Returns the summed loss of each row, `(B,)`, from the model and a batch without `count`."""
+
+
+FILLER = -1
+"""The place of a row that only fills a batch."""
+
+
+class Rows(Dataset[tuple[Row, float]]):
+    """Rows with weight 1, and the first row with weight 0 for those that only fill a batch."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Row, float]:
+        return (self._rows[0], 0.0) if index == FILLER else (self._rows[index], 1.0)
+
+
+class Order(Sampler[int]):
+    """Each epoch's order, by the seed only; fillers at the end give every process as many rows.
+
+    Accelerate would fill up with rows that have been seen, and count them twice.
+    """
+
+    def __init__(self, rows: int, fillers: int, seed: int) -> None:
+        self._rows, self._fillers, self._seed, self._epoch = rows, fillers, seed, 0
+
+    def __len__(self) -> int:
+        return self._rows + self._fillers
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        yield from torch.randperm(self._rows, generator=generator).tolist()
+        yield from [FILLER] * self._fillers
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; the loader calls it."""
+        self._epoch = epoch
 
 
 class FitTrainer(SplitTrainer):
@@ -40,7 +78,6 @@ class FitTrainer(SplitTrainer):
         collate: Collate,
         loss: Loss,
     ) -> None:
-        """Take what to train, how, and on what; see `cai.training.fit`."""
 
         def collate_with_fillers(drawn: Sequence[tuple[Row, float]]) -> Batch:
             real = torch.tensor([share for _, share in drawn])
@@ -84,11 +121,7 @@ class FitTrainer(SplitTrainer):
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
-        """Run one forward and backward pass.
-
-        Raises:
-            CaiError: The loss is not finite.
-        """
+        """Run one forward and backward pass; raise a CaiError if the loss is not finite."""
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             raise CaiError(
@@ -101,7 +134,7 @@ class FitTrainer(SplitTrainer):
 
 @contextlib.contextmanager
 def quiet_transformers() -> Generator[None]:
-    """Silence what transformers says about choices that are made on purpose here."""
+    """Silence transformers' warnings about choices that are made on purpose here."""
     transformers_logging.disable_progress_bar()
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

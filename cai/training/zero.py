@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO 1 and 2: each process keeps a part of Adam's moments, and of the gradients."""
+"""DeepSpeed's ZeRO 1 and 2: Adam's moments, and the gradients, are split among processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from cai.errors import CaiError
 
 OLDEST = "0.19.4"
-"""It can leave it to us when a step is taken (`managed_gradient_accumulation`); 0.19.0 cannot."""
+"""The first version with `managed_gradient_accumulation: false`: the caller takes the steps."""
 INSTALL = "pip install 'cai[deepspeed]'"
 SAID_BY_TRAINING = (
     "train_batch_size",
@@ -35,10 +35,10 @@ def check_installed() -> None:
 
 
 def zero_config() -> dict[str, Any]:
-    """Return DeepSpeed's configuration: the launcher's, without what a training says itself.
+    """Return DeepSpeed's configuration: the launcher's, without what a training sets itself.
 
     Raises:
-        CaiError: It is of stage 0 or 3, offloads, or sets what a training does.
+        CaiError: It is of stage 0 or 3, offloads, or sets something that a training sets.
     """
     given = _decided(DeepSpeedPlugin().deepspeed_config)
     zero = given["zero_optimization"]
@@ -65,10 +65,8 @@ def moments_of(
 ) -> dict[int, dict[str, Tensor]]:
     """Return Adam's state by the weight's number, gathered; empty before any step.
 
-    Args:
-        optimizer: PyTorch's, which DeepSpeed has got.
-        parameters: What it trains.
-        keep: Whether this process wants it; all of them must ask.
+    `optimizer` is PyTorch's, inside DeepSpeed's engine. The result is empty unless `keep`; all
+    processes must call this.
     """
     get = importlib.import_module("deepspeed").utils.safe_get_full_optimizer_state
     gathered: dict[int, dict[str, Tensor]] = {}
@@ -86,10 +84,10 @@ def load_moments(
     parameters: Sequence[Tensor],
     moments: Mapping[int, Mapping[str, Tensor]],
 ) -> None:
-    """Give an engine of DeepSpeed's, which may be new, the state that `moments_of` returned."""
+    """Load the result of `moments_of` into an engine of DeepSpeed's, which may be new."""
     put = importlib.import_module("deepspeed").utils.safe_set_full_optimizer_state
     if not optimizer.state:
-        # DeepSpeed makes the moments in its first step: take one that moves nothing.
+        # DeepSpeed makes the moments in its first step: take one that changes nothing.
         if engine.managed_gradient_accumulation():
             engine.set_gradient_accumulation_boundary(is_boundary=True)
         engine.backward(0.0 * torch.stack([p.sum() for p in parameters]).sum())
@@ -110,7 +108,7 @@ def _steps(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _decided(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is to be decided elsewhere, which Accelerate writes as `auto`."""
+    """Leave out values that are decided elsewhere, which Accelerate writes as `auto`."""
     return {
         key: _decided(x) if isinstance(x, dict) else x for key, x in given.items() if x != "auto"
     }

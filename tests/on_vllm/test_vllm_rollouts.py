@@ -12,7 +12,7 @@ from cai.models.loading import PLAYGROUND, load_causal_lm, load_chat_format, mod
 from cai.ppo import PPO
 from cai.ppo.batch import Episodes
 from cai.ppo.forward import response_logprobs
-from cai.ppo.vllm_rollouts import check_agreement
+from cai.ppo.sampling import check_agreement
 from cai.settings import ModelSettings, PPOSettings
 
 PROMPTS = [f"How do I {verb} a {thing}?" for verb in ("bake", "mend") for thing in ("loaf", "bike")]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cai.ppo import token_softmax as token_softmax_module
+from cai.ppo import math as ppo_math
 from cai.ppo.advantages import RewardedEpisodes, gae
 from cai.ppo.math import (
     explained_variance,
@@ -21,10 +21,10 @@ from cai.ppo.math import (
     masked_mean,
     masked_whiten,
     token_logprobs,
+    token_softmax,
     value_loss,
 )
 from cai.ppo.objectives import OBJECTIVES, PolicyLoss, PolicyTokens, clip
-from cai.ppo.token_softmax import token_softmax
 
 Rows = list[list[float]]
 
@@ -269,7 +269,7 @@ def test_token_softmax_is_that_of_torch_in_float64(rows: int, vocabulary: int, s
     head = (3 * torch.randn(vocabulary, 4, generator=generator)).requires_grad_()
     targets = torch.randint(vocabulary, (rows,), generator=generator)
     weights = torch.randn(rows, generator=generator)
-    with mock.patch.object(token_softmax_module, "_CACHED", 8192):
+    with mock.patch.object(ppo_math, "_CACHED", 8192):
         logprobs, entropies = token_softmax(states @ head.T, targets)
     (logprobs * weights).sum().backward()
     exact = head.detach().double().requires_grad_()

@@ -24,7 +24,7 @@ from cai.ppo.loading import open_models
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import policy_gradients, update, value_gradients
 from cai.settings import ModelSettings, PPOSettings
-from cai.training.adapter import save_adapter
+from cai.training.lora import save_adapter
 from cai.training.preference_model import PreferenceModel
 
 Tiny = Callable[[str], ModelSettings]

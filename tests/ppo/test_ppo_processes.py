@@ -22,8 +22,8 @@ from cai.ppo import PPO
 from cai.ppo.batch import length_sorted
 from cai.ppo.check import check_shares
 from cai.ppo.optimizers import Optimizer, optimizer_for
-from cai.ppo.processes import ALONE, Processes
 from cai.settings import GuardSettings, ModelSettings
+from cai.training.processes import ALONE, Processes
 
 SETTINGS = SHORT.model_copy(
     update={

@@ -13,10 +13,13 @@ from transformers import AutoModelForCausalLM
 from cai.data.conversation import user
 from cai.errors import CaiError
 from cai.models.loading import load_chat_format
-from cai.training.bradley_terry import soft_bradley_terry_loss
-from cai.training.preference_model import PreferenceModel
+from cai.training.preference_measures import soft_bradley_terry_loss
+from cai.training.preference_model import (
+    PreferenceModel,
+    last_token_scores,
+    pad_right,
+)
 from cai.training.scorer import new_preference_model, reset_score_head
-from cai.training.scores import last_token_scores, pad_right, token_scores
 
 SEQUENCES = [[5, 17, 200, 31, 8, 90, 12], [44, 6, 7], [9, 9, 121, *range(60, 70)]]
 
@@ -53,13 +56,13 @@ def test_fact_19_a_score_does_not_depend_on_padding_or_batch_mates(model, side, 
     assert scores.tolist() == pytest.approx(expected, abs=1e-4)
 
 
-def test_token_scores_are_the_scores_of_all_prefixes(model):
-    ids, mask = pad_right(SEQUENCES, pad_id=0)
-    with torch.no_grad():
-        scores = token_scores(model, ids, mask)
-    for row, sequence in zip(scores, SEQUENCES, strict=True):
-        prefixes = [naive_score(model, sequence[: n + 1]) for n in range(len(sequence))]
-        assert row[: len(sequence)].tolist() == pytest.approx(prefixes, abs=1e-4)
+def test_prefixes_are_scored_at_their_own_last_token(model):
+    for sequence in SEQUENCES:
+        prefixes = [sequence[: n + 1] for n in range(len(sequence))]
+        with torch.no_grad():
+            scores = last_token_scores(model, *pad_right(prefixes, pad_id=0))
+        expected = [naive_score(model, prefix) for prefix in prefixes]
+        assert scores.tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_scores_come_in_the_order_of_the_items_and_normalised(base):

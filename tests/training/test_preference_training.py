@@ -287,12 +287,12 @@ def test_data_that_cannot_be_used_is_named(base, comparisons, completions, tmp_p
         train(tmp_path, base(), comparisons(PAIRS), PreferenceSettings(max_length=5))
     with pytest.raises(CaiError, match="`rejected` must be one assistant message"):
         train(tmp_path, base(), comparisons([("a", "b", 0.9)], rejected=[]))
-    with pytest.raises(CaiError, match="not a multiple"):
+    with pytest.raises(CaiError, match="micro-batches of 5 "):
         train(
             tmp_path,
             ModelSettings(path="/nowhere"),
             tmp_path / "missing.parquet",
-            PreferenceSettings(batch_size=8, micro_batch_size=5),
+            SETTINGS.model_copy(update={"batch_size": 8, "micro_batch_size": 5}),
         )
 
 

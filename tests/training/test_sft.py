@@ -15,7 +15,7 @@ from cai.errors import CaiError
 from cai.models.chat import TEMPLATE_DATE, ChatFormat
 from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
-from cai.training.arguments import training_arguments
+from cai.training.arguments import Run, training_arguments
 from cai.training.data import read_rows
 from cai.training.sft import train_sft
 from cai.training.sft_data import (
@@ -267,8 +267,8 @@ def test_training_is_silent_and_offline_and_logs_to_tensorboard(
 
 
 def test_batch_that_does_not_divide_is_refused_before_anything_is_loaded(tmp_path):
-    settings = SftSettings(batch_size=8, micro_batch_size=3)
-    with pytest.raises(CaiError, match="not a multiple of `micro_batch_size` 3"):
+    settings = SETTINGS.model_copy(update={"batch_size": 8, "micro_batch_size": 3})
+    with pytest.raises(CaiError, match=r"micro-batches of 3 .*Make it a multiple of 3\."):
         train(tmp_path, ModelSettings(path="/nowhere"), tmp_path / "missing.parquet", settings)
 
 
@@ -373,9 +373,8 @@ def test_every_step_is_told(tmp_path, base, completions):
 @pytest.mark.parametrize(("share", "last"), [(1.0, 1e-2), (0.1, 1e-3)])
 def test_the_learning_rate_falls_to_its_final_share(share, last, tmp_path):
     settings = SftSettings(batch_size=4, learning_rate=1e-2, final_learning_rate=share)
-    arguments = training_arguments(
-        settings, base=ModelSettings(path="x"), rows=400, checkpoints=tmp_path, seed=0
-    )
+    run = Run(ModelSettings(path="x"), tmp_path, 0, tmp_path, tmp_path, None)
+    arguments = training_arguments(settings, run, rows=400)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     schedule = get_scheduler(
         arguments.lr_scheduler_type,

@@ -24,8 +24,15 @@ from cai.data.records import RatedRow
 from cai.data.store import write_rows
 from cai.errors import CaiError
 from cai.models.loading import load_causal_lm
-from cai.pipeline.launch import LOG, Launcher, launch, read_job
-from cai.pipeline.launch_training import TrainingJob, launcher_of_training, run_training
+from cai.pipeline.launch import (
+    LOG,
+    Launcher,
+    TrainingJob,
+    launch,
+    launcher_of,
+    read_job,
+    run_training,
+)
 from cai.pipeline.progress import Progress
 from cai.settings import (
     HarmfulnessSettings,
@@ -35,7 +42,7 @@ from cai.settings import (
     SftSettings,
     SourceSettings,
 )
-from cai.training.scores import last_token_scores
+from cai.training.preference_model import last_token_scores
 from cai.training.trainer import FitTrainer
 
 # No number of rows divides by the batch, and the last batch not by two processes.
@@ -321,9 +328,7 @@ def test_a_killed_process_ends_the_run_with_its_name(tmp_path: Path, job: MakeJo
                 if process.environ().get("RANK") == "1":
                     process.kill()
 
-    launcher = launcher_of_training(
-        SftSettings(launch="fsdp2", processes=2), stage="sft", base_dir=tmp_path
-    )
+    launcher = launcher_of(SftSettings(launch="fsdp2", processes=2), stage="sft", base_dir=tmp_path)
     assert isinstance(launcher, Launcher)
     with pytest.raises(CaiError, match=r"on 2 processes .*: process 1 was killed \(SIGKILL, as"):
         launch(file, launcher, on_step=kill_the_second, warn=print)
@@ -379,20 +384,22 @@ def test_what_cannot_be_launched_is_refused_before_anything_runs(
     (tmp_path / "three.yaml").write_text(three)
     (tmp_path / "half.yaml").write_text(f"{three}\nmixed_precision: bf16")
     with pytest.raises(CaiError, match=re.compile(said, re.DOTALL)):
-        launcher_of_training(SftSettings(**changes), stage="sft", base_dir=tmp_path)
+        launcher_of(SftSettings(**changes), stage="sft", base_dir=tmp_path)
 
 
 def test_a_batch_that_processes_cannot_share_is_refused_when_it_is_read() -> None:
-    assert launcher_of_training(SftSettings(), stage="sft", base_dir=Path()) is None
-    with pytest.raises(ValidationError, match="cannot be split among 3 `processes`"):
+    assert launcher_of(SftSettings(), stage="sft", base_dir=Path()) is None
+    with pytest.raises(ValidationError, match="cannot be split among 3 processes"):
         PreferenceSettings(batch_size=32, processes=3)
+    with pytest.raises(ValidationError, match="among 2 processes in micro-batches of 32"):
+        PreferenceSettings(batch_size=32, processes=2, micro_batch_size=32)
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
 def test_a_script_that_one_process_would_split_is_refused(
     kind: str, tmp_path: Path, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cai.training.launcher.check_installed", lambda: None)
+    monkeypatch.setattr("cai.training.processes.check_installed", lambda: None)
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     with pytest.raises(CaiError, match=f"is for {kind}, and this process is alone"):
         job("sft", tmp_path).run(lambda _: None)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from cai.errors import CaiError
-from cai.ppo.zero import ppo_config
 from cai.training import zero
 
 
@@ -41,9 +40,6 @@ def test_a_file_of_deepspeeds_is_taken_without_what_a_training_says(
     assert config["zero_optimization"]["allgather_bucket_size"] == 1000
     assert "auto" not in str(config)
     assert not config.keys() & set(zero.SAID_BY_TRAINING)
-    config = ppo_config()
-    assert config["gradient_accumulation_steps"] == 1
-    assert config["managed_gradient_accumulation"] is False
 
 
 @pytest.mark.parametrize(

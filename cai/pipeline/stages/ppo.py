@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cai.data.records import PromptRow, content_hash
 from cai.data.store import read_rows
 from cai.pipeline.context import Context
-from cai.pipeline.launch import Job, Launcher, find_launcher, launch
+from cai.pipeline.launch import Job, launcher_of, run_job
 from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
 from cai.settings import ModelSettings, PPOSettings
 
@@ -43,7 +43,7 @@ def _inputs(context: Context[PPOSettings]) -> dict[str, str]:
 
 
 class PPOJob(Job, frozen=True):
-    """All that a training reads and where it writes, so that other processes can do it.
+    """The inputs and the output of PPO, so that other processes can run it.
 
     Attributes:
         policy: SL-CAI.
@@ -69,7 +69,7 @@ class PPOJob(Job, frozen=True):
     log_dir: Path
 
     def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
-        """Do it, in this process or as one of several; returns the stage's metrics."""
+        """Train, in this process or as one of several; return the metrics."""
         ppo, arguments = self.prepared()
         return dict(ppo.train(**arguments, on_step=on_step))
 
@@ -110,18 +110,9 @@ def _run(context: Context[PPOSettings]) -> dict[str, Any]:
         def on_step(metrics: Mapping[str, float]) -> None:
             show({**metrics, "steps": settings.steps})
 
-        if settings.launch is None:
-            ppo, arguments = job.prepared()
-            return dict(ppo.train(**arguments, on_step=on_step))
+        launcher = launcher_of(settings, stage=context.name, base_dir=context.base_dir)
         file = job.folder / "job.json"
-        file.write_text(job.model_dump_json(indent=1), encoding="utf-8")
-        launcher = _launcher(context, settings.launch)
-        return launch(file, launcher, on_step=on_step, warn=context.progress.say)
-
-
-def _launcher(context: Context[PPOSettings], name: str) -> Launcher:
-    processes = context.settings.processes
-    return find_launcher(name, processes, context.base_dir, stage=context.name)
+        return run_job(job, file, launcher, on_step=on_step, warn=context.progress.say)
 
 
 def _check(context: Context[PPOSettings]) -> None:
@@ -131,11 +122,10 @@ def _check(context: Context[PPOSettings]) -> None:
         from cai.engines.vllm_arguments import check_vllm
 
         check_vllm()
-    if settings.launch is not None:
+    if found := launcher_of(settings, stage=context.name, base_dir=context.base_dir):
         from cai.ppo.check import check_shares
-        from cai.ppo.processes import Processes
+        from cai.training.processes import Processes
 
-        found = _launcher(context, settings.launch)
         sharded, deepspeed = found.kind == "FSDP", found.kind == "DEEPSPEED"
         check_shares(
             settings, Processes(count=found.processes, sharded=sharded, deepspeed=deepspeed)
