@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -210,7 +210,7 @@ def model_card(trainer: Trainer) -> str:
         .read_text(encoding="utf-8")
         .format(
             parameters=f"{parameters:,}",
-            vocabulary=f"{len(cast('Any', trainer.chat.tokenizer)):,}",
+            vocabulary=f"{len(trainer.chat.tokenizer):,}",
             context=CONTEXT,
             steps=f"{trainer.step:,}",
             tokens=f"{trainer.tokens:,}",

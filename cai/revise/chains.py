@@ -112,7 +112,7 @@ class Reviser:
 
     @property
     def _shown(self) -> tuple[CritiqueExample, ...]:
-        return self.constitution.few_shot.critique[: self.settings.few_shot]
+        return tuple(self.constitution.few_shot.critique[: self.settings.few_shot])
 
     async def row(self, item: Item[Inputs], engine: Engine) -> RevisionRow:
         """Answer a prompt, then criticise and rewrite the answer once per principle.
