@@ -36,8 +36,18 @@ from cai.engines.options import (
     questions,
     summed,
 )
-from cai.engines.server import ModelReport, answers_of, ask, echo_of, open_client, places_of
-from cai.engines.server_errors import NoLogprobsError, server_of, where_of
+from cai.engines.server import (
+    ModelReport,
+    answer_of,
+    answers_of,
+    ask,
+    count,
+    echo_of,
+    listed_by,
+    open_client,
+    places_of,
+)
+from cai.engines.server_errors import NoLogprobsError, keyless, server_of, where_of
 from cai.engines.written import prompt_ids
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
@@ -91,7 +101,7 @@ class OpenAIEngine:
             "completions" if chat or settings.format == "transcript" else "chat"
         )
         self._scores = self._best_scores()
-        self._says_samples = False
+        self._says_samples = self._has_answered = False
         self._listing = 20 if self._vllm else _LISTED[self._endpoint]
         self._client = open_client(settings)
         self._slots = asyncio.Semaphore(self._server.concurrency)
@@ -122,11 +132,9 @@ class OpenAIEngine:
             "seed": request.seed % _SEEDS,
             **self._ends(stop),
         }
-        with self._in_flight:
-            said = (await self._ask(request.prompt, body, answers_of))[0]
+        with self._in_flight, keyless(self._server):
+            said = await self._ask(request.prompt, body, answer_of)
         self.usage.engine_calls += 1
-        if said.end in ("refused", "failed"):
-            raise Unanswered(said.end, said.why)
         text = said.text
         prefill = request.prompt.prefill.strip()
         if prefill and self._must_ask_to_go_on:
@@ -150,7 +158,7 @@ class OpenAIEngine:
         """
         ids = self._option_ids(request.options)
         check_options([o.strip() for o in request.options], ids)
-        with self._in_flight:
+        with self._in_flight, keyless(self._server):
             estimates = await self._estimate(request, ids)
         self.usage.engine_calls += 1
         bounds = estimates.bounds
@@ -282,7 +290,7 @@ class OpenAIEngine:
         )
         body = {self._limit: _VERDICT_TOKENS, "temperature": 0, **listing}
         try:
-            places = await self._ask(request.prompt, body, places_of, options=request.options)
+            heard = await self._ask(request.prompt, body, listed_by, options=request.options)
         except NoLogprobsError as error:
             if error.limit is None or not 0 < error.limit < count:
                 raise
@@ -290,7 +298,8 @@ class OpenAIEngine:
                 log.warning("%s lists %d tokens at a place.", where_of(self._settings), error.limit)
                 self._listing = error.limit
             return await self._listed(request)
-        return from_listed(places, request.options)
+        places, text = heard
+        return from_listed(places, request.options, text)
 
     async def _sampled(self, request: ScoreRequest) -> Estimates:
         """Sample verdicts and count them."""
@@ -306,7 +315,8 @@ class OpenAIEngine:
             said += await self._ask(request.prompt, body, answers_of, options=request.options)
         said = said[: self._server.samples]
         if all(one.why for one in said):
-            raise Unscored(f"of {len(said)} sampled answers none is one: {said[0].why}")
+            state = "failed" if any(one.end == "failed" for one in said) else "refused"
+            raise Unanswered(state, f"of {len(said)} sampled answers none is one: {said[0].why}")
         return from_samples(["" if one.why else one.text for one in said], request.options)
 
     async def _ask(
@@ -338,15 +348,18 @@ class OpenAIEngine:
         everything = {**body, **more_fields, **self._settings.options}
 
         def count_and_use(answer: Any) -> Any:  # noqa: ANN401
-            self._count(answer)
+            count(self.usage, answer, self._server)
             return use(answer)
 
         async with self._slots:
-            return await ask(
+            used = await ask(
                 lambda: create(model=self._settings.path, **fields, extra_body=everything),
                 count_and_use,
                 self._settings,
+                lambda: self._has_answered,
             )
+        self._has_answered = True
+        return used
 
     def _written(self, prompt: Prompt) -> Any:  # noqa: ANN401 (text or token ids)
         """Return a prompt as the completions endpoint gets it."""
@@ -372,22 +385,6 @@ class OpenAIEngine:
         elif prompt.prefill:
             messages.append({"role": "user", "content": GO_ON})
         return {"messages": messages}, {}
-
-    def _count(self, answer: Any) -> None:  # noqa: ANN401
-        """Add what an answer cost, as far as the server says."""
-        used = answer.usage
-        if used is None:
-            return
-        details = getattr(used, "prompt_tokens_details", None)
-        cached = getattr(details, "cached_tokens", None) or 0
-        sampled, read = used.completion_tokens or 0, used.prompt_tokens or 0
-        self.usage.tokens_in += read
-        self.usage.tokens_out += sampled
-        self.usage.tokens_cached += cached
-        server = self._server
-        of_cached = server.price_in if server.price_cached is None else server.price_cached
-        costs = (read - cached) * server.price_in + cached * of_cached + sampled * server.price_out
-        self.usage.cost += costs / 1e6
 
 
 def _stripped(message: Message) -> Message:

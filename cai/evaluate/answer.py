@@ -133,7 +133,7 @@ class Answerer:
                 )
                 row.response = strip_thinking(completion.text)
                 if not row.response:
-                    raise NoVerdict("unparsed", nothing_said(completion))
+                    raise NoVerdict("unparsed", nothing_said(completion.finish))
             row.verdict = await grader.grade(prompt.kind, prompt.messages, row.response)
         return row
 

@@ -186,7 +186,7 @@ class AnswerJudge:
                 except PromptTooLong as error:
                     raise NoVerdict("too_long", f"the judge's question: {error}") from error
                 except Unanswered as error:
-                    raise NoVerdict("failed", f"the judge gave no answer: {error}") from error
+                    raise NoVerdict(error.state, f"the judge gave no answer: {error}") from error
                 except Unscored as error:
                     raise NoVerdict("unparsed", f"the judge's server: {error}") from error
                 # JSON has no infinity, and what is this improbable counts for nothing.

@@ -4,7 +4,7 @@ import pytest
 from scripted_server import ScriptedServer, chat, error
 from test_openai_engine import generate, score
 
-from cai.engines import PromptTooLong, Unanswered, Unscored
+from cai.engines import PromptTooLong, Unanswered
 from cai.engines.finish import ENDS, end_of
 from cai.errors import CaiError
 
@@ -65,7 +65,7 @@ def test_a_refusal_in_a_field_of_its_own_is_a_refusal(server):
     with pytest.raises(Unanswered, match=r"I will not\.") as caught:
         generate(server.settings())
     assert caught.value.state == "refused"
-    with pytest.raises(Unscored, match=r"I will not\."):
+    with pytest.raises(Unanswered, match=r"I will not\."):
         score(server.settings())
 
 
@@ -85,7 +85,7 @@ def test_thoughts_among_the_parts_of_a_text_are_not_the_text(server):
 @pytest.mark.parametrize("reason", REFUSED + FAILED)
 def test_log_probabilities_of_an_answer_that_is_none_are_no_evidence(server, reason):
     server.answer = chat("(A)", finish=reason, listed=[("(A", {"(A": -0.1, "(B": -3.0})])
-    with pytest.raises(Unscored, match=f"`{reason}`"):
+    with pytest.raises(Unanswered, match=f"`{reason}`"):
         score(server.settings())
 
 
@@ -95,7 +95,7 @@ def test_sampled_verdicts_that_are_none_do_not_count(server):
     a, b = score(server.settings(scores="samples", samples=3)).logprobs
     assert a > b
     server.answer = chat("(B)", finish="content_filter")
-    with pytest.raises(Unscored, match="content_filter"):
+    with pytest.raises(Unanswered, match="content_filter"):
         score(server.settings(scores="samples", samples=3))
 
 

@@ -161,6 +161,12 @@ def test_no_part_of_a_key_is_in_a_message(text):
         (200, [{"id": "m", "owned_by": "vllm", "max_model_len": 9}], True),
         (200, {"data": []}, False),
         (200, {"data": None}, False),
+        (200, {"data": [{"id": None}, "m", {"name": "m"}]}, False),
+        (200, {"models": [{"name": "m"}]}, False),
+        (200, {"data": [{"id": "n"}], "has_more": True}, False),
+        (200, {"data": [{"id": "models/m", "owned_by": "vllm", "max_model_len": 9}]}, True),
+        (200, {"data": [{"id": "m:latest", "owned_by": "vllm", "max_model_len": 9}]}, True),
+        (403, {"error": {"message": "Missing scopes: api.model.read"}}, False),
         (404, {"detail": "Not Found"}, False),
         (405, {"detail": "Method Not Allowed"}, False),
         (501, {"error": "nope"}, False),
@@ -184,3 +190,6 @@ def test_a_model_that_a_server_does_not_list_is_refused(monkeypatch):
     )
     with pytest.raises(CaiError, match=r"has no model `m`\. It has n"):
         report_of(settings())
+    deployment = settings(base_url="https://mine.openai.azure.com/openai/v1")
+    assert report_of(deployment).owner == ""  # Azure lists models, and is asked for deployments
+    assert report_of(deployment.model_copy(update={"path": "n:nitro"})).owner == ""
