@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any, Literal
 
@@ -36,17 +37,8 @@ from cai.engines.options import (
     questions,
     summed,
 )
-from cai.engines.server import (
-    ModelReport,
-    answer_of,
-    answers_of,
-    ask,
-    count,
-    echo_of,
-    listed_by,
-    open_client,
-    places_of,
-)
+from cai.engines.server import ModelReport, ask, open_client
+from cai.engines.server_answers import answer_of, answers_of, count, echo_of, listed_by, told_by
 from cai.engines.server_errors import NoLogprobsError, keyless, server_of, where_of
 from cai.engines.written import prompt_ids
 from cai.errors import CaiError
@@ -251,10 +243,8 @@ class OpenAIEngine:
                 "logprob_token_ids": list(tokens),
                 "return_tokens_as_token_ids": True,
             }
-            (listed,) = await self._ask(prompt, body, places_of, more=beginning)
-            told = {token: listed.top[f"token_id:{token}"] for token in tokens}
-            probabilities({str(token): logprob for token, logprob in told.items()})
-            return told
+            use = partial(told_by, tokens=tokens)
+            return await self._ask(prompt, body, use, more=beginning)
 
         asked = questions(options)
         answers = await asyncio.gather(*(after(b, tokens) for b, tokens in asked.items()))

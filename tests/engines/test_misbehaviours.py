@@ -45,13 +45,19 @@ async def as_it_is(body, *_):
 
 
 def rows_of_table():
-    """Every case in every stage that makes such requests; two that make both take turns."""
+    """Every case in every stage that makes such requests.
+
+    Where a case is of both kinds, a stage that makes both does so by turns; and so do all stages
+    where the server does well in the end.
+    """
     for number, case in enumerate(CASES):
         for stage, part in PARTS.items():
             expected = getattr(case, part.kind)
             room, _, half = stage.partition("-")
             other = "say" if part.kind == "score" else "score"
             turn = number % 2 == (half in ("labels", "grades"))
+            if case.times and number % 2 == (part.kind == "say"):
+                continue
             if expected and (not half or turn or not getattr(case, other)):
                 yield pytest.param(case, part, expected, id=f"{case.name}-{room}")
 
