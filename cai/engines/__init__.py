@@ -124,9 +124,9 @@ class Unanswered(Exception):  # noqa: N818 (a row's state, not a programming err
         self.state: Literal["refused", "failed"] = state
 
 
-def nothing_said(completion: Completion) -> str:
+def nothing_said(finish: Literal["stop", "length"]) -> str:
     """Say in words that an answer is empty, and what may be behind it."""
-    if completion.finish == "stop":
+    if finish == "stop":
         return "the answer is empty"
     return (
         "the answer is empty and was cut off: its tokens went to reasoning, perhaps. Allow more "

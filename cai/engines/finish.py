@@ -55,7 +55,8 @@ ENDS: dict[str, End] = {
     "malformed_function_call": "failed",
     "pause_turn": "failed",
 }
-"""A finish reason, in lower case, to what it means. Those that are not here are `failed`."""
+"""A finish reason, in lower case, to what it means. Of those that are not here, one that names a
+refusal (`content_filter: RECITATION`, `IMAGE_SAFETY`) is one, and the others are `failed`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def end_of(reason: object) -> End:
         return "ended"
     if not isinstance(reason, str):
         raise TypeError(f"the finish reason is {reason!r}")
-    return ENDS.get(_normal(reason), "failed")
+    name = _normal(reason)
+    refused = any(end == "refused" and known in name for known, end in ENDS.items())
+    return ENDS.get(name, "refused" if refused else "failed")
 
 
 def _normal(reason: str) -> str:
@@ -103,11 +106,13 @@ def said_by(choice: Any) -> Said:  # noqa: ANN401
     reason = choice.finish_reason
     end = end_of(reason)
     if end in ("refused", "failed"):
-        known = _normal(reason) in ENDS
+        known = end == "refused" or _normal(reason) in ENDS
         told = f"the answer ended with `{reason}`{'' if known else ', which is not known'}"
         return Said(text, end, f"{told}{_more(choice, refusal)}")
     if not text.strip() and isinstance(refusal, str) and refusal:
         return Said("", "refused", f"the answer is a refusal: {_short(refusal)}")
+    if not text.strip() and getattr(choice, "error", None):
+        return Said("", "failed", f"there is an error in place of an answer{_more(choice, None)}")
     return Said(text, end)
 
 

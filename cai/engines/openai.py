@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any, Literal
 
@@ -36,8 +37,9 @@ from cai.engines.options import (
     summed,
 )
 from cai.engines.request_body import body_for, complaints_of
-from cai.engines.server import ModelReport, answers_of, ask, echo_of, open_client, places_of
-from cai.engines.server_errors import NoLogprobsError, server_of
+from cai.engines.server import ModelReport, ask, open_client
+from cai.engines.server_answers import answer_of, answers_of, count, echo_of, listed_by, told_by
+from cai.engines.server_errors import NoLogprobsError, keyless, server_of
 from cai.engines.written import prompt_ids
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
@@ -90,6 +92,7 @@ class OpenAIEngine:
         )
         self._body = body_for(settings)
         self._scores = self._best_scores()
+        self._has_answered = False
         self._client = open_client(settings)
         self._slots = asyncio.Semaphore(self._server.concurrency)
         self._in_flight = InFlight(self.usage)
@@ -119,11 +122,9 @@ class OpenAIEngine:
             "seed": request.seed % _SEEDS,
             **self._ends(stop),
         }
-        with self._in_flight:
-            said = (await self._ask(request.prompt, body, answers_of))[0]
+        with self._in_flight, keyless(self._server):
+            said = await self._ask(request.prompt, body, answer_of)
         self.usage.engine_calls += 1
-        if said.end in ("refused", "failed"):
-            raise Unanswered(said.end, said.why)
         text = said.text
         prefill = request.prompt.prefill.strip()
         if prefill and self._must_ask_to_go_on:
@@ -149,7 +150,7 @@ class OpenAIEngine:
         """
         ids = self._option_ids(request.options)
         check_options([o.strip() for o in request.options], ids)
-        with self._in_flight:
+        with self._in_flight, keyless(self._server):
             estimates = await self._estimate(request, ids)
         self.usage.engine_calls += 1
         bounds = estimates.bounds
@@ -232,10 +233,8 @@ class OpenAIEngine:
                 "logprob_token_ids": list(tokens),
                 "return_tokens_as_token_ids": True,
             }
-            (listed,) = await self._ask(prompt, body, places_of, more=beginning)
-            told = {token: listed.top[f"token_id:{token}"] for token in tokens}
-            probabilities({str(token): logprob for token, logprob in told.items()})
-            return told
+            use = partial(told_by, tokens=tokens)
+            return await self._ask(prompt, body, use, more=beginning)
 
         asked = questions(options)
         answers = await asyncio.gather(*(after(b, tokens) for b, tokens in asked.items()))
@@ -270,8 +269,8 @@ class OpenAIEngine:
             else {"logprobs": count}
         )
         body = {"max_tokens": _VERDICT_TOKENS, "temperature": 0, **listing}
-        places = await self._ask(request.prompt, body, places_of, options=request.options)
-        return from_listed(places, request.options)
+        places, text = await self._ask(request.prompt, body, listed_by, options=request.options)
+        return from_listed(places, request.options, text)
 
     async def _sampled(self, request: ScoreRequest) -> Estimates:
         """Sample verdicts and count them."""
@@ -290,12 +289,9 @@ class OpenAIEngine:
                 self._body.gives_one_answer()
             said += told
         said = said[: self._server.samples]
-        ends = {one.end for one in said}
-        for end in ("refused", "failed"):
-            if ends == {end}:
-                raise Unanswered(end, f"of {len(said)} sampled answers none is one: {said[0].why}")
         if all(one.why for one in said):
-            raise Unscored(f"of {len(said)} sampled answers none is one: {said[0].why}")
+            state = "failed" if any(one.end == "failed" for one in said) else "refused"
+            raise Unanswered(state, f"of {len(said)} sampled answers none is one: {said[0].why}")
         return from_samples(["" if one.why else one.text for one in said], request.options)
 
     async def _ask(
@@ -333,14 +329,16 @@ class OpenAIEngine:
             return create(model=self._settings.path, **fields, extra_body=sent)
 
         def count_and_use(answer: Any) -> Any:  # noqa: ANN401
-            self._count(answer)
+            count(self.usage, answer, self._server)
             return use(answer)
 
         def learn(error: Exception) -> bool:
             return self._body.learn(complaints_of(error), asked, sent)
 
         async with self._slots:
-            return await ask(send, count_and_use, self._settings, learn)
+            used = await ask(send, count_and_use, self._settings, learn, lambda: self._has_answered)
+        self._has_answered = True
+        return used
 
     def _written(self, prompt: Prompt) -> Any:  # noqa: ANN401 (text or token ids)
         """Return a prompt as the completions endpoint gets it."""
@@ -366,22 +364,6 @@ class OpenAIEngine:
         elif prompt.prefill:
             messages.append({"role": "user", "content": GO_ON})
         return {"messages": messages}, {}
-
-    def _count(self, answer: Any) -> None:  # noqa: ANN401
-        """Add what an answer cost, as far as the server says."""
-        used = answer.usage
-        if used is None:
-            return
-        details = getattr(used, "prompt_tokens_details", None)
-        cached = getattr(details, "cached_tokens", None) or 0
-        sampled, read = used.completion_tokens or 0, used.prompt_tokens or 0
-        self.usage.tokens_in += read
-        self.usage.tokens_out += sampled
-        self.usage.tokens_cached += cached
-        server = self._server
-        of_cached = server.price_in if server.price_cached is None else server.price_cached
-        costs = (read - cached) * server.price_in + cached * of_cached + sampled * server.price_out
-        self.usage.cost += costs / 1e6
 
 
 def _stripped(message: Message) -> Message:

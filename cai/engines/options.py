@@ -101,7 +101,7 @@ def probabilities(logprobs: Mapping[str, object]) -> dict[str, float]:
     return found
 
 
-def from_listed(answer: Sequence[Listed], options: Sequence[str]) -> Estimates:
+def from_listed(answer: Sequence[Listed], options: Sequence[str], text: str = "") -> Estimates:
     """Follow an answer until each option is told apart from the others.
 
     The probability of an option is that of the listed tokens that begin it and no other option,
@@ -114,6 +114,7 @@ def from_listed(answer: Sequence[Listed], options: Sequence[str]) -> Estimates:
     Args:
         answer: The tokens of an answer, of which the first options can begin.
         options: Blanks around them are not compared.
+        text: The answer as a whole, if it is known: a list may stop before it, or be of another.
 
     Raises:
         Unscored: No option is listed at all, the bounds do not tell which option is likelier, the
@@ -128,9 +129,11 @@ def from_listed(answer: Sequence[Listed], options: Sequence[str]) -> Estimates:
             f"none of the options {list(options)} is among the tokens that the server lists "
             f"({shown}); it answers {said[:80]!r}. `server.scores: samples` reads whole answers"
         )
-    whole = "".join(listed.token for listed in answer)
-    if chosen is not None and contradicts(whole, wanted, chosen):
-        raise Unscored(f"the answer {whole[:80]!r} is no clear verdict for one of {list(options)}")
+    for whole in ("".join(listed.token for listed in answer), text):
+        if chosen is not None and whole.strip() and contradicts(whole, wanted, chosen):
+            raise Unscored(
+                f"the answer {whole[:80]!r} is no clear verdict for one of {list(options)}"
+            )
     best = max(range(len(wanted)), key=lambda option: found[option])
     for other in range(len(wanted)):
         if other != best and not _told(found[best], most[best], found[other], most[other]):

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cai.data.records import content_hash
-from cai.engines import PromptTooLong, Unanswered, Unscored
-from cai.engines.finish import Said, said_by
-from cai.engines.options import Listed, probabilities
+from cai.engines import Unanswered
 from cai.engines.server_errors import (
-    TOO_LONG,
-    NoLogprobsError,
     explained,
     import_openai,
     key_of,
+    of_request,
     one_line,
+    said_by_error,
     server_of,
     where_of,
     words_of,
@@ -85,16 +83,20 @@ def report_of(settings: ModelSettings) -> ModelReport:
     server = server.model_copy(update={"retries": min(server.retries, FIRST_RETRIES)})
     try:
         with openai.OpenAI(**_client_settings(server)) as client:
-            known = _listed_models(client.get("/models", cast_to=object))
+            answer = client.get("/models", cast_to=object)
+            known = _listed_models(answer)
     except openai.APIStatusError as error:
-        if error.status_code in UNLISTED:
+        unlisted = error.status_code == 403 and "scope" in said_by_error(error, server)
+        if unlisted or error.status_code in UNLISTED:
             return ModelReport()
         raise explained(error, settings.model_copy(update={"server": server})) from error
     except (openai.OpenAIError, ValueError, TypeError) as error:
         raise explained(error, settings.model_copy(update={"server": server})) from error
     if not known:
         return ModelReport()
-    model = known.get(settings.path)
+    model = next((known[name] for name in _names(settings.path) if name in known), None)
+    if model is None and (_has_more(answer) or ".azure.com" in server.base_url):
+        return ModelReport()  # on another page, or a deployment, which Azure does not list
     if model is None:
         raise _unknown(settings, sorted(known))
     context = model.get("max_model_len")
@@ -118,7 +120,20 @@ def _listed_models(answer: object) -> dict[str, Mapping[str, Any]]:
     if not isinstance(listed, list):
         raise TypeError("what it gives is no list of models")
     models: list[Any] = [one for one in listed if isinstance(one, dict)]  # pyright: ignore
-    return {str(one["id"]): one for one in models if "id" in one}
+    return {one["id"]: one for one in models if isinstance(one.get("id"), str)}
+
+
+def _names(path: str) -> list[str]:
+    """Return what a list may call a model: Gemini and Ollama list longer names than they accept.
+
+    OpenRouter accepts variants (`NAME:nitro`) that it does not list.
+    """
+    return [path, f"models/{path}", f"{path}:latest", path.rpartition(":")[0]]
+
+
+def _has_more(answer: object) -> bool:
+    """Whether a list of models is the first page of several."""
+    return isinstance(answer, dict) and bool(answer.get("has_more") or answer.get("next"))  # pyright: ignore
 
 
 def open_client(settings: ModelSettings) -> Any:  # noqa: ANN401 (openai.AsyncOpenAI)
@@ -140,14 +155,24 @@ def _client_settings(server: ServerSettings) -> dict[str, Any]:
 
 
 class UpstreamError(Exception):
-    """An answer with status 200 that is an error: what is behind the server failed."""
+    """An answer with status 200 that is an error: what is behind the server failed.
+
+    Attributes:
+        stays: Asking again would not help.
+    """
+
+    def __init__(self, words: str, *, stays: bool) -> None:
+        """Take the server's words."""
+        super().__init__(words)
+        self.stays = stays
 
 
 async def ask(
     send: Callable[[], Awaitable[Any]],
     use: Callable[[Any], T],
     settings: ModelSettings,
-    learn: Callable[[Exception], bool] = lambda _: False,
+    learn: Callable[[Exception], bool],
+    has_answered: Callable[[], bool],
 ) -> T:
     """Send a request and return what `use` makes of the answer; unusable answers are asked anew.
 
@@ -157,9 +182,12 @@ async def ask(
         settings: The model's.
         learn: Gets the client's error of a refused request; if it returns true, the request is sent
             again at once, in another form.
+        has_answered: Whether the server has answered another request: if it then gives nothing that
+            can be used, this request is at fault and not the address.
 
     Raises:
         PromptTooLong: The server says so.
+        Unanswered: The server refuses the request, or failed.
         CaiError: Whatever else goes wrong, in words.
     """
     openai, retries = import_openai(), server_of(settings).retries
@@ -175,21 +203,25 @@ async def ask(
                 raise meant from error
         except UpstreamError as error:
             failed += 1
-            if failed > retries:
+            if error.stays or failed > retries:
+                tries = "1 try" if failed == 1 else f"{failed} tries"
                 raise CaiError(
-                    f"{where_of(settings)} answers with an error in place of a text in {failed} "
-                    f"tries ({error}). Try again later, or correct what it names; finished rows "
+                    f"{where_of(settings)} answers with an error in place of a text in {tries} "
+                    f"({error}). Try again later, or correct what it names; finished rows "
                     "are kept."
                 ) from error
             await asyncio.sleep(min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT))
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             broken += 1
             if broken == BROKEN:
-                raise CaiError(
+                said = (
                     f"{where_of(settings)} gave {BROKEN} unusable answers to one request "
-                    f"({type(error).__name__}: {error}). Check that `server.base_url` is an "
-                    "OpenAI-compatible API."
-                ) from error
+                    f"({type(error).__name__}: {error})."
+                )
+                if has_answered():
+                    raise Unanswered("failed", said) from error
+                fix = "Check that `server.base_url` is an OpenAI-compatible API."
+                raise CaiError(f"{said} {fix}") from error
 
 
 def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401
@@ -197,16 +229,26 @@ def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401
 
     Raises:
         UpstreamError: An error, which those that pass requests on send so.
-        PromptTooLong: The same, and it says so.
-        ValueError: A text.
+        PromptTooLong, Unanswered, NoLogprobsError: The same, and the request alone is guilty of it.
+        ValueError: A text, or nothing.
     """
     if isinstance(answer, str):
         raise ValueError(f"no JSON but {' '.join(answer.split())[:80]!r}")
-    error = getattr(answer, "error", None)
-    if not error or getattr(answer, "choices", None):
+    if getattr(answer, "choices", None):
         return
-    said = one_line(words_of(error) or str(error), server_of(settings))
-    raise PromptTooLong(said) if TOO_LONG.search(said) else UpstreamError(said)
+    body: Any = (
+        answer.model_dump(exclude_none=True, warnings=False)
+        if hasattr(answer, "model_dump")
+        else answer
+    )
+    said = one_line(words_of(body), server_of(settings)) if isinstance(body, dict) else ""
+    if not said:
+        raise ValueError(f"no choices in {str(body)[:80]!r}")
+    error: Any = body.get("error")
+    code = str((error if isinstance(error, dict) else body).get("code"))  # pyright: ignore
+    status = int(code) if code.isdecimal() else 0
+    own = of_request(status if 400 <= status < 600 else 400, said, body)
+    raise own or UpstreamError(said, stays=status in (401, 402, 403, 404))
 
 
 def _unknown(settings: ModelSettings, known: list[str]) -> CaiError:
@@ -215,68 +257,3 @@ def _unknown(settings: ModelSettings, known: list[str]) -> CaiError:
         f"{where_of(settings)} has no model `{settings.path}`. It has {', '.join(alike) or 'none'}"
         f"{'' if len(alike) == len(known) else ', among others'}. Correct the model's `path`."
     )
-
-
-def answers_of(answer: Any) -> list[Said]:  # noqa: ANN401
-    """Return what each choice says, and how it ended."""
-    said = [said_by(choice) for choice in answer.choices]
-    if not said:
-        raise ValueError("no choices")
-    return said
-
-
-def places_of(answer: Any) -> list[Listed]:  # noqa: ANN401
-    """Return the places of an answer with the tokens that are listed there.
-
-    Raises:
-        NoLogprobsError: The server lists none.
-        Unanswered: The answer is refused or failed.
-    """
-    said = answers_of(answer)[0]
-    if said.end in ("refused", "failed"):
-        raise Unanswered(said.end, said.why)
-    logprobs = answer.choices[0].logprobs
-    if logprobs is None:
-        raise NoLogprobsError
-    if hasattr(logprobs, "content"):
-        return [
-            Listed(place.token, _tops(place.top_logprobs or []), place.logprob)
-            for place in logprobs.content or []
-        ]
-    own = logprobs.token_logprobs or [None] * len(logprobs.tokens)
-    listed = zip(logprobs.tokens, logprobs.top_logprobs, own, strict=True)
-    return [Listed(token, dict(top or {}), logprob) for token, top, logprob in listed]
-
-
-def _tops(listed: Any) -> dict[str, float]:  # noqa: ANN401
-    """Return the tokens of a place; of several with one text, the likeliest."""
-    tops: dict[str, float] = {}
-    for top in listed:
-        if top.token not in tops or not top.logprob or not top.logprob <= tops[top.token]:
-            tops[top.token] = top.logprob
-    return tops
-
-
-def echo_of(answer: Any, characters: int, tokens: int | None) -> float:  # noqa: ANN401
-    """Return log P of what was said again after the prompt.
-
-    Args:
-        answer: The echoed prompt and option, and one token more.
-        characters: Of the prompt.
-        tokens: Of the option; None if it was sent as text, which must then begin a token.
-
-    Raises:
-        Unscored: It does not, or a log-probability cannot be one.
-    """
-    logprobs = answer.choices[0].logprobs
-    values = list(logprobs.token_logprobs)[:-1]
-    if tokens is not None:
-        first = len(values) - tokens
-    else:
-        offsets = list(logprobs.text_offset)[:-1]
-        if characters not in offsets:
-            raise Unscored("the server's tokens do not part where the option begins")
-        first = offsets.index(characters)
-    for value in values[first:]:
-        probabilities({"a token of the option": value})
-    return sum(values[first:])

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
-from cai.engines import PromptTooLong, Unanswered
+from cai.engines import PromptTooLong, Unanswered, Unscored
 from cai.errors import CaiError
 from cai.settings import ModelSettings, ServerSettings
 
@@ -19,21 +21,43 @@ NO_LOGPROBS = (
     "The server gives no log-probabilities. Set `server.scores` to `samples`, or leave it out."
 )
 TOO_LONG = re.compile(
-    r"context.?(length|window|size)|(maximum|max) (model|sequence|prompt|input) length"
-    r"|max_model_len|too long|too large for (the )?model|longer than the model"
-    r"|maximum number of tokens allowed"
-    r"|`?max_new_tokens`? must be|reduce (the length|your message|your prompt)",
+    r"context.?(length|window|size|limit)|context (the )?overflow"
+    r"|(maximum|max) (supported )?(model|sequence|prompt|input) length|max_model_len"
+    r"|(?<!took )(?<!taking )too long|too large for (the )?model|request (entity )?too large"
+    r"|exceeds the maximum size|longer than the model|maximum number of tokens allowed"
+    r"|`inputs` (tokens \+|must have less)|too many (input )?tokens|model token limit"
+    r"|configured limit of \d+ tokens|token count\b.{0,40}\bexceeds|range of input length"
+    r"|reduce (the length|your message|your prompt)",
     re.I,
 )
-"""Words of llama.cpp, TGI, Gemini, NIM, Groq, Mistral, SGLang, Anthropic, vLLM and OpenAI."""
+"""Words of llama.cpp, LM Studio, Ollama, vLLM, SGLang, TGI, NIM, OpenAI, Anthropic, Gemini, Groq,
+Mistral, xAI, Cohere, Moonshot, DashScope, MiniMax, SambaNova and Bedrock."""
 FILTERED = re.compile(
-    r"content[ _]?(filter|policy|management)|moderation|\bflagged\b|responsible ?ai"
-    r"|policy violation|prohibited[ _]content|safety (system|filter|policy)|guardrail",
+    r"content[ _]?(filter|policy|management|safety)|moderation|\bflagged\b|responsible ?ai"
+    r"|policy violation|prohibited[ _]content|safety (system|filter|policy|check)|guardrail"
+    r"|content exists risk|inappropriate content|data inspection|considered high risk"
+    r"|(unsafe|sensitive) (content|words)|usage (guidelines|policy|policies)"
+    r"|blocked due to security",
     re.I,
 )
+"""Words of Azure, OpenAI, OpenRouter, Gemini, DeepSeek, DashScope, Moonshot, xAI, LiteLLM and
+Cloudflare."""
 REFUSING = (400, 403, 422, 500, 501)
 """Statuses with which servers refuse a field of a request."""
-_WORDS = ("message", "error", "detail", "msg", "error_description")
+ACCOUNT = re.compile(
+    r"\b(your|this|the) (account|organi[sz]ation|project|(api )?key|ip|access)\b|billing", re.I
+)
+"""What is then said is not about the request."""
+UNWRITABLE = re.compile(
+    r"roles? must alternate|system role (is )?not supported|expected last role"
+    r"|(first|last|final) message must|end with a user (role|message|turn)"
+    r"|roles are supported|jinja exception|error rendering prompt|failed to apply chat template",
+    re.I,
+)
+"""Words of chat templates, llama.cpp, LM Studio, SGLang, Mistral, Anthropic and Gemini."""
+_WORDS = ("message", "error", "errors", "detail", "msg", "error_description", "status_msg")
+_MASK = r"(?:[*•]{2,}|\.{2,}|…)"
+_MASKED = re.compile(rf"[^\s'\"`=:,()]*{_MASK}[^\s'\"`=:,()]*")
 _LONGEST = 400
 _SHOWN = 5
 """So many first or last characters of a key are enough to recognise it."""
@@ -110,11 +134,28 @@ def without_key(text: str, server: ServerSettings) -> str:
     if not key:
         return text
     text = text.replace(key, "[key]").replace(repr(key)[1:-1], "[key]")
+    text = _MASKED.sub(lambda word: "[key]" if _shows(word[0], key) else word[0], text)
     if len(key) < 3 * _SHOWN:
         return text
     ends = (re.escape(key[:_SHOWN]), re.escape(key[-_SHOWN:]))
-    masked = rf"\S*[*.…]{{2,}}{re.escape(key[-_SHOWN + 1 :])}"
-    return re.sub(rf"\S*(?:{ends[0]}|{ends[1]})[^\s'\"]*|{masked}", "[key]", text)
+    return re.sub(rf"\S*(?:{ends[0]}|{ends[1]})[^\s'\"]*", "[key]", text)
+
+
+def _shows(word: str, key: str) -> bool:
+    """Whether a word with asterisks or dots in it is the key without its middle."""
+    first, *_, last = re.split(_MASK, word)
+    last = last.rstrip(".!?;")
+    return bool(first and key.startswith(first)) or (len(last) > 1 and key.endswith(last))
+
+
+@contextmanager
+def keyless(server: ServerSettings) -> Generator[None]:
+    """Remove the key from the message of whatever leaves the block."""
+    try:
+        yield
+    except (CaiError, PromptTooLong, Unanswered, Unscored) as error:
+        error.args = (without_key(str(error), server),)
+        raise
 
 
 def explained(error: Exception, settings: ModelSettings) -> Exception:
@@ -127,21 +168,34 @@ def explained(error: Exception, settings: ModelSettings) -> Exception:
     openai = import_openai()
     said = said_by_error(error, server_of(settings))
     if isinstance(error, openai.APIStatusError):
-        own = _of_request(error, said)
+        status: int = error.status_code  # pyright: ignore[reportAttributeAccessIssue]
+        own = of_request(status, said, getattr(error, "body", None))
         if own is not None:
             return own
     return CaiError(_of_server(error, said, settings))
 
 
-def _of_request(error: Any, said: str) -> Exception | None:  # noqa: ANN401
-    """Return what the request itself is guilty of, if it is."""
-    status: int = error.status_code
-    if status in (400, 413, 422, 500) and TOO_LONG.search(said):
+def of_request(status: int, said: str, body: object) -> Exception | None:
+    """Return what the request itself is guilty of, if it is.
+
+    Args:
+        status: Of the error, in HTTP.
+        said: The server's words.
+        body: Of the error.
+    """
+    alone_too_large = status == 429 and "request too large" in said.lower()
+    if status == 413 or alone_too_large or (status in (400, 422, 500) and TOO_LONG.search(said)):
         return PromptTooLong(said)
     if "logprob" in said and status in REFUSING:
         return NoLogprobsError(said)
-    everything = f"{said} {json.dumps(getattr(error, 'body', None), default=str)}"
-    if status in (400, 403, 422, 451) and FILTERED.search(everything.replace("_", " ")):
+    if status in (400, 422, 500) and UNWRITABLE.search(said):
+        return Unanswered("failed", f"the server cannot write the conversation: {said}")
+    everything = f"{said} {json.dumps(body, default=str)}".replace("_", " ")
+    if (
+        status in (400, 403, 422, 424, 451)
+        and FILTERED.search(everything)
+        and not ACCOUNT.search(said)
+    ):
         return Unanswered("refused", f"the server refused the request: {said}")
     return None
 
@@ -190,7 +244,7 @@ def said_by_error(error: Exception, server: ServerSettings) -> str:
 
 def one_line(text: str, server: ServerSettings) -> str:
     """Return a text on one line, shortened, without the key."""
-    return without_key(" ".join(text.split())[:_LONGEST], server)
+    return without_key(" ".join(text.split()), server)[:_LONGEST]
 
 
 def words_of(body: Any) -> str:  # noqa: ANN401

@@ -129,7 +129,7 @@ class Answerer:
                 row.provenance.sampling.update(completion.sampling)
                 row.response = strip_thinking(completion.text)
                 if not row.response:
-                    raise NoVerdict("unparsed", nothing_said(completion))
+                    raise NoVerdict("unparsed", nothing_said(completion.finish))
             row.verdict = await grader.grade(prompt.kind, prompt.messages, row.response)
         return row
 

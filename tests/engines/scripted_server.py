@@ -11,11 +11,16 @@ SOON = {"retry-after-ms": "1"}
 """Tells the client not to wait for long."""
 
 
+RESET = (0, None, {})
+"""An answer that is none: the connection is closed."""
+
+
 class ScriptedServer:
     """Answers requests in turn from `script`, then with `answer`.
 
-    An answer is `(status, body, headers)`: a dictionary becomes JSON, text is sent as it is, and
-    None drops the connection; or a function of the request's body that returns such a thing.
+    An answer is `(status, body, headers)`: a dictionary becomes JSON, text and bytes are sent as
+    they are, None drops the connection halfway, and `RESET` drops it before any answer; or a
+    function of the request's body that returns such a thing.
     """
 
     def __init__(self, answer=None, models=("judge",), owner="someone"):
@@ -52,9 +57,14 @@ class ScriptedServer:
             def say(self, answer):
                 script.keys.append(self.headers["authorization"])
                 status, body, headers = answer
-                text = "" if body is None else body if isinstance(body, str) else json.dumps(body)
+                self.close_connection = body is None
+                if answer is RESET:
+                    return
+                text = "" if body is None else body if isinstance(body, str | bytes) else None
+                text = json.dumps(body) if text is None else text
+                content = text if isinstance(text, bytes) else text.encode()
                 self.send_response(status)
-                length = len(text.encode()) + (50 if body is None else 0)
+                length = len(content) + (50 if body is None else 0)
                 for name, value in {
                     "content-type": "application/json",
                     "content-length": str(length),
@@ -62,8 +72,7 @@ class ScriptedServer:
                 }.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(text.encode())
-                self.close_connection = True
+                self.wfile.write(content)
 
             def log_message(self, *args):
                 pass
