@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def user_path(text: str) -> Path:
+def user_path(text: str | Path) -> Path:
     """Return the path that somebody wrote.
 
     "~" and "~name" at its beginning are home folders, unless something there has this very name, or
