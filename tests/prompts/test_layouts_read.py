@@ -44,6 +44,7 @@ def test_ranked_replies_are_comparisons_as_rows_and_as_trees(tmp_path):
         ({"role": "assistant", "content": "I am no prompt."}, "assistant"),
         ({"role": "user", "content": "Hi"}, [("user", "Hi")]),
         ({"speaker": "Assistant", "prompt": "I am no prompt."}, "assistant"),
+        ({"messages": [{"role": "assistant", "content": "I am no prompt."}]}, "assistant"),
         ({"author": "Ann", "prompt": "Hi"}, [("user", "Hi")]),
         ({"prompt": None, "text": "An article."}, None),
         ({"instruction": None, "input": "x"}, None),

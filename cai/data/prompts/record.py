@@ -32,8 +32,8 @@ PROMPT_COLUMNS = (
 LeftOutFor = Literal["assistant", "unreadable"]
 
 _LEFT_OUT: dict[LeftOutFor, str] = {
-    "assistant": "messages of the assistant's, which are no prompts (in a tree they stand before "
-    "the user's messages that follow them)",
+    "assistant": "messages of the assistant's or the system's, which are no prompts (in a tree "
+    "they stand before the user's messages that follow them)",
     "unreadable": "conversations of which not everything is text between user and assistant",
 }
 

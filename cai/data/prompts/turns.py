@@ -127,13 +127,14 @@ def until_user(turns: Sequence[Message], record: Record) -> Conversation | None:
     The thinking of models is removed from the turns of the assistant's.
 
     Raises:
-        CaiError: There are turns, but none of the user's.
+        LeftOut: There are turns, but none of the user's.
     """
     last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
     if last is None:
         if any(turn.content for turn in turns):
-            raise CaiError(
-                f"{record.where} has no turn of the user's, so there is nothing to answer."
+            raise LeftOut(
+                f"{record.where} has no turn of the user's, so there is nothing to answer.",
+                "assistant",
             )
         return None
     conversation = join_turns(spoken(turns[: last + 1], record))
