@@ -44,7 +44,7 @@ function drawVerdict({ vote, asked, error }, earlier, under) {
   if (vote.state !== "ok") return [...nodes, element("p", { class: "alarm" }, `${plainly(vote.state)}: ${error}`)];
   const now = mean(vote);
   const was = earlier && (earlier.vote ? two(mean(earlier.vote)) : "no verdict");
-  const note = was ? element("span", { class: "before" }, `before the edit ${was}`) : null;
+  const note = was ? element("span", { class: "before" }, `before the edit: ${was}`) : null;
   const better = two(now) === "0.50" ? "Neither is better" : now > 0.5 ? "The revision is better" : "The first response is better";
   nodes.push(
     element("p", { class: "outcome" }, better, note),
