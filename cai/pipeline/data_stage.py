@@ -29,17 +29,7 @@ def make_rows(
     concurrency: int,
     title: str,
 ) -> RowsResult[R]:
-    """Make the missing rows of a data stage; return all of them.
-
-    Args:
-        context: Of the stage.
-        engines: Of the stage; `make` asks them.
-        items: The rows to make.
-        make: The row function.
-        store: Where the rows are kept.
-        concurrency: Rows processed at the same time.
-        title: The title of the progress.
-    """
+    """Make the missing rows of a data stage with its engines; return all of them (`run_rows`)."""
     task = partial(context.progress.rows, title, tokens=engines.tokens)
     return engines.run(run_rows(items, make, store=store, concurrency=concurrency, task=task))
 
@@ -47,13 +37,9 @@ def make_rows(
 def data_metrics(
     rows: RowsResult[Any], usage: Usage, started: float, **more: object
 ) -> dict[str, Any]:
-    """Return the figures every data stage writes; `errors` has the first row's of each state.
+    """Return the figures that every data stage writes, and `more` of this stage only.
 
-    Args:
-        rows: The stage's own rows.
-        usage: Of all engines.
-        started: `time.monotonic()` at the stage's start.
-        more: Figures of this stage only.
+    `started` is `time.monotonic()` at the start. `errors` has the first error of each state.
     """
     seconds = time.monotonic() - started
     done = {

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from cai.constitution.load import shipped
 from cai.errors import CaiError
-from cai.pipeline.shipped import shipped_folder
 
 MODULE = "cai.pipeline.launched"
 LOG = "launch.log"
@@ -157,7 +157,7 @@ def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: st
 
 
 def _config_file(name: str, base_dir: Path, stage: str) -> Path:
-    folder = shipped_folder() / "accelerate"
+    folder = shipped("pipelines") / "accelerate"
     for path in (folder / f"{name}.yaml", Path(name), base_dir / name):
         if path.is_file():
             return path

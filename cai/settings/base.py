@@ -59,3 +59,8 @@ class SamplingSettings(Settings, frozen=True):
     """Logits are divided by it; 0 is greedy. The paper always samples at 1."""
     max_new_tokens: Positive = 256
     """The longest response, critique or revision, in tokens."""
+
+    @property
+    def sampling(self) -> dict[str, float | int | str]:
+        """The settings above by name, as rows keep them."""
+        return {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}
