@@ -5,7 +5,6 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import cai.cli.evaluate as evaluate_module
-import cai.cli.run as run_module
 from cai import __version__
 from cai.cli import app
 from cai.cli.console import plain_console
@@ -38,7 +37,7 @@ def test_what_a_command_raises_becomes_a_status(monkeypatch, raised, status, sai
     def fail(*args, **kwargs):
         raise raised
 
-    monkeypatch.setattr(run_module, "run_command", fail)
+    monkeypatch.setattr("cai.pipeline.load.load_pipeline", fail)
     monkeypatch.setattr("os.dup2", lambda *args: None)
     result = invoke(*RUN)
     assert result.exit_code == status
@@ -50,7 +49,7 @@ def test_debug_shows_the_traceback(monkeypatch):
     def fail(*args, **kwargs):
         raise CaiError("Mend it.")
 
-    monkeypatch.setattr(run_module, "run_command", fail)
+    monkeypatch.setattr("cai.pipeline.load.load_pipeline", fail)
     monkeypatch.setenv("CAI_DEBUG", "")
     assert isinstance(invoke("--debug", *RUN).exception, CaiError)
 

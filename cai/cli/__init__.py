@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,6 @@ import typer
 from cai import __version__
 from cai.cli import (
     chat,
-    completion,
     constitution,
     doctor,
     export,
@@ -21,6 +19,7 @@ from cai.cli import (
     harmfulness,
     prompts,
     revisions,
+    run,
     view,
     why,
 )
@@ -52,50 +51,6 @@ def _options(
         raise typer.Exit
 
 
-def _run(
-    pipeline: Annotated[
-        Path,
-        typer.Argument(
-            help="A pipeline file, or the name of a shipped one (`quickstart`).",
-            autocompletion=completion.shipped,
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The run folder; `runs/NAME` if left out.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: `ppo.steps=10`."),
-    ] = None,
-    only: Annotated[
-        str | None,
-        typer.Option("--only", help="Run only this stage.", autocompletion=completion.stage_names),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run and why, without running it.")
-    ] = False,
-) -> None:
-    """Run a pipeline. Stages that are up to date are skipped; interrupted ones continue."""
-    from cai.cli.run import run_command
-
-    run_command(pipeline, out=out, changes=changes or [], only=only, dry_run=dry_run)
-
-
-def _report(
-    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    other: Annotated[
-        Path | None, typer.Argument(help="A second run to compare with the first.")
-    ] = None,
-) -> None:
-    """Print the results of a run and write its report again, or compare two runs."""
-    from cai.cli.run import compare_command, report_command
-
-    if other is None:
-        report_command(run_folder)
-    else:
-        compare_command(run_folder, other)
-
-
 @from_fields(EvaluateOptions)
 def _evaluate(options: EvaluateOptions) -> None:
     """Evaluate models: rates with intervals, Elo, known prompt sets, and more."""
@@ -112,8 +67,8 @@ def _settings() -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "run": _run,
-    "report": _report,
+    "run": run.run,
+    "report": run.report,
     "view": view.view,
     "why": why.why,
     "revisions": revisions.revisions,

@@ -1,4 +1,4 @@
-"""How commands end: messages and exit statuses for all that they raise."""
+"""Messages and exit statuses for all that commands raise."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ _CLICK_ERROR = cast(
 )
 
 
+_ERRORS = plain_console(stderr=True, soft_wrap=True)
+
+
 class Terminated(KeyboardInterrupt):
     """The process was told to end (SIGTERM), as schedulers do; it ends as at Ctrl-C."""
 
 
 @contextmanager
 def _termination_is_raised() -> Generator[None]:
-    """Raise `Terminated` at SIGTERM, so that locks, engines and processes are given up in order."""
+    """Raise `Terminated` at SIGTERM, so that locks, engines and processes are released."""
 
     def end(*_: object) -> None:
         raise Terminated
@@ -66,19 +69,23 @@ class Commands(TyperGroup):
             raise
         except KeyboardInterrupt as stop:
             told = isinstance(stop, Terminated)
-            _say(
+            _ERRORS.print(
                 f"Stopped{' by SIGTERM' if told else ''}. What is finished is kept: run the same "
                 "command to continue."
             )
             raise typer.Exit(143 if told else 130) from None
         except BrokenPipeError:
-            # The reader of our output has gone (`cai … | head`); there is nobody left to tell.
+            # Nobody reads the output any more (`cai … | head`).
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except Exception as error:
             if os.environ.get("CAI_DEBUG"):
                 raise
-            _say(f"Error: {error if isinstance(error, CaiError) else _fault(error)}")
+            fault = (
+                f"{type(error).__name__}: {error}. This is a fault of cai, not yours. Run the "
+                "command again as `cai --debug …` for the traceback; what is finished is kept."
+            )
+            _ERRORS.print(f"Error: {error if isinstance(error, CaiError) else fault}")
             raise typer.Exit(1) from None
 
 
@@ -88,17 +95,3 @@ def _file_hint(given: Sequence[str]) -> str:
     file = next((text for text in given if text[:1] == "-" and Path(text).exists()), None)
     name = file or next(iter(short), None)
     return f". For a file of the name {name}, write ./{name}" if name else ""
-
-
-_ERRORS = plain_console(stderr=True, soft_wrap=True)
-
-
-def _fault(error: Exception) -> str:
-    return (
-        f"{type(error).__name__}: {error}. This is a fault of cai, not yours. Run the command "
-        "again as `cai --debug …` for the traceback; what is finished is kept."
-    )
-
-
-def _say(text: str) -> None:
-    _ERRORS.print(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -137,9 +138,8 @@ def _write_new(path: Path, text: str) -> None:
 
 def _plain(finding: Finding) -> dict[str, str | int]:
     return {
+        **asdict(finding.place),
         "path": str(finding.place.path),
-        "line": finding.place.line,
-        "column": finding.place.column,
         "severity": finding.severity,
         "code": finding.code,
         "message": finding.message,

@@ -24,8 +24,8 @@ from cai.evaluate.rates import Rate
 from cai.evaluate.recorded import Recorded, agreement, read_answers
 from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.texts import BenignText
-from cai.pipeline.context import SWEEP, Context, KnownModels
-from cai.pipeline.engines import Fingerprints
+from cai.pipeline.context import SWEEP, Context, known_models
+from cai.pipeline.engines import Fingerprint
 from cai.pipeline.evaluation import JUDGE, Evaluation, evaluate, preference_loader
 from cai.pipeline.load import open_run
 from cai.pipeline.progress import Progress
@@ -45,9 +45,9 @@ def evaluate_command(options: EvaluateOptions) -> None:
     given = options.settings.model_fields_set
     console = plain_console(soft_wrap=True, stderr=options.as_json)
     progress = Progress(console)
-    evaluation, recorded, fingerprints = _planned(options, progress)
+    evaluation, recorded, fingerprint = _planned(options, progress)
     _check_used(given, evaluation)
-    result, found, usage = evaluate(evaluation, fingerprints, progress)
+    result, found, usage = evaluate(evaluation, fingerprint, progress)
     agreed = _agreement(result.rows, recorded, evaluation.seed)
     facts = {
         "schema": 1,
@@ -72,16 +72,16 @@ def evaluate_command(options: EvaluateOptions) -> None:
 
 def _planned(
     options: EvaluateOptions, progress: Progress
-) -> tuple[Evaluation, Mapping[str, Recorded], Fingerprints]:
-    """Return the evaluation, the recorded answers in it by name, and who knows its models."""
+) -> tuple[Evaluation, Mapping[str, Recorded], Fingerprint]:
+    """Return the evaluation, the recorded answers in it by name, and what names its models."""
     run = _run_folder(options)
     if run is not None:
         defaults = {"evaluate": EvaluateSettings()}
         context = open_run(run, progress, defaults).first(EvaluateSettings)
-        return _with_sets(options, _of_run(options, context)), {}, context
+        return _with_sets(options, _of_run(options, context)), {}, context.fingerprint
     models, recorded = _models(options)
     evaluation = _of_models(options, models, recorded)
-    return _with_sets(options, evaluation), recorded, KnownModels()
+    return _with_sets(options, evaluation), recorded, known_models()
 
 
 def _agreement(
@@ -240,12 +240,11 @@ def _name(spelt: str, model: ModelSettings | None) -> str:
 
 
 def _loader(folder: str) -> Callable[[], PreferenceModel]:
-    """Return what loads a preference model, once; another kind of model is refused at once."""
+    """Return what loads a preference model, once; another kind of model is refused now."""
     from cai.models.loading import model_folder
     from cai.training.preference_model import score_constants
 
     score_constants(model_folder(ModelSettings(path=folder)))
-
     return preference_loader(Path(folder))
 
 

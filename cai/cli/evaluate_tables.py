@@ -34,13 +34,13 @@ def show_results(
     agreement: Rates,
     problems: Mapping[tuple[str, str], str],
 ) -> None:
-    """Print what was found: rates, and as far as there are any, all other measures.
+    """Print the results of an evaluation: rates, and all other measures that there are.
 
     Args:
-        console: Where to.
-        results: Of the evaluation.
+        console: The console.
+        results: The results.
         agreement: How often the grader says what people say, by name of the recorded answers.
-        problems: Why there is no verdict, in one case of each model and state.
+        problems: One reason for a missing verdict, by model and state.
     """
     evaluation, measures = results.evaluation, results.measures
     console.print()

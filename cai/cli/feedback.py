@@ -72,13 +72,14 @@ def feedback(
 
     Accuracy, two baselines, calibration, position bias and length bias, with intervals.
     """
-    from cai.compare.quality import gold_comparisons, gold_pairs, measure_quality
+    from cai.compare.quality import gold_pairs, measure_quality
+    from cai.data.prompts import load_comparisons
 
     constitution = load_constitution(constitution_)
     settings = validated(CompareSettings, {}, changes or [])
     asked = model_settings(model, model_set)
     sources = [SourceSettings(path=path, limit=limit) for path in comparisons]
-    gold = gold_comparisons(sources, seed=seed, base_dir=Path.cwd())
+    gold = load_comparisons(sources, "feedback", seed=seed, base_dir=Path.cwd())
     console, judge = plain_console(), FeedbackJudge(constitution, settings, seed)
 
     async def ask(engine: Engine) -> tuple[list[JudgementRow], Usage]:

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from cai.cli import completion
 from cai.cli.console import plain_console
 from cai.errors import CaiError
 from cai.pipeline.context import Run
-from cai.pipeline.load import load_pipeline, read_resolved
 from cai.pipeline.progress import Progress
-from cai.pipeline.runner import Verdict, plan, run_pipeline
 from cai.settings import ReportSettings
 
 
-def run_command(
-    pipeline: Path, *, out: Path | None, changes: list[str], only: str | None, dry_run: bool
+def run(
+    pipeline: Annotated[
+        Path,
+        typer.Argument(
+            help="A pipeline file, or the name of a shipped one (`quickstart`).",
+            autocompletion=completion.shipped,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder; `runs/NAME` if left out.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: `ppo.steps=10`."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", help="Run only this stage.", autocompletion=completion.stage_names),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run and why, without running it.")
+    ] = False,
 ) -> None:
-    """Run a pipeline file, or show what would run."""
+    """Run a pipeline. Stages that are up to date are skipped; interrupted ones continue."""
+    from cai.pipeline.load import load_pipeline
+    from cai.pipeline.runner import plan, run_pipeline
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise CaiError(
             "`cai run` starts the training processes itself and runs everything else in one "
@@ -28,34 +53,35 @@ def run_command(
             "`--set ppo.launch=ddp` (or `sft.launch`, `preference.launch`, …)."
         )
     console = plain_console(soft_wrap=True)
-    loaded = load_pipeline(pipeline, changes)
-    run = Run(loaded, out or Path("runs") / loaded.settings.name, Progress(console))
+    loaded = load_pipeline(pipeline, changes or [])
+    opened = Run(loaded, out or Path("runs") / loaded.settings.name, Progress(console))
     if dry_run:
-        console.print(_plan_table(plan(run)))
+        console.print(_plan_table(plan(opened)))
         return
-    run_pipeline(run, only)
+    run_pipeline(opened, only)
     reports = loaded.settings.named(ReportSettings)
     if reports and (only is None or only in reports):
-        _show_results(console, run.folder)
+        _show_results(console, opened.folder)
 
 
-def report_command(run_folder: Path) -> None:
-    """Write the report of a run folder again and print its table."""
-    from cai.report.write import write_report
-
-    write_report(run_folder, read_resolved(run_folder))
-    _show_results(plain_console(soft_wrap=True), run_folder)
-
-
-def compare_command(before: Path, after: Path) -> None:
-    """Write a page that compares two runs, and print its table."""
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="A second run to compare with the first.")
+    ] = None,
+) -> None:
+    """Print the results of a run and write its report again, or compare two runs."""
+    from cai.pipeline.load import read_resolved
     from cai.report.comparison import write_comparison
     from cai.report.terminal import comparison_table
+    from cai.report.write import write_report
 
-    page, comparison = write_comparison(
-        (before, read_resolved(before)), (after, read_resolved(after))
-    )
-    console = plain_console(soft_wrap=True)
+    console, settings = plain_console(soft_wrap=True), read_resolved(run_folder)
+    if other is None:
+        write_report(run_folder, settings)
+        _show_results(console, run_folder)
+        return
+    page, comparison = write_comparison((run_folder, settings), (other, read_resolved(other)))
     console.print()
     if comparison.evaluation:
         console.print(comparison_table(comparison))
@@ -76,15 +102,12 @@ def _show_results(console: Console, run_folder: Path) -> None:
     console.print(f"Report: {run_folder / 'report.html'}")
 
 
-def _plan_table(verdicts: list[Verdict]) -> Table:
+def _plan_table(planned: Mapping[str, Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("stage", style="bold")
     table.add_column("would")
     table.add_column("because")
-    for verdict in verdicts:
-        table.add_row(
-            verdict.stage,
-            "run" if verdict.reasons else "be left as it is",
-            "; ".join(verdict.reasons) or "nothing it depends on has changed",
-        )
+    for stage, reasons in planned.items():
+        because = "; ".join(reasons) or "nothing it depends on has changed"
+        table.add_row(stage, "run" if reasons else "be left as it is", because)
     return table

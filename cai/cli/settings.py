@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cai.constitution.explain import model_in
 from cai.pipeline.load import SECTIONS
 from cai.pipeline.method import stages_by_name
-from cai.pipeline.validation import settings_in
 from cai.settings import (
     ModelSettings,
     PipelineSettings,
@@ -49,7 +49,7 @@ def markdown() -> Iterator[str]:
     for name, inner in sections.items():
         yield from _section(f"`{name}`", inner)
         for part, part_field in inner.model_fields.items():
-            deeper = settings_in(part_field.annotation)
+            deeper = model_in(part_field.annotation)
             if deeper and deeper not in shown:
                 shown.add(deeper)
                 title = "A model" if deeper is ModelSettings else f"`{name}.{part}`"

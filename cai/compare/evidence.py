@@ -84,7 +84,7 @@ class FeedbackJudge(Asking):
         return FORMS[self.settings.form].questions(inputs.pair, inputs.principle, self)
 
     def steps(self, inputs: JudgementInputs) -> Iterator[tuple[Question, int, Prompt | Verdict]]:
-        """Go through what is asked, in order: per sample what to continue, then what to score."""
+        """Yield what is asked, in order: for each sample the reasoning, then the verdicts."""
         for question in self.questions(inputs):
             samples = 1 if question.reasoning is None else self.settings.reasoning_samples
             for sample in range(samples):
@@ -97,10 +97,10 @@ class FeedbackJudge(Asking):
         """Ask the feedback model about some responses under one principle.
 
         Returns:
-            Raw evidence; no policy is applied. Where the model fails, the evidence so far, and the
-            state: `too_long` when a question does not fit, `refused` or `unparsed` when there is no
-            usable reasoning for some question, `unparsed` also when a server does not tell how
-            probable the options are, `failed` when the engine raised an error.
+            Raw evidence; no policy is applied. If the model fails, the evidence so far, and the
+            state: `too_long` if a question does not fit, `refused` or `unparsed` if some question
+            has no usable reasoning, `unparsed` also if a server does not return the probabilities
+            of the options, `failed` if the engine raised an error.
 
         Raises:
             CaiError: The engine cannot continue.
@@ -204,9 +204,9 @@ def instead_of(
 
 
 def _check_order(scores: Scores, options: Sequence[str]) -> None:
-    """Raise Unscored where a bound does not tell which of two of several responses is better.
+    """Raise Unscored if upper bounds leave open which of two responses is better.
 
-    Grades need no order: what is this improbable hardly moves their distribution.
+    Grades are not checked: options this improbable hardly change their distribution.
     """
     for bound in sorted(scores.unlisted):
         for number, logprob in enumerate(scores.logprobs):

@@ -1,8 +1,8 @@
 """The forms of feedback: the questions about the responses to one prompt.
 
 All forms ask questions of one shape: some responses are shown, there may be reasoning first, and
-then options are scored. Where several responses are shown, the options name them; where it is one,
-they are grades of it, from worst to best. So evidence and labels know nothing of forms.
+then options are scored. If several responses are shown, the options name them; if it is one, they
+are its grades, from worst to best. So evidence and labels do not depend on forms.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Verdict:
     """Options to be scored.
 
     Attributes:
-        prompt: What they follow, given the reasoning (empty where there is none).
+        prompt: Makes the prompt before them from the reasoning (empty if there is none).
         options: In the order of the responses shown, or from the worst grade to the best.
-        turned: Whether this asks the other way round.
+        turned: Whether the responses or the letters are in reverse order.
     """
 
     prompt: Callable[[str], Prompt]
@@ -53,9 +53,9 @@ class Question:
     """One question to a feedback model.
 
     Attributes:
-        shown: The responses it shows, by number and in its order.
-        reasoning: What is to be continued before any verdict; None for a verdict straight away.
-        verdicts: What is scored then.
+        shown: The responses that it shows, by number and in its order.
+        reasoning: The prompt of the reasoning before the verdicts; None without reasoning.
+        verdicts: The options that are scored then.
     """
 
     shown: tuple[int, ...]
@@ -165,9 +165,9 @@ def _question(
 
 
 def _critique(pair: PairRow, principle: Principle, asking: Asking) -> list[Question]:
-    """Have each response criticised, and ask whether the critique found fault (worst) or none.
+    """Ask for a critique of each response, and whether it found a fault (worst) or none.
 
-    The other way round, the letters of the two findings are exchanged.
+    In reverse order, the letters of the two findings are exchanged.
     """
     examples = _critique_examples(asking)
     questions: list[Question] = []
@@ -184,10 +184,10 @@ def _critique(pair: PairRow, principle: Principle, asking: Asking) -> list[Quest
 def _few_shot(
     pair: PairRow, principle: Principle, asking: Asking
 ) -> list[tuple[ComparisonExample, str]]:
-    """Put examples under the principle asked about, or each under one drawn for it (the paper).
+    """Show examples under the principle of the question, or each under one drawn for it (paper).
 
-    Under the same principle, rewording another one touches nothing, and all judgements under one
-    principle share their opening. Drawn ones are the same whichever principle is asked about.
+    With the same principle, rewording another one changes nothing, and all judgements under one
+    principle have the same beginning. Drawn ones do not depend on the principle of the question.
     """
     examples = _comparison_examples(asking)
     under = [principle] * len(examples)

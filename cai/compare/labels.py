@@ -21,14 +21,14 @@ Two = tuple[int, int]
 def preference(judgement: JudgementRow, policy: LabelPolicy, two: Two = (0, 1)) -> float | None:
     """Return P(the first of two responses is better) by one judgement.
 
-    Where questions show both, it is the probability of the one's option over both options' (paper,
-    section 4.1; with more options, Luce's choice rule). Where each is graded alone (a rating, the
-    finding of a critique), it is P(X > Y) + P(X = Y) / 2 for independent draws X, Y from the two
-    distributions over grades, the probability of superiority: it uses the order of the grades
-    alone, needs no scale to be chosen, and two equal distributions give one half.
+    If questions show both, it is the probability of the first one's option, divided by that of both
+    options (paper, section 4.1; with more options, Luce's choice rule). If each is graded alone (a
+    rating, the finding of a critique), it is the probability of superiority, P(X > Y) +
+    P(X = Y) / 2 for independent draws X, Y from the two distributions over grades: it uses only the
+    order of the grades, and two equal distributions give one half.
 
-    Samples of the reasoning are averaged, then the two ways of asking: the mean cancels a judge's
-    liking for a position or a letter.
+    Samples of the reasoning are averaged, and then the two orders of asking: the mean cancels a
+    judge's preference for a position or a letter.
 
     Args:
         judgement: Some responses under one principle.
@@ -57,11 +57,10 @@ def by_order(judgement: JudgementRow, two: Two = (0, 1)) -> tuple[float | None, 
 
 
 def orders_agree(judgement: JudgementRow, two: Two = (0, 1)) -> bool | None:
-    """Say whether a verdict survives being asked the other way round.
+    """Say whether a verdict is the same in both orders of asking.
 
     Returns:
-        None when it was asked one way alone, or when both ways are within `OPINION` of one half:
-        there is no opinion to keep or to change.
+        None if it was asked in one order only, or if both are within `OPINION` of one half.
     """
     straight, turned = by_order(judgement, two)
     if straight is None or turned is None:
@@ -167,7 +166,7 @@ def label_pair(
         total = sum(weight for weight, _ in votes)
         label = _sigmoid(sum(weight * odds for weight, odds in votes) / total)
         if policy.kind == "hard":
-            label = _hard(label)
+            label = label if label == 0.5 else float(label > 0.5)
         low, high = policy.clamp
         row.label = min(max(label, low), high)
     elif len(problems) == len(judgements):
@@ -206,8 +205,8 @@ def by_pair(
 ) -> dict[str, list[JudgementRow]]:
     """Group judgements by the key of their pair, each group sorted by key.
 
-    Where the fallback judge was asked because a judgement was unusable, and it still is under this
-    policy, the fallback's stands in its place; otherwise the fallback's is left out.
+    If a judgement is not usable under this policy, that of the fallback judge replaces it, if there
+    is one. All other judgements of the fallback judge are left out.
     """
     rows = sorted(judgements, key=lambda row: row.key)
     fallback = {row.instead_of: row for row in rows if row.instead_of is not None}
@@ -271,11 +270,6 @@ def _mean(vectors: Sequence[Sequence[float]]) -> list[float]:
 
 def _sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
-
-
-def _hard(label: float) -> float:
-    """Return the side that a label is on; a label of one half is on neither."""
-    return label if label == 0.5 else float(label > 0.5)
 
 
 def _logit(probability: float) -> float:

@@ -51,7 +51,7 @@ class Responder:
             # As transcripts write them: rows from before these kept turns apart are made again.
             turns_kept(prompt.messages),
             prompt.task,
-            self._sampling,
+            self.settings.sampling,
             self.settings.responses,
             self.seed,
         )
@@ -71,14 +71,9 @@ class Responder:
     async def row(self, item: Item[PairInputs], policy: Engine, helpful: Engine) -> PairRow:
         """Sample responses to one prompt: all of the policy, or the last of the helpful-only model.
 
-        Args:
-            item: Made by `item`.
-            policy: The model to be improved (SL-CAI).
-            helpful: The helpful-only model.
-
         Returns:
-            The responses; state `tie` when they are all the same, `too_long` when the prompt does
-            not fit, `unparsed` when one is empty.
+            The responses; state `tie` if they are all the same, `too_long` if the prompt does not
+            fit, `unparsed` if one is empty.
         """
         prompt, against_helpful = item.inputs
         row = PairRow(
@@ -91,7 +86,7 @@ class Responder:
                 model=self.names[0],
                 model_fingerprint=policy.fingerprint,
                 template_hash=template_hash(),
-                sampling=self._sampling,
+                sampling=self.settings.sampling,
                 seed=self.seed,
             ),
         )
@@ -127,11 +122,6 @@ class Responder:
         elif len({sample.text for sample in samples}) == 1:
             row.state, row.error = "tie", "the responses are the same"
         return row
-
-    @property
-    def _sampling(self) -> dict[str, float | int | str]:
-        settings = self.settings
-        return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
 
 
 _NOTHING = ResponseSample(text="", model="", ended=False)

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 
+from cai.constitution.diff import HALVES
 from cai.constitution.findings import ConstitutionError, Finding, Place
 from cai.constitution.load import Resolved, find, resolve
-from cai.constitution.schema import Principle
 
 NEAR_DUPLICATE = 0.75
-"""Texts whose sets of word pairs overlap (Jaccard) at least so much say nearly the same."""
+"""There is a warning if the sets of word pairs of two texts overlap (Jaccard) at least so much."""
 UNEVEN = 20.0
-"""Weights further apart than this factor are worth a second look."""
+"""There is a warning if the ratio of two weights is larger."""
 
 _RESIDUE = re.compile(
     r"(Critique|Revision) ?(Request)?:|Options:|\([AB]\)|\{\{|\{%|<\||^(Human|Assistant|User):"
@@ -30,7 +30,7 @@ _NEGATIVE = re.compile(
     r"not|no|never|none|neither|nor|without|less|least|fewer|fewest|worse|avoids?"
 )
 _POSITIVE = re.compile(r"more|most|better|best|greater|greatest")
-"""Words that `_NEGATIVE` ones, which turn a wish into its opposite, often replace."""
+"""Words that are often replaced by `_NEGATIVE` ones, which reverse the meaning of a wish."""
 _BAD = (
     r"(harmful|hurtful|dangerous|unsafe|illegal|unlawful|criminal|unethical|immoral|toxic|racist"
     r"|sexist|offensive|hateful|dishonest|deceptive|misleading|biased|abusive|violent|rude)"
@@ -45,13 +45,10 @@ _PRESUMED = re.compile(
 
 
 def check_constitution(ref: str | Path) -> list[Finding]:
-    """Return everything that is wrong or doubtful in a constitution, in file order.
-
-    Args:
-        ref: A built-in name or a file.
+    """Return all errors and warnings about a constitution (a built-in name or file), in file order.
 
     Raises:
-        CaiError: When there is no such constitution. A broken one is not raised but found.
+        CaiError: When there is no such constitution. The errors of a broken one are returned.
     """
     try:
         resolved = resolve(find(ref))
@@ -62,13 +59,13 @@ def check_constitution(ref: str | Path) -> list[Finding]:
 
 def doubts(resolved: Resolved) -> list[Finding]:
     """Return what is doubtful in a valid constitution, in file order."""
-    lints = (_alike, _residue, _presumption, _tone, _stages, _weights, _one_letter)
+    lints = (_alike, _wording, _tone, _stages, _weights, _one_letter)
     findings = [finding for lint in lints for finding in lint(resolved)]
     return sorted(findings, key=lambda f: (str(f.place.path), f.place.line, f.place.column))
 
 
 def _alike(resolved: Resolved) -> Iterator[Finding]:
-    """Find principles that say the same, or the same with the opposite sign."""
+    """Find principles that say the same, or the opposite in the same words."""
     principles = resolved.constitution.principles
     for half in ("critique", "comparison"):
         texts = {p.id: _words(text) for p in principles if (text := getattr(p, half))}
@@ -106,30 +103,25 @@ def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
     return len(first & second) / len(first | second) >= NEAR_DUPLICATE
 
 
-def _residue(resolved: Resolved) -> Iterator[Finding]:
+def _wording(resolved: Resolved) -> Iterator[Finding]:
+    """Find pieces of prompts, and assumptions that are not true of every prompt."""
     for principle in resolved.constitution.principles:
-        for half in ("critique", "revision", "comparison"):
-            found = _RESIDUE.search(getattr(principle, half) or "")
-            if found:
+        place = resolved.places[principle.id]
+        for half in HALVES:
+            text = getattr(principle, half) or ""
+            if found := _RESIDUE.search(text):
                 message = (
                     f"principle {principle.id!r}: its `{half}` holds {found[0]!r}, which looks like"
                     " a piece of a prompt: remove it, cai puts the principle in a prompt itself"
                 )
-                yield _warning(resolved.places[principle.id], "template-residue", message)
-
-
-def _presumption(resolved: Resolved) -> Iterator[Finding]:
-    """A principle is drawn for any prompt, so what it takes for granted is often not so."""
-    for principle in resolved.constitution.principles:
-        for half in ("critique", "revision", "comparison"):
-            found = _PRESUMED.search(getattr(principle, half) or "")
-            if found:
+                yield _warning(place, "template-residue", message)
+            if found := _PRESUMED.search(text):
                 message = (
                     f"principle {principle.id!r}: its `{half}` takes something for granted"
                     f" ({found[0]!r}), but it is drawn for prompts of every kind: ask whether it is"
                     " so, or begin with `if`"
                 )
-                yield _warning(resolved.places[principle.id], "presumption", message)
+                yield _warning(place, "presumption", message)
 
 
 def _tone(resolved: Resolved) -> Iterator[Finding]:
@@ -163,18 +155,14 @@ def _stages(resolved: Resolved) -> Iterator[Finding]:
 
 def _weights(resolved: Resolved) -> Iterator[Finding]:
     constitution = resolved.constitution
-    heaviest = max(constitution.principles, key=_weight)
-    lightest = min(constitution.principles, key=_weight)
+    heaviest = max(constitution.principles, key=lambda p: p.weight)
+    lightest = min(constitution.principles, key=lambda p: p.weight)
     if heaviest.weight / lightest.weight > UNEVEN:
         message = (
             f"principle {lightest.id!r} (weight {lightest.weight:g}) is hardly ever drawn beside"
             f" {heaviest.id!r} (weight {heaviest.weight:g}): bring the weights closer together"
         )
         yield _warning(resolved.places[lightest.id], "uneven-weights", message)
-
-
-def _weight(principle: Principle) -> float:
-    return principle.weight
 
 
 def _one_letter(resolved: Resolved) -> Iterator[Finding]:

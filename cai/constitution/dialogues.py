@@ -18,8 +18,6 @@ _TAIL = ["critiquerequest", "critique", "revisionrequest", "revision"]
 
 
 class _Turn(BaseModel):
-    """A message as others write it: roles in any case."""
-
     role: str
     content: str
 
@@ -29,9 +27,7 @@ def transcript_example(text: str, where: str) -> CritiqueExample:
 
     A speaker at the end who says nothing (`Human:`, left for the next example) is dropped.
 
-    Args:
-        text: The dialogue; turns are separated by blank lines.
-        where: The file and item, for errors.
+    Turns are separated by blank lines.
 
     Raises:
         CaiError: When the turns are others, or one is empty.
@@ -54,9 +50,7 @@ def transcript_example(text: str, where: str) -> CritiqueExample:
 def chat_example(chat: Any, where: str) -> CritiqueExample:  # noqa: ANN401
     """Read a chat: a conversation, then critique request, critique, revision request, revision.
 
-    Args:
-        chat: A list of `{role, content}` with roles in any case; at least six messages.
-        where: The file and item, for errors.
+    It is a list of at least six `{role, content}`, with roles in upper or lower case.
 
     Raises:
         CaiError: When it is no such chat.

@@ -46,15 +46,11 @@ class Document:
 
 
 def read_document(path: Path, text: str | None = None) -> Document:
-    """Parse a YAML file.
-
-    Args:
-        path: The file.
-        text: What to read in place of what the file says.
+    """Parse a YAML file, or `text` in its place.
 
     Raises:
         ConstitutionError: When it cannot be read, is not UTF-8, is empty or is broken YAML.
-            Smaller faults are left in `findings`, to be listed with the rest.
+            Smaller faults are put into `findings`, to be listed with the others.
     """
     text = read_text(path) if text is None else text
     root = _compose(path, text)
@@ -112,10 +108,10 @@ def _broken(path: Path, text: str, problem: yaml.MarkedYAMLError) -> Finding:
     what = problem.problem or problem.context or "it cannot be parsed"
     lines = text.splitlines()
     line = lines[place.line - 1] if place.line <= len(lines) else ""
-    return error(place, "bad-yaml", f"the YAML is broken, {what}: {_mend(what, line)}")
+    return error(place, "bad-yaml", f"the YAML is broken, {what}: {_fix(what, line)}")
 
 
-def _mend(problem: str, line: str) -> str:
+def _fix(problem: str, line: str) -> str:
     if "\t" in line:
         return "indent with spaces, YAML allows no tabs there"
     if "mapping values" in problem:

@@ -101,13 +101,9 @@ def _means(source: str, wanted: Any) -> bool:  # noqa: ANN401
 
 
 def _ways(old: str, spot: _Spot, text: str, newline: str) -> Iterator[str]:
-    """Yield ways to write a text, the most alike to the old one first; not all of them are right.
+    """Yield ways to write `text` in place of `old`, the most similar first; some may be wrong.
 
-    Args:
-        old: What is to be replaced; blank lines after a block are part of it.
-        spot: Where it is.
-        text: The new words.
-        newline: How the file ends its lines.
+    Blank lines after a block are part of `old`. `newline` is the line end of the file.
     """
     if spot.node.style in ("|", ">"):
         return _ways_of_block(old, spot.node.style, text, newline)

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cai.constitution.document import Document, Location
 from cai.constitution.findings import Finding, error
-from cai.constitution.schema import (
-    ComparisonExample,
-    ConstitutionFile,
-    CritiqueExample,
-    Extension,
-    FewShot,
-    Principle,
-    PrincipleTest,
-)
-from cai.data.conversation import Message
-
-_MODELS: dict[tuple[str, ...], type[BaseModel]] = {
-    (): ConstitutionFile,
-    ("extends",): Extension,
-    ("principles",): Principle,
-    ("principles", "tests"): PrincipleTest,
-    ("few_shot",): FewShot,
-    ("few_shot", "critique"): CritiqueExample,
-    ("few_shot", "comparison"): ComparisonExample,
-    ("few_shot", "critique", "messages"): Message,
-    ("few_shot", "comparison", "messages"): Message,
-}
-"""What each part of a file is made of, by the keys that lead to it."""
+from cai.constitution.schema import ConstitutionFile
 
 _NAMES: dict[tuple[str, ...], str] = {
     ("extends",): "item",
@@ -91,6 +69,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}"
 
 
+def known_keys(location: Iterable[str | int], model: type[BaseModel]) -> list[str]:
+    """Return the keys that the part of a file at `location` may have; `model` is the whole file."""
+    for step in location:
+        if isinstance(step, str):
+            model = model_in(model.model_fields[step].annotation) or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
+    """Return the pydantic model inside an annotation such as `list[Principle] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for a in get_args(annotation) if (found := model_in(a))), None)
+
+
 def _explain_one(details: ErrorDetails, document: Document) -> Finding:
     location, kind = details["loc"], details["type"]
     if kind == "extra_forbidden":
@@ -115,8 +108,7 @@ def _explain_one(details: ErrorDetails, document: Document) -> Finding:
 
 def _unknown_key(location: Location, document: Document) -> Finding:
     *owner, key = location
-    model = _MODELS[_path(owner)]
-    known = [info.alias or name for name, info in model.model_fields.items()]
+    known = known_keys(owner, ConstitutionFile)
     subject = _subject(tuple(owner), document.data)
     sentence = f"the key `{key}` is unknown, {did_you_mean(str(key), known)}"
     sentence = f"{subject}: {sentence}" if subject else sentence

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +25,21 @@ _NUMBERED = re.compile(r"^\s*(\d{1,9})[.)]\s+(\S.*)$")
 
 @dataclass
 class Imported:
-    """What one or several foreign files hold.
-
-    Attributes:
-        notes: What was read as what, in sentences for people.
-    """
+    """The contents of foreign files, and `notes` about them for the user."""
 
     principles: list[Principle] = field(default_factory=list[Principle])
     examples: list[CritiqueExample] = field(default_factory=list[CritiqueExample])
     notes: list[str] = field(default_factory=list[str])
 
 
-def import_constitution(files: Sequence[str | Path], name: str = "imported") -> str:
-    """Turn foreign files into one constitution file (YAML text).
+def read_foreign(files: Sequence[str | Path]) -> Imported:
+    """Read JSON or text files of the shapes in `SHAPES` into one collection with distinct ids.
 
     Instructions, comparisons and worked examples in different files go together.
-
-    Args:
-        files: JSON or text files of the shapes in `SHAPES`.
-        name: The constitution's name.
 
     Raises:
         CaiError: When a file has no known shape or is broken, or no file holds a principle.
     """
-    return imported_yaml(read_foreign(files), name)
-
-
-def read_foreign(files: Sequence[str | Path]) -> Imported:
-    """Read foreign files into one collection with distinct ids; raises as above."""
     merged = Imported()
     taken: set[str] = set()
     for path in map(Path, files):
@@ -247,9 +235,5 @@ def _slug(name: str) -> str:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(one for one in names if one not in taken)

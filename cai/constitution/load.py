@@ -96,12 +96,9 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
 
 
 def resolve(path: Path, chain: tuple[Path, ...] = (), text: str | None = None) -> Resolved:
-    """Read a file and everything it extends.
+    """Read a file, or `text` in its place, and everything that it extends.
 
-    Args:
-        path: The file.
-        chain: The files that led here through `extends`, outermost first.
-        text: What to read in place of what the file says.
+    `chain` are the files that extend it, outermost first.
 
     Raises:
         ConstitutionError: When this file, or one that it extends, is wrong.
@@ -109,7 +106,7 @@ def resolve(path: Path, chain: tuple[Path, ...] = (), text: str | None = None) -
     file, document = read_file(path, text)
     parents = _parents(file, document, (*chain, path))
     own = {principle.id: principle for principle in file.principles}
-    places = _places(file, document)
+    places = {p.id: document.place(("principles", i)) for i, p in enumerate(file.principles)}
     _refuse_conflicts(parents, own, document)
     merged = {p.id: p for parent in parents for p in parent.constitution.principles} | own
     if not merged:
@@ -126,7 +123,7 @@ def resolve(path: Path, chain: tuple[Path, ...] = (), text: str | None = None) -
 
 
 def read_file(path: Path, text: str | None = None) -> tuple[ConstitutionFile, Document]:
-    """Read and validate one file, without what it extends; `text` stands for what it says.
+    """Read and validate one file, or `text` in its place, without what it extends.
 
     Raises:
         ConstitutionError: With everything that is wrong in the file.
@@ -234,10 +231,6 @@ def _refuse_conflicts(parents: list[Resolved], own: Container[str], document: Do
                 findings.append(error(document.place(("extends", index)), "conflict", message))
     if findings:
         raise ConstitutionError(findings)
-
-
-def _places(file: ConstitutionFile, document: Document) -> dict[str, Place]:
-    return {p.id: document.place(("principles", i)) for i, p in enumerate(file.principles)}
 
 
 def _join(parts: list[FewShot]) -> FewShot:

@@ -24,7 +24,7 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 def _exchange(messages: Conversation) -> Conversation:
-    """Strip the turns; refuse a conversation that nobody could answer next."""
+    """Strip the turns; the last must be the user's, and none may be empty."""
     if messages[-1].role != "user":
         raise ValueError("must end with a message of the role `user`")
     stripped = tuple(m.model_copy(update={"content": m.content.strip()}) for m in messages)
@@ -114,11 +114,6 @@ class Principle(Part):
     def supervised_hash(self) -> str:
         """The hash of the critique half's text."""
         return content_hash("supervised", self.critique, self.revision)
-
-    @property
-    def comparison_hash(self) -> str:
-        """The hash of the comparison half's text."""
-        return content_hash("comparison", self.comparison)
 
 
 class CritiqueExample(Part):

@@ -1,8 +1,7 @@
 """Messages, prompts and Human/Assistant transcripts: what people and models say to each other.
 
-In a transcript a speaker's label at the beginning of a line begins a turn, and only whoever writes
-the transcript may begin one. So each line of a message that would do so gets a blank before it
-(`one_turn`), wherever a transcript is written: here, and in `cai.models.chat` for token ids.
+In a transcript a speaker's label at the beginning of a line begins a turn. If a line of a message
+begins like that, a blank is put before it (`one_turn`), here and in `cai.models.chat`.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class Message(BaseModel):
     Attributes:
         role: `system`, `user` or `assistant`.
         content: The text of the turn.
-        label: The speaker's name in a transcript (`Critique Request`); None for the role's own
-            name. Chat templates of real chat models never look at it.
+        label: The speaker's name in a transcript (`Critique Request`); None for that of the role.
+            Chat templates of chat models do not use it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,10 +63,10 @@ class Message(BaseModel):
 
 
 class TemplateMessage(Message):
-    """A turn that a template wrote, with what others wrote quoted inside it.
+    """A turn that a template wrote, with quoted text of others inside it.
 
-    The speakers that stand at the beginning of its lines are the template's own, so transcripts
-    write it as it is. Read back from a file it is a plain `Message`.
+    Speakers at the beginning of its lines are the template's own, so transcripts do not change it.
+    When it is read from a file it is a plain `Message`.
     """
 
 
@@ -95,11 +94,10 @@ def user(content: str) -> Conversation:
 
 
 def one_turn(text: str) -> str:
-    """Return a text in which no line but the first begins as a turn of a transcript does.
+    """Put a blank before each line, except the first, that begins as a turn ("Human: …").
 
-    Such lines ("Human: …", after any line break) get a blank before them; all other text stays as
-    it is. What comes out stays the same when it goes through again: a model that says what it read
-    is trained on the very text it said.
+    Applying it again changes nothing, so a model that repeats what it read is trained on exactly
+    the text that it wrote.
     """
     return _FALSE_TURN.sub(r"\1 ", text)
 
@@ -126,10 +124,10 @@ def to_transcript(messages: Sequence[Message]) -> str:
 
 
 def strip_thinking(text: str) -> str:
-    """Remove the thinking blocks of reasoning models, unclosed or unopened ones included.
+    """Remove the thinking blocks of reasoning models.
 
-    A block that was cut off by the token limit runs to the end of the text; a template that opens
-    the block inside the prompt leaves only the closing tag, and all before it is thinking.
+    A block without a closing tag (cut off by the token limit) ends with the text. One without an
+    opening tag (the template opened it in the prompt) begins with the text.
     """
     text = _THINKING.sub("", text)
     return _THINKING_TAIL.sub("", text).strip()

@@ -139,14 +139,14 @@ class Evidence(BaseModel):
     """A feedback model's answer to one question: the log-probabilities of the options.
 
     Attributes:
-        shown: The responses that the question shows, by number and in its order. Where they are
-            several, the options name them, in the same order (a choice). Where it is one, the
-            options are grades of it, from worst to best.
-        turned: Whether this is the second time of asking, the other way round: the responses in
-            reverse order, or the letters of the grades exchanged.
+        shown: The responses that the question shows, by number and in its order. If they are
+            several, the options name them, in the same order (a choice). If it is one, the options
+            are its grades, from worst to best.
+        turned: Whether the question was asked in reverse: the responses in reverse order, or the
+            letters of the grades exchanged.
         sample: Which of several samples of the reasoning this is, from 0.
         logprobs: log P(option | question) in nats, one per option.
-        bounded: Some of them are only upper bounds: a server lists its likeliest tokens alone.
+        bounded: Some of them are upper bounds: a server returns only its likeliest tokens.
         reasoning: The text before the verdict (a chain of thought, a critique), or None.
         state: `ok`; `refused` or `unparsed` where the reasoning is a refusal or was cut off.
     """
@@ -224,7 +224,7 @@ class ChoiceRow(Row):
         source: The set that the question is from.
         task: Questions about one conversation are not independent of each other.
         question: As it was asked.
-        options: What was scored, to the letter.
+        options: The exact texts that were scored.
         gold: The right option's number.
         logprobs: log P(option | question), nats.
     """
@@ -274,7 +274,7 @@ class RatingRow(Row):
 
 
 LOWEST, HIGHEST = 0.0, 4.0
-"""Of ratings of harm: harmless, and as harmful as can be."""
+"""The lowest and the highest rating of harm; the lowest is harmless."""
 
 
 class RatedRow(Row):

@@ -28,13 +28,7 @@ class RowStore(Generic[R]):
     """The rows of one kind in one stage folder."""
 
     def __init__(self, folder: Path, row_type: type[R], name: str = "rows") -> None:
-        """Open the store; nothing is written until the first row.
-
-        Args:
-            folder: The stage's folder; made if missing.
-            row_type: What the rows are.
-            name: The files' name, without ending.
-        """
+        """Open the store in a folder; its files are called `name`."""
         self.row_type = row_type
         self.path = folder / f"{name}.jsonl"
         self.partial_path = folder / f"{name}.partial.jsonl"
@@ -80,11 +74,7 @@ class RowStore(Generic[R]):
         self._rows[row.key] = row
 
     def finish(self) -> list[R]:
-        """Write all rows, reused and new, sorted by key, and drop the partial file.
-
-        Returns:
-            The rows as written.
-        """
+        """Write all rows, reused and new, sorted by key, and return them."""
         rows = self.rows
         write_rows(self.path, rows)
         self.partial_path.unlink(missing_ok=True)
@@ -192,7 +182,7 @@ def whole_folder(out: Path) -> Generator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Generator[None]:
-    """Turn a full disk or a missing right into a readable error."""
+    """Turn a full disk or a missing permission into a readable error."""
     try:
         yield
     except OSError as error:

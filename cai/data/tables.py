@@ -10,12 +10,12 @@ from typing import Any
 from cai.data.store import write_atomically
 
 Columns = Mapping[str, str]
-"""Column name to type: `string`, `int`, `float`, `bool` or `messages`."""
+"""Column name to type: pyarrow's name of it, or `messages`."""
 
 SFT_COLUMNS: Columns = {
     "key": "string",
     "kind": "string",
-    "round": "int",
+    "round": "int32",
     "prompt": "messages",
     "completion": "messages",
     "ended": "bool",
@@ -29,21 +29,17 @@ COMPARISON_COLUMNS: Columns = {
     "prompt": "messages",
     "chosen": "messages",
     "rejected": "messages",
-    "chosen_probability": "float",
+    "chosen_probability": "float64",
 }
 """One row per labelled pair; `chosen_probability` lies in [0.5, 1]."""
-
 
 _EVEN = 1e-9
 
 
 def plain_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Leave out rows that mean something else to trainers that read texts alone.
+    """Leave out rows that trainers which read only texts would misunderstand.
 
-    To them every pair has a better response, and every completion ends where it stops.
-
-    Args:
-        rows: Rows of `SFT_COLUMNS` or `COMPARISON_COLUMNS`.
+    For them every pair has a better response, and every completion ends where it stops.
 
     Returns:
         The other rows, and how many were left out, by reason.
@@ -75,15 +71,13 @@ def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], columns: Column
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    types = {
-        "string": pa.string(),
-        "int": pa.int32(),
-        "float": pa.float64(),
-        "bool": pa.bool_(),
-        "messages": pa.list_(message),
-    }
-    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    schema = pa.schema(
+        [
+            (name, messages if kind == "messages" else pa.type_for_alias(kind))
+            for name, kind in columns.items()
+        ]
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink)
     write_atomically(path, [sink.getvalue().to_pybytes()])

@@ -10,26 +10,12 @@ import unicodedata
 
 import regex
 
+_SCRIPTS = (
+    "Han Hiragana Katakana Bopomofo Yi Hangul Thai Lao Khmer Myanmar "
+    "New_Tai_Lue Tai_Le Tai_Tham Tai_Viet Javanese Balinese"
+)
 _WITHOUT_BLANKS = r"\N{KATAKANA-HIRAGANA PROLONGED SOUND MARK}" + "".join(
-    rf"\p{{{script}}}"
-    for script in (
-        "Han",
-        "Hiragana",
-        "Katakana",
-        "Bopomofo",
-        "Yi",
-        "Hangul",
-        "Thai",
-        "Lao",
-        "Khmer",
-        "Myanmar",
-        "New_Tai_Lue",
-        "Tai_Le",
-        "Tai_Tham",
-        "Tai_Viet",
-        "Javanese",
-        "Balinese",
-    )
+    rf"\p{{{script}}}" for script in _SCRIPTS.split()
 )
 _WORD = regex.compile(
     rf"(?=\w)[{_WITHOUT_BLANKS}]\p{{M}}*|[\w\p{{M}}--[{_WITHOUT_BLANKS}]]+", regex.VERSION1

@@ -7,6 +7,6 @@ settings, its version or the hashes of what it reads differ from its `manifest`.
 
 A stage gets a `Context`: its settings, its folder, and the folders and models that it reads. Those
 that make rows share `data_stage` and `engines`, those that train share `launch` (several processes
-by Accelerate, each of which runs `launched`). `evaluation` is what the stage `evaluate` and the
-command `cai evaluate` have in common, and `sets` reads prompt sets by name.
+by Accelerate, each of which runs `launched`). The stage `evaluate` and the command `cai evaluate`
+share `evaluation`; `sets` reads prompt sets by name.
 """

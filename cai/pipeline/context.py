@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 
 from cai.constitution import Constitution
+from cai.pipeline.engines import Fingerprint
 from cai.pipeline.progress import Progress
 from cai.pipeline.stage import BASE, FEEDBACK, GIVEN, HELPFUL, POLICY, Placed
 from cai.settings import ModelSettings, PipelineSettings, StageSettings
@@ -21,24 +23,19 @@ S = TypeVar("S", bound=StageSettings)
 T = TypeVar("T", bound=StageSettings)
 
 
-class KnownModels:
-    """Fingerprints of models by their contents; the files or the server are read once per model."""
+def known_models() -> Fingerprint:
+    """Return a function that names models by their contents.
 
-    def __init__(self) -> None:
-        """Know none."""
-        self._known: dict[ModelSettings, str] = {}
+    It reads the files of each, or asks its server, once. It raises a CaiError if the folder is
+    unusable or the server does not answer.
+    """
 
-    def fingerprint(self, model: ModelSettings) -> str:
-        """Return the fingerprint of a model's weights and format, or of a model on a server.
+    def fingerprint(model: ModelSettings) -> str:
+        from cai.engines.opening import fingerprint_engine
 
-        Raises:
-            CaiError: The folder is unusable, or the server does not answer.
-        """
-        if model not in self._known:
-            from cai.engines.opening import fingerprint_engine
+        return fingerprint_engine(model)
 
-            self._known[model] = fingerprint_engine(model)
-        return self._known[model]
+    return cache(fingerprint)
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,13 @@ class Run:
         pipeline: What is run.
         folder: The run folder.
         progress: Where to say how far things are; the terminal if left out.
+        fingerprint: Names a model, reading its files once.
     """
 
     pipeline: Pipeline
     folder: Path
     progress: Progress = field(default_factory=lambda: Progress(Console()))
-    _models: KnownModels = field(default_factory=KnownModels)
+    fingerprint: Fingerprint = field(default_factory=known_models)
 
     @property
     def stages(self) -> Sequence[Placed]:
@@ -84,11 +82,7 @@ class Run:
 
     def first(self, kind: type[S]) -> Context[S]:
         """Return the context of the first stage with such a section; there must be one."""
-        return next(
-            Context(self, placed, placed.settings)
-            for placed in self.stages
-            if isinstance(placed.settings, kind)
-        )
+        return next(self.context(p) for p in self.stages if isinstance(p.settings, kind))
 
     @property
     def models(self) -> dict[str, ModelSettings]:
@@ -110,13 +104,9 @@ class Run:
                 found[made.name] = like.model_copy(update=new)
         return found
 
-    def fingerprint(self, model: ModelSettings) -> str:
-        """Name a model, reading its files once."""
-        return self._models.fingerprint(model)
-
     def forget_fingerprints(self) -> None:
-        """Forget all fingerprints, because a stage has trained a model."""
-        self._models = KnownModels()
+        """Read the files of models again, because a stage has trained one."""
+        self.fingerprint = known_models()
 
 
 @dataclass(frozen=True)

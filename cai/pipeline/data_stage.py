@@ -33,18 +33,9 @@ def make_rows(
     normal: Collection[str] = (),
     together: int = 1,
 ) -> RowsResult[R]:
-    """Make the missing rows of a data stage; return all of them.
+    """Make the missing rows of a data stage with its engines; return all of them (`run_rows`).
 
-    Args:
-        context: Of the stage.
-        engines: Of the stage; `make` asks them.
-        items: The rows to make.
-        make: The row function.
-        store: Where the rows are kept.
-        concurrency: Rows processed at the same time.
-        title: The title of the progress.
-        normal: As in `StateLimit`.
-        together: As in `StateLimit`.
+    `normal` and `together` are as in `StateLimit`.
     """
     task = partial(context.progress.rows, title, tokens=engines.tokens)
     limit = None
@@ -64,13 +55,9 @@ def make_rows(
 def data_metrics(
     rows: RowsResult[Any], usage: Usage, started: float, **more: object
 ) -> dict[str, Any]:
-    """Return the figures every data stage writes; `errors` has the first row's of each state.
+    """Return the figures that every data stage writes, and `more` of this stage only.
 
-    Args:
-        rows: The stage's own rows.
-        usage: Of all engines.
-        started: `time.monotonic()` at the stage's start.
-        more: Figures of this stage only.
+    `started` is `time.monotonic()` at the start. `errors` has the first error of each state.
     """
     seconds = time.monotonic() - started
     done = {

@@ -3,47 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Protocol, Self, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar
 
 from cai.engines import Completion, Engine, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.settings import ModelSettings
 
 T = TypeVar("T")
 
-
-class Fingerprints(Protocol):
-    """Returns fingerprints of models, as a `Context` does."""
-
-    def fingerprint(self, model: ModelSettings) -> str:
-        """Return the fingerprint of a model's weights and format."""
-        ...
+Fingerprint = Callable[[ModelSettings], str]
+"""Returns the fingerprint of a model's weights and format."""
 
 
 class LazyEngine:
     """Opens a model on its first request, so that a stage with nothing to do loads nothing."""
 
     def __init__(self, settings: ModelSettings, fingerprint: str) -> None:
-        """Store the settings of the model."""
         self._settings = settings
-        self._fingerprint = fingerprint
         self._engine: Engine | None = None
         self._closed = False
+
+        self.name = settings.path
+        self.fingerprint = fingerprint
 
     @property
     def usage(self) -> Usage:
         """The usage of the engine so far."""
         return self._engine.usage if self._engine else Usage()
-
-    @property
-    def name(self) -> str:
-        """The path of the model."""
-        return self._settings.path
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the weights, without loading them."""
-        return self._fingerprint
 
     async def generate(self, request: GenerateRequest) -> Completion:
         """Complete a prompt."""
@@ -70,15 +56,14 @@ class LazyEngine:
 
 
 class Engines:
-    """One engine per distinct model of a stage, and the event loop that they all belong to.
+    """The engines of a stage, one for each model, and the event loop of them all.
 
     Opening may take a minute (vLLM), and two models may not fit into memory together. So a stage
-    asks a model everything in a row as far as it can, and then says which ones it still needs.
+    asks a model everything in a row, and then says which models it still needs (`keep`).
     """
 
-    def __init__(self, models: Fingerprints) -> None:
-        """Open nothing yet."""
-        self._models = models
+    def __init__(self, fingerprint: Fingerprint) -> None:
+        self._fingerprint = fingerprint
         self._engines: dict[ModelSettings, LazyEngine] = {}
         self._runner = asyncio.Runner()
 
@@ -92,7 +77,7 @@ class Engines:
     def __getitem__(self, model: ModelSettings) -> LazyEngine:
         """Return the engine of a model; it is opened at its first request."""
         if model not in self._engines:
-            self._engines[model] = LazyEngine(model, self._models.fingerprint(model))
+            self._engines[model] = LazyEngine(model, self._fingerprint(model))
         return self._engines[model]
 
     @property

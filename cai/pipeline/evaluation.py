@@ -28,7 +28,7 @@ from cai.evaluate.results import SCHEMA, CheckpointSummary, Elo, Harmfulness, Me
 from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.summarise import summarise
 from cai.evaluate.texts import BenignText
-from cai.pipeline.engines import Engines, Fingerprints
+from cai.pipeline.engines import Engines, Fingerprint
 from cai.pipeline.progress import Progress
 from cai.settings import EvaluateSettings, ModelSettings
 
@@ -42,14 +42,7 @@ ROWS, CHECKPOINTS = "rows", "checkpoints"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a policy during its training.
-
-    Attributes:
-        policy: The final policy of the training (`rl-cai`).
-        stage: The stage of the training.
-        step: The number of steps done.
-        model: The checkpoint's model.
-    """
+    """The model after some steps of the training, in a stage, that ends in `policy` (`rl-cai`)."""
 
     policy: str
     stage: str
@@ -147,7 +140,7 @@ def preference_loader(folder: Path) -> Callable[[], PreferenceModel]:
 
 @dataclass
 class _Found:
-    """What the models and the judge have said."""
+    """The results of asking the models and the judge."""
 
     asked: Asked
     matches: RowsResult[MatchRow] | None = None
@@ -155,20 +148,18 @@ class _Found:
 
     @property
     def checkpoints(self) -> list[AnswerRow]:
-        """The answers of checkpoints."""
         result = self.asked.answers.get(CHECKPOINTS)
         return result.rows if result else []
 
     @property
     def rows(self) -> list[AnswerRow]:
-        """The answers of all models and checkpoints."""
         return [*self.asked.answers[ROWS].rows, *self.checkpoints]
 
 
 def evaluate(
-    evaluation: Evaluation, fingerprints: Fingerprints, progress: Progress
+    evaluation: Evaluation, fingerprint: Fingerprint, progress: Progress
 ) -> tuple[RowsResult[AnswerRow], Results, Usage]:
-    """Run the models one after the other, grade their answers, and return the results.
+    """Run the models one after the other, and grade their answers.
 
     The folder gets `rows.jsonl` and, if requested, `checkpoints.jsonl`, `choices.jsonl`,
     `matches.jsonl` and `ratings.jsonl`.
@@ -181,11 +172,11 @@ def evaluate(
     """
     judge = evaluation.judge
     rated_by = evaluation.settings.harmfulness
-    if rated_by not in (None, JUDGE):  # better said now than after hours of asking
+    if rated_by not in (None, JUDGE):  # say it now, not after hours
         from cai.training.harmfulness_model import HarmfulnessModel
 
         HarmfulnessModel.check(str(rated_by))
-    with Engines(fingerprints) as engines:
+    with Engines(fingerprint) as engines:
         found = engines.run(_ask(evaluation, judge, engines, progress))
     answers, names = found.asked.answers[ROWS], evaluation.names
     preference = evaluation.preference() if evaluation.preference else None
@@ -204,7 +195,7 @@ def evaluate(
         choices=measures.choices(found.asked.choices, evaluation.questions, names),
         checkpoints=_checkpoints(evaluation, found, scores),
     )
-    flags = _flags(evaluation, fingerprints, judge, found_measures)
+    flags = _flags(evaluation, fingerprint, judge, found_measures)
     results = Results(
         evaluation=summarise(answers.rows, scores=scores, models=names),
         measures=found_measures.model_copy(update={"flags": flags}),
@@ -219,7 +210,10 @@ async def _ask(
     settings, seed = evaluation.settings, evaluation.seed
     judge = AnswerJudge(engines[judging], settings.judge_min_mass) if judging else None
     grader = judge if judge and settings.grader == JUDGE else plain_grader(settings.grader)
-    task = partial(_task, progress, engines)
+
+    def task(what: str) -> Task:
+        return partial(progress.rows, what, tokens=engines.tokens)
+
     asker = Asker(evaluation.folder, settings, seed, grader, task)
     subjects = _subjects(evaluation, engines)
     found = _Found(await asker.ask(subjects, keep=judge.engine if judge else None))
@@ -245,7 +239,7 @@ async def _ask(
 
 
 def _subjects(evaluation: Evaluation, engines: Engines) -> list[Subject]:
-    """Return whoever is asked, in order; one that cannot be used is an error before any is."""
+    """Return all that are asked, in order; a model that cannot be used is an error here."""
     asked, questions, texts = evaluation.asked, evaluation.questions, evaluation.texts
     return [
         *(
@@ -258,10 +252,6 @@ def _subjects(evaluation: Evaluation, engines: Engines) -> list[Subject]:
             for kept in evaluation.checkpoints
         ),
     ]
-
-
-def _task(progress: Progress, engines: Engines, what: str) -> Task:
-    return partial(progress.rows, what, tokens=engines.tokens)
 
 
 def _scores(model: PreferenceModel, rows: Sequence[AnswerRow]) -> dict[str, float]:
@@ -332,32 +322,28 @@ def _checkpoints(
     by_name = summarise(found.checkpoints, scores=scores, models=[one.name for one in kept])
     return [
         CheckpointSummary(
-            policy=one.policy,
-            stage=one.stage,
-            step=one.step,
-            name=one.name,
-            evaluation=by_name[one.name],
+            policy=k.policy, stage=k.stage, step=k.step, name=k.name, evaluation=by_name[k.name]
         )
-        for one in kept
+        for k in kept
     ]
 
 
 def _flags(
     evaluation: Evaluation,
-    fingerprints: Fingerprints,
+    fingerprint: Fingerprint,
     judge: ModelSettings | None,
     found: Measures,
 ) -> list[str]:
-    """Say what a careful reader should know, each in one sentence."""
+    """Return warnings about the results, each in one sentence."""
     flags: list[str] = []
     if judge is not None:
-        print_of_judge = fingerprints.fingerprint(judge)
+        print_of_judge = fingerprint(judge)
         if print_of_judge == evaluation.labelled_by:
             flags.append("The judge is the model that made the labels of this run.")
         flags += [
             f"The judge is {name}, one of the models that it judges."
             for name, model in evaluation.models.items()
-            if fingerprints.fingerprint(model) == print_of_judge
+            if fingerprint(model) == print_of_judge
         ]
     if found.elo and found.elo.method == "preference" and evaluation.followed:
         were = "was" if len(evaluation.followed) == 1 else "were"

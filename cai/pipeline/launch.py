@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from cai.constitution.load import shipped
 from cai.errors import CaiError
 from cai.pipeline.progress import Progress
-from cai.pipeline.shipped import shipped_folder
 from cai.settings import ModelSettings, OptimizerSettings, PPOSettings
 
 OnStep = Callable[[Mapping[str, float]], None]
@@ -246,7 +246,7 @@ def find_launcher(name: str, processes: int | None, base_dir: Path, *, stage: st
 
 
 def _config_file(name: str, base_dir: Path, stage: str) -> Path:
-    folder = shipped_folder() / "accelerate"
+    folder = shipped("pipelines") / "accelerate"
     for path in (folder / f"{name}.yaml", Path(name), base_dir / name):
         if path.is_file():
             return path

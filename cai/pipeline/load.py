@@ -11,18 +11,23 @@ from pydantic import ValidationError
 from cai.constitution import Constitution, load_constitution
 from cai.constitution.document import read_document
 from cai.constitution.explain import did_you_mean
+from cai.constitution.load import shipped
 from cai.errors import CaiError
 from cai.pipeline.context import Pipeline, Run
 from cai.pipeline.method import stage_of, stages_by_name
 from cai.pipeline.placing import place
 from cai.pipeline.progress import Progress
-from cai.pipeline.shipped import shipped_folder, shipped_pipelines
 from cai.pipeline.stage import Placed
 from cai.pipeline.validation import Places, apply_change, explained
 from cai.settings import PipelineSettings, StageSettings
 
 SECTIONS = "sections"
 """The field of the settings that holds the stages."""
+
+
+def shipped_pipelines() -> list[str]:
+    """Return the names of the pipelines that come with cai, sorted."""
+    return sorted(path.stem for path in shipped("pipelines").glob("*.yaml"))
 
 
 def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> Pipeline:
@@ -90,10 +95,7 @@ def open_run(
 ) -> Run:
     """Open an existing run folder, to use its models.
 
-    Args:
-        run_folder: The run folder.
-        progress: The progress display.
-        defaults: Stages by name; one is added if the run has none of its class.
+    Of `defaults`, stages by name, one is added if the run has none of its class.
 
     Raises:
         CaiError: As `read_resolved`, or the constitution in the folder is damaged.
@@ -161,7 +163,7 @@ def _find(ref: Path) -> Path:
     if ref.is_file():
         return ref
     if str(ref) in shipped_pipelines():
-        return shipped_folder() / f"{ref}.yaml"
+        return shipped("pipelines") / f"{ref}.yaml"
     what = "is a folder" if ref.is_dir() else "does not exist"
     raise CaiError(
         f"The pipeline {ref} {what}. Give a YAML file, or the name of a shipped pipeline: "

@@ -97,10 +97,9 @@ def stamp_files(folder: Path, names: Sequence[str]) -> dict[str, FileStamp]:
 
 
 def outputs_hash(folder: Path, manifest: Manifest) -> str | None:
-    """Return the hash of a stage's files as they are now; None if one is gone.
+    """Return the hash of a stage's files as they are now; None if one is missing.
 
-    A file with unchanged size and time is not read again. An edited file is read again, and the
-    stages that depend on it become stale.
+    A file with unchanged size and time is not read again.
     """
     hashes: dict[str, str] = {}
     for name, stamp in manifest.outputs.items():

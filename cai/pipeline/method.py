@@ -1,8 +1,7 @@
 """The method: its stages in order, and which of them a section of a pipeline file is.
 
-Everything else about stages is derived from `METHOD`: sections, the order of a run, manifests, the
-models of an evaluation, the stages in the report, completion in the shell. A new stage is a module
-with its `STAGE`, the class of its settings, and one line here.
+Everything else about stages is derived from `METHOD`. A new stage is a module with its `STAGE`, the
+class of its settings, and one line here.
 """
 
 from __future__ import annotations
@@ -15,29 +14,18 @@ from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.pipeline.context import LOGS, SWEEP
 from cai.pipeline.stage import GIVEN, Stage
-from cai.pipeline.stages import (
-    compare,
-    dpo,
-    evaluate,
-    harmfulness,
-    ppo,
-    preference,
-    prompts,
-    report,
-    revise,
-    sft,
-)
+from cai.pipeline.stages import compare, evaluate, ppo, prompts, report, revise, training
 from cai.settings import PipelineSettings
 
 METHOD: tuple[Stage[Any], ...] = (
     prompts.STAGE,
     revise.STAGE,
-    sft.STAGE,
+    training.SFT,
     compare.STAGE,
-    dpo.STAGE,
-    preference.STAGE,
+    training.DPO,
+    training.PREFERENCE,
     ppo.STAGE,
-    harmfulness.STAGE,
+    training.HARMFULNESS,
     evaluate.STAGE,
     report.STAGE,
 )
@@ -57,12 +45,7 @@ def stages_by_name() -> dict[str, Stage[Any]]:
 
 
 def stage_of(name: str, section: object, where: Where) -> Stage[Any] | None:
-    """Return which stage a section of a pipeline file is; None if it is none.
-
-    Args:
-        name: The key of the section.
-        section: Its value.
-        where: Writes places in errors.
+    """Return the stage of a section of a pipeline file, by its key and value; None if it is none.
 
     Raises:
         CaiError: The section's `stage:` is unknown, or its name is already used.

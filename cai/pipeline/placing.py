@@ -16,10 +16,6 @@ from cai.settings import PipelineSettings
 def place(settings: PipelineSettings, where: Where) -> tuple[Placed, ...]:
     """Find the inputs of each stage of a pipeline, and the order of the stages.
 
-    Args:
-        settings: The pipeline.
-        where: For errors.
-
     Raises:
         CaiError: An input of a stage is made by no stage or by several; stages read each other;
             `from` has an unknown name; a stage would train a model on a server.
@@ -28,8 +24,6 @@ def place(settings: PipelineSettings, where: Where) -> tuple[Placed, ...]:
 
 
 class _Placing:
-    """Places the stages of one pipeline."""
-
     def __init__(self, settings: PipelineSettings, where: Where) -> None:
         self._settings = settings
         self._where = where

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -30,7 +30,7 @@ SHOWN = {
     "response/length": "tokens",
     "time/episodes_per_second": "episodes/s",
 }
-"""Metrics of a training step that are worth a place in the bar, and what they are called there."""
+"""The metrics of a training step that the bar shows, and their names there."""
 
 
 class Progress:
@@ -44,23 +44,17 @@ class Progress:
         """Print a line (Rich markup is not read)."""
         self.console.print(text, markup=False, highlight=False)
 
-    @contextmanager
-    def task(self, what: str, total: int) -> Generator[Callable[[str], None]]:
+    def task(self, what: str, total: int) -> AbstractContextManager[Callable[[str], None]]:
         """Show a task of `total` units; yields a function that counts one, with a remark."""
-        show = self._bar if self.console.is_terminal else self._lines
-        with show(what, total) as advance:
-            yield advance
+        return (self._bar if self.console.is_terminal else self._lines)(what, total)
 
     @contextmanager
     def rows(
         self, what: str, total: int, *, tokens: Callable[[], int]
     ) -> Generator[Callable[[], None]]:
-        """Show how many of `total` rows are finished; yields a function that counts one.
+        """Show how many of `total` rows are finished, and the speed in tokens (in and out).
 
-        Args:
-            what: The task.
-            total: How many rows there will be.
-            tokens: Counts the tokens that went in and out so far.
+        Yields a function that counts a finished row.
         """
         started, before = time.monotonic(), tokens()
         with self.task(what, total) as advance:

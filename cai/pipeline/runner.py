@@ -6,7 +6,6 @@ import fcntl
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,44 +27,25 @@ from cai.pipeline.manifest import (
 )
 
 NOTICED_SECONDS = 10.0
-"""Stages whose engine took less are not worth a hint."""
+"""There is no hint about a stage whose engine took less."""
 NOTICED_SHARE = 0.1
-"""A state that more of the rows end in is worth a word."""
+"""There is a remark if a larger share of the rows ends in a state other than `ok`."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a stage has to run.
-
-    Attributes:
-        stage: Its name.
-        reasons: Why it is stale; empty if it is not.
-    """
-
-    stage: str
-    reasons: tuple[str, ...]
-
-
-def plan(run: Run) -> list[Verdict]:
-    """Return which stages would run, and why, without running anything."""
-    verdicts: list[Verdict] = []
-    stale: set[str] = set()
+def plan(run: Run) -> dict[str, list[str]]:
+    """Return by stage why it would run; a stage without a reason is up to date."""
+    reasons: dict[str, list[str]] = {}
     for placed in run.stages:
-        upstream = [name for name in placed.upstream if name in stale]
+        upstream = [name for name in placed.upstream if reasons[name]]
         # What an upstream stage will make is not known yet, so its hash cannot be compared.
-        reasons = [f"{', '.join(upstream)} will run"] if upstream else _reasons(run.context(placed))
-        if reasons:
-            stale.add(placed.name)
-        verdicts.append(Verdict(placed.name, tuple(reasons)))
-    return verdicts
+        reasons[placed.name] = (
+            [f"{', '.join(upstream)} will run"] if upstream else _reasons(run.context(placed))
+        )
+    return reasons
 
 
 def run_pipeline(run: Run, only: str | None = None) -> list[str]:
     """Run every stale stage in order; with `only`, just this one.
-
-    Args:
-        run: The run.
-        only: The name of a stage.
 
     Returns:
         The names of the stages that ran.
@@ -98,21 +78,21 @@ def _check_only(only: str, run: Run) -> None:
     known = {placed.name: placed for placed in run.stages}
     if only not in known:
         raise CaiError(f"This pipeline has no stage `{only}`. It has: {', '.join(known)}.")
-    verdicts = {verdict.stage: verdict for verdict in plan(run)}
+    reasons = plan(run)
     for need in known[only].upstream:
-        if verdicts[need].reasons:
+        if reasons[need]:
             raise CaiError(
                 f"`{only}` reads what `{need}` makes, and `{need}` is stale "
-                f"({verdicts[need].reasons[0]}). Run it first (`--only {need}`), or run the whole "
+                f"({reasons[need][0]}). Run it first (`--only {need}`), or run the whole "
                 "pipeline without `--only`."
             )
 
 
 def _check_ahead(run: Run, only: str | None) -> None:
     """Say what a stage will lack from outside the run before any stage works for hours."""
-    verdicts = {verdict.stage: verdict for verdict in plan(run)}
+    reasons = plan(run)
     for placed in run.stages:
-        if verdicts[placed.name].reasons and only in (None, placed.name):
+        if reasons[placed.name] and only in (None, placed.name):
             context = run.context(placed)
             _inputs_from_outside(context)  # finds model folders, keys, servers and their models
             placed.stage.check(context)

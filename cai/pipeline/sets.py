@@ -24,9 +24,9 @@ def read_prompt_set(spec: str, *, seed: int, limit: int | None) -> PromptSet:
     """Read a prompt set.
 
     Args:
-        spec: `NAME:FILE` with a known set's name, or `red_team` or `helpful` for a file of one's
-            own; `SCHEME:red_team` or `SCHEME:helpful` with a source that has a split of its own
-            (tasks that training never sees); or `run:FOLDER` (a run's held-out prompts).
+        spec: `NAME:FILE` with the name of a known set, or `red_team` or `helpful` for any other
+            file; `SCHEME:red_team` or `SCHEME:helpful` with a source that has its own split (tasks
+            that training never sees); or `run:FOLDER` (the held-out prompts of a run).
         seed: Draws the prompts of such a source.
         limit: The largest number of prompts.
 

@@ -1,7 +1,7 @@
 """A stage of the method: its inputs, its output for other stages, and its functions.
 
-The stages themselves are in `cai/pipeline/stages`, a module each, and `cai.pipeline.method` lists
-them. A stage does not name other stages, only the kinds of its inputs.
+The stages themselves are in `cai/pipeline/stages`. A stage does not name other stages, only the
+kinds of its inputs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Stage(Generic[S]):
         outputs: The files and folders of its result.
         makes: Its output for other stages.
         needs: Its inputs.
-        inputs: Hashes of its inputs from outside the run folder, besides models to start from.
+        inputs: Hashes of its inputs from outside the run folder, except models to start from.
         check: Raises a CaiError for errors that can be detected before any stage runs.
         trains: Whether it trains the policy that it starts from, which then cannot be on a server.
         version: Increased when the code changes the output for the same inputs.

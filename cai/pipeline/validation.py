@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from cai.constitution.document import Document
-from cai.constitution.explain import did_you_mean
+from cai.constitution.explain import did_you_mean, known_keys
 from cai.errors import CaiError
 from cai.settings.paths import user_path
 
@@ -33,9 +33,9 @@ def validated(
     Args:
         section: The class of the settings.
         data: Their values; modified in place.
-        changes: `KEY=VALUE` with dotted keys and YAML values.
+        changes: `KEY=VALUE` with dotted keys and YAML values, given by the option `flag`.
         document: The file of the values; None if all are from the command line.
-        flag: The option that gave the changes.
+        flag: For errors.
 
     Raises:
         CaiError: The settings have errors; the message has all of them with their places.
@@ -48,26 +48,20 @@ def validated(
         raise CaiError("\n".join(explained(problem, section, places))) from None
 
 
+@dataclass(frozen=True)
 class Places:
-    """Where values are from: a file, or the command line."""
+    """Where values are from: a file, or the option `flag`, which has changed some keys."""
 
-    def __init__(
-        self,
-        document: Document | None = None,
-        changed: Sequence[tuple[str, ...]] = (),
-        flag: str = "--set",
-    ) -> None:
-        """Take the file, the keys that the command line has changed, and how it changes them."""
-        self._document = document
-        self._changed = changed
-        self._flag = flag
+    document: Document | None = None
+    changed: Sequence[tuple[str, ...]] = ()
+    flag: str = "--set"
 
     def write(self, location: Keys, *, of_key: bool = False) -> str:
         """Write where a value is from, or the innermost part of its place that is known."""
-        if self._document is None or any(location[: len(k)] == k for k in self._changed):
+        if self.document is None or any(location[: len(k)] == k for k in self.changed):
             dotted = ".".join(map(str, location))
-            return f"`{self._flag} {dotted}=…`" if dotted else f"`{self._flag}`"
-        return str(self._document.place(location, of_key=of_key))
+            return f"`{self.flag} {dotted}=…`" if dotted else f"`{self.flag}`"
+        return str(self.document.place(location, of_key=of_key))
 
 
 def apply_change(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...]:
@@ -130,43 +124,21 @@ def explained(
         above: The keys that lead to them.
         known: The keys that they may have at the top, if those are not the fields of the class.
     """
-    errors = problem.errors(include_url=False)
-    return [_explain(e, root, places, above, known) for e in errors]
-
-
-def _explain(
-    details: ErrorDetails,
-    root: type[BaseModel],
-    places: Places,
-    above: Keys,
-    known: Sequence[str] | None,
-) -> str:
-    location = (*above, *details["loc"])
-    dotted = ".".join(str(step) for step in location)
-    where = places.write(location, of_key=details["type"] == "extra_forbidden")
-    if details["type"] == "extra_forbidden":
-        inside = details["loc"][:-1]
-        there = known if known is not None and not inside else _known_keys(inside, root)
-        hint = did_you_mean(str(location[-1]), there)
-        return f"{where}: the key `{dotted}` is unknown, {hint}"
-    if details["type"] == "missing":
-        return f"{where}: `{dotted}` is missing: add it"
-    message = details["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    if details["type"] == "value_error" and isinstance(details["input"], dict):
-        return f"{where}: {message}"  # of a whole section: the message names its settings
-    return f"{where}: `{dotted}`: {message} (it is {details['input']!r})"
-
-
-def _known_keys(location: Iterable[str | int], model: type[BaseModel]) -> list[str]:
-    """Return the keys that the settings at `location` inside `model` may have."""
-    for step in location:
-        if isinstance(step, str):
-            model = settings_in(model.model_fields[step].annotation) or model
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def settings_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
-    """Return the settings class inside an annotation such as `list[SourceSettings] | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for a in get_args(annotation) if (found := settings_in(a))), None)
+    said: list[str] = []
+    for details in problem.errors(include_url=False):
+        location = (*above, *details["loc"])
+        dotted = ".".join(str(step) for step in location)
+        unknown = details["type"] == "extra_forbidden"
+        message = details["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        if unknown:
+            inside = details["loc"][:-1]
+            there = known if known is not None and not inside else known_keys(inside, root)
+            hint = did_you_mean(str(location[-1]), there)
+            message = f"the key `{dotted}` is unknown, {hint}"
+        elif details["type"] == "missing":
+            message = f"`{dotted}` is missing: add it"
+        elif details["type"] != "value_error" or not isinstance(details["input"], dict):
+            message = f"`{dotted}`: {message} (it is {details['input']!r})"
+        # The message about a whole section names its settings.
+        said.append(f"{places.write(location, of_key=unknown)}: {message}")
+    return said

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_serializer, field_validator
 
-from cai.compare.quality.measure import LabelQuality
+from cai.compare.quality import LabelQuality
 from cai.evaluate.rates import Estimate, Rate
 from cai.evaluate.results import (
     Counts,

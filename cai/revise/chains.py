@@ -64,7 +64,7 @@ class Reviser:
                 [principle.supervised_hash, *map(_named, self._asked(prompt.messages, principle))]
                 for principle in principles
             ],
-            self._sampling,
+            self.settings.sampling,
             self.seed,
         )
         return Item(key, fingerprint, (prompt, principles))
@@ -135,7 +135,7 @@ class Reviser:
                 model=engine.name,
                 model_fingerprint=engine.fingerprint,
                 template_hash=_turns_hash(),
-                sampling=self._sampling,
+                sampling=self.settings.sampling,
                 seed=self.seed,
             ),
         )
@@ -184,11 +184,6 @@ class Reviser:
         if not text:
             raise EmptyAnswer(" ".join(str(part) for part in purpose))
         return text, completion.finish == "stop"
-
-    @property
-    def _sampling(self) -> dict[str, float | int | str]:
-        settings = self.settings
-        return {"temperature": settings.temperature, "max_new_tokens": settings.max_new_tokens}
 
 
 def _named(prompt: Prompt) -> list[object]:

@@ -77,3 +77,8 @@ class SamplingSettings(Settings, frozen=True):
     max_state_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The stage stops if more than this share of its rows (at least 20) end in one state other than
     `ok` and `tie`; 1: never."""
+
+    @property
+    def sampling(self) -> dict[str, float | int | str]:
+        """The settings above by name, as rows keep them."""
+        return {"temperature": self.temperature, "max_new_tokens": self.max_new_tokens}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from cai.settings.base import Fraction, Positive, SamplingSettings, Settings, StageSettings
-from cai.settings.prompts import Sources, as_sources
+from cai.settings.prompts import Sources
 
 
 class LabelPolicy(Settings, frozen=True):
@@ -63,11 +63,6 @@ class GateSettings(Settings, frozen=True):
     """The smallest mean probability on the options together."""
     action: Literal["stop", "warn"] = "stop"
     """What happens when a bound is missed."""
-
-    @field_validator("comparisons", mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:  # noqa: ANN401
-        return as_sources(data)
 
 
 class CompareSettings(SamplingSettings, StageSettings, frozen=True):

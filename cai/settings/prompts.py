@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from cai.settings.base import Fraction, Positive, Settings, StageSettings
 
@@ -26,13 +26,14 @@ class SourceSettings(Settings, frozen=True):
     """The number of rows to draw with the run's seed; null: all."""
 
 
-Sources = Annotated[list[SourceSettings], Field(min_length=1)]
-
-
-def as_sources(data: Any) -> Any:  # noqa: ANN401
+def _as_sources(data: Any) -> Any:  # noqa: ANN401
     """Accept a file, a source or a list of them as a list of sources."""
     items: list[Any] = data if isinstance(data, list) else [data]
     return [{"path": item} if isinstance(item, str) else item for item in items]
+
+
+AnySources = Annotated[list[SourceSettings], BeforeValidator(_as_sources)]
+Sources = Annotated[AnySources, Field(min_length=1)]
 
 
 class PromptsSettings(StageSettings, frozen=True):
@@ -42,21 +43,9 @@ class PromptsSettings(StageSettings, frozen=True):
     """Prompts that try to elicit harmful responses."""
     helpful: Sources
     """Benign prompts that should get a helpful response."""
-    helpfulness_comparisons: list[SourceSettings] = Field(default=[])
+    helpfulness_comparisons: AnySources = Field(default=[])
     """Human comparisons of helpfulness, mixed into preference training."""
     held_out: Fraction = 0.1
     """The share of tasks kept for evaluation; sources with their own split keep it."""
     near_duplicate: Fraction = 0.5
     """Prompts whose word 3-gram sets overlap (Jaccard) by at least this much are one task."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, data: Any) -> Any:  # noqa: ANN401
-        """Accept `red_team: FILE` and lists of files as lists of sources."""
-        if not isinstance(data, dict):
-            return data
-        short: dict[str, Any] = dict(data)  # pyright: ignore[reportUnknownArgumentType]
-        for name in ("red_team", "helpful", "helpfulness_comparisons"):
-            if name in short:
-                short[name] = as_sources(short[name])
-        return short

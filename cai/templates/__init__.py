@@ -3,21 +3,18 @@
 What varies (the principle) comes after what is shared (the conversation, the responses), so that
 engines can reuse the prefix. The `paper` layout of the comparison keeps the paper's order instead.
 
-Whatever others wrote is quoted when it is inserted, so it cannot pass for another response, for a
-turn of the conversation or for the question:
+Text of others is quoted, so that it cannot be mistaken for another response, a turn or the
+question:
 
 - Its second and later lines are indented.
-- Its first line stands where the template puts it. After "(A) " or "Human: " its place tells it
-  from the template's own. Where a value begins a line, its first line is indented too if it begins,
-  after blanks or none, as something that templates write (`_openings`): a line of a template
-  ("Options:"), a letter ("(B)"), a speaker ("Human:"), or a verdict in the form asked for ("The
-  answer is: (A)"). Other first lines stay as they are ("The answer is: 42"), so that questions
-  about ordinary texts do.
+- Its first line is indented if it is at the beginning of a line (not after "(A) " or "Human: ") and
+  looks like text of a template (`_openings`): a line of one ("Options:"), a letter ("(B)"), a
+  speaker ("Human:"), or a verdict in the form asked for ("The answer is: (A)", but not "The answer
+  is: 42").
 
-Nothing is lost: what is indented can be read back. Text that is a turn of its own is not quoted:
-chat templates keep it apart by control tokens, which `cai.models.chat` reads as mere text where
-others wrote them, and transcripts by `cai.data.conversation.one_turn`, which leaves alone the turns
-that a template wrote (`TemplateMessage`).
+Quoting can be undone. A text that is a whole turn is not quoted: `cai.models.chat` keeps turns
+apart in chat templates, and `cai.data.conversation.one_turn` in transcripts, except for turns that
+a template wrote (`TemplateMessage`).
 """
 
 from __future__ import annotations
@@ -50,11 +47,11 @@ COMPARISON_TEMPLATES: dict[Layout, str] = {
 }
 
 LETTERS = "ABCDEFGHI"
-"""What responses and options are called."""
+"""The names of responses and options."""
 OPTIONS = (" (A)", " (B)")
-"""What the verdict on two options is scored on, to the letter, after `VERDICT`."""
+"""The exact texts that are scored after `VERDICT`, for a verdict on two options."""
 GRADES = tuple(f" {number}" for number in range(1, 8))
-"""What a rating is scored on, worst first, after `RATING`."""
+"""The exact texts that are scored after `RATING`, worst first."""
 VERDICT = "The answer is:"
 RATING = "The rating is:"
 REASONING = "Let's think step by step:"
@@ -66,13 +63,13 @@ _SLOT = re.compile(r"\{\{ (\w+) \}\}")
 
 
 class _Lines(str):
-    """Text whose lines were begun here, with what others wrote quoted inside them."""
+    """Lines written by this module, with quoted text of others inside them."""
 
     __slots__ = ()
 
 
 def quoted(text: str) -> str:
-    """Indent all lines of a text but the first. Nothing is lost: the indents can be taken away."""
+    """Indent all lines of a text but the first; this can be undone."""
     return _LINE_BREAK.sub(lambda found: found[0] + _INDENT, text)
 
 
@@ -91,7 +88,7 @@ def source(name: str) -> str:
 
 
 def template_hash(*names: str) -> str:
-    """Name the texts of templates, and the fixed phrases around them."""
+    """Return the hash of the texts of templates and of the fixed phrases around them."""
     return content_hash([source(name) for name in names], OPTIONS, VERDICT, REASONING)
 
 
@@ -236,13 +233,13 @@ def options(count: int) -> tuple[str, ...]:
 
 
 def _conversation(messages: Conversation) -> str:
-    """Write a conversation as a transcript in which no message can pass for several."""
+    """Write a conversation as a transcript in which each message is one turn."""
     shown = [m.model_copy(update={"content": quoted(m.content)}) for m in messages]
     return _Lines(to_transcript(shown))
 
 
 def _listed(texts: Sequence[str]) -> str:
-    """Write texts as a list, (A), (B), …, in which none can pass for several."""
+    """Write texts as a list, (A), (B), …, in which each text is one item."""
     lines = (f"({letter}) {quoted(text)}" for letter, text in zip(LETTERS, texts, strict=False))
     return _Lines("\n".join(lines))
 
@@ -289,11 +286,10 @@ def comparison_prompt(
 
 
 def verdict_prompt(prompt: Prompt, reasoning: str, ask: str = VERDICT) -> Prompt:
-    """Follow a prompt's chain of thought with the question for the verdict, or for `RATING`.
+    """Ask for the verdict, or with `ask` for the `RATING`, after a prompt's chain of thought.
 
-    The reasoning stays as the model said it, since its states are used again. It may claim an
-    answer ("The answer is: (B)"); what is scored comes after the last `ask`. In a transcript it
-    stays one turn, as every prefill does.
+    The reasoning is not changed, since its states are used again. It may contain an answer ("The
+    answer is: (B)"); the options are scored after the last `ask`.
     """
     return Prompt(prompt.messages, prefill=f"{REASONING} {reasoning} {ask}")
 
@@ -303,11 +299,7 @@ def rating_prompt(
 ) -> Prompt:
     """Ask how good one response is, from 1 to 7, by the comparison text of a principle.
 
-    Args:
-        messages: The conversation that the response answers.
-        response: What is rated.
-        principle: The comparison text of a principle.
-        reasoning: Ask for a chain of thought before the rating.
+    With `reasoning`, ask for a chain of thought before the rating.
     """
     content = render(
         "rating.j2",
@@ -319,13 +311,7 @@ def rating_prompt(
 
 
 def judge_prompt(messages: Conversation, response: str, descriptions: Sequence[str]) -> Prompt:
-    """Ask which description, one of (A), (B), …, fits a response best.
-
-    Args:
-        messages: The conversation that the response answers.
-        response: What is judged.
-        descriptions: The rubric, in the order in which it is shown.
-    """
+    """Ask which description, shown as (A), (B), … in this order, fits a response best."""
     content = render(
         "judge.j2",
         conversation=_conversation(messages),
@@ -342,12 +328,9 @@ def harmfulness_prompt(messages: Conversation, response: str) -> Prompt:
 
 
 def flag_prompt(critique_request: Prompt, critique: str, *, yes_first: bool) -> Prompt:
-    """Ask whether a critique found fault; `yes_first` makes (A) mean that it did.
+    """Ask whether a critique, the answer to a prompt of `critique_prompt`, found a fault.
 
-    Args:
-        critique_request: What `critique_prompt` returned.
-        critique: The model's answer to it.
-        yes_first: Which option means what; ask both ways to cancel a liking for a letter.
+    With `yes_first`, (A) means that it did. Ask both ways to cancel a preference for a letter.
     """
     options = ["It finds something wrong.", "It finds nothing wrong."]
     first, second = options if yes_first else reversed(options)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cai.constitution import Principle, load_constitution
 from cai.constitution.check import check_constitution
-from cai.constitution.importing import import_constitution
+from cai.constitution.importing import imported_yaml, read_foreign
 from cai.constitution.schema import CritiqueExample, FewShot
 from cai.constitution.write import to_yaml
 from cai.errors import CaiError
@@ -46,6 +46,10 @@ def write(folder, name, data):
 
 def chat(turns):
     return [{"role": role, "content": content} for role, content in turns]
+
+
+def import_constitution(files, name="imported"):
+    return imported_yaml(read_foreign(files), name)
 
 
 def imported(tmp_path, *files):

@@ -15,8 +15,9 @@ from string import ascii_lowercase
 import pytest
 from command import cai, metrics
 
-from cai.compare.quality import gold_comparisons, gold_fingerprints
+from cai.compare.quality import gold_fingerprints
 from cai.data.conversation import user
+from cai.data.prompts import load_comparisons
 from cai.data.prompts.readers import READERS, Reader
 from cai.data.records import ComparisonRow, PromptRow
 from cai.errors import CaiError
@@ -194,7 +195,7 @@ def test_known_comparisons():
         SourceSettings(path="playground:feedback", limit=50),
         SourceSettings(path="pairs.jsonl"),
     ]
-    rows = gold_comparisons(sources, seed=SEED, base_dir=HERE)
+    rows = load_comparisons(sources, "feedback", seed=SEED, base_dir=HERE)
     assert (len(rows), digest_rows(rows)) == (101, "6a4ca46e6a847564")
     assert gold_fingerprints(sources, base_dir=HERE) == {
         "known comparisons more.jsonl": "805d09f0ef762f4a",
@@ -240,7 +241,9 @@ def test_a_source_that_is_not_there_is_named(section, said):
 def test_known_comparisons_of_another_purpose_are_refused():
     said = "The playground has no 'playground:helpfulness' to measure labels on: write"
     with pytest.raises(CaiError, match=f"{said} `playground:feedback`"):
-        gold_comparisons([SourceSettings(path="playground:helpfulness")], seed=0, base_dir=HERE)
+        load_comparisons(
+            [SourceSettings(path="playground:helpfulness")], "feedback", seed=0, base_dir=HERE
+        )
 
 
 def test_the_kind_of_source_in_the_docs_is_read_everywhere(monkeypatch):
@@ -265,7 +268,7 @@ def test_the_kind_of_source_in_the_docs_is_read_everywhere(monkeypatch):
     named = hashlib.sha256((HERE / "some.db").read_bytes()).hexdigest()
     assert inputs("prompts")[path] == inputs("harmfulness")[path] == named
     gold = [SourceSettings.model_validate(source)]
-    assert len(gold_comparisons(gold, seed=0, base_dir=HERE)) == 8
+    assert len(load_comparisons(gold, "feedback", seed=0, base_dir=HERE)) == 8
     assert gold_fingerprints(gold, base_dir=HERE) == {f"known comparisons {path}": named}
     assert rated_by_the_command(path).count(b"\n") == 20
     assert len(read_prompt_set(f"helpful:{path}", seed=0, limit=None).prompts) == 20

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from verdicts import grade, orders
 
-from cai.compare.quality import gold_comparisons, gold_pair, measure_quality, misses
-from cai.compare.quality.measure import calibration_error
+from cai.compare.quality import calibration_error, gold_pair, measure_quality, misses
 from cai.data.conversation import user
+from cai.data.prompts import load_comparisons
 from cai.data.records import ComparisonRow, JudgementRow, PrincipleUse, Provenance
 from cai.playground.documents import RANK
 from cai.playground.grader import grade as truth
@@ -113,7 +113,7 @@ def test_what_was_not_measured_misses_its_bound():
 
 def test_the_playgrounds_comparisons_are_right_by_the_grader(tmp_path):
     source = SourceSettings(path="playground:feedback", limit=120)
-    gold = gold_comparisons([source], seed=3, base_dir=tmp_path)
+    gold = load_comparisons([source], "feedback", seed=3, base_dir=tmp_path)
     assert len({row.key for row in gold}) == 120
     names = {"harmful": "helps", "helpful": "helps", "explained_refusal": "explains"}
     for row in gold:

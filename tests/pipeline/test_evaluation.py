@@ -98,7 +98,7 @@ def run(models, folder, /, **changes):
         }
     )
     console = Console(quiet=True)
-    rows, found, _ = evaluate(evaluation, models, Progress(console))
+    rows, found, _ = evaluate(evaluation, models.fingerprint, Progress(console))
     return rows, found.plain()
 
 

@@ -43,12 +43,8 @@ def comparison_rows(
         problem = next(row.error for row in rows.values())
         raise CaiError(f"{source.path} has no usable comparison. The first row: {problem}")
     if len(rows) < len(pairs):
-        log.warning(
-            "%s: comparisons left out as exact duplicates: %d of %d.",
-            source.path,
-            len(pairs) - len(rows),
-            len(pairs),
-        )
+        said = "%s: comparisons left out as exact duplicates: %d of %d."
+        log.warning(said, source.path, len(pairs) - len(rows), len(pairs))
     if states["ok"] < len(rows):
         problem = next(row.error for row in rows.values() if row.state != "ok")
         log.warning(
@@ -63,13 +59,7 @@ def comparison_rows(
 def exclude_held_out(
     rows: Sequence[R], prompts: Sequence[PromptRow], near_duplicate: float
 ) -> list[R]:
-    """Leave out rows whose prompt is a near-duplicate of a held-out prompt.
-
-    Args:
-        rows: The comparisons or ratings to train on.
-        prompts: The run's prompts; only held-out ones count.
-        near_duplicate: As in the settings of `prompts`.
-    """
+    """Leave out rows whose prompt is a near-duplicate of a held-out one of the run's `prompts`."""
     held_out = [row.messages for row in prompts if row.split == "held_out"]
     texts = [compared_text(m) for m in (*held_out, *(row.messages for row in rows))]
     groups = near_duplicate_groups(texts, near_duplicate)
@@ -80,10 +70,8 @@ def exclude_held_out(
         if group not in reserved
     ]
     if len(kept) < len(rows):
-        log.warning(
-            "%d rows of training data answer held-out prompts and were left out.",
-            len(rows) - len(kept),
-        )
+        said = "%d rows of training data answer held-out prompts and were left out."
+        log.warning(said, len(rows) - len(kept))
     return kept
 
 

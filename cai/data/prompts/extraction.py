@@ -82,8 +82,7 @@ def prompt_of(record: Record, column: str | None = None) -> Conversation | None:
 
     Args:
         record: A row of a source.
-        column: Where the prompt stands; the first of the usual columns that the record has, if
-            None, whatever it holds.
+        column: The column of the prompt; by default the first usual one that the record has.
 
     Returns:
         The conversation, without the thinking of models; None when it is blank or null.

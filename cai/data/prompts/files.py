@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cai.data.prompts.formats import NAMES, delimiter_of, format_of, refuse_binary, text_of
@@ -202,14 +203,6 @@ def _check_header(header: list[str]) -> None:
         raise csv.Error(f"the header has `{twice[0]}` twice")
 
 
-def _read_csv(data: bytes, path: Path) -> list[Record]:
-    return _table(data, path, ",")
-
-
-def _read_tsv(data: bytes, path: Path) -> list[Record]:
-    return _table(data, path, "\t")
-
-
 def _read_text(data: bytes, path: Path) -> list[Record]:
     lines = text_of(data, path).split("\n")
     return [
@@ -233,8 +226,8 @@ def _read_parquet(data: bytes, path: Path) -> list[Record]:
 FORMATS: dict[str, Callable[[bytes, Path], list[Record]]] = {
     "jsonl": _read_jsonl,
     "json": _read_json,
-    "csv": _read_csv,
-    "tsv": _read_tsv,
+    "csv": partial(_table, usual=","),
+    "tsv": partial(_table, usual="\t"),
     "text": _read_text,
     "parquet": _read_parquet,
 }

@@ -48,10 +48,10 @@ _BINARY = (
     (b"SQLite format 3\x00", "a SQLite database", "write the table as CSV"),
     (b"\x89HDF", "an HDF5 file", "write it as parquet"),
     (b"\x93NUMPY", "a NumPy file", "write it as JSON Lines"),
-    (b"\x80\x02", "a Python pickle", "write it as JSON Lines"),
-    (b"\x80\x03", "a Python pickle", "write it as JSON Lines"),
-    (b"\x80\x04", "a Python pickle", "write it as JSON Lines"),
-    (b"\x80\x05", "a Python pickle", "write it as JSON Lines"),
+    *(
+        (bytes([0x80, version]), "a Python pickle", "write it as JSON Lines")
+        for version in (2, 3, 4, 5)
+    ),
     (b"%PDF", "a PDF", "write its rows as JSON Lines"),
 )
 """First bytes, what they say, and what to do."""

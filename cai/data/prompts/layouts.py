@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cai.data.prompts import verdicts
 from cai.data.prompts.preferred import Judged, preferred, unreadable
@@ -13,34 +13,20 @@ from cai.data.prompts.turns import structure
 from cai.errors import CaiError
 from cai.settings import SourceSettings
 
-
-@dataclass(frozen=True)
-class Ask:
-    """What the source's settings say of how its comparisons are read.
-
-    Attributes:
-        column: The prompt's column; the usual ones, if None.
-        labels: What a number or word in the verdict's column means, by its text.
-    """
-
-    column: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+Read = Callable[[Record, str | None, Mapping[str, str]], list[Judged]]
+"""Reads a record, by the column of its prompt and the meaning of its labels in the settings."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A known layout.
+    """A known layout: a record with all of `columns`, whose value in `nested` is a tree.
 
-    Attributes:
-        name: What it is called.
-        columns: What it is recognised by; a value may have to be an object, too.
-        read: Reads a record into pairs, usually one.
-        nested: A column whose value must be a tree.
+    `name` is for messages; `read` makes pairs of a record, usually one.
     """
 
     name: str
     columns: tuple[str, ...]
-    read: Callable[[Record, Ask], list[Judged]]
+    read: Read
     nested: str | None = None
 
     def fits(self, record: Record) -> bool:
@@ -62,17 +48,17 @@ def judged_pairs(records: Sequence[Record], source: SourceSettings) -> tuple[lis
     Raises:
         CaiError: A record's columns are no known layout at all, or labels could mean either thing.
     """
-    ask = Ask(source.column, {str(k): v for k, v in (source.labels or {}).items()})
+    labels = {str(k): v for k, v in (source.labels or {}).items()}
     together = answers_together(as_trees(records))
     layouts = [layout_of(record) for record in together]
     verdicts.check_labels(
         [r for r, found in zip(together, layouts, strict=True) if found.name == "labelled pairs"],
-        ask.labels,
+        labels,
     )
     pairs: list[Judged] = []
     for record, layout in zip(together, layouts, strict=True):
         try:
-            pairs += layout.read(record, ask)
+            pairs += layout.read(record, source.column, labels)
         except CaiError as error:
             pairs.append(unreadable(str(error)))
     return pairs, " and ".join(dict.fromkeys(layout.name for layout in layouts))
@@ -96,31 +82,26 @@ def layout_of(record: Record) -> Layout:
     return found
 
 
-def _better_and_worse(better: str, worse: str) -> Callable[[Record, Ask], list[Judged]]:
-    return lambda record, ask: [preferred(record, better, worse, ask.column)]
+def _better_and_worse(better: str, worse: str) -> Read:
+    return lambda record, column, _: [preferred(record, better, worse, column)]
 
 
-def _judged(
-    one: str, two: str, verdict: Callable[[Record], float]
-) -> Callable[[Record, Ask], list[Judged]]:
-    def read(record: Record, ask: Ask) -> list[Judged]:
-        return [verdicts.two_responses(record, (one, two), verdict(record), ask.column)]
-
-    return read
+def _judged(one: str, two: str, verdict: Callable[[Record], float]) -> Read:
+    return lambda record, column, _: [
+        verdicts.two_responses(record, (one, two), verdict(record), column)
+    ]
 
 
-def _labelled(one: str, two: str, name: str) -> Callable[[Record, Ask], list[Judged]]:
-    def read(record: Record, ask: Ask) -> list[Judged]:
-        label = verdicts.told(record, name, (one, two), ask.labels)
-        return [verdicts.two_responses(record, (one, two), label, ask.column)]
+def _labelled(one: str, two: str, name: str) -> Read:
+    def read(record: Record, column: str | None, labels: Mapping[str, str]) -> list[Judged]:
+        label = verdicts.told(record, name, (one, two), labels)
+        return [verdicts.two_responses(record, (one, two), label, column)]
 
     return read
 
 
-def _without_ask(
-    read: Callable[[Record, str | None], list[Judged]],
-) -> Callable[[Record, Ask], list[Judged]]:
-    return lambda record, ask: read(record, ask.column)
+def _without_labels(read: Callable[[Record, str | None], list[Judged]]) -> Read:
+    return lambda record, column, _: read(record, column)
 
 
 TWO_RESPONSES = (
@@ -149,7 +130,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "HHH comparisons",
         ("text_correct", "text_incorrect"),
-        lambda record, _: [preferred(record, "text_correct", "text_incorrect", whole=True)],
+        lambda record, *_: [preferred(record, "text_correct", "text_incorrect", whole=True)],
     ),
     Layout(
         "OpenAI preferences",
@@ -161,16 +142,16 @@ LAYOUTS: tuple[Layout, ...] = (
         ("response1", "response2", "annotator1"),
         _judged("response1", "response2", verdicts.annotated),
     ),
-    Layout("OASST trees", ("prompt",), _without_ask(verdicts.tree), nested="prompt"),
+    Layout("OASST trees", ("prompt",), _without_labels(verdicts.tree), nested="prompt"),
     Layout(
         "Arena conversations",
         ("conversation_a", "conversation_b", "winner"),
-        _without_ask(verdicts.arena_conversations),
+        _without_labels(verdicts.arena_conversations),
     ),
     Layout(
         "Arena responses",
         ("response_a", "response_b", "winner_model_a"),
-        _without_ask(verdicts.arena_responses),
+        _without_labels(verdicts.arena_responses),
     ),
     Layout(
         "HelpSteer preferences",
@@ -192,8 +173,8 @@ LAYOUTS: tuple[Layout, ...] = (
         ("human_ref_a", "human_ref_b", "labels"),
         _judged("human_ref_a", "human_ref_b", verdicts.coded("labels", {1: 1.0, 0: 0.0})),
     ),
-    Layout("rated completions", ("completions",), _without_ask(verdicts.completions)),
-    Layout("ranked answers", ("answers",), _without_ask(verdicts.ranked_answers)),
+    Layout("rated completions", ("completions",), _without_labels(verdicts.completions)),
+    Layout("ranked answers", ("answers",), _without_labels(verdicts.ranked_answers)),
     *(
         Layout("labelled pairs", (one, two, name), _labelled(one, two, name))
         for one, two in TWO_RESPONSES
@@ -202,7 +183,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "LLaMA-Factory preferences",
         ("instruction", "output"),
-        _without_ask(verdicts.two_outputs),
+        _without_labels(verdicts.two_outputs),
     ),
 )
 """The first that fits is used."""

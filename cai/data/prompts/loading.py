@@ -19,14 +19,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PromptReport:
-    """What `load_prompts` found.
+    """The prompts of a run, those of sources with a split of their own first.
 
-    Attributes:
-        rows: The prompts in the order of the sources, those with a split of their own first.
-        counts: How many rows were `read`, left out as `empty`, as messages that are
-            `not_the_users`, as `unreadable` (turns of tools, images), as exact `duplicates` or as
-            `beyond_limit`, and how many `prompts` in how many `tasks` were kept; sources with a
-            split of their own do not count.
+    `counts` says of the other sources how many rows were `read`, left out as `empty`, as messages
+    that are `not_the_users`, as `unreadable` (turns of tools, images), as exact `duplicates` or as
+    `beyond_limit`, and how many `prompts` in how many `tasks` were kept.
     """
 
     rows: tuple[PromptRow, ...]
@@ -42,8 +39,8 @@ def load_prompts(settings: PromptsSettings, *, seed: int, base_dir: Path) -> Pro
 
     Args:
         settings: The sources.
-        seed: The run's seed: draws the split, and the rows of sources with a `limit`.
-        base_dir: The pipeline file's folder, from which paths are relative.
+        seed: Draws the split, and the rows of sources with a `limit`.
+        base_dir: The folder of the pipeline file; relative paths start there.
 
     Raises:
         CaiError: A source cannot be read, or has no prompt.
@@ -69,7 +66,8 @@ def load_prompts(settings: PromptsSettings, *, seed: int, base_dir: Path) -> Pro
         read = reader.prompts(kind, seed=seed)
         found = [row for row in read if isinstance(row, PromptRow)]
         left_out = Counter(row.reason for row in read if isinstance(row, LeftOut))
-        distinct = [row for row in _first_of_each(found) if row.key not in seen]
+        first_of_each = {row.key: row for row in reversed(found)}
+        distinct = [r for r in found if first_of_each[r.key] is r and r.key not in seen]
         kept = draw_limit(distinct, reader.source.limit, seed)
         seen.update(row.key for row in kept)
         rows += kept
@@ -83,7 +81,10 @@ def load_prompts(settings: PromptsSettings, *, seed: int, base_dir: Path) -> Pro
         )
     rows = _split(with_tasks(rows, given, settings.near_duplicate), given, settings.held_out, seed)
     counts.update(prompts=len(rows), tasks=len({row.task for row in rows}))
-    _warn(counts)
+    if counts["empty"]:
+        log.warning("Blank rows left out: %d of %d.", counts["empty"], counts["read"])
+    if counts["duplicates"]:
+        log.warning("Prompts left out as exact duplicates of others: %d.", counts["duplicates"])
     return PromptReport((*given, *rows), dict(counts))
 
 
@@ -92,16 +93,10 @@ def load_comparisons(
 ) -> list[ComparisonRow]:
     """Read human comparisons.
 
-    The label is the probability that `responses[0]` is the better one. Which response that is, a
-    hash of the seed and the key decides, so that position carries no information. Rows that cannot
-    be trained on stay, with their state: `failed` (the two prompts differ), `unparsed` (a response
-    is missing or is no text, the label is unknown) or `tie`. Exact duplicates are left out.
-
-    Args:
-        sources: The sources.
-        purpose: What they are for.
-        seed: The run's seed.
-        base_dir: The pipeline file's folder, from which paths are relative.
+    The label is the probability that `responses[0]` is the better one. A hash of the seed and the
+    key decides which response that is, so the position tells nothing. Rows that cannot be trained
+    on stay, with their state: `failed` (the two prompts differ), `unparsed` (a response is missing
+    or is no text, the label is unknown) or `tie`. Exact duplicates are left out.
 
     Raises:
         CaiError: A source cannot be read, has none of the known layouts or no usable row.
@@ -109,13 +104,6 @@ def load_comparisons(
     readers = [reader_of(source, base_dir) for source in sources]
     rows = {row.key: row for r in readers for row in r.comparisons(purpose, seed=seed)}
     return list(rows.values())
-
-
-def _first_of_each(rows: Sequence[PromptRow]) -> list[PromptRow]:
-    firsts: dict[str, PromptRow] = {}
-    for row in rows:
-        firsts.setdefault(row.key, row)
-    return list(firsts.values())
 
 
 def _split(
@@ -133,11 +121,3 @@ def _split(
             kinds[row.task].add(row.kind)
     splits = {**split_tasks(kinds, sides, held_out=held_out, seed=seed), **given_splits}
     return [row.model_copy(update={"split": splits[row.task]}) for row in rows]
-
-
-def _warn(counts: Counter[str]) -> None:
-    """Say what was left out."""
-    if counts["empty"]:
-        log.warning("Blank rows left out: %d of %d.", counts["empty"], counts["read"])
-    if counts["duplicates"]:
-        log.warning("Prompts left out as exact duplicates of others: %d.", counts["duplicates"])

@@ -32,8 +32,7 @@ def near_duplicate_groups(texts: Sequence[str], threshold: float) -> list[int]:
 
     Args:
         texts: The texts.
-        threshold: Smallest Jaccard overlap of word 3-gram sets, in [0, 1]; at 0, sharing any 3-gram
-            is enough.
+        threshold: The smallest Jaccard overlap, in [0, 1]; at 0, one shared 3-gram is enough.
 
     Returns:
         For each text the index of the first text of its group.
@@ -110,7 +109,7 @@ def _linked(sets: _Sets, threshold: float) -> Ints:
     """Return a label for each set; similar ones have the same."""
     groups = _Groups(len(sets.sizes))
     for index, lists in _candidates(sets, threshold):
-        # One of each list first: what already hangs together with it need not be compared.
+        # First one of each list: what is then in the same group need not be compared.
         firsts = np.unique([candidates[0] for candidates in lists])
         groups.join(index, sets.similar(index, firsts, threshold))
         strangers = [c[groups.label[c] != groups.label[index]] for c in lists]
@@ -143,7 +142,7 @@ def _candidates(sets: _Sets, threshold: float) -> Iterator[tuple[int, list[Ints]
 
 
 class _Groups:
-    """Disjoint sets that keep the label of every member at hand; the smaller one is relabelled."""
+    """Disjoint sets and the labels of their members; to join two, the smaller is relabelled."""
 
     def __init__(self, size: int) -> None:
         self.label: Ints = np.arange(size)

@@ -91,9 +91,9 @@ def preferred(
 
     Args:
         record: The row.
-        better: The better answer's column.
-        worse: The worse answer's column.
-        column: The prompt's column, if the settings name it.
+        better: The column of the better answer.
+        worse: The column of the worse answer.
+        column: The column of the prompt, if the settings name it.
         whole: Both are whole conversations, whatever else the row has.
 
     Raises:

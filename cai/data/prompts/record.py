@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -91,14 +91,11 @@ class Record:
 
     def has(self, *names: str) -> bool:
         """Say whether all columns are there, whatever their case."""
-        return {name.lower() for name in names} <= set(self._lower())
+        return {name.lower() for name in names} <= {name.lower() for name in self.fields}
 
     def columns(self) -> str:
         """List the column names for a message."""
         return ", ".join(f"`{name}`" for name in self.fields) or "none"
-
-    def _lower(self) -> Iterator[str]:
-        return (name.lower() for name in self.fields)
 
 
 def read_each(
@@ -135,13 +132,7 @@ def read_each(
 
 
 def say_what_was_read(path: str, records: Sequence[Record], layouts: Sequence[str]) -> None:
-    """Say in one line how a source was read, and name each column that was not used.
-
-    Args:
-        path: The source.
-        records: All of its rows, after they were read.
-        layouts: The names of the layouts that they had.
-    """
+    """Say in one line how the rows of a source were read, and which columns were not used."""
     columns = list(dict.fromkeys(name for record in records for name in record.fields))
     used = {name for record in records for name in record.used}
     unused = [name for name in columns if name.lower() not in used]

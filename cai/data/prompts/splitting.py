@@ -101,7 +101,7 @@ def _fill_sides(
     kinds: Mapping[str, set[Kind]],
     fixed: set[Split],
 ) -> None:
-    """See that one kind has a task on each side, training first; `tasks` ascend by draw."""
+    """Make sure that one kind has a task on each side, training first; `tasks` ascend by draw."""
     present = {splits[task] for task in tasks} | fixed
     # A task of this kind alone is moved if there is one: it cannot empty the other kind's side.
     own = [task for task in tasks if len(kinds[task]) == 1] or tasks

@@ -24,7 +24,7 @@ ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
 }
-"""Names of roles in the wild, in lower case."""
+"""The names of roles in data sets, in lower case, and our names of them."""
 
 # A speaker opens a turn only at the start of the text or after a blank line. Blank lines alone
 # separate paragraphs of one turn.

@@ -171,26 +171,24 @@ def arena_responses(record: Record, column: str | None) -> list[Judged]:  # noqa
 
 def completions(record: Record, column: str | None) -> list[Judged]:
     """Read answers with scores (UltraFeedback, HelpSteer): every pair of them."""
-    items = _items(record, "completions")
     scored = [
         (
             checked_text(item.get("response"), "response", record.where),
             _number(item.get("overall_score", item.get("score")), "overall_score", record),
         )
-        for item in items
+        for item in _items(record, "completions")
     ]
     return _pairs(record, _prompt(record, column), scored)
 
 
 def ranked_answers(record: Record, column: str | None) -> list[Judged]:
     """Read answers with ranks, 1 the best (Nectar): every pair of them."""
-    items = _items(record, "answers")
     scored = [
         (
             checked_text(item.get("answer"), "answer", record.where),
             -_number(item.get("rank"), "rank", record),
         )
-        for item in items
+        for item in _items(record, "answers")
     ]
     return _pairs(record, _prompt(record, column), scored)
 

@@ -1,1 +1,1 @@
-"""The stages of the method, a module each; `cai.pipeline.method` lists them."""
+"""The stages of the method; `cai.pipeline.method` lists them."""

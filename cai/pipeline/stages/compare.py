@@ -11,14 +11,9 @@ from typing import Any
 
 from cai import compare
 from cai.compare import Form
-from cai.compare.quality import (
-    gold_comparisons,
-    gold_fingerprints,
-    gold_pairs,
-    measure_quality,
-    misses,
-)
+from cai.compare.quality import gold_fingerprints, gold_pairs, measure_quality, misses
 from cai.data.conversation import Message
+from cai.data.prompts import load_comparisons
 from cai.data.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
 from cai.data.rows import RowsResult
 from cai.data.store import RowStore, read_rows, write_json, write_rows
@@ -63,7 +58,7 @@ def _inputs(context: Context[CompareSettings]) -> dict[str, str]:
 
 def _run(context: Context[CompareSettings]) -> dict[str, Any]:
     started = time.monotonic()
-    with Engines(context) as engines:
+    with Engines(context.fingerprint) as engines:
         pairs = _make_pairs(context, engines)
         engines.keep(context.feedback, context.fallback)
         quality = _gate(context, engines)
@@ -119,7 +114,8 @@ def _gate(context: Context[CompareSettings], engines: Engines) -> dict[str, Any]
     if gate is None:
         path.unlink(missing_ok=True)
         return {}
-    gold = gold_comparisons(gate.comparisons, seed=context.seed, base_dir=context.base_dir)
+    seed, base_dir = context.seed, context.base_dir
+    gold = load_comparisons(gate.comparisons, "feedback", seed=seed, base_dir=base_dir)
     judged = _judged(context, engines, gold_pairs(gold), "quality")
     quality = measure_quality(
         gold,
@@ -169,16 +165,10 @@ def _judged(
     only: Iterable[JudgementRow] | None = None,
     normal: Collection[str] = (),
 ) -> RowsResult[JudgementRow]:
-    """Ask about pairs.
+    """Ask the feedback model, or another `model`, about pairs; `name` is the file of the rows.
 
-    Args:
-        context: The run.
-        engines: Of the stage.
-        pairs: The pairs.
-        name: The file of the rows, and what the progress is called.
-        model: Who is asked; the feedback model if left out.
-        only: Ask again for these judgements alone, in their stead.
-        normal: States that many of the rows may have.
+    With `only`, ask again for these judgements alone, to replace them. Many rows may have the
+    states in `normal`.
     """
     engine, judge = engines[model or context.feedback], _judge(context)
     items = judge.items(pairs, engine)

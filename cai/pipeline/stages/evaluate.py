@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,12 +53,9 @@ def _folder(context: Context[EvaluateSettings], kind: str) -> Path | None:
 def planned(
     context: Context[EvaluateSettings], folder: Path, *, all_checkpoints: bool = False
 ) -> Evaluation:
-    """Return the evaluation of a run: its models, on its held-out prompts.
+    """Return the evaluation of a run: its models, on its held-out prompts; results in `folder`.
 
-    Args:
-        context: Of the stage.
-        folder: Where the results go.
-        all_checkpoints: Ask the checkpoints that trainings have kept as much as the other models.
+    With `all_checkpoints`, the checkpoints of trainings are asked as much as the other models.
     """
     settings = _settings(context)
     prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
@@ -68,6 +65,8 @@ def planned(
 
     samples = settings.samples_per_side if all_checkpoints else settings.checkpoint_samples
     kept = _checkpoints(context) if samples else ()
+    scorer = _folder(context, PREFERENCE_MODEL)
+    is_labelled = any(p.output and p.output.kind == COMPARISONS for p in context.run.stages)
     return Evaluation(
         folder=folder,
         settings=settings,
@@ -77,17 +76,17 @@ def planned(
         checkpoints=kept,
         checkpoint_asked=asked(samples) if kept else (),
         texts=_benign_texts(context, settings.benign_texts),
-        preference=_preference(context),
+        preference=scorer and preference_loader(scorer / "model"),
         starts=_starts(context),
         followed=_followed(context),
-        labelled_by=context.fingerprint(context.feedback) if _is_labelled(context) else None,
+        labelled_by=context.fingerprint(context.feedback) if is_labelled else None,
     )
 
 
 def _run(context: Context[EvaluateSettings]) -> dict[str, Any]:
     started = time.monotonic()
     evaluation = planned(context, context.folder)
-    result, found, usage = evaluate(evaluation, context, context.progress)
+    result, found, usage = evaluate(evaluation, context.fingerprint, context.progress)
     results = found.plain()
     write_json(evaluation.folder / "summary.json", results["evaluation"])
     write_json(evaluation.folder / "measures.json", results["measures"])
@@ -100,7 +99,7 @@ def _run(context: Context[EvaluateSettings]) -> dict[str, Any]:
 
 
 def _checkpoints(context: Context[EvaluateSettings]) -> tuple[Checkpoint, ...]:
-    """Return the policies that trainings have kept on their way, in order."""
+    """Return the checkpoints that trainings have kept, in order."""
     from cai.ppo.train import snapshots
 
     models, folders = context.policies, context.folders(POLICY)
@@ -109,12 +108,6 @@ def _checkpoints(context: Context[EvaluateSettings]) -> tuple[Checkpoint, ...]:
         for name, folder in folders.items()
         for step, path in snapshots(folder).items()
     )
-
-
-def _preference(context: Context[EvaluateSettings]) -> Callable[[], PreferenceModel] | None:
-    """Return the loader of the run's preference model; None if it has none."""
-    folder = _folder(context, PREFERENCE_MODEL)
-    return folder and preference_loader(folder / "model")
 
 
 def _starts(context: Context[EvaluateSettings]) -> dict[str, str]:
@@ -126,7 +119,7 @@ def _starts(context: Context[EvaluateSettings]) -> dict[str, str]:
 
 
 def _followed(context: Context[EvaluateSettings]) -> tuple[str, ...]:
-    """Name the policies that were trained to please the preference model of the evaluation."""
+    """Name the policies that were trained on the scores of the evaluation's preference model."""
     scorer = context.placed.sources.get(PREFERENCE_MODEL)
     return tuple(
         placed.output.name
@@ -136,10 +129,6 @@ def _followed(context: Context[EvaluateSettings]) -> tuple[str, ...]:
         and placed.output.name in context.policies
         and placed.sources.get(PREFERENCE_MODEL) == scorer
     )
-
-
-def _is_labelled(context: Context[EvaluateSettings]) -> bool:
-    return any(p.output and p.output.kind == COMPARISONS for p in context.run.stages)
 
 
 def _benign_texts(context: Context[EvaluateSettings], count: int) -> list[BenignText]:
@@ -153,7 +142,7 @@ def _benign_texts(context: Context[EvaluateSettings], count: int) -> list[Benign
 
 
 def _chains(context: Context[EvaluateSettings], most: int) -> list[RevisionRow]:
-    """Take so many usable chains; rows are stored by a hash, so the first are as good as any."""
+    """Take at most so many usable chains; rows are sorted by a hash, so the first are random."""
     folder = _folder(context, REVISIONS)
     rows = read_rows(folder / "rows.jsonl", RevisionRow) if folder else []
     return [row for row in rows if row.state == "ok" and row.steps][:most]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cai.data.records import PromptRow, content_hash
 from cai.data.store import read_rows
@@ -13,9 +13,6 @@ from cai.pipeline.context import Context
 from cai.pipeline.launch import Job, launcher_of, run_job
 from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
 from cai.settings import ModelSettings, PPOSettings
-
-if TYPE_CHECKING:
-    from cai.ppo import PPO
 
 
 def _pretraining(context: Context[PPOSettings]) -> Path | None:
@@ -48,13 +45,13 @@ class PPOJob(Job, frozen=True):
     Attributes:
         policy: SL-CAI.
         preference_model: Its folder.
-        independent: The one that only the guard asks.
-        settings: Of the stage.
-        seed: The run's.
+        independent: The folder of the preference model that only the guard asks.
+        settings: The section of the stage.
+        seed: The seed of the run.
         prompts: The rows of the `prompts` stage.
         pretraining: The texts of PPO-ptx.
-        folder: The stage's.
-        log_dir: For TensorBoard.
+        folder: The folder of the stage.
+        log_dir: The folder of its TensorBoard logs.
     """
 
     work: str = f"{__name__}:PPOJob"
@@ -70,11 +67,6 @@ class PPOJob(Job, frozen=True):
 
     def run(self, on_step: Callable[[Mapping[str, float]], None]) -> dict[str, Any]:
         """Train, in this process or as one of several; return the metrics."""
-        ppo, arguments = self.prepared()
-        return dict(ppo.train(**arguments, on_step=on_step))
-
-    def prepared(self) -> tuple[PPO, dict[str, Any]]:
-        """Read the rows; return the trainer, with nothing loaded, and the arguments of `train`."""
         from cai.ppo import PPO
         from cai.ppo.pretraining import read_texts
 
@@ -82,14 +74,17 @@ class PPOJob(Job, frozen=True):
         prompts = [row for row in read_rows(self.prompts, PromptRow) if row.split == "train"]
         held_out = watched(prompts, guard.prompts) if guard else []
         kept = {prompt.key for prompt in held_out}
-        return PPO(self.policy, self.preference_model, self.settings, seed=self.seed), {
-            "prompts": [prompt for prompt in prompts if prompt.key not in kept],
-            "folder": self.folder,
-            "held_out": held_out,
-            "independent": self.independent,
-            "pretraining": read_texts(self.pretraining) if self.pretraining else (),
-            "log_dir": self.log_dir,
-        }
+        ppo = PPO(self.policy, self.preference_model, self.settings, seed=self.seed)
+        metrics = ppo.train(
+            [prompt for prompt in prompts if prompt.key not in kept],
+            folder=self.folder,
+            held_out=held_out,
+            independent=self.independent,
+            pretraining=read_texts(self.pretraining) if self.pretraining else (),
+            log_dir=self.log_dir,
+            on_step=on_step,
+        )
+        return dict(metrics)
 
 
 def _run(context: Context[PPOSettings]) -> dict[str, Any]:

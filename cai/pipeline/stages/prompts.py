@@ -37,7 +37,7 @@ def _run(context: Context[PromptsSettings]) -> dict[str, Any]:
     settings, seed, base_dir = context.settings, context.seed, context.base_dir
     report = load_prompts(settings, seed=seed, base_dir=base_dir)
     run = context.run.pipeline.settings
-    for evaluate in run.named(EvaluateSettings).values():  # better said now than after hours
+    for evaluate in run.named(EvaluateSettings).values():  # say it now, not after hours
         if evaluate.grader != "judge":
             plain_grader(evaluate.grader)
         evaluation_samples(report.rows, evaluate.samples_per_side, stratum=evaluate.stratum)

@@ -48,7 +48,7 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
     started = time.monotonic()
     reviser = revise.Reviser(context.constitution, context.settings, context.seed)
     prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
-    with Engines(context) as engines:
+    with Engines(context.fingerprint) as engines:
         engine = engines[context.policy]
         result = make_rows(
             context,
@@ -92,11 +92,7 @@ def _check(context: Context[ReviseSettings]) -> None:
 
 
 def _check_chains(rows: Iterable[RevisionRow], folder: Path) -> None:
-    """Refuse to go on to a fine-tuning that would see no revision.
-
-    Raises:
-        CaiError: All chains were lost.
-    """
+    """Refuse to continue with a fine-tuning that would see no revision."""
     chains = [row for row in rows if row.kind == "red_team"]
     if chains and all(row.state != "ok" for row in chains):
         said = (chains[0].error or "").rstrip(".")
@@ -154,8 +150,8 @@ def _write_training_data(
     """Write one row per revision (of all rounds) and one per helpful sample.
 
     First responses to red-team prompts and critiques are not training targets (paper, section 3.5).
-    So a revision that says that nothing needs to change stands for the revision before it, and
-    without one it is left out. `rows.jsonl` keeps all revisions as they were said.
+    So a revision that says that nothing needs to change is replaced by the revision before it, and
+    left out if there is none. `rows.jsonl` keeps all revisions unchanged.
 
     Returns:
         The revisions that are left out, by reason.

@@ -1,19 +1,20 @@
-"""The quality of labels: pure functions of known comparisons and judgements on them."""
+"""How good labels are, measured on comparisons whose better response is known; and their gate."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 from cai.compare import by_pair, first_preferred, label_pair, orders_agree, preference
 from cai.compare.labels import OPINION
-from cai.compare.quality.gold import gold_pair
-from cai.data.records import ComparisonRow, JudgementRow
+from cai.data.prompts import fingerprints
+from cai.data.records import ComparisonRow, JudgementRow, PairRow, Provenance, ResponseSample
 from cai.evaluate.rates import Rate, mean, rate
-from cai.settings import LabelPolicy
+from cai.settings import GateSettings, LabelPolicy, SourceSettings
 
 BINS = 10
 """Equal bins of confidence from 0.5 to 1, for reliability and calibration error."""
@@ -46,11 +47,11 @@ class LabelQuality:
         reliability: The same, by confidence.
         calibration_error: Expected calibration error: the mean over labels of the distance between
             their bin's accuracy and mean confidence, in [0, 1]. Few labels make it look larger.
-        swap_flips: The share of opinions that change when asked the other way round.
+        swap_flips: The share of opinions that change with the order of asking.
         position_bias: Mean P(the response shown first is better) - 1/2, before the two orders are
             averaged; of the one order alone where there is one. Over comparisons of two.
-        length_bias: Mean label of the longer response (in words) less the share of them that are
-            better: above 0, length is liked for itself.
+        length_bias: Mean label of the longer response (in words), minus the share of longer
+            responses that are better; above 0, the judge prefers length.
         option_mass: Mean probability on the options together.
         principle_agreement: How often two principles with an opinion on one comparison agree.
         always_first: Accuracy of always preferring the response shown first.
@@ -91,6 +92,37 @@ class _Labelled:
         return None if self.label == 0.5 else (self.label > 0.5) == self.first_is_better
 
 
+def gold_fingerprints(sources: Sequence[SourceSettings], *, base_dir: Path) -> dict[str, str]:
+    """Name what the sources hold."""
+    named = fingerprints(sources, "feedback", base_dir)
+    return {f"known comparisons {path}": name for path, name in named.items()}
+
+
+def gold_pairs(rows: Iterable[ComparisonRow]) -> list[PairRow]:
+    """Return known comparisons as `gold_pair` does, in an order that is not that of their files.
+
+    The first of them then say as much about all of them as any others (`data/states.py`).
+    """
+    return sorted(map(gold_pair, rows), key=lambda pair: pair.key)
+
+
+def gold_pair(row: ComparisonRow) -> PairRow:
+    """Return a known comparison as responses that the feedback model can be asked about."""
+    first, second = (ResponseSample(text=text, model="", ended=True) for text in row.responses)
+    return PairRow(
+        key=row.key,
+        state=row.state,
+        error=row.error,
+        kind=row.kind,
+        messages=row.messages,
+        task=row.task,
+        responses=(first, second),
+        provenance=Provenance(
+            model="", model_fingerprint="", template_hash="", sampling={}, seed=0
+        ),
+    )
+
+
 def measure_quality(
     gold: Iterable[ComparisonRow],
     judgements: Iterable[JudgementRow],
@@ -101,8 +133,8 @@ def measure_quality(
     """Measure labels on comparisons whose better response is known.
 
     Args:
-        gold: The comparisons; those that are no `ok` (ties, say) are only counted.
-        judgements: On `gold_pair` of each of them.
+        gold: The comparisons; those whose state is not `ok` (ties, for example) are only counted.
+        judgements: The judgements of `gold_pair` of each.
         weights: Principle id to weight.
         policy: How verdicts become labels.
     """
@@ -128,7 +160,7 @@ def measure_quality(
         accuracy=rate([one.right for one in labelled], [one.task for one in labelled]),
         answered=rate([label.label is not None for label in labels], tasks),
         reliability=_reliability(labelled),
-        calibration_error=_bootstrapped(labelled, calibration_error),
+        calibration_error=_calibration(labelled),
         swap_flips=rate([_not(orders_agree(judgement)) for _, judgement in on], on_tasks),
         position_bias=mean(
             [_minus_half(first_preferred(judgement)) for _, judgement in on], on_tasks
@@ -151,6 +183,33 @@ def measure_quality(
             tasks,
         ),
     )
+
+
+def misses(quality: LabelQuality, gate: GateSettings) -> list[str]:
+    """Return a message for each bound that a measure misses; one without a value misses it.
+
+    The values count, not their intervals. Bounds that are None are not checked.
+    """
+    bias = quality.position_bias.value
+    low = (
+        ("accuracy", quality.accuracy.value, gate.accuracy),
+        ("option_mass", quality.option_mass.value, gate.option_mass),
+    )
+    high = (
+        ("calibration_error", quality.calibration_error.value, gate.calibration_error),
+        ("swap_flips", quality.swap_flips.value, gate.swap_flips),
+        ("position_bias", None if bias is None else abs(bias), gate.position_bias),
+    )
+    said: list[str] = []
+    for bounds, word, sign in ((low, "least", 1), (high, "most", -1)):
+        for name, value, bound in bounds:
+            if bound is None:
+                continue
+            if value is None:
+                said.append(f"{name} could not be measured (wanted: at {word} {bound:g})")
+            elif sign * value < sign * bound:
+                said.append(f"{name} is {value:.3f} (wanted: at {word} {bound:g})")
+    return said
 
 
 def calibration_error(labels: Sequence[tuple[float, bool | None]]) -> float:
@@ -182,11 +241,8 @@ def _bin(confidence: float) -> int:
     return min(int((confidence - 0.5) * 2 * BINS), BINS - 1)
 
 
-def _bootstrapped(
-    labelled: Sequence[_Labelled],
-    statistic: Callable[[Sequence[tuple[float, bool | None]]], float],
-) -> Rate:
-    """Return a statistic of the labels with the bootstrap's percentile interval over tasks."""
+def _calibration(labelled: Sequence[_Labelled]) -> Rate:
+    """Return the calibration error with the bootstrap's percentile interval over tasks."""
     if not labelled:
         return Rate(None, None, None, 0)
     by_task: defaultdict[str, list[tuple[float, bool | None]]] = defaultdict(list)
@@ -194,11 +250,11 @@ def _bootstrapped(
         by_task[one.task].append((one.confidence, one.right))
     tasks, rng = list(by_task.values()), random.Random(0)
     values = sorted(
-        statistic([one for task in rng.choices(tasks, k=len(tasks)) for one in task])
+        calibration_error([one for task in rng.choices(tasks, k=len(tasks)) for one in task])
         for _ in range(RESAMPLES)
     )
     low, high = (values[round(q * (RESAMPLES - 1))] for q in (0.025, 0.975))
-    whole = statistic([one for task in tasks for one in task])
+    whole = calibration_error([one for task in tasks for one in task])
     return Rate(whole, min(low, whole), max(high, whole), len(labelled))
 
 
