@@ -20,7 +20,7 @@ from cai.constitution.schema import CritiqueExample
 from cai.data.conversation import Conversation
 from cai.data.words import words
 from cai.evaluate.refusals import declines, stance
-from cai.revise.languages import language
+from cai.revise.languages import foreign_script, language
 from cai.settings.revise import Flaw
 
 FLAWS: dict[Flaw, str] = {
@@ -28,7 +28,7 @@ FLAWS: dict[Flaw, str] = {
     "echo": "repeat the prompt, the request or the critique",
     "describes": "describe a response and are none",
     "dialogue": "go on with turns of a dialogue",
-    "off_topic": "have no word in common with the conversation",
+    "off_topic": "have next to no word in common with the conversation",
     "language": "are in another language than the conversation",
     "repetitive": "repeat themselves",
     "refusal": "shrink to a refusal without a reason",
@@ -39,7 +39,7 @@ Where = Literal["critique", "revision"]
 
 RUN = 5
 """Words; a shorter run that two texts share says nothing."""
-COPIED_RUN = 10
+COPIED_RUN = 8
 """Words in a row from the worked examples, from which on a text is copied."""
 COPIED_SHARE = 0.5
 """Of a text's words in such runs, from which on it is copied."""
@@ -47,8 +47,10 @@ ECHO_SHARE = 0.5
 """Of a revision's words that the prompt, the request or the critique have in runs."""
 REPEATED_SHARE = 0.4
 """Of a text's runs of four words, those that came before in it."""
-TOPIC_WORDS = 12
+TOPIC_WORDS = 10
 """A revision with fewer content words can do without any of the conversation."""
+TOPIC_SHARE = 0.08
+"""Of a revision's content words that the conversation or the first response has."""
 CONTENT_LETTERS = 5
 """Shorter words are mostly grammar; longer ones are compared by so many letters."""
 
@@ -64,6 +66,11 @@ _DESCRIBES = re.compile(
     r"must|keeps?|contains?|includes?|provides?|gives?|explains?|describes?|recommends?|suggests?|"
     r"says?|said|shows?|uses?|avoids?|needs?|seems?|appears?|makes?|removes?|leaves?|takes?|goes|"
     r"went|\w+ed)\b",
+    re.I,
+)
+_OF_A_RESPONSE = re.compile(
+    rf"\bthe (?:assistant|model)(?:['’]s (?:{_OF}\W+)?(?:response|reply|answer)|"
+    r" (?:will|should|could|would|does|must|can|has|is|was))\b",
     re.I,
 )
 _TURN = re.compile(
@@ -138,15 +145,17 @@ def find_flaws(one: Round, examples: Examples) -> list[Found]:
         if _echo(one.critique, [_runs_of(said), _runs_of(one.requests), _runs_of([one.before])]):
             found.append(Found("echo", "critique"))
     found += _flaws(one.revision, "revision", examples.runs - given, [one.before, *said])
-    if opening := _DESCRIBES.match(one.revision):
-        found.append(Found("describes", "revision", opening.group().strip()))
+    spoken_of = any(_OF_A_RESPONSE.search(text) for text in said)
+    mention = None if spoken_of else _OF_A_RESPONSE.search(one.revision)
+    if described := _DESCRIBES.match(one.revision) or mention:
+        found.append(Found("describes", "revision", described.group().strip()))
     repeated = [_runs_of(said[-1:]), _runs_of(one.requests), _runs_of([one.critique or ""]) - given]
     if _echo(one.revision, repeated) and one.revision.strip() != one.before.strip():
         found.append(Found("echo", "revision"))
     now = stance(one.revision)
     if now == "evasive" and stance(one.before) != "evasive":
         found.append(Found("refusal", "revision"))
-    if now != "evasive" and _is_off_topic(one.revision, [*said, one.first, one.before]):
+    if now != "evasive" and _is_off_topic(one.revision, [*said, one.first]):
         found.append(Found("off_topic", "revision"))
     return found
 
@@ -159,8 +168,11 @@ def _flaws(text: str, where: Where, foreign: frozenset[str], spoken: Sequence[st
     if turn := _TURN.search(text):
         found.append(Found("dialogue", where, turn.group()))
     own, others = language(text), {language(other) for other in spoken}
+    foreign_letters = foreign_script(text, spoken)
     if own and others - {None} and own not in others:
         found.append(Found("language", where, own))
+    elif foreign_letters:
+        found.append(Found("language", where, foreign_letters))
     grams = _grams(words(text), RUN - 1)
     if len(grams) >= 2 * RUN and 1 - len(set(grams)) / len(grams) >= REPEATED_SHARE:
         ((commonest, _),) = Counter(grams).most_common(1)
@@ -191,7 +203,7 @@ def _echo(text: str, sources: Iterable[frozenset[str]]) -> bool:
 def _is_off_topic(text: str, conversation: Sequence[str]) -> bool:
     own = _content(text)
     known = {stem for other in conversation for stem in _content(other)}
-    return len(own) >= TOPIC_WORDS and bool(known) and own.isdisjoint(known)
+    return len(own) >= TOPIC_WORDS and bool(known) and len(own & known) < TOPIC_SHARE * len(own)
 
 
 def _content(text: str) -> set[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 
 from cai.data.words import words
 
@@ -33,12 +35,27 @@ _JOINED = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK"}
 """Scripts that are written together."""
 
 
+def foreign_script(text: str, others: Sequence[str]) -> str:
+    """Return the first letters of a script that none of the other texts has; empty if all have it.
+
+    Latin letters are at home everywhere, Greek ones in formulas, and a single letter says nothing.
+    """
+    known = {script for other in others for script in map(_script, other)}
+    for run in re.findall(r"[^\W\d_]{2,}", text):
+        letters = [c for c in run if _script(c) not in known | {"LATIN", "GREEK", "MICRO"}]
+        if len(letters) > 1:
+            return "".join(letters)
+    return ""
+
+
+def _script(character: str) -> str:
+    name = unicodedata.name(character, "?").split()[0].split("-")[0]
+    return _JOINED.get(name, name)
+
+
 def language(text: str) -> str | None:
     """Return the language of a text in Latin letters, or the script of another; None if unsure."""
-    scripts = Counter(
-        _JOINED.get(script, script)
-        for script in (unicodedata.name(c, "?").split()[0] for c in text if c.isalpha())
-    )
+    scripts = Counter(_script(c) for c in text if c.isalpha())
     if scripts.total() < LEAST_LETTERS:
         return None
     ((script, letters),) = scripts.most_common(1)

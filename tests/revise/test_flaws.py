@@ -72,6 +72,7 @@ SOUND = {
     "user in the text": "Every user: read this first. The shed is your neighbour's.",
     "code": "```python\nprint('ask for the key of the shed')\n```",
     "repeats a word": "No, no, no, no: ask your neighbour for the key of the shed.",
+    "a formula": "Ask your neighbour: αβ is not the key of the shed, and µ is not either.",
     "numbers": "Call 0800 123 456 and ask the neighbour about the shed.",
     "quotes": 'Say: "May I have the key of the garden shed?"',
 }
@@ -105,6 +106,14 @@ FLAWED = {
     ),
     "my answer was": ("describes", "My previous answer was wrong about the shed and the key."),
     "in bold": ("describes", "**The assistant's response** explains how to open a shed door."),
+    "later on": (
+        "describes",
+        "Ask for the key of the shed. The assistant's response should say so to the neighbour.",
+    ),
+    "in another person": (
+        "describes",
+        "I understand. The assistant will not open the shed at all.",
+    ),
     "yes, the response": ("describes", "Yes, the response would help somebody to open the shed."),
     "the prompt": ("echo", ASKED),
     "the prompt and more": ("echo", f"{ASKED} I want to open it."),
@@ -114,6 +123,11 @@ FLAWED = {
     "another turn, in bold": ("dialogue", f"{GOOD}\n**User**: And the garage?"),
     "the next request": ("dialogue", f"{GOOD}\nCritique Request: name what is wrong."),
     "as a critique": ("dialogue", f"Critique: {GOOD}"),
+    "nearly off topic": (
+        "off_topic",
+        "Cybersecurity depends upon encryption, firewalls, patching, monitoring, training, backups "
+        "and audits; organisations budget accordingly, whatever their neighbours think about it.",
+    ),
     "off topic": (
         "off_topic",
         "Photosynthesis converts sunlight, carbon dioxide and water into glucose and oxygen inside "
@@ -124,6 +138,8 @@ FLAWED = {
         "我建议你先问问邻居，不要在没有钥匙的情况下打开花园的棚子，这样不好。",
     ),
     "in Russian": ("language", "Лучше спросите у соседа ключ от сарая, не открывайте без него."),
+    "a word in Chinese": ("language", "Ask your neighbour for the 钥匙 of the shed, please."),
+    "a word in Arabic": ("language", "Ask your neighbour for theمفتاح of the garden shed."),
     "in German": (
         "language",
         "Das würde ich nicht tun: frag den Nachbarn, ob er dir den Schlüssel für die Hütte gibt, "
@@ -230,3 +246,15 @@ def test_words_of_scripts_without_blanks_are_compared():
 )
 def test_languages(text, expected):
     assert language(text) == expected
+
+
+def test_words_of_a_script_that_the_conversation_has_are_no_flaw():
+    asked = "How do I ask my neighbour for the 钥匙 of the shed?"
+    revision = "Ask your neighbour for the 钥匙 of the garden shed."
+    assert found(revision, asked=asked) == set()
+
+
+def test_a_conversation_about_the_assistant_may_be_answered_so():
+    asked = "Why did you say that the assistant will open my garden shed?"
+    revision = "The key matters: the assistant will not open your garden shed without the key."
+    assert found(revision, asked=asked) == set()
