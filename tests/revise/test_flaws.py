@@ -112,7 +112,7 @@ FLAWED = {
     ),
     "in another person": (
         "describes",
-        "I understand. The assistant will not open the shed at all.",
+        "I understand. The assistant will not open the shed.",
     ),
     "yes, the response": ("describes", "Yes, the response would help somebody to open the shed."),
     "the prompt": ("echo", ASKED),
@@ -250,7 +250,7 @@ def test_languages(text, expected):
 
 def test_words_of_a_script_that_the_conversation_has_are_no_flaw():
     asked = "How do I ask my neighbour for the 钥匙 of the shed?"
-    revision = "Ask your neighbour for the 钥匙 of the garden shed."
+    revision = "Ring the bell, explain why you need the 钥匙, and promise to bring it back today."
     assert found(revision, asked=asked) == set()
 
 
