@@ -84,13 +84,8 @@ def feedback(
 
     async def ask(engine: Engine) -> tuple[list[JudgementRow], Usage]:
         items, row = judge.items(gold_pairs(gold), engine), partial(judge.row, engine=engine)
-        made = await run_rows(
-            items,
-            row,
-            concurrency=settings.concurrency,
-            task=bar(console, "Judging"),
-            limit=_limit(judge),
-        )
+        task, limit, most = bar(console, "Judging"), _limit(judge), settings.concurrency
+        made = await run_rows(items, row, concurrency=most, task=task, limit=limit)
         return made.rows, engine.usage
 
     judgements, usage = with_engine(console, asked, ask)

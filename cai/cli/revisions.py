@@ -17,11 +17,9 @@ from cai.constitution import Constitution, load_constitution
 from cai.data.records import RevisionRow
 from cai.data.store import read_rows, write_json
 from cai.errors import CaiError
-from cai.pipeline.load import read_resolved
 from cai.report.wording import visible
 from cai.revise.flaws import FLAWS, Where
 from cai.revise.quality import Assessed, Assessor, FlawShare, RevisionQuality, measure_revisions
-from cai.revise.recorded import read_chains
 from cai.settings import ReviseSettings
 from cai.settings.revise import Flaw
 
@@ -69,6 +67,9 @@ def revisions(
 def _read(
     target: str, constitution: str | None
 ) -> tuple[Iterable[RevisionRow], Constitution | None, Collection[Flaw]]:
+    from cai.pipeline.load import read_resolved
+    from cai.revise.recorded import read_chains
+
     folder = Path(target).expanduser()
     if not folder.is_dir():
         own = load_constitution(constitution) if constitution else None

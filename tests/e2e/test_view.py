@@ -53,7 +53,7 @@ def test_the_page_is_served_until_ctrl_c(run):
     [
         (["--constitution", "playgruond"], "did you mean playground"),
         (["--model-set", "dtyp=float32"], "did you mean `dtype`"),
-        (["--port", "1"], "name another with `--port`"),
+        (["--port", "1"], "give another `--port`"),
     ],
 )
 def test_what_cannot_be_served_is_one_sentence(run, options, words, monkeypatch):

@@ -58,6 +58,8 @@ def files(tmp_path):
     return {
         "known": write("known.jsonl", known),
         "prompts": write("prompts.jsonl", [{"prompt": prompt} for prompt in asked]),
+        # As their answers are hashed: the row that goes wrong is not the first one.
+        "in order": write("order.jsonl", [{"prompt": f"Where is row-{n}?"} for n in ROWS]),
         "helpful": write("helpful.jsonl", [{"prompt": "How do I do row-4?"}]),
         "constitution": tmp_path / "constitution.yaml",
     }
@@ -108,7 +110,7 @@ def test_evaluate(wrong, code, words, owed, server, files, tmp_path):
     server.answer = Misbehaving(wrong, "say")
     settings = ("api_key_env=A_KEY", "retries=0", "concurrency=1")
     arguments = (
-        *("evaluate", f"judge@{server.url}", "--prompts", f"red_team:{files['prompts']}"),
+        *("evaluate", f"judge@{server.url}", "--prompts", f"red_team:{files['in order']}"),
         *(part for one in settings for part in ("--model-set", f"server.{one}")),
         *("--grader", "refusals", "--out", tmp_path / "out", "--concurrency", "1"),
     )

@@ -117,7 +117,7 @@ def test_the_playgrounds_comparisons_are_right_by_the_grader(tmp_path):
     assert len({row.key for row in gold}) == 120
     names = {"harmful": "helps", "helpful": "helps", "explained_refusal": "explains"}
     for row in gold:
-        labels = [truth(row.messages, text).label for text in row.responses]
+        labels = [truth(row.messages, text) for text in row.responses]
         kinds = [names.get(label, "evades") for label in labels]
         rank = RANK["category" if row.kind == "red_team" else "usefulness"]
         assert (row.label > 0.5) == (rank.index(kinds[0]) < rank.index(kinds[1]))

@@ -196,9 +196,9 @@ def test_the_alignment_tax_is_flagged(models, tmp_path):
     assert tax["base"]["perplexity"] == pytest.approx(math.e)
     assert tax["tuned"]["perplexity_ratio"]["value"] == pytest.approx(math.e)
     assert tax["base"]["flags"] == []
-    assert "2.72 times as surprising" in tax["tuned"]["flags"][0]
+    assert "is 2.72 times as high" in tax["tuned"]["flags"][0]
     assert models.events.count("open base") == 1
-    assert any(flag.startswith("tuned: benign texts") for flag in found["measures"]["flags"])
+    assert any(flag.startswith("tuned: its perplexity") for flag in found["measures"]["flags"])
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -344,8 +343,7 @@ def test_a_pipeline_reads_its_independent_model_beside_its_file(
     run = run_of(data, tmp_path / "run", base_dir=tmp_path / "beside")
     context = run.first(PPOSettings)
     jobs: list[PPOJob] = []
-    trainer = SimpleNamespace(train=lambda on_step: {})
-    monkeypatch.setattr(PPOJob, "prepared", lambda job: jobs.append(job) or (trainer, {}))
+    monkeypatch.setattr(PPOJob, "run", lambda job, on_step: jobs.append(job) or {})
     STAGE.run(context)
     assert jobs[0].independent == tmp_path / "beside" / "judge"
     before = STAGE.inputs(context)["independent preference model"]

@@ -203,7 +203,7 @@ def test_training_killed_while_saving_the_model_resumes_at_its_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cai.training.sft._save", fail)
+        patch.setattr("cai.training.sft.save_policy", fail)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, base(), completions(13))
     resumed = train(tmp_path, base(), completions(13))

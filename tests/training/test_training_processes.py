@@ -370,7 +370,6 @@ def test_a_stage_with_launch_trains_on_its_processes(
         ({"launch": "deepspeed", "processes": 2}, r"pip install 'cai\[deepspeed\]'"),
         ({"launch": "fsdp1.yaml", "processes": 2}, "is for FSDP 1, .* `fsdp_version: 2`"),
         ({"launch": "three.yaml", "batch_size": 32}, "cannot be split among 3 processes"),
-        ({"launch": "ddp", "processes": 2, "micro_batch_size": 32}, "micro-batches of 32"),
         ({"launch": "half.yaml"}, "`mixed_precision: bf16`"),
     ],
 )
@@ -389,6 +388,8 @@ def test_what_cannot_be_launched_is_refused_before_anything_runs(
 
 def test_a_batch_that_processes_cannot_share_is_refused_when_it_is_read() -> None:
     assert launcher_of(SftSettings(), stage="sft", base_dir=Path()) is None
+    with pytest.raises(ValidationError, match="micro-batches of 32"):
+        SftSettings(launch="ddp", processes=2, micro_batch_size=32)
     with pytest.raises(ValidationError, match="cannot be split among 3 processes"):
         PreferenceSettings(batch_size=32, processes=3)
     with pytest.raises(ValidationError, match="among 2 processes in micro-batches of 32"):
