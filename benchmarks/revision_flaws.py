@@ -1,10 +1,10 @@
 """Flaws of revisions on chains that are known to be good or bad.
 
-    python -m benchmarks.revision_flaws GOOD [GOOD ...] --bad BAD [BAD ...]
+    python -m benchmarks.revision_flaws GOOD [GOOD ...] --labelled RUN@LABELS [RUN@LABELS ...]
 
-Each is a run folder or a file of chains, perhaps with its constitution (`FILE@CONSTITUTION`). Of
-bad chains, a file of labels says which revisions are bad: JSON of `KEY/ROUND` to true or false, at
-`labels.json` in the run folder. Without labels, each revision of GOOD counts as good.
+GOOD is a run folder or a file of chains, perhaps with its constitution (`FILE@CONSTITUTION`); each
+of its revisions counts as good. LABELS says which revisions of a run are bad: JSON of `KEY/ROUND`
+to true or false. `benchmarks/revision_labels` has such files, and the pipeline that they belong to.
 
 Prints how many revisions have each flaw, and precision and recall of "has a flaw".
 """
@@ -41,15 +41,15 @@ class Judged:
 
 def judged(target: str, *, labelled: bool) -> Iterator[Judged]:
     """Yield the revisions of a run or a file; those without a label are left out."""
-    name, _, constitution = target.partition("@")
+    name, _, beside = target.partition("@")
     folder = Path(name)
     if folder.is_dir():
         rows = read_rows(folder / "revise/rows.jsonl", RevisionRow)
         own = load_constitution(folder / "constitution.yaml")
     else:
         rows = read_chains(name)
-        own = load_constitution(constitution) if constitution else None
-    labels = json.loads((folder / "labels.json").read_text()) if labelled else None
+        own = load_constitution(beside) if beside else None
+    labels = json.loads(Path(beside).read_text()) if labelled else None
     assessor = Assessor(own)
     for row in rows:
         for one in assessor.rounds(row):
@@ -60,11 +60,13 @@ def judged(target: str, *, labelled: bool) -> Iterator[Judged]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("good", nargs="*")
-    parser.add_argument("--bad", nargs="*", default=[])
+    parser.add_argument("--labelled", nargs="*", default=[])
     options = parser.parse_args()
-    targets = [(t, False) for t in options.good] + [(t, True) for t in options.bad]
+    targets = [(t, False) for t in options.good] + [(t, True) for t in options.labelled]
     found = {t: list(judged(t, labelled=labelled)) for t, labelled in targets}
     head = ("chains", "revisions", "bad", "flawed", *FLAWS)
     lines: list[list[str]] = []
@@ -73,7 +75,15 @@ def main() -> None:
         counts = [str(sum(flaw in own for own in flaws)) for flaw in FLAWS]
         bad = str(sum(row.bad for row in rows))
         flawed = str(sum(row.seen.is_flawed(COUNTED) for row in rows))
-        lines.append([Path(target).name, str(len(rows)), bad, flawed, *counts])
+        lines.append(
+            [
+                target.partition("@")[0].rstrip("/").rpartition("/")[2],
+                str(len(rows)),
+                bad,
+                flawed,
+                *counts,
+            ]
+        )
     print(markdown_table(head, lines))
     every = [row for rows in found.values() for row in rows]
     flawed = [row for row in every if row.seen.is_flawed(COUNTED)]
