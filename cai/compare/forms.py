@@ -199,7 +199,14 @@ def _few_shot(
 
 
 def _comparison_examples(asking: Asking) -> Sequence[ComparisonExample]:
-    return asking.constitution.few_shot.comparison[: asking.settings.few_shot]
+    """Show those with reasoning where the question asks for it, or else those without it first."""
+    examples = sorted(
+        asking.constitution.few_shot.comparison,
+        key=lambda example: (example.reasoning is None) == asking.settings.reasoning,
+    )
+    if asking.settings.reasoning:
+        examples = [example for example in examples if example.reasoning] or examples
+    return examples[: asking.settings.few_shot]
 
 
 def _critique_examples(asking: Asking) -> Sequence[CritiqueExample]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cai.constitution.compared import comparison_examples, looks_compared
 from cai.constitution.dialogues import chat_example, transcript_example
 from cai.constitution.document import read_text
-from cai.constitution.schema import CritiqueExample, FewShot, Principle
+from cai.constitution.schema import ComparisonExample, CritiqueExample, FewShot, Principle
 from cai.constitution.write import to_yaml
 from cai.errors import CaiError
 
@@ -29,6 +30,7 @@ class Imported:
 
     principles: list[Principle] = field(default_factory=list[Principle])
     examples: list[CritiqueExample] = field(default_factory=list[CritiqueExample])
+    compared: list[ComparisonExample] = field(default_factory=list[ComparisonExample])
     notes: list[str] = field(default_factory=list[str])
 
 
@@ -49,6 +51,7 @@ def read_foreign(files: Sequence[str | Path]) -> Imported:
             taken.add(unique)
             merged.principles.append(principle.model_copy(update={"id": unique}))
         merged.examples += part.examples
+        merged.compared += part.compared
         merged.notes += [f"{path.name}: {note}" for note in part.notes]
     if not merged.principles:
         raise CaiError(
@@ -62,7 +65,8 @@ def imported_yaml(imported: Imported, name: str) -> str:
     """Write what was imported as a constitution file."""
     comments = ["Written by `cai constitution import`; from here on this file is yours to edit."]
     comments += imported.notes
-    return to_yaml(name, "", imported.principles, FewShot(critique=imported.examples), comments)
+    few_shot = FewShot(critique=imported.examples, comparison=imported.compared)
+    return to_yaml(name, "", imported.principles, few_shot, comments)
 
 
 def _read_one(path: Path) -> Imported:
@@ -122,6 +126,13 @@ def _chats(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
     return _with_chats(Imported(), chats, path) if isinstance(chats, list) and chats else None
 
 
+def _compared(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
+    if not isinstance(data, list) or not any(map(looks_compared, data)):
+        return None
+    examples, notes = comparison_examples(data, str(path))
+    return Imported(compared=examples, notes=notes)
+
+
 def _comparisons(data: Any, path: Path) -> Imported | None:  # noqa: ANN401
     if not _texts(data) or any("Revision:" in text for text in data):
         return None
@@ -166,6 +177,9 @@ SHAPES: dict[str, Shape] = {
     "JSON {samples: [CHAT]} (worked examples; a chat is a list of {role, content})": _chats,
     "JSON [TRANSCRIPT] with Human:, Assistant:, CritiqueRequest:, Critique:, RevisionRequest:"
     " and Revision: turns (worked examples)": _transcripts,
+    "JSON [{prompt: TRANSCRIPT, corrects: [RESPONSE], incorrects: [RESPONSE]}], or [{prompt:"
+    " QUESTION}] with a conversation, {}, the options (A) and (B), and a reasoning and the answer"
+    " (worked examples of comparisons)": _compared,
     "JSON [TEXT] (comparisons)": _comparisons,
     'plain text with lines "1. TEXT" (comparisons)': _numbered_text,
 }
