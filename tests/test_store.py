@@ -166,6 +166,13 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_litter(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_file_inside_a_file_is_not_writable_and_says_so(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for name in ("file/a.json", "file/a/b.json"):
+        with pytest.raises(CaiError, match="Cannot write"):
+            write_json(tmp_path / name, {})
+
+
 def test_write_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "x.json", {"loss": float("nan")})

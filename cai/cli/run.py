@@ -56,7 +56,7 @@ def run(
     loaded = load_pipeline(pipeline, changes or [])
     opened = Run(loaded, out or Path("runs") / loaded.settings.name, Progress(console))
     if dry_run:
-        console.print(_plan_table(plan(opened)))
+        console.print(_plan_table(plan(opened, only)))
         return
     run_pipeline(opened, only)
     reports = loaded.settings.named(ReportSettings)

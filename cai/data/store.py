@@ -133,8 +133,8 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     Raises:
         CaiError: The disk is full or the folder not writable; an earlier file is left as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:

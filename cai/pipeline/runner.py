@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +32,13 @@ NOTICED_SHARE = 0.1
 """There is a remark if a larger share of the rows ends in a state other than `ok`."""
 
 
-def plan(run: Run) -> dict[str, list[str]]:
-    """Return by stage why it would run; a stage without a reason is up to date."""
+def plan(run: Run, only: str | None = None) -> dict[str, list[str]]:
+    """Return by stage why it would run; a stage without a reason is up to date.
+
+    Raises:
+        CaiError: `only` cannot run alone (as in `run_pipeline`), or the run folder is a file.
+    """
+    _check_folder(run.folder)
     reasons: dict[str, list[str]] = {}
     for placed in run.stages:
         upstream = [name for name in placed.upstream if reasons[name]]
@@ -41,7 +46,10 @@ def plan(run: Run) -> dict[str, list[str]]:
         reasons[placed.name] = (
             [f"{', '.join(upstream)} will run"] if upstream else _reasons(run.context(placed))
         )
-    return reasons
+    if only is None:
+        return reasons
+    _check_only(only, run, reasons)
+    return {only: reasons[only]}
 
 
 def run_pipeline(run: Run, only: str | None = None) -> list[str]:
@@ -57,8 +65,6 @@ def run_pipeline(run: Run, only: str | None = None) -> list[str]:
     """
     ran: list[str] = []
     with _locked(run):
-        if only is not None:
-            _check_only(only, run)
         _check_ahead(run, only)
         _write_pipeline(run)
         for placed in run.stages:
@@ -74,11 +80,17 @@ def run_pipeline(run: Run, only: str | None = None) -> list[str]:
     return ran
 
 
-def _check_only(only: str, run: Run) -> None:
+def _check_folder(folder: Path) -> None:
+    """Refuse a run folder that is a file, or would be in one."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise CaiError(f"{there} is a file. Give the run a folder with `--out`.")
+
+
+def _check_only(only: str, run: Run, reasons: Mapping[str, Sequence[str]]) -> None:
     known = {placed.name: placed for placed in run.stages}
     if only not in known:
         raise CaiError(f"This pipeline has no stage `{only}`. It has: {', '.join(known)}.")
-    reasons = plan(run)
     for need in known[only].upstream:
         if reasons[need]:
             raise CaiError(
@@ -90,9 +102,9 @@ def _check_only(only: str, run: Run) -> None:
 
 def _check_ahead(run: Run, only: str | None) -> None:
     """Say what a stage will lack from outside the run before any stage works for hours."""
-    reasons = plan(run)
+    reasons = plan(run, only)
     for placed in run.stages:
-        if reasons[placed.name] and only in (None, placed.name):
+        if reasons.get(placed.name):
             context = run.context(placed)
             _inputs_from_outside(context)  # finds model folders, keys, servers and their models
             placed.stage.check(context)
@@ -219,6 +231,7 @@ def hint(stage: str, metrics: dict[str, Any]) -> str | None:
 @contextmanager
 def _locked(run: Run) -> Generator[None]:
     """Keep a second process out of the run folder."""
+    _check_folder(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / ".lock").open("w") as file:
         try:
