@@ -61,6 +61,13 @@ def _chain(record: Record, number: int) -> RevisionRow:
                 f"{record.where}: this is no row of a `revise` stage: "
                 f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
             ) from error
+    for names in (_PROMPTS, _FIRST, (*_REVISIONS, *_ROUNDS)):
+        given = [name for name in names if record.peek(name) is not None]
+        if len(given) > 1:
+            raise CaiError(
+                f"{record.where}: `{given[0]}` and `{given[1]}` are the same part of a chain. "
+                "Remove one of the columns."
+            )
     column = next((name for name in _PROMPTS if record.has(name)), None)
     messages = prompt_of(record, column)
     response = _first(record, _FIRST)

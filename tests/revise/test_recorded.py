@@ -91,6 +91,14 @@ def test_layouts(tmp_path, row, rounds):
             "1 critiques and 2 revisions do not belong together",
         ),
         ({"prompt": asked, "response": 7, "revision": "Ask."}, "not a text"),
+        (
+            {"prompt": asked, "response": first, "completion": first, "revision": "Ask."},
+            "`response` and `completion` are the same part of a chain",
+        ),
+        (
+            {"prompt": asked, "response": first, "revisions": ["Ask."], "steps": []},
+            "`revisions` and `steps` are the same part of a chain",
+        ),
         ({"steps": [], "provenance": {}, "messages": []}, "no row of a `revise` stage"),
     ],
 )
