@@ -1,5 +1,7 @@
 """Exit statuses and messages of the command line."""
 
+import json
+
 import pytest
 from rich.table import Table
 from typer.testing import CliRunner
@@ -141,6 +143,22 @@ def test_text_is_printed_as_it_is(capsys):
     plain_console(soft_wrap=True).print(said)
     plain_console(soft_wrap=True).print(table)
     assert capsys.readouterr().out.count(said) == 2
+
+
+def test_doctor_examines_a_model(tmp_path):
+    result = invoke("doctor", "playground", "--json", str(tmp_path / "found.json"))
+    assert result.exit_code == 0, result.stderr
+    findings = json.loads((tmp_path / "found.json").read_text())["findings"]
+    states = {(one["area"], one["name"]): one["state"] for one in findings}
+    assert states["chat template", "round trip"] == states["stages", "ppo"] == "ok"
+    assert states["engines", "openai"] == "not tried"
+    assert "context" in result.stdout
+
+
+def test_doctor_refuses_options_without_a_model():
+    result = invoke("doctor", "--transcript")
+    assert result.exit_code == 1
+    assert "cai doctor MODEL" in result.stderr
 
 
 def test_doctor_says_how_to_install_what_is_missing(monkeypatch):

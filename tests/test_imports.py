@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"models", *ROWS},
     "ppo": {"engines", "evaluate.refusals", "evaluate.style", "models", "training", *ROWS},
     "playground": {"constitution", "engines", "models", "templates", *DATA},
+    "doctor": {"engines", "models", "ppo", "training", *DATA},
     "evaluate": {"compare", "data.prompts", "engines", "playground.grader", "templates", *ROWS},
     "workbench": {
         "compare",

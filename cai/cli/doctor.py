@@ -6,11 +6,19 @@ import os
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.table import Table
+from rich.text import Text
 
 from cai.cli.console import plain_console
+from cai.cli.options import MODEL_HELP, ModelChanges, model_settings
+from cai.errors import CaiError
 from cai.pipeline.manifest import environment
+
+if TYPE_CHECKING:
+    from cai.doctor.findings import Examination
 
 OPTIONAL = {
     "vllm": "fast generation on GPUs: pip install 'cai[vllm]'",
@@ -18,8 +26,60 @@ OPTIONAL = {
 }
 
 
-def doctor() -> None:
-    """Show what this machine can run, and what is missing."""
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help=MODEL_HELP, metavar="[MODEL]", show_default=False)
+    ] = None,
+    model_set: ModelChanges = None,
+    transcript: Annotated[
+        bool, typer.Option("--transcript", help="Use Human/Assistant transcripts (base models).")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the findings to a file.")
+    ] = None,
+) -> None:
+    """Show what this machine can run, or what holds for MODEL, stage by stage.
+
+    No weights are loaded. The exit status is 1 if no stage can use the model.
+    """
+    if model is None:
+        if model_set or transcript or json:
+            raise CaiError(
+                "These options of `cai doctor` are about a model. Give one: `cai doctor MODEL`."
+            )
+        _machine()
+        return
+    from cai.doctor.examine import examine
+
+    form = ["format=transcript"] if transcript else []
+    found = examine(model_settings(model, [*(model_set or []), *form]))
+    if json is not None:
+        json.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    plain_console().print(_table(found))
+    if not found.usable:
+        raise typer.Exit(1)
+
+
+_STYLES = {"ok": "green", "limited": "yellow", "no": "red", "not tried": "dim"}
+
+
+def _table(found: Examination) -> Table:
+    """Show findings, those of an area together."""
+    table = Table(title=f"{found.model} (engine: {found.engine})", box=None, pad_edge=False)
+    for heading in ("", "", "", "what was found"):
+        table.add_column(heading, overflow="fold")
+    area = ""
+    for one in found.findings:
+        shown = Text(one.state, style=_STYLES[one.state])
+        name = "" if one.area == area else one.area
+        if name:
+            table.add_section()
+        table.add_row(Text(name, style="bold"), one.name, shown, Text(one.detail))
+        area = one.area
+    return table
+
+
+def _machine() -> None:
     import torch
 
     from cai.models.loading import PLAYGROUND

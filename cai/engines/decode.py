@@ -66,8 +66,28 @@ class TokenCompletion:
     """The tokens of the prompt that were cached, which depends on the rest of the batch."""
 
 
+def check_request(request: TokenRequest, context: int | None) -> None:
+    """Raise an error if a request is out of range, or longer than a model's context.
+
+    Raises:
+        PromptTooLong: The prompt and `max_tokens` exceed the context.
+        ValueError: The prompt is empty, or a number is out of range (see `TokenRequest`).
+    """
+    length = len(request.prompt_ids)
+    if not length or request.max_tokens < 1 or not 0 <= request.temperature < math.inf:
+        raise ValueError(
+            f"a request needs a prompt (has {length} tokens), max_tokens of at least 1 (has "
+            f"{request.max_tokens}) and a temperature of at least 0 (has {request.temperature})"
+        )
+    if context is not None and length + request.max_tokens > context:
+        raise PromptTooLong(
+            f"The prompt has {length} tokens and may be followed by {request.max_tokens}, but "
+            f"the model's context is {context}."
+        )
+
+
 @dataclass
-class _Row:
+class Row:
     """A request, the caller's name for it, and what was sampled so far."""
 
     request: TokenRequest
@@ -80,6 +100,7 @@ class _Row:
 
     @property
     def length(self) -> int:
+        """The tokens of the prompt and those sampled."""
         return len(self.request.prompt_ids) + len(self.token_ids)
 
     @property
@@ -88,6 +109,7 @@ class _Row:
         return PAGE * pages_for(len(self.request.prompt_ids) + self.request.max_tokens)
 
     def append(self, token: int, logprob: float, stop_ids: Collection[int]) -> None:
+        """Take a sampled token; set `finish` if it is the last."""
         self.token_ids.append(token)
         self.logprobs.append(logprob)
         ends = self.request.ends
@@ -97,6 +119,7 @@ class _Row:
             self.finish = "length"
 
     def completion(self) -> TokenCompletion:
+        """Return what was sampled."""
         return TokenCompletion(
             tuple(self.token_ids), tuple(self.logprobs), self.finish or "length", self.cached
         )
@@ -106,7 +129,7 @@ class _Batch:
     """B rows that decode together, all with their newest token not yet run."""
 
     def __init__(self, model: Any, *, graphs: bool) -> None:  # noqa: ANN401
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.cache = PagedCache()
         wanted = graphs and can_capture(model)
         self.graphs = StepGraphs(model, self.cache) if wanted else None
@@ -130,7 +153,7 @@ class _Batch:
             self._decoding.advance()
         return self._decoding
 
-    def let_go(self, pages: Sequence[int], others: Sequence[_Row]) -> None:
+    def let_go(self, pages: Sequence[int], others: Sequence[Row]) -> None:
         """Free pages; if those of the rows, and of others, have many gaps, close these."""
         self.cache.free(pages)
         if self.cache.top - self.cache.used > _GAPS * self.cache.used:
@@ -139,7 +162,7 @@ class _Batch:
                 row.stored.pages[:] = [moved.get(page, page) for page in row.stored.pages]
             self._decoding = None
 
-    def become(self, rows: list[_Row]) -> None:
+    def become(self, rows: list[Row]) -> None:
         """Decode these rows from now on."""
         self.rows, self._decoding = rows, None
 
@@ -223,17 +246,7 @@ class DecodeLoop:
 
     def check(self, request: TokenRequest) -> None:
         """Raise what `submit` would raise."""
-        length = len(request.prompt_ids)
-        if not length or request.max_tokens < 1 or not 0 <= request.temperature < math.inf:
-            raise ValueError(
-                f"a request needs a prompt (has {length} tokens), max_tokens of at least 1 (has "
-                f"{request.max_tokens}) and a temperature of at least 0 (has {request.temperature})"
-            )
-        if self.context is not None and length + request.max_tokens > self.context:
-            raise PromptTooLong(
-                f"The prompt has {length} tokens and may be followed by {request.max_tokens}, but "
-                f"the model's context is {self.context}."
-            )
+        check_request(request, self.context)
 
     def submit(self, request: TokenRequest, tag: Any) -> None:  # noqa: ANN401
         """Queue a request; `step` will return its completion together with `tag`.
@@ -243,12 +256,12 @@ class DecodeLoop:
             ValueError: The prompt is empty, or a number is out of range (see `TokenRequest`).
         """
         self.check(request)
-        bisect.insort(self._waiting, _Row(request, tag), key=lambda row: -row.length)
+        bisect.insort(self._waiting, Row(request, tag), key=lambda row: -row.length)
 
     def clear(self) -> None:
         """Forget all requests."""
-        self._waiting: list[_Row] = []
-        self._left = deque[list[_Row]]([] for _ in range(_STAY))
+        self._waiting: list[Row] = []
+        self._left = deque[list[Row]]([] for _ in range(_STAY))
         self.prefixes.clear()
         self._batch = _Batch(self._model, graphs=self._graphs)
         self._sampler: TokenSampler | None = None
@@ -308,10 +321,10 @@ class DecodeLoop:
             return run_tokens(self._model, batch.cache, pieces, rows=rows, newest=newest)
         return graphs.run(rows, newest)
 
-    def _admit(self) -> list[tuple[_Row, Piece]]:
+    def _admit(self) -> list[tuple[Row, Piece]]:
         """Take the first waiting rows that fit, each with the tokens of its prompt to be run."""
         reserved = sum(row.reserved for row in self._batch.rows)
-        fitting: list[_Row] = []
+        fitting: list[Row] = []
         for row in self._waiting:
             if reserved + row.reserved > self._max_batch_tokens and (fitting or self._batch.rows):
                 break
@@ -333,7 +346,7 @@ class DecodeLoop:
             del self._waiting[some.place]
         return [(fitting[some.place], some.piece) for some in begun]
 
-    def _leave(self, rows: list[_Row]) -> None:
+    def _leave(self, rows: list[Row]) -> None:
         """Keep the pages of finished rows for some steps."""
         for row in rows:
             self.prefixes.remove(row.stored)
@@ -343,7 +356,7 @@ class DecodeLoop:
             self.prefixes.add(row.stored)
         self._left.append(rows)
 
-    def _let_go(self, joining: Sequence[_Row]) -> None:
+    def _let_go(self, joining: Sequence[Row]) -> None:
         """Free the pages of rows that finished some steps ago; the prefixes may keep copies."""
         gone = [row.stored for row in self._left.popleft()]
         if gone:

@@ -91,7 +91,7 @@ class OpenAIEngine:
             "completions" if chat or settings.format == "transcript" else "chat"
         )
         self._body = body_for(settings)
-        self._scores = self._best_scores()
+        self.scores = self._best_scores()
         self._has_answered = False
         self._client = open_client(settings)
         self._slots = asyncio.Semaphore(self._server.concurrency)
@@ -154,7 +154,7 @@ class OpenAIEngine:
             estimates = await self._estimate(request, ids)
         self.usage.engine_calls += 1
         bounds = estimates.bounds
-        asked = {"temperature": 1 if self._scores == "samples" else 0}
+        asked = {"temperature": 1 if self.scores == "samples" else 0}
         otherwise = self._body.sampled_otherwise(asked)
         return Scores(estimates.logprobs, self._fingerprint, bool(bounds), bounds, otherwise)
 
@@ -203,23 +203,23 @@ class OpenAIEngine:
         return [tuple(self._chat.option_ids(option)) for option in options]
 
     async def _estimate(self, request: ScoreRequest, ids: Sequence[Ids] | None) -> Estimates:
-        if len(request.options) == 1 and self._scores in ("top", "samples"):
+        if len(request.options) == 1 and self.scores in ("top", "samples"):
             raise Unscored(
                 "this server tells how options compare, not how likely one text is: that needs "
                 "`server.scores: echo`, or a vLLM server"
             )
-        if self._scores == "exact" and ids is not None:
+        if self.scores == "exact" and ids is not None:
             return await self._exact(request.prompt, ids)
-        if self._scores == "echo":
+        if self.scores == "echo":
             return await self._echoed(request, ids)
-        if self._scores == "top":
+        if self.scores == "top":
             try:
                 return await self._listed(request)
             except NoLogprobsError as error:
                 if self._server.scores == "top":
                     raise
                 self._body.gives_no_logprobs(error.words)
-                self._scores = "samples"
+                self.scores = "samples"
         return await self._sampled(request)
 
     async def _exact(self, prompt: Prompt, options: Sequence[Ids]) -> Estimates:

@@ -27,7 +27,8 @@ from cai.engines import (
 )
 from cai.engines.decode import FEW, DecodeLoop, TokenCompletion, TokenRequest
 from cai.engines.options import check_options
-from cai.engines.scoring import TokenQuestion, TokenScores, score_options
+from cai.engines.plain import PlainLoop, loop_for, scores_of
+from cai.engines.scoring import TokenQuestion, TokenScores
 from cai.engines.stopping import StopTexts
 from cai.engines.written import prompt_ids
 from cai.errors import CaiError
@@ -126,7 +127,7 @@ class TransformersEngine:
         await asyncio.to_thread(self._worker.join)
 
     @property
-    def _loop(self) -> DecodeLoop:
+    def _loop(self) -> DecodeLoop | PlainLoop:
         if self._closed:
             raise _closed()
         return self._worker.loop
@@ -167,7 +168,7 @@ class _Worker:
         usage: Usage,
     ) -> None:
         self.inbox: SimpleQueue[list[_Job] | None] = SimpleQueue()
-        self.loop = DecodeLoop(
+        self.loop = loop_for(
             model,
             stop_ids=chat.stop_ids,
             max_batch_tokens=max_batch_tokens,
@@ -225,11 +226,8 @@ class _Worker:
         futures = [future for _, future in jobs]
         questions = [question for question, _ in jobs]
         try:
-            answers = score_options(
-                self._model,
-                questions,
-                max_batch_tokens=self._max_batch_tokens,
-                prefixes=self.loop.prefixes,
+            answers = scores_of(
+                self._model, self.loop, questions, max_batch_tokens=self._max_batch_tokens
             )
         except Exception as error:  # noqa: BLE001 (it is raised where the answer is awaited)
             self._fail(futures, error)

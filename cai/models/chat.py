@@ -73,7 +73,7 @@ class _Written:
 
 
 @dataclass(frozen=True)
-class _Opening:
+class Opening:
     """How answers are opened."""
 
     instead_of: str = ""
@@ -147,13 +147,13 @@ class ChatFormat:
         """
         written = self._write(prompt.messages, prompt.speaker)
         if prompt.prefill:
-            written = written.template(self._opening.lead)
+            written = written.template(self.opening.lead)
             written = written.content(self._foreign(prompt.prefill))
         return self._one_bos(self._read(written))
 
     def completion_ids(self, text: str, *, end: bool = True) -> list[int]:
         """Return the ids of an answer as it follows `prompt_ids`, ended by the turn end."""
-        ids = self._read_on(_Written(self._opening.lead).content(self._foreign(text)))
+        ids = self._read_on(_Written(self.opening.lead).content(self._foreign(text)))
         return [*ids, self.turn_end] if end else ids
 
     def option_ids(self, option: str) -> list[int]:
@@ -173,20 +173,20 @@ class ChatFormat:
         return text[: min(ends, default=len(text))].strip()
 
     @cached_property
-    def _opening(self) -> _Opening:
+    def opening(self) -> Opening:
         """Compare the generation prompt with what the template writes before an answer."""
         opening, _ = self._render(user(""))
         answered, _ = self._render(_ANSWERED, answer=False)
         before = answered[: _last_mark(answered).start()]
         tag = re.search(_THINKING_TAG, opening, re.IGNORECASE)
         if before.startswith(opening) and (tag is None or tag[1]):
-            return _Opening(lead=before[len(opening) :])
+            return Opening(lead=before[len(opening) :])
         if tag is not None and tag[1]:
             # Thinking is closed in the prompt, and answers are written without a block.
-            return _Opening()
+            return Opening()
         same = (one == other for one, other in zip(opening, before, strict=False))
         shared = len(list(takewhile(bool, same)))
-        return _Opening(instead_of=opening[shared:], written=before[shared:])
+        return Opening(instead_of=opening[shared:], written=before[shared:])
 
     def _turn_end(self) -> int | None:
         """Return the control token that the template writes after an assistant's turn, if any."""
@@ -207,7 +207,7 @@ class ChatFormat:
             written = written.template(skeleton[position : mark.start()])
             written = written.content(form[int(mark[1])].content.strip())
             position = mark.end()
-        end, opening = skeleton[position:], self._opening
+        end, opening = skeleton[position:], self.opening
         if not end.endswith(opening.instead_of):
             raise CaiError(
                 "The model's chat template opens the answer to this conversation in a way of its "

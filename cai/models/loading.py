@@ -55,28 +55,32 @@ def resolve_model(path: str) -> str:
     )
 
 
-def model_folder(settings: ModelSettings) -> Path:
+def model_folder(settings: ModelSettings, *, weights: bool = True) -> Path:
     """Return the checked folder of a model, downloaded first if it is a hub id.
+
+    Without `weights`, they are neither downloaded nor checked.
 
     Raises:
         CaiError: It cannot be found, or is missing or damaged in part.
     """
     resolved = resolve_model(settings.path)
     is_hub_id = _HUB_ID.fullmatch(resolved) and not Path(resolved).is_dir()
-    folder = _download(resolved) if is_hub_id else Path(resolved)
-    _check_folder(folder)
+    folder = _download(resolved, weights=weights) if is_hub_id else Path(resolved)
+    _check_folder(folder, weights=weights)
     return folder
 
 
-def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+def load_tokenizer(settings: ModelSettings, *, weights: bool = True) -> PreTrainedTokenizerBase:
     """Load the tokenizer; `format: transcript` gives it the transcript template.
+
+    Without `weights`, its folder need not have them.
 
     Raises:
         CaiError: The folder is unusable, or its tokenizer files are.
     """
     from transformers import AutoTokenizer
 
-    folder = model_folder(settings)
+    folder = model_folder(settings, weights=weights)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception on files it cannot read
@@ -207,12 +211,13 @@ def _hash_files(states: tuple[tuple[str, int, int], ...]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, *, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
+    left_out = ["*/*"] if weights else ["*/*", "*.safetensors"]
     try:
         return Path(
-            snapshot_download(hub_id, allow_patterns=list(_LOADED), ignore_patterns=["*/*"])
+            snapshot_download(hub_id, allow_patterns=list(_LOADED), ignore_patterns=left_out)
         )
     except Exception as error:  # offline, gated, misspelt: the hub's errors share no base class
         raise CaiError(
@@ -222,7 +227,7 @@ def _download(hub_id: str) -> Path:
         ) from error
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, weights: bool) -> None:
     """Raise a CaiError that names what a model folder lacks."""
     if not folder.is_dir():
         raise CaiError(f"The model folder {folder} does not exist.")
@@ -233,7 +238,7 @@ def _check_folder(folder: Path) -> None:
         )
     _check_needs_no_code(folder, _read_json(_required(folder, ("config.json",), "no config.json")))
     _required(folder, _VOCABULARIES, "no tokenizer (tokenizer.json or tokenizer.model)")
-    for file in _weight_files(folder):
+    for file in _weight_files(folder) if weights else ():
         _check_weights(file)
 
 

@@ -10,9 +10,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
-from cai.engines.forward import attention_problem
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.models.loading import (
@@ -190,30 +189,14 @@ def shared_context(models: Sequence[PolicyLike | Judge]) -> int:
     return min(getattr(text, "max_position_embeddings", _NO_LIMIT) for text in texts)
 
 
-def check_kind(policy: PolicyLike, *, sampled_here: bool = True) -> None:
-    """Raise a CaiError unless the policy reads from left to right, by attention.
-
-    `sampled_here`: the local engine, which cannot run every kind of attention, samples from it.
-    """
+def check_kind(policy: PolicyLike) -> None:
+    """Raise a CaiError unless the policy reads from left to right."""
     config = _config(policy)
-    kind = type(policy) if isinstance(policy, PreTrainedModel) else _class_of(config)
-    problem, fix = None, ""
     if config.is_encoder_decoder:
-        problem = "reads prompts with an encoder"
-    elif getattr(config.get_text_config(), "num_attention_heads", None) is None:
-        problem = "has no attention, so no keys and values to sample from"
-    elif sampled_here and kind is not None:
-        problem, fix = attention_problem(config, kind), " Or set `ppo.rollouts: vllm`."
-    if problem:
         raise CaiError(
-            f"PPO cannot train a model of type `{config.model_type}`: it {problem}. Give a causal "
-            f"language model with attention, such as Llama, Qwen, Gemma, Mistral or GPT-2.{fix}"
+            f"PPO cannot train a model of type `{config.model_type}`: it reads prompts with an "
+            "encoder. Give a causal language model, such as Llama, Qwen, Gemma, Mistral or GPT-2."
         )
-
-
-def _class_of(config: Any) -> type | None:  # noqa: ANN401
-    """Return the class of causal language models with such a config; None if unknown here."""
-    return cast("type | None", MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None))
 
 
 def identity(model: PolicyLike | Judge) -> str:

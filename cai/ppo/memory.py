@@ -53,8 +53,10 @@ class Shape:
         with torch.device("meta"):
             model = cast("Any", AutoModelForCausalLM.from_config(config))
         text = config.get_text_config()
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        # Models without attention have states of one size, which are not counted.
+        queries = getattr(text, "num_attention_heads", None) or 0
+        heads = getattr(text, "num_key_value_heads", None) or queries
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // max(1, queries)
         linear = [m for m in model.base_model.modules() if isinstance(m, nn.Linear | Conv1D)]
         return cls(
             weights=_numbers(model),
@@ -62,7 +64,7 @@ class Shape:
             lora=sum(sum(m.weight.shape) for m in linear),
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
-            cache=2 * heads * head_dim,
+            cache=2 * heads * head_dim if queries else 0,
             vocabulary=text.vocab_size,
         )
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cai.engines.decode import DecodeLoop, TokenCompletion, TokenRequest
+from cai.engines.decode import TokenCompletion, TokenRequest
+from cai.engines.plain import loop_for
 from cai.errors import CaiError
 from cai.models.loading import model_folder
 from cai.settings import ModelSettings
@@ -49,7 +50,7 @@ def sample_here(learner: Learner, requests: Sequence[TokenRequest]) -> Sequence[
     """Sample with the trainer's own weights, in this process; sharded ones are gathered first."""
     if learner.replica is not None:
         copy_whole(learner.policy, learner.replica)
-    loop = DecodeLoop(
+    loop = loop_for(
         learner.replica or learner.policy,
         stop_ids=learner.chat.stop_ids,
         max_batch_tokens=learner.max_batch_tokens,

@@ -234,7 +234,7 @@ class PPO:
         if self.settings.rollouts == "vllm":
             import_vllm()
         self._chat = policy_format(self._policy, self._tokenizer)
-        check_kind(self._policy, sampled_here=self.settings.rollouts != "vllm")
+        check_kind(self._policy)
         judges = self._judges()
         for judge in judges:
             check_same_tokens(self._chat, judge_format(judge), judge)

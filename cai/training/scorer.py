@@ -12,7 +12,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from cai.data.store import whole_folder
@@ -32,6 +37,12 @@ def new_preference_model(base: ModelSettings, *, seed: int) -> PreTrainedModel:
     """
     folder = model_folder(base)
     config = AutoConfig.from_pretrained(folder, num_labels=1, trust_remote_code=False)
+    if type(config) not in cast("Any", MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING):
+        raise CaiError(
+            f"transformers has no sequence classifier for the model in {folder}, of type "
+            f"`{config.model_type}`, so it cannot become a preference model. Train the preference "
+            "model from another one, or use `dpo` in place of `preference` and `ppo`."
+        )
     with quiet_transformers():
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,

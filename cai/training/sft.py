@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -104,6 +105,12 @@ def _weight_of_balance(config: PretrainedConfig) -> float:
     text = config.get_text_config()
     if not hasattr(text, "output_router_logits"):
         return 0.0
+    if not hasattr(text, "num_experts") and hasattr(text, "num_local_experts"):
+        # Of Granite: TRL's loss reads the number under the name that most configs have.
+        cast("Any", type(text)).attribute_map = {
+            **text.attribute_map,
+            "num_experts": "num_local_experts",
+        }
     return getattr(text, "router_aux_loss_coef", 0.0)
 
 

@@ -15,10 +15,6 @@ from ppo_references import SHORT, letters, steps_of
 from tiny_models import make_tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
-    BloomConfig,
-    BloomForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -89,8 +85,6 @@ def test_a_base_model_goes_on_with_texts(tmp_path: Path, tiny: Tiny) -> None:
     ("kind", "config", "words"),
     [
         (T5ForConditionalGeneration, T5Config, "`t5`: it reads prompts with an encoder"),
-        (MambaForCausalLM, MambaConfig, "`mamba`: it has no attention"),
-        (BloomForCausalLM, BloomConfig, "`bloom`: it computes attention in its own way.*vllm"),
     ],
 )
 def test_a_model_that_is_no_transformer_decoder_is_refused(

@@ -1,0 +1,1 @@
+"""What holds for one model: chat template, engines, trainings, memory; without its weights."""
