@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -224,6 +225,10 @@ async def ask(
                 raise CaiError(f"{said} {fix}") from error
 
 
+BLOCKED = re.compile(r"block_?reason\W+(\w+)", re.I)
+"""How Gemini says that a prompt gets no answer."""
+
+
 def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401
     """Look for what else than an answer may come with status 200.
 
@@ -242,6 +247,8 @@ def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401
         else answer
     )
     said = one_line(words_of(body), server_of(settings)) if isinstance(body, dict) else ""
+    if not said and (blocked := BLOCKED.search(str(body))):
+        raise Unanswered("refused", f"the server blocked the request: {blocked.group(1)}")
     if not said:
         raise ValueError(f"no choices in {str(body)[:80]!r}")
     error: Any = body.get("error")

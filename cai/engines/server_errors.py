@@ -22,7 +22,7 @@ NO_LOGPROBS = (
 )
 TOO_LONG = re.compile(
     r"context.?(length|window|size|limit)|context (the )?overflow"
-    r"|(maximum|max) (supported )?(model|sequence|prompt|input) length|max_model_len"
+    r"|(maximum|max) (supported )?(model|sequence|prompt|input) length|max_(model|seq)_len"
     r"|(?<!took )(?<!taking )too long|too large for (the )?model|request (entity )?too large"
     r"|exceeds the maximum size|longer than the model|maximum number of tokens allowed"
     r"|`inputs` (tokens \+|must have less)|too many (input )?tokens|model token limit"
@@ -175,6 +175,11 @@ def explained(error: Exception, settings: ModelSettings) -> Exception:
     return CaiError(_of_server(error, said, settings))
 
 
+def _refuses_logprobs(body: object) -> bool:
+    """Return whether a validator (pydantic's, in FastAPI) names the field for log-probabilities."""
+    return bool(re.search(r'"loc": \[[^\]]*logprobs"', json.dumps(body, default=str)))
+
+
 def of_request(status: int, said: str, body: object) -> Exception | None:
     """Return what the request itself is guilty of, if it is.
 
@@ -186,7 +191,7 @@ def of_request(status: int, said: str, body: object) -> Exception | None:
     alone_too_large = status == 429 and "request too large" in said.lower()
     if status == 413 or alone_too_large or (status in (400, 422, 500) and TOO_LONG.search(said)):
         return PromptTooLong(said)
-    if "logprob" in said and status in REFUSING:
+    if status in REFUSING and ("logprob" in said or _refuses_logprobs(body)):
         return NoLogprobsError(said)
     if status in (400, 422, 500) and UNWRITABLE.search(said):
         return Unanswered("failed", f"the server cannot write the conversation: {said}")

@@ -127,3 +127,11 @@ def test_no_error_with_status_200_tells_the_key(server, monkeypatch):
     server.answer = (200, error(401, "bad sk-very-secret")[1], {})
     with pytest.raises(CaiError, match=r"bad \[key\]"):
         generate(server.settings(api_key_env="JUDGE_KEY", retries=0))
+
+
+def test_a_prompt_that_is_blocked_without_an_answer_is_refused(server):
+    body = {"candidates": [], "promptFeedback": {"blockReason": "SAFETY"}}
+    server.answer = (200, body, {})
+    with pytest.raises(Unanswered, match="blocked the request: SAFETY") as caught:
+        generate(server.settings())
+    assert caught.value.state == "refused"

@@ -69,6 +69,14 @@ def test_what_the_server_is_guilty_of_ends_the_run_in_its_words(status, body, sa
     assert "ghij" not in str(found)
 
 
+def test_a_validator_that_names_the_field_gives_no_log_probabilities():
+    told = {"type": "extra_forbidden", "loc": ["body", "top_logprobs"], "msg": "Extra inputs"}
+    body = {"detail": [{**told, "input": 20}]}
+    assert isinstance(explained(raised(422, body), settings()), NoLogprobsError)
+    other = {"detail": [{**told, "loc": ["body", "seed"], "input": "logprobs are nice"}]}
+    assert not isinstance(explained(raised(422, other), settings()), NoLogprobsError)
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
