@@ -119,7 +119,8 @@ def _stages(settings: ModelSettings, findings: list[Finding]) -> Iterator[Findin
         needs = more or (("engines", "chosen"),)
         needed = (*always, ("engines", "vocabulary"), *needs)
         found = {need: states.get(need, _default(need)) for need in needed}
-        state: State = next((s for s in _WORST if s in found.values()), "ok")
+        worst = [s for s in _WORST if s in found.values()]
+        state: State = worst[0] if worst else "ok"
         causes = [f"{area}: {shown.get(n, n)}" for (area, n), s in found.items() if s == state]
         said = f"see {'; '.join(causes)}" if state != "ok" else "nothing is missing"
         yield _finding("stages", stage, state, f"{said}; the model was not run")

@@ -25,7 +25,7 @@ from cai.templates import VERDICT
 NEAR_DUPLICATE = 0.5
 """As in a pipeline: prompts with this word 3-gram overlap or more count as one task."""
 
-_OPTION = re.compile(r"^ ?\(([A-H])\) (.*?)(?=^ ?\([A-H]\) |\Z)", re.DOTALL | re.MULTILINE)
+_OPTION = re.compile(r"^ ?\(([A-Z])\) (.*?)(?=^ ?\([A-Z]\) |\Z)", re.DOTALL | re.MULTILINE)
 _FIRST_TURN = re.compile(r"Human:(.*?)(?:\n\n|\Z)", re.DOTALL)
 
 
@@ -195,7 +195,7 @@ def _letters(record: Record, name: str) -> list[str]:
     value = record.get(name)
     items = cast("list[object]", value) if isinstance(value, list) else [value]
     found = [f" {checked_text(item, name, record.where)}" for item in items]
-    if not all(re.fullmatch(r" \([A-H]\)", option) for option in found):
+    if not all(re.fullmatch(r" \([A-Z]\)", option) for option in found):
         raise CaiError(
             f"{record.where}: `{name}` is {value!r:.60}, not a list of letters such as ' (A)'."
         )

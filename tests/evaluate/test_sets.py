@@ -45,6 +45,17 @@ def test_a_question_keeps_its_space_and_ends_where_the_answer_begins(tmp_path):
     assert found.prompts == ()
 
 
+def test_a_question_can_have_as_many_options_as_there_are_letters(tmp_path):
+    letters = [f" ({letter})" for letter in "ABCDEFGHIJ"]
+    lines = "\n".join(f"{letter} Kind {n}" for n, letter in enumerate(letters))
+    row = {"prompt": f"What kind? Options:\n{lines}\nThe answer is:"}
+    row |= {"corrects": letters[9:], "incorrects": letters[:9]}
+    (asked,) = read_set("hhh", write(tmp_path / "q.jsonl", [row])).questions
+    assert asked.options == tuple(letters)
+    assert asked.texts == tuple(f"Kind {n}" for n in range(10))
+    assert asked.gold == 9
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

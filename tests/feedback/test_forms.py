@@ -243,6 +243,31 @@ def test_no_policy_asks_the_model_anything():
     assert (len(engine.generated), len(engine.scored)) == before == (4, 4)
 
 
+@pytest.mark.parametrize(
+    ("reasoning", "thoughts", "shown"),
+    [
+        (True, (None, "t1", None, "t3"), [1, 3]),
+        (False, (None, "t1", None, "t3"), [0, 2, 1]),
+        (True, (None, None), [0, 1]),
+        (False, ("t0", "t1"), [0, 1]),
+    ],
+)
+def test_examples_that_fit_the_question_are_shown(reasoning, thoughts, shown):
+    few_shot = FewShot(
+        comparison=[
+            ComparisonExample(
+                messages=user(f"Hi {n}"), responses=("yes", "no"), answer="B", reasoning=thought
+            )
+            for n, thought in enumerate(thoughts)
+        ]
+    )
+    engine = likes("kind")
+    constitution = CONSTITUTION.model_copy(update={"few_shot": few_shot})
+    judged(engine, constitution=constitution, reasoning=reasoning, few_shot=3)
+    seen = [m.content for m in engine.scored[0].prompt.messages[:-1:2]]
+    assert [next(n for n in range(4) if f"Hi {n}" in text) for text in seen] == shown
+
+
 def test_examples_can_stand_under_principles_drawn_for_each():
     def seen(**compare):
         engine = likes("kind")
