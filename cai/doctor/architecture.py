@@ -159,7 +159,8 @@ def _score_head(config: Any) -> tuple[State, str]:  # noqa: ANN401
 def _lora(model: Any) -> tuple[State, str]:  # noqa: ANN401
     """Put adapters on a model without weights, as trainings do; tell how much they reach."""
     whole = sum(weight.numel() for weight in model.base_model.parameters())
-    tokens = sum(weight.numel() for weight in model.get_input_embeddings().parameters())
+    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding)]
+    embeddings = sum(table.weight.numel() for table in tables)
     adapters = LoraConfig(task_type="CAUSAL_LM", r=1, target_modules="all-linear")
     try:
         with torch.device("meta"):
@@ -169,7 +170,7 @@ def _lora(model: Any) -> tuple[State, str]:  # noqa: ANN401
     found = {name: m for name, m in adapted.named_modules() if isinstance(m, LoraLayer)}
     reached = sum(_adapted(m).numel() for m in found.values())
     names = sorted({_name(name, m) for name, m in found.items()})
-    share = reached / max(1, whole - tokens)
+    share = reached / max(1, whole - embeddings)
     said = f"on {', '.join(names)}: {share:.0%} of the weights without embeddings"
     if share < 0.5:
         return "limited", f"{said}; the others (experts, perhaps) stay as they are"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,21 @@ def _stages(settings: ModelSettings, findings: list[Finding]) -> Iterator[Findin
     for stage, more in _STAGES.items():
         needs = more or (("engines", "chosen"),)
         needed = (*always, ("engines", "vocabulary"), *needs)
-        found = {need: states.get(need, _default(need)) for need in needed}
-        worst = [s for s in _WORST if s in found.values()]
-        state: State = worst[0] if worst else "ok"
+        found: dict[tuple[str, str], State] = {}
+        for need in needed:
+            found[need] = states[need] if need in states else _default(need)
+        state = _worst(found.values())
         causes = [f"{area}: {shown.get(n, n)}" for (area, n), s in found.items() if s == state]
         said = f"see {'; '.join(causes)}" if state != "ok" else "nothing is missing"
         yield _finding("stages", stage, state, f"{said}; the model was not run")
+
+
+def _worst(states: Iterable[State]) -> State:
+    found = set(states)
+    for state in _WORST:
+        if state in found:
+            return state
+    return "ok"
 
 
 def _default(need: tuple[str, str]) -> State:

@@ -81,7 +81,7 @@ def _round_trip(chat: ChatFormat) -> tuple[State, str]:
             ids = [*chat.prompt_ids(Prompt(messages)), *chat.completion_ids(_ANSWER)]
         except CaiError as error:
             return "no", str(error)
-        end = _decoded(chat, [chat.turn_end])
+        end = str(chat.tokenizer.decode([chat.turn_end]))
         ours = _decoded(chat, ids).removesuffix(end)
         whole = _rendered(chat, (*messages, Message(role="assistant", content=_ANSWER)))
         if whole is None or not _without_bos(chat, whole).startswith(ours):
@@ -146,6 +146,12 @@ def _thinking(chat: ChatFormat) -> tuple[State, str]:
             "limited",
             f"{said}; the generation prompt ends in {opening.instead_of!r}, which does not stand "
             f"before answers: {opening.written!r} replaces it",
+        )
+    if opening.written:
+        return (
+            "limited",
+            f"{said}; the generation prompt opens a block that answers close: {opening.written!r} "
+            "is added to it",
         )
     lead = opening.lead.strip()
     if lead:
