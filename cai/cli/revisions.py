@@ -21,6 +21,7 @@ from cai.report.wording import visible
 from cai.revise.flaws import FLAWS, Where
 from cai.revise.quality import Assessed, Assessor, FlawShare, RevisionQuality, measure_revisions
 from cai.settings import ReviseSettings
+from cai.settings.paths import user_path
 from cai.settings.revise import Flaw
 
 MOST_PRINCIPLES = 20
@@ -70,7 +71,7 @@ def _read(
     from cai.pipeline.load import read_resolved
     from cai.revise.recorded import read_chains
 
-    folder = Path(target).expanduser()
+    folder = user_path(target)
     if not folder.is_dir():
         own = load_constitution(constitution) if constitution else None
         return read_chains(target), own, ReviseSettings().flaws

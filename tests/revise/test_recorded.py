@@ -130,3 +130,12 @@ def test_an_unknown_flaw_is_refused():
     run = CliRunner().invoke(app, ["revisions", "chains.jsonl", "--flaw", "ugly"])
     assert run.exit_code == 1
     assert "There is no flaw `ugly`. There are: copied, echo" in " ".join(run.output.split())
+
+
+def test_a_file_whose_name_begins_like_a_home_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, {"prompt": asked, "response": first, "revision": "Ask."})
+    path.rename(tmp_path / "~nobody.jsonl")
+    run = CliRunner().invoke(app, ["revisions", "~nobody.jsonl"])
+    assert run.exit_code == 0, run.output
+    assert "1 revisions in 1 chains" in " ".join(run.output.split())
