@@ -122,12 +122,8 @@ class FeedbackJudge(Asking):
         )
         try:
             await self._fill(row, item, engine)
-        except PromptTooLong as error:
-            row.state, row.error = "too_long", str(error)
-        except Unanswered as error:
+        except (PromptTooLong, Unanswered, Unscored) as error:
             row.state, row.error = error.state, str(error)
-        except Unscored as error:
-            row.state, row.error = "unparsed", str(error)
         except CaiError:
             raise
         except Exception as error:  # noqa: BLE001 (whatever an engine raises costs this row alone)

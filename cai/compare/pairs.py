@@ -110,10 +110,7 @@ class Responder:
                         ended=completion.finish == "stop",
                     )
                 )
-        except PromptTooLong as error:
-            row.state, row.error = "too_long", str(error)
-            return row
-        except Unanswered as error:
+        except (PromptTooLong, Unanswered) as error:
             row.state, row.error = error.state, str(error)
             return row
         row.responses = tuple(samples)

@@ -114,6 +114,9 @@ class Usage:
 class PromptTooLong(Exception):  # noqa: N818 (a row's state, not a programming error)
     """The prompt and the tokens asked for do not fit the model's context; nothing was truncated."""
 
+    state: Literal["too_long"] = "too_long"
+    """Of the row that asked."""
+
 
 class Unanswered(Exception):  # noqa: N818 (a row's state, not a programming error)
     """A server gave no answer: a filter or the model refused, or the answer failed halfway."""
@@ -136,6 +139,9 @@ def nothing_said(finish: Literal["stop", "length"]) -> str:
 
 class Unscored(Exception):  # noqa: N818 (a row's state, not a programming error)
     """Nothing is said from which it could be known which option is likelier."""
+
+    state: Literal["unparsed"] = "unparsed"
+    """Of the row that asked."""
 
 
 class Engine(Protocol):

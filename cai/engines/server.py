@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from cai.data.records import content_hash
 from cai.engines import Unanswered
 from cai.engines.server_errors import (
+    BLOCKED,
     explained,
     import_openai,
     key_of,
@@ -223,10 +223,6 @@ async def ask(
                     raise Unanswered("failed", said) from error
                 fix = "Check that `server.base_url` is an OpenAI-compatible API."
                 raise CaiError(f"{said} {fix}") from error
-
-
-BLOCKED = re.compile(r"block_?reason\W+(\w+)", re.I)
-"""How Gemini says that a prompt gets no answer."""
 
 
 def _check_body(answer: Any, settings: ModelSettings) -> None:  # noqa: ANN401

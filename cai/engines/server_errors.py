@@ -44,6 +44,8 @@ FILTERED = re.compile(
 Cloudflare."""
 REFUSING = (400, 403, 422, 500, 501)
 """Statuses with which servers refuse a field of a request."""
+BLOCKED = re.compile(r"block_?reason\W+(\w+)", re.I)
+"""How Gemini says that a prompt gets no answer."""
 ACCOUNT = re.compile(
     r"\b(your|this|the) (account|organi[sz]ation|project|(api )?key|ip|access)\b|billing", re.I
 )

@@ -45,12 +45,8 @@ def failures_as_states(row: Row) -> Generator[None]:
     """Turn an error in the block into the state and the error message of a row."""
     try:
         yield
-    except (NoVerdict, Unanswered) as error:
+    except (NoVerdict, PromptTooLong, Unanswered, Unscored) as error:
         row.state, row.error = error.state, str(error)
-    except PromptTooLong as error:
-        row.state, row.error = "too_long", str(error)
-    except Unscored as error:
-        row.state, row.error = "unparsed", str(error)
 
 
 def limit_of(

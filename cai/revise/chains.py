@@ -141,9 +141,7 @@ class Reviser:
         )
         try:
             await self._fill(row, item, engine)
-        except PromptTooLong as error:
-            row.state, row.error = "too_long", str(error)
-        except Unanswered as error:
+        except (PromptTooLong, Unanswered) as error:
             row.state, row.error = error.state, str(error)
         except EmptyAnswer as error:
             row.state, row.error = "unparsed", f"the model's {error} is empty"

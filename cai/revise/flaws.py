@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from cai.constitution.schema import CritiqueExample
@@ -108,7 +109,7 @@ class Examples:
                 example.revision,
             )
         )
-        self.runs = frozenset(run for text in texts for run in _runs(words(text)))
+        self.runs = _runs_of(texts)
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,13 @@ def _spans(own: Sequence[str], source: frozenset[str]) -> list[tuple[int, int]]:
 
 
 def _runs_of(texts: Iterable[str]) -> frozenset[str]:
-    return frozenset(run for text in texts for run in _runs(words(text)))
+    return frozenset[str]().union(*map(_runs_in, texts))
+
+
+@lru_cache(maxsize=64)
+def _runs_in(text: str) -> frozenset[str]:
+    """Return the runs of a text; the rounds of a chain ask again for its prompt and response."""
+    return frozenset(_runs(words(text)))
 
 
 def _runs(own: Sequence[str]) -> list[str]:

@@ -83,9 +83,7 @@ def train_dpo(
 
     def references() -> list[list[Tensor]]:
         nn.Module.to(model, device)
-        found = [
-            list(_likelihoods(model, some, collate, micro)) for some in (rows, measured["held_out"])
-        ]
+        found = [list(_likelihoods(model, some, collate, micro)) for some in groups]
         nn.Module.to(model, "cpu")
         return found
 
