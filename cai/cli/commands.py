@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import typer
-from typer.core import TyperGroup
 
 from cai.cli.console import plain_console
+from cai.cli.deferred import DeferredGroup
 from cai.errors import CaiError
 
 # Newer Typers carry a click of their own: its errors are reached through Typer's public names.
@@ -49,7 +49,7 @@ def _termination_is_raised() -> Generator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Commands(TyperGroup):
+class Commands(DeferredGroup):
     """Turns what a command raises into a message and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (whichever click it is)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from cai.data.rows import Task
-from cai.engines import Engine
-from cai.settings import ModelSettings
+if TYPE_CHECKING:
+    from cai.data.rows import Task
+    from cai.engines import Engine
+    from cai.settings import ModelSettings
 
 T = TypeVar("T")
 

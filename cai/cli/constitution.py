@@ -7,14 +7,14 @@ import re
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import typer
 from rich import box
 from rich.table import Table
 
-from cai.cli import diffing, statistics, testing, trying
 from cai.cli.console import plain_console
+from cai.cli.deferred import DeferredGroup
 from cai.cli.options import ConstitutionFile
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.constitution.check import check_constitution
@@ -24,7 +24,21 @@ from cai.constitution.load import SUFFIXES
 from cai.constitution.schema import file_schema
 from cai.errors import CaiError
 
-app = typer.Typer(no_args_is_help=True, help="Write, check, try, test and compare constitutions.")
+
+class _Constitution(DeferredGroup):
+    deferred: ClassVar = {
+        "try": "cai.cli.trying:try_prompt",
+        "test": "cai.cli.testing:judge_tests",
+        "diff": "cai.cli.diffing:diff",
+        "stats": "cai.cli.statistics:stats",
+    }
+
+
+app = typer.Typer(
+    cls=_Constitution,
+    no_args_is_help=True,
+    help="Write, check, try, test and compare constitutions.",
+)
 
 _GITHUB_LEVELS = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -111,12 +125,6 @@ def import_(
         imported.notes.append(f"wrote {out}; now run: cai constitution check {out}")
     for note in imported.notes:
         typer.echo(note, err=True)
-
-
-app.command("try")(trying.try_prompt)
-app.command("test")(testing.judge_tests)
-app.command("diff")(diffing.diff)
-app.command("stats")(statistics.stats)
 
 
 def _name(path: Path) -> str:

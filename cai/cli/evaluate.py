@@ -15,7 +15,7 @@ import typer
 from cai.cli.console import plain_console
 from cai.cli.evaluate_options import EvaluateOptions
 from cai.cli.evaluate_tables import counted, show_results
-from cai.cli.options import YAML, model_settings, spelling
+from cai.cli.options import YAML, from_fields, model_settings, spelling
 from cai.data.records import AnswerRow, PromptRow
 from cai.data.store import write_json
 from cai.engines import Usage
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[^/@:=]+")
 """What can stand before `=`: no path, no address."""
+
+
+@from_fields(EvaluateOptions)
+def command(options: EvaluateOptions) -> None:
+    """Evaluate models: rates with intervals, Elo, known prompt sets, and more."""
+    evaluate_command(options)
 
 
 def evaluate_command(options: EvaluateOptions) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import typer
 from pydantic import BaseModel
 
 from cai.constitution.explain import model_in
@@ -37,6 +38,11 @@ ppo: {}                                                # from sl-cai, makes rl-c
 ppo-again: {stage: ppo, from: second-sft}
 ```
 """
+
+
+def settings() -> None:
+    """Print every setting of a pipeline file, as Markdown."""
+    typer.echo("\n".join(markdown()))
 
 
 def markdown() -> Iterator[str]:
