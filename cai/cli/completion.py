@@ -52,7 +52,7 @@ def _run_folder(ctx: Any) -> Path:  # noqa: ANN401
 
 def shipped(incomplete: str) -> list[str]:
     """Offer the shipped pipelines, and files."""
-    from cai.pipeline.load import shipped_pipelines
+    from cai.pipeline.extending import shipped_pipelines
 
     files = [str(path) for path in Path().glob(f"{incomplete}*.y*ml")]
     return [*shipped_pipelines(), *sorted(files)]

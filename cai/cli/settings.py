@@ -37,6 +37,18 @@ second-sft: {stage: sft, from: sl-cai, epochs: 2}      # fine-tunes sl-cai again
 ppo: {}                                                # from sl-cai, makes rl-cai
 ppo-again: {stage: ppo, from: second-sft}
 ```
+
+A file can start from another one, a file or a shipped name. `without` leaves out some of its
+sections; other sections are merged key by key. Relative paths start at the folder of the file that
+is run.
+
+```yaml
+extends: quickstart
+without: [preference, ppo]
+name: mine
+sft: {epochs: 3}                                       # the rest of `sft` is as in quickstart
+dpo: {}
+```
 """
 
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from cai.constitution import Constitution, load_constitution
 from cai.constitution.document import read_document
 from cai.constitution.explain import did_you_mean
-from cai.constitution.load import shipped
 from cai.errors import CaiError
 from cai.pipeline.context import Pipeline, Run
+from cai.pipeline.extending import find_pipeline, read_pipeline
 from cai.pipeline.method import stage_of, stages_by_name
 from cai.pipeline.placing import place
 from cai.pipeline.progress import Progress
@@ -23,11 +23,6 @@ from cai.settings import PipelineSettings, StageSettings
 
 SECTIONS = "sections"
 """The field of the settings that holds the stages."""
-
-
-def shipped_pipelines() -> list[str]:
-    """Return the names of the pipelines that come with cai, sorted."""
-    return sorted(path.stem for path in shipped("pipelines").glob("*.yaml"))
 
 
 def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> Pipeline:
@@ -42,8 +37,8 @@ def load_pipeline(ref: Path, changes: Sequence[str] = ()) -> Pipeline:
         CaiError: The file is missing or has errors; the message has all of them, with line and
             column.
     """
-    path = _find(ref)
-    document = read_document(path)
+    path = find_pipeline(ref)
+    document = read_pipeline(path)
     data = _mapping(document.data, Places(document))
     for name in {*stages_by_name()} & {*data}:
         data[name] = {} if data[name] is None else data[name]
@@ -157,15 +152,3 @@ def _constitution(settings: PipelineSettings, path: Path) -> Constitution:
     ref = settings.constitution
     beside = path.parent / ref
     return load_constitution(beside if not Path(ref).exists() and beside.is_file() else ref)
-
-
-def _find(ref: Path) -> Path:
-    if ref.is_file():
-        return ref
-    if str(ref) in shipped_pipelines():
-        return shipped("pipelines") / f"{ref}.yaml"
-    what = "is a folder" if ref.is_dir() else "does not exist"
-    raise CaiError(
-        f"The pipeline {ref} {what}. Give a YAML file, or the name of a shipped pipeline: "
-        f"{', '.join(shipped_pipelines())}."
-    )

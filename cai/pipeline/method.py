@@ -13,6 +13,7 @@ from typing import Any
 from cai.constitution.explain import did_you_mean
 from cai.errors import CaiError
 from cai.pipeline.context import LOGS, SWEEP
+from cai.pipeline.extending import EXTENDS, WITHOUT
 from cai.pipeline.stage import GIVEN, Stage
 from cai.pipeline.stages import compare, evaluate, ppo, prompts, report, revise, training
 from cai.settings import PipelineSettings
@@ -32,7 +33,7 @@ METHOD: tuple[Stage[Any], ...] = (
 
 NAME = re.compile(r"[a-z][a-z0-9-]*")
 """A stage's name in a pipeline: it is a folder's and an option's, too."""
-TAKEN = (LOGS, SWEEP, *GIVEN, *PipelineSettings.model_fields)
+TAKEN = (LOGS, SWEEP, EXTENDS, WITHOUT, *GIVEN, *PipelineSettings.model_fields)
 """Names of other things in a run, or in a pipeline file."""
 
 Where = Callable[[tuple[str | int, ...]], str]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cai.errors import CaiError
-from cai.pipeline.load import load_pipeline, shipped_pipelines
+from cai.pipeline.extending import shipped_pipelines
+from cai.pipeline.load import load_pipeline
 from cai.settings import PPOSettings, PromptsSettings
 
 MINIMAL = """\
