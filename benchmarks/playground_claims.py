@@ -21,10 +21,10 @@ from cai.constitution import load_constitution
 from cai.constitution.schema import Principle
 from cai.data.records import ComparisonRow, RevisionRow
 from cai.data.store import read_rows
+from cai.models.preference_model import PreferenceModel
 from cai.playground import lexicon
 from cai.playground.grader import grade
 from cai.playground.world import CATEGORIES
-from cai.training.preference_model import PreferenceModel
 
 NAME = "playground_claims"
 COUNTS = (1, 2, 4, 8, 16)

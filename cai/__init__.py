@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cai.engines import ScoreRequest as ScoreRequest
     from cai.engines.opening import open_engine as open_engine
     from cai.errors import CaiError as CaiError
+    from cai.models.preference_model import PreferenceModel as PreferenceModel
     from cai.pipeline.context import Run as Run
     from cai.pipeline.load import load_pipeline as load_pipeline
     from cai.pipeline.runner import run_pipeline as run_pipeline
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from cai.settings import ModelSettings as ModelSettings
     from cai.settings import ReviseSettings as ReviseSettings
     from cai.training.preference import train_preference as train_preference
-    from cai.training.preference_model import PreferenceModel as PreferenceModel
     from cai.training.sft import train_sft as train_sft
 
 __version__ = "0.1.0"
@@ -59,7 +59,7 @@ _PUBLIC = {
     "ModelSettings": "cai.settings",
     "ReviseSettings": "cai.settings",
     "train_preference": "cai.training.preference",
-    "PreferenceModel": "cai.training.preference_model",
+    "PreferenceModel": "cai.models.preference_model",
     "train_sft": "cai.training.sft",
 }
 

@@ -10,13 +10,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from benchmarks.ppo_vs_trl.workloads import SNAPSHOT, Workload
 from cai.models.loading import load_chat_format
+from cai.models.preference_model import PreferenceModel
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import PromptPool, TokenPrompt
 from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import update
 from cai.settings import ModelSettings, PPOSettings
-from cai.training.preference_model import PreferenceModel
 
 
 def settings_of(workload: Workload) -> PPOSettings:

@@ -34,7 +34,7 @@ from cai.pipeline.stages.evaluate import planned
 from cai.settings import EvaluateSettings, ModelSettings
 
 if TYPE_CHECKING:
-    from cai.training.preference_model import PreferenceModel
+    from cai.models.preference_model import PreferenceModel
 
 _NAME = re.compile(r"[^/@:=]+")
 """What can stand before `=`: no path, no address."""
@@ -248,7 +248,7 @@ def _name(spelt: str, model: ModelSettings | None) -> str:
 def _loader(folder: str) -> Callable[[], PreferenceModel]:
     """Return what loads a preference model, once; another kind of model is refused now."""
     from cai.models.loading import model_folder
-    from cai.training.preference_model import score_constants
+    from cai.models.preference_model import score_constants
 
     score_constants(model_folder(ModelSettings(path=folder)))
     return preference_loader(Path(folder))

@@ -33,7 +33,7 @@ from cai.pipeline.progress import Progress
 from cai.settings import EvaluateSettings, ModelSettings
 
 if TYPE_CHECKING:
-    from cai.training.preference_model import PreferenceModel
+    from cai.models.preference_model import PreferenceModel
 
 JUDGE: Final = "judge"
 ROWS, CHECKPOINTS = "rows", "checkpoints"
@@ -131,7 +131,7 @@ def preference_loader(folder: Path) -> Callable[[], PreferenceModel]:
 
     @cache
     def load() -> PreferenceModel:
-        from cai.training.preference_model import PreferenceModel
+        from cai.models.preference_model import PreferenceModel
 
         return PreferenceModel.load(folder)
 

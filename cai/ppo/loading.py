@@ -23,13 +23,13 @@ from cai.models.loading import (
     load_tokenizer,
     model_folder,
 )
+from cai.models.preference_model import PreferenceModel, score_constants
 from cai.ppo.learner import Learner
 from cai.ppo.memory import Shape
 from cai.ppo.prompts import PromptFormat, prompt_format
 from cai.ppo.rewards import Judge, Reward, preference_models
 from cai.settings import ModelSettings, PPOSettings
 from cai.training.lora import AdapterWeights, load_adapter
-from cai.training.preference_model import PreferenceModel, score_constants
 from cai.training.processes import ALONE, Processes
 
 MAX_BATCH_TOKENS = 16384

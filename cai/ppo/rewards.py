@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cai.errors import CaiError
 from cai.evaluate.style import ngrams, repeated_share
+from cai.models.preference_model import PreferenceModel
 from cai.ppo.prompts import PromptFormat, PromptLike, TokenPrompt
 from cai.settings import PPOSettings
-from cai.training.preference_model import PreferenceModel
 
 TextScorer = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 """Gets the prompts as they were given and one response to each; returns one number for each."""

@@ -22,12 +22,12 @@ from cai.data.records import RatedRow
 from cai.data.store import read_rows
 from cai.models.chat import ChatFormat
 from cai.models.loading import fingerprint_model, load_chat_format
+from cai.models.preference_model import PreferenceModel, pad_right
 from cai.settings import ModelSettings, OptimizerSettings
 from cai.training.arguments import OnStep, Run, micro_batch_size
 from cai.training.data import is_held_out, longest_sequence, no_rows_error
 from cai.training.fit import fit
 from cai.training.harmfulness_model import MARK
-from cai.training.preference_model import PreferenceModel, pad_right
 from cai.training.scorer import new_preference_model, read_scores_by_mask, save_scorer
 
 HELD_OUT = 0.1

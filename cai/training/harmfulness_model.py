@@ -9,7 +9,7 @@ from pathlib import Path
 from cai.data.conversation import Conversation
 from cai.data.records import HIGHEST, LOWEST
 from cai.errors import CaiError
-from cai.training.preference_model import PreferenceModel
+from cai.models.preference_model import PreferenceModel
 
 MARK = "cai_harmfulness"
 """The key of config.json that tells such a model from a preference model."""

@@ -15,9 +15,9 @@ from torch import Tensor
 from cai.data.conversation import Prompt
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
+from cai.models.preference_model import pad_right
 from cai.settings import ComparisonSettings
 from cai.training.data import answer, conversation, is_held_out, read_rows
-from cai.training.preference_model import pad_right
 
 HELD_OUT = 0.05
 """The share of prompts kept out of training, to measure accuracy and calibration on."""

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
+from cai.models.preference_model import PreferenceModel
 from cai.training.preference_data import Pair, Pairs
-from cai.training.preference_model import PreferenceModel
 
 CONFIDENT = 0.75
 """Labels from here on count when accuracy on the training data is measured."""

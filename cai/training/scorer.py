@@ -23,9 +23,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from cai.data.store import whole_folder
 from cai.errors import CaiError
 from cai.models.loading import model_folder, without_dropout
+from cai.models.preference_model import PreferenceModel, last_token_scores
 from cai.settings import ModelSettings
 from cai.training.lora import save_adapter
-from cai.training.preference_model import PreferenceModel, last_token_scores
 from cai.training.trainer import quiet_transformers
 
 

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from cai.data.conversation import Prompt
 from cai.data.records import content_hash
 from cai.models.chat import ChatFormat
+from cai.models.preference_model import pad_right
 from cai.training.data import answer, conversation
-from cai.training.preference_model import pad_right
 
 COLUMNS = ("key", "kind", "prompt", "completion", "ended")
 NO_LOSS = -100

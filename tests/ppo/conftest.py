@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification, GenerationConfig
 from cai.data.conversation import user
 from cai.data.records import PromptRow
 from cai.models.loading import load_causal_lm, load_chat_format, load_tokenizer
+from cai.models.preference_model import PreferenceModel
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt, tokenize_prompts
 from cai.settings import ModelSettings, PPOSettings
-from cai.training.preference_model import PreferenceModel
 
 RED_TEAM = ("How do I pick a lock?", "Write an insult.", "Where does she live? Tell me now!")
 HELPFUL = ("Bake bread.", "How do plants grow in the spring?", "Name a kind word, and another one.")

@@ -15,6 +15,7 @@ from tiny_models import FAMILIES
 from cai.data.conversation import Prompt, user
 from cai.errors import CaiError
 from cai.models.loading import load_chat_format
+from cai.models.preference_model import PreferenceModel
 from cai.ppo import PPO
 from cai.ppo.batch import Episodes
 from cai.ppo.forward import response_logprobs
@@ -23,7 +24,6 @@ from cai.ppo.prompts import tokenize_prompt
 from cai.ppo.rollout import collect_rollout, has_ended, sample
 from cai.ppo.update import policy_gradients, value_gradients
 from cai.settings import ModelSettings
-from cai.training.preference_model import PreferenceModel
 
 Tiny = Callable[[str], ModelSettings]
 

@@ -21,6 +21,7 @@ from tiny_models import FAMILIES
 from torch import Tensor
 
 from cai.data.conversation import Prompt, user
+from cai.models.preference_model import PreferenceModel
 from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.learner import Learner
 from cai.ppo.math import linear_decay
@@ -29,7 +30,6 @@ from cai.ppo.rewards import Reward
 from cai.ppo.rollout import collect_rollout, has_ended, sample, score_episodes
 from cai.ppo.update import policy_gradients, update, value_gradients
 from cai.settings import PPOSettings
-from cai.training.preference_model import PreferenceModel
 
 
 @pytest.fixture(params=FAMILIES)

@@ -23,9 +23,9 @@ from cai.data.conversation import user
 from cai.errors import CaiError
 from cai.evaluate.style import repeated_share
 from cai.models.loading import load_causal_lm, load_tokenizer
+from cai.models.preference_model import PreferenceModel
 from cai.ppo import PPO, LengthPenalty, RepetitionPenalty
 from cai.settings import ModelSettings
-from cai.training.preference_model import PreferenceModel
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ppo_with_your_reward.py"
 

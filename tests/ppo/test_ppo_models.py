@@ -17,6 +17,7 @@ from tiny_models import FAMILIES
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from cai.models.loading import fingerprint_model, load_causal_lm, load_chat_format
+from cai.models.preference_model import PreferenceModel
 from cai.ppo import PPO
 from cai.ppo.forward import response_logprobs
 from cai.ppo.learner import Learner
@@ -25,7 +26,6 @@ from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import policy_gradients, update, value_gradients
 from cai.settings import ModelSettings, PPOSettings
 from cai.training.lora import save_adapter
-from cai.training.preference_model import PreferenceModel
 
 Tiny = Callable[[str], ModelSettings]
 

@@ -36,6 +36,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from cai.data.records import PromptRow
+from cai.models.preference_model import PreferenceModel
 from cai.ppo import PPO, progress_line
 from cai.ppo.advantages import ADVANTAGES, RewardedEpisodes, gae, rloo
 from cai.ppo.math import kl_shaped_rewards
@@ -44,7 +45,6 @@ from cai.ppo.prompts import PromptPool
 from cai.ppo.update import update, value_gradients
 from cai.report.curves import curves
 from cai.settings import ModelSettings, PPOSettings
-from cai.training.preference_model import PreferenceModel
 
 RLOO = with_settings(**WITHOUT_CRITIC)
 RUN = SHORT.model_copy(

@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cai.data.records import PromptRow
 from cai.errors import CaiError
 from cai.models.loading import load_chat_format, load_tokenizer
+from cai.models.preference_model import PreferenceModel
 from cai.ppo import PPO
 from cai.settings import ModelSettings
-from cai.training.preference_model import PreferenceModel
 
 SETTINGS = SHORT.model_copy(update={"steps": 5, "no_eos_reward": -1.0, "checkpoint_steps": 2})
 

@@ -14,11 +14,11 @@ from cai.data.prompts import reader_of
 from cai.data.records import RatedRow
 from cai.data.store import write_rows
 from cai.errors import CaiError
+from cai.models.preference_model import PreferenceModel
 from cai.playground.sources import playground_ratings
 from cai.settings import OptimizerSettings, SourceSettings
 from cai.training.harmfulness import train_harmfulness
 from cai.training.harmfulness_model import HarmfulnessModel
-from cai.training.preference_model import PreferenceModel
 
 
 def rated(count=60, seed=0):

@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM
 from cai.data.conversation import user
 from cai.errors import CaiError
 from cai.models.loading import load_chat_format
-from cai.training.preference_measures import soft_bradley_terry_loss
-from cai.training.preference_model import (
+from cai.models.preference_model import (
     PreferenceModel,
     last_token_scores,
     pad_right,
 )
+from cai.training.preference_measures import soft_bradley_terry_loss
 from cai.training.scorer import new_preference_model, reset_score_head
 
 SEQUENCES = [[5, 17, 200, 31, 8, 90, 12], [44, 6, 7], [9, 9, 121, *range(60, 70)]]

@@ -16,11 +16,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from cai.data.conversation import user
 from cai.errors import CaiError
 from cai.models.loading import load_chat_format
+from cai.models.preference_model import PreferenceModel
 from cai.settings import ModelSettings, PreferenceSettings
 from cai.training.preference import train_preference
 from cai.training.preference_data import read_pairs
 from cai.training.preference_measures import calibration_error
-from cai.training.preference_model import PreferenceModel
 from cai.training.scorer import new_preference_model
 
 SETTINGS = PreferenceSettings(

@@ -24,6 +24,7 @@ from cai.data.records import RatedRow
 from cai.data.store import write_rows
 from cai.errors import CaiError
 from cai.models.loading import load_causal_lm
+from cai.models.preference_model import last_token_scores
 from cai.pipeline.launch import (
     LOG,
     Launcher,
@@ -42,7 +43,6 @@ from cai.settings import (
     SftSettings,
     SourceSettings,
 )
-from cai.training.preference_model import last_token_scores
 from cai.training.trainer import FitTrainer
 
 # No number of rows divides by the batch, and the last batch not by two processes.

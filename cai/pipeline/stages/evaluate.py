@@ -31,7 +31,7 @@ from cai.pipeline.stage import (
 from cai.settings import EvaluateSettings, ModelSettings
 
 if TYPE_CHECKING:
-    from cai.training.preference_model import PreferenceModel
+    from cai.models.preference_model import PreferenceModel
 
 
 def _settings(context: Context[EvaluateSettings]) -> EvaluateSettings:
