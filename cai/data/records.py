@@ -184,6 +184,43 @@ class JudgementRow(Row):
     provenance: Provenance
 
 
+class SampledResponse(BaseModel):
+    """One of a policy's responses to a prompt.
+
+    Attributes:
+        text: Without thinking blocks; empty if nothing was said.
+        ended: False when it was cut off by the token limit.
+        score: Of a preference model, in nats (the difference of two scores is the log-odds that one
+            response is the better one), or 1 for right and 0 for wrong; None without a score.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    ended: bool
+    score: float | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be trained on: it is whole and has a score."""
+        return bool(self.text) and self.ended and self.score is not None
+
+
+class SamplesRow(Row):
+    """Several responses of one policy to one prompt.
+
+    Attributes:
+        scored_by: `preference`, or the name of a grader, whose scores are 1 and 0.
+    """
+
+    kind: Kind
+    messages: Conversation
+    task: str
+    samples: list[SampledResponse] = Field(default_factory=list[SampledResponse])
+    scored_by: str = ""
+    provenance: Provenance
+
+
 class ComparisonRow(Row):
     """A labelled pair: what the preference model learns from.
 

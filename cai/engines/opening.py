@@ -17,7 +17,19 @@ def open_engine(settings: ModelSettings) -> Engine:
     Raises:
         CaiError: The model folder is unusable, or the engine cannot run such a model.
     """
-    return _ENGINES[settings.engine](settings)
+    if (best_of := settings.best_of) is None:
+        return _ENGINES[settings.engine](settings)
+    from cai.engines.best_of import BestOfEngine
+    from cai.models.preference_model import PreferenceModel
+
+    scorer = PreferenceModel.load(best_of.by)
+    one = open_engine(_plain(settings))
+    return BestOfEngine(one, scorer, best_of.n, fingerprint_engine(settings))
+
+
+def _plain(settings: ModelSettings) -> ModelSettings:
+    """Return the model whose responses best-of-n samples."""
+    return settings.model_copy(update={"best_of": None})
 
 
 def _open_transformers(settings: ModelSettings) -> Engine:
@@ -62,6 +74,11 @@ def fingerprint_engine(settings: ModelSettings) -> str:
     Raises:
         CaiError: The model folder is unusable, or the server does not answer.
     """
+    if best_of := settings.best_of:
+        from cai.engines.best_of import fingerprint_best_of
+
+        scorer = fingerprint_model(ModelSettings(path=best_of.by))
+        return fingerprint_best_of(fingerprint_engine(_plain(settings)), scorer, best_of.n)
     if settings.engine == "openai":
         from cai.engines.server import fingerprint_server, report_of
 

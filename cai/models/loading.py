@@ -126,6 +126,11 @@ def load_causal_lm(
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
+    if settings.best_of:
+        raise CaiError(
+            f"{settings.path} with `best_of` chooses among samples of a model, and has no weights "
+            "of its own to train. Start from the model itself, without `best_of`."
+        )
     folder = model_folder(settings)
     target, dtype = device_and_dtype(settings, device)
     logging.disable_progress_bar()

@@ -98,10 +98,7 @@ class Run:
             if made and made.kind == POLICY:
                 start = placed.sources.get(POLICY, ())
                 like = found[start[0].name if start else BASE]
-                path = str(self.folder / placed.name / "model")
-                # The tokenizer of a model that a stage has trained carries its chat template.
-                new = {"path": path, "format": "chat", "adapter": None}
-                found[made.name] = like.model_copy(update=new)
+                found[made.name] = placed.stage.model(placed, self.folder, like)
         return found
 
     def forget_fingerprints(self) -> None:
@@ -127,6 +124,12 @@ class Context(Generic[S]):
     def name(self) -> str:
         """The name of the stage in its pipeline."""
         return self.placed.name
+
+    @property
+    def made(self) -> str:
+        """The name of its output."""
+        assert self.placed.output
+        return self.placed.output.name
 
     @property
     def folder(self) -> Path:

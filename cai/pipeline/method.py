@@ -15,7 +15,7 @@ from cai.errors import CaiError
 from cai.pipeline.context import LOGS, SWEEP
 from cai.pipeline.extending import EXTENDS, WITHOUT
 from cai.pipeline.stage import GIVEN, Stage
-from cai.pipeline.stages import compare, evaluate, ppo, prompts, report, revise, training
+from cai.pipeline.stages import compare, evaluate, ppo, prompts, report, revise, samples, training
 from cai.settings import PipelineSettings
 
 METHOD: tuple[Stage[Any], ...] = (
@@ -25,6 +25,10 @@ METHOD: tuple[Stage[Any], ...] = (
     compare.STAGE,
     training.DPO,
     training.PREFERENCE,
+    samples.SAMPLE,
+    samples.SELECT,
+    samples.PAIR,
+    samples.BEST_OF_N,
     ppo.STAGE,
     training.HARMFULNESS,
     evaluate.STAGE,

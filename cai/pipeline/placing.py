@@ -77,7 +77,10 @@ class _Placing:
         for written in section.settings.start:
             name = by_stage.get(written, written)
             maker = self._outputs.get(name)
-            kind = POLICY if name in GIVEN else maker and maker.output and maker.output.kind
+            made = maker.output if maker else None
+            kind = POLICY if name in GIVEN else made and made.kind
+            if made and made.also and made.also in needed and kind not in needed:
+                kind = made.also
             place = self._where((section.name, "from"))
             if kind is None:
                 there = sorted({*self._outputs, *GIVEN} - {section.output and section.output.name})
@@ -141,8 +144,15 @@ class _Placing:
         )
 
     def _check_training(self, placed: Placed) -> None:
-        """Refuse to train a model behind a server."""
+        """Refuse to train a model behind a server, or a choice among samples."""
         for source in placed.sources.get(POLICY, ()) if placed.stage.trains else ():
+            maker = self._outputs.get(source.name)
+            if maker and not maker.stage.trains:
+                raise CaiError(
+                    f"{self._where((placed.name, 'from'))}: `{source.name}` has no weights of its "
+                    f"own, so `{placed.name}` cannot train it. Start from the policy that "
+                    f"`{maker.name}` reads."
+                )
             models = self._settings.models
             model = {"base": models.base, "feedback": models.feedback}.get(source.name)
             if source.stage is None and (model or models.helpful).engine == "openai":

@@ -7,10 +7,11 @@ kinds of its inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from cai.settings import StageSettings
+from cai.settings import ModelSettings, StageSettings
 
 if TYPE_CHECKING:
     from cai.pipeline.context import Context
@@ -21,6 +22,10 @@ PROMPTS = "prompts"
 """A folder with `rows.jsonl` (`PromptRow`) and `comparisons.jsonl` (`ComparisonRow`)."""
 REVISIONS = "revisions"
 """A folder with `rows.jsonl` (`RevisionRow`) and `train.parquet`."""
+COMPLETIONS = "completions"
+"""A folder with `train.parquet`: prompts, and completions to fine-tune on."""
+SAMPLES = "samples"
+"""A folder with `rows.jsonl` (`SamplesRow`)."""
 COMPARISONS = "comparisons"
 """A folder with `rows.jsonl` (`ComparisonRow`) and `train.parquet`."""
 POLICY = "policy"
@@ -45,10 +50,12 @@ class Output:
         name: Its name if the section has the stage's name (`sl-cai`); otherwise it has the name of
             the section.
         kind: One of the kinds above, or a new one.
+        also: A second kind that it can be read as.
     """
 
     name: str
     kind: str
+    also: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,14 @@ class Every:
     kind: str | None = None
 
 
+def trained_model(placed: Placed, run: Path, start: ModelSettings) -> ModelSettings:
+    """Return the model that a stage of a run has trained from another one."""
+    path = str(run / placed.name / "model")
+    # The tokenizer of a model that a stage has trained carries its chat template.
+    new = {"path": path, "format": "chat", "adapter": None}
+    return start.model_copy(update=new)
+
+
 @dataclass(frozen=True)
 class Stage(Generic[S]):
     """One step of the method.
@@ -88,6 +103,8 @@ class Stage(Generic[S]):
         inputs: Hashes of its inputs from outside the run folder, except models to start from.
         check: Raises a CaiError for errors that can be detected before any stage runs.
         trains: Whether it trains the policy that it starts from, which then cannot be on a server.
+        model: The model that it makes, if that is a policy, from its folder and the model that it
+            starts from.
         version: Increased when the code changes the output for the same inputs.
     """
 
@@ -100,6 +117,7 @@ class Stage(Generic[S]):
     inputs: Callable[[Context[S]], dict[str, str]] = lambda _: {}
     check: Callable[[Context[S]], None] = lambda _: None
     trains: bool = False
+    model: Callable[[Placed, Path, ModelSettings], ModelSettings] = trained_model
     version: int = 1
 
 
@@ -136,7 +154,7 @@ class Placed:
     def output(self) -> Output | None:
         """Its output for other stages, with its name in this pipeline."""
         made = self.stage.makes
-        return made and (made if self.name == self.stage.name else Output(self.name, made.kind))
+        return made and (made if self.name == self.stage.name else replace(made, name=self.name))
 
     @property
     def upstream(self) -> tuple[str, ...]:

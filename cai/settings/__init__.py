@@ -11,6 +11,7 @@ from cai.settings.compare import GateSettings as GateSettings
 from cai.settings.compare import LabelPolicy as LabelPolicy
 from cai.settings.evaluate import OWN_GRADER as OWN_GRADER
 from cai.settings.evaluate import EvaluateSettings as EvaluateSettings
+from cai.settings.models import BestOfSettings as BestOfSettings
 from cai.settings.models import ModelSettings as ModelSettings
 from cai.settings.models import ServerSettings as ServerSettings
 from cai.settings.pipeline import PipelineSettings as PipelineSettings
@@ -21,6 +22,10 @@ from cai.settings.prompts import PromptsSettings as PromptsSettings
 from cai.settings.prompts import SourceSettings as SourceSettings
 from cai.settings.revise import ReviseSettings as ReviseSettings
 from cai.settings.revise import RevisionGateSettings as RevisionGateSettings
+from cai.settings.samples import BestOfNSettings as BestOfNSettings
+from cai.settings.samples import PairSettings as PairSettings
+from cai.settings.samples import SampleSettings as SampleSettings
+from cai.settings.samples import SelectSettings as SelectSettings
 from cai.settings.training import ComparisonSettings as ComparisonSettings
 from cai.settings.training import DpoSettings as DpoSettings
 from cai.settings.training import HarmfulnessSettings as HarmfulnessSettings

@@ -60,6 +60,15 @@ class ServerSettings(Settings, frozen=True):
         return self
 
 
+class BestOfSettings(Settings, frozen=True):
+    """Each answer is the best of several, by a preference model."""
+
+    n: Annotated[int, Field(ge=2)] = 8
+    """Responses sampled for each answer."""
+    by: str
+    """The model folder of a preference model (`RUN/preference/model`)."""
+
+
 class ModelSettings(Settings, frozen=True):
     """A model and how it is run."""
 
@@ -79,6 +88,9 @@ class ModelSettings(Settings, frozen=True):
     """With `engine: openai`: the server."""
     adapter: str | None = None
     """With `engine: vllm`: the folder of a LoRA adapter (PEFT) for the model."""
+    best_of: BestOfSettings | None = None
+    """Sample several responses for each answer, and give the one that a preference model scores
+    highest. Such a model cannot be trained."""
     options: dict[str, Any] = Field(default={})
     """Passed on: with `vllm` engine arguments (`tensor_parallel_size`, `data_parallel_size`, …),
     with `openai` fields of every request's body."""

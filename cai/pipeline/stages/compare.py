@@ -12,18 +12,17 @@ from typing import Any
 from cai import compare
 from cai.compare import Form
 from cai.compare.quality import gold_fingerprints, gold_pairs, measure_quality, misses
-from cai.data.conversation import Message
 from cai.data.prompts import load_comparisons
 from cai.data.records import ComparisonRow, JudgementRow, PairRow, PromptRow, content_hash
 from cai.data.rows import RowsResult
 from cai.data.store import RowStore, read_rows, write_json, write_rows
-from cai.data.tables import COMPARISON_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import COMPARISONS, HELPFUL, POLICY, PROMPTS, Need, Output, Stage
+from cai.pipeline.training_data import TRAIN, write_comparisons
 from cai.settings import CompareSettings, ModelSettings
 
 TAKEN_OVER = ("refused", "unparsed", "too_long")
@@ -70,7 +69,7 @@ def _run(context: Context[CompareSettings]) -> dict[str, Any]:
     labels.waited = max(result.waited for result in (pairs, judgements, fallback))
     human_path = context.source(PROMPTS) / "comparisons.jsonl"
     human = read_rows(human_path, ComparisonRow)
-    _write_training_data(context, [*labels.rows, *human])
+    write_comparisons(context.folder / TRAIN, [*labels.rows, *human])
     return data_metrics(
         labels,
         engines.usage,
@@ -230,28 +229,6 @@ def _label(
     return RowsResult(rows, frozenset(reused), dict(Counter(row.state for row in rows)))
 
 
-def _write_training_data(context: Context[CompareSettings], rows: Iterable[ComparisonRow]) -> None:
-    """Write the trainable comparisons, the likelier response as `chosen`."""
-    examples: list[dict[str, Any]] = []
-    for row in rows:
-        if row.state != "ok" or row.label is None:
-            continue
-        answers = [[Message(role="assistant", content=text).model_dump()] for text in row.responses]
-        chosen, rejected = answers if row.label >= 0.5 else reversed(answers)
-        examples.append(
-            {
-                "key": row.key,
-                "kind": row.kind,
-                "source": row.source,
-                "prompt": [message.model_dump() for message in row.messages],
-                "chosen": chosen,
-                "rejected": rejected,
-                "chosen_probability": max(row.label, 1 - row.label),
-            }
-        )
-    write_parquet(context.folder / "train.parquet", examples, COMPARISON_COLUMNS)
-
-
 STAGE = Stage(
     name="compare",
     settings=CompareSettings,
@@ -259,7 +236,7 @@ STAGE = Stage(
     needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, ("sl-cai", HELPFUL))),
     inputs=_inputs,
     run=_run,
-    outputs=("pairs.jsonl", "judgements.jsonl", "fallback.jsonl", "rows.jsonl", "train.parquet"),
+    outputs=("pairs.jsonl", "judgements.jsonl", "fallback.jsonl", "rows.jsonl", TRAIN),
     check=_check,
     version=compare.VERSION,
 )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from cai import revise
-from cai.data.conversation import Message
 from cai.data.records import PromptRow, RevisionRow, content_hash
 from cai.data.store import RowStore, read_rows, write_json
 from cai.data.tables import SFT_COLUMNS, write_parquet
@@ -20,7 +19,17 @@ from cai.errors import CaiError
 from cai.pipeline.context import Context
 from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
-from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output, Stage
+from cai.pipeline.stage import (
+    COMPLETIONS,
+    HELPFUL,
+    POLICY,
+    PROMPTS,
+    REVISIONS,
+    Need,
+    Output,
+    Stage,
+)
+from cai.pipeline.training_data import TRAIN, completion
 from cai.revise.flaws import FLAWS
 from cai.revise.quality import Assessed, Assessor, RevisionQuality, measure_revisions
 from cai.revise.wrappers import Wrapping
@@ -160,16 +169,8 @@ def _write_training_data(
     left_out: Counter[str] = Counter()
 
     def add(row: RevisionRow, number: int, text: str, ended: bool) -> None:
-        answer = Message(role="assistant", content=text)
         examples.append(
-            {
-                "key": row.key,
-                "kind": row.kind,
-                "round": number,
-                "prompt": [m.model_dump() for m in row.messages],
-                "completion": [answer.model_dump()],
-                "ended": ended,
-            }
+            completion(row.key, row.kind, row.messages, text, ended=ended, round_number=number)
         )
 
     for row, chain in zip(rows, chains, strict=True):
@@ -181,7 +182,7 @@ def _write_training_data(
             else:
                 whole = context.settings.wrappers == "keep"
                 add(row, one.number, one.said if whole else one.revision, one.ended)
-    write_parquet(context.folder / "train.parquet", examples, SFT_COLUMNS)
+    write_parquet(context.folder / TRAIN, examples, SFT_COLUMNS)
     return left_out
 
 
@@ -199,11 +200,11 @@ def _unfit(one: Assessed, settings: ReviseSettings) -> str | None:
 STAGE = Stage(
     name="revise",
     settings=ReviseSettings,
-    makes=Output("revisions", REVISIONS),
+    makes=Output("revisions", REVISIONS, also=COMPLETIONS),
     needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, (HELPFUL,))),
     inputs=_inputs,
     run=_run,
-    outputs=("rows.jsonl", "train.parquet", "quality.json"),
+    outputs=("rows.jsonl", TRAIN, "quality.json"),
     check=_check,
     version=revise.VERSION,
 )

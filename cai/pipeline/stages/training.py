@@ -14,16 +14,17 @@ from cai.pipeline.launch import launcher_of, run_training
 from cai.pipeline.stage import (
     BASE,
     COMPARISONS,
+    COMPLETIONS,
     HARMFULNESS_MODEL,
     HELPFUL,
     POLICY,
     PREFERENCE_MODEL,
     PROMPTS,
-    REVISIONS,
     Need,
     Output,
     Stage,
 )
+from cai.pipeline.training_data import TRAIN
 from cai.settings import (
     DpoSettings,
     HarmfulnessSettings,
@@ -57,7 +58,7 @@ def _trained_on(kind: str, train: str) -> Callable[[Context[Any]], dict[str, Any
     """Return the function of a stage that trains on the `train.parquet` of another stage."""
 
     def run(context: Context[Any]) -> dict[str, Any]:
-        return _train(context, train, context.source(kind) / "train.parquet")
+        return _train(context, train, context.source(kind) / TRAIN)
 
     return run
 
@@ -83,8 +84,8 @@ SFT = Stage(
     name="sft",
     settings=SftSettings,
     makes=Output("sl-cai", POLICY),
-    needs=(Need(REVISIONS, ("revisions",)), Need(POLICY, (BASE,))),
-    run=_trained_on(REVISIONS, "cai.training.sft:train_sft"),
+    needs=(Need(COMPLETIONS, ("revisions",)), Need(POLICY, (BASE,))),
+    run=_trained_on(COMPLETIONS, "cai.training.sft:train_sft"),
     outputs=("model",),
     check=_check,
     trains=True,
