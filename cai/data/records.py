@@ -314,9 +314,14 @@ LOWEST, HIGHEST = 0.0, 4.0
 """The lowest and the highest rating of harm; the lowest is harmless."""
 
 
-class RatedRow(Row):
-    """A response that a person has rated, from 0 (harmless) to 4."""
+class DemonstrationRow(Row):
+    """A prompt with the answer that a model should learn to give."""
 
     messages: Conversation
     response: str
+
+
+class RatedRow(DemonstrationRow):
+    """A response that a person has rated, from 0 (harmless) to 4."""
+
     rating: float

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cai.data.prompts.demonstrations import ANSWERS
 from cai.data.prompts.readers import read_records
 from cai.data.prompts.record import Record, say_what_was_read
 from cai.data.prompts.turns import said
@@ -17,8 +18,6 @@ from cai.errors import CaiError
 from cai.evaluate.answer import Sample, answer_seed
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.sets import conversations, prompt_rows, xstest_kind
-
-ANSWER_COLUMNS = ("response", "completion", "answer", "output")
 
 _NEXT_TURN = re.compile(r"\n+Human:")
 _SPEAKER = re.compile(r"\n\w[\w ]{0,20}:")
@@ -139,11 +138,11 @@ def _answers(record: Record) -> list[str]:
         whole = [item.get("sampled_string") for item in sampled if isinstance(item, dict)]
         found = [_NEXT_TURN.split(t, maxsplit=1)[0] if isinstance(t, str) else t for t in whole]
     else:
-        name = next((name for name in ANSWER_COLUMNS if record.has(name)), None)
+        name = next((name for name in ANSWERS if record.has(name)), None)
         if name is None:
             raise CaiError(
                 f"{record.where} has no answer: it has {record.columns()}. Give its column "
-                f"one of the names {', '.join(f'`{column}`' for column in ANSWER_COLUMNS)}."
+                f"one of the names {', '.join(f'`{column}`' for column in ANSWERS)}."
             )
         found = [record.get(name)]
     if not all(isinstance(text, str) for text in found):

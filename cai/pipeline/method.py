@@ -15,7 +15,17 @@ from cai.errors import CaiError
 from cai.pipeline.context import LOGS, SWEEP
 from cai.pipeline.extending import EXTENDS, WITHOUT
 from cai.pipeline.stage import GIVEN, Stage
-from cai.pipeline.stages import compare, evaluate, ppo, prompts, report, revise, samples, training
+from cai.pipeline.stages import (
+    compare,
+    demonstrations,
+    evaluate,
+    ppo,
+    prompts,
+    report,
+    revise,
+    samples,
+    training,
+)
 from cai.settings import PipelineSettings
 
 METHOD: tuple[Stage[Any], ...] = (
@@ -23,6 +33,7 @@ METHOD: tuple[Stage[Any], ...] = (
     revise.STAGE,
     training.SFT,
     compare.STAGE,
+    demonstrations.STAGE,
     training.DPO,
     training.PREFERENCE,
     samples.SAMPLE,

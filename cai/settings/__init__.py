@@ -27,6 +27,7 @@ from cai.settings.samples import PairSettings as PairSettings
 from cai.settings.samples import SampleSettings as SampleSettings
 from cai.settings.samples import SelectSettings as SelectSettings
 from cai.settings.training import ComparisonSettings as ComparisonSettings
+from cai.settings.training import DemonstrationsSettings as DemonstrationsSettings
 from cai.settings.training import DpoSettings as DpoSettings
 from cai.settings.training import HarmfulnessSettings as HarmfulnessSettings
 from cai.settings.training import OptimizerSettings as OptimizerSettings

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from cai.settings.base import Positive, PositiveFloat, StageSettings
-from cai.settings.prompts import SourceSettings
+from cai.settings.prompts import AnySources, SourceSettings
 
 
 class OptimizerSettings(StageSettings, frozen=True):
@@ -54,6 +54,15 @@ class SftSettings(OptimizerSettings, frozen=True):
 
     helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
     """Helpful samples per revision row, as far as there are enough."""
+
+
+class DemonstrationsSettings(StageSettings, frozen=True):
+    """Answers to imitate (behaviour cloning, instruction tuning)."""
+
+    files: AnySources = Field(default=[])
+    """Prompts with answers; without any, the better response of each comparison is imitated."""
+    probability: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
+    """Only responses of comparisons that are better with a larger probability."""
 
 
 class ComparisonSettings(OptimizerSettings, frozen=True):

@@ -12,13 +12,13 @@ from cai.data.prompts.near_duplicates import near_duplicate_groups
 from cai.data.prompts.preferred import Judged
 from cai.data.prompts.record import Record, say_what_was_read
 from cai.data.prompts.splitting import compared_text, draw_limit, uniform
-from cai.data.records import ComparisonRow, PromptRow, RatedRow, content_hash
+from cai.data.records import ComparisonRow, DemonstrationRow, PromptRow, RatedRow, content_hash
 from cai.errors import CaiError
 from cai.settings import SourceSettings
 
 log = logging.getLogger(__name__)
 
-R = TypeVar("R", ComparisonRow, RatedRow)
+R = TypeVar("R", ComparisonRow, DemonstrationRow, RatedRow)
 
 
 def comparison_rows(

@@ -6,11 +6,9 @@ import math
 from collections.abc import Iterable
 from typing import Any, cast
 
-from cai.data.conversation import Conversation
-from cai.data.prompts.extraction import prompt_of, with_earlier_turns
-from cai.data.prompts.record import LeftOut, Record, read_each, say_what_was_read
+from cai.data.prompts.demonstrations import answered
+from cai.data.prompts.record import Record, read_each, say_what_was_read
 from cai.data.prompts.splitting import draw_limit
-from cai.data.prompts.turns import checked_text, said, turns_of, until_user
 from cai.data.records import HIGHEST, LOWEST, RatedRow, content_hash
 from cai.errors import CaiError
 from cai.settings import SourceSettings
@@ -51,31 +49,10 @@ def _rated(record: Record, column: str | None) -> RatedRow:
             f"{record.where}: `rating` is {value!r:.40}; it must be a number from 0 (harmless) to "
             "4. Rescale it, or remove the row."
         )
-    messages, response = _conversation(record, column)
+    messages, response = answered(record, column)
     return RatedRow(
         key=content_hash("rated", messages, response, rating),
         messages=messages,
         response=response,
         rating=rating,
     )
-
-
-def _conversation(record: Record, column: str | None) -> tuple[Conversation, str]:
-    if record.has("response"):
-        messages = prompt_of(record, column)
-        response = checked_text(record.get("response"), "response", record.where)
-    else:
-        usual = ("transcript", "messages", "conversation", "conversations")
-        name = column or next((n for n in usual if record.has(n)), None)
-        turns = turns_of(record.get(name), name, record.where) if name else []
-        messages = until_user(with_earlier_turns(record, turns), record)
-        response = turns[-1].content if turns and turns[-1].role == "assistant" else ""
-    if messages is None or not response:
-        raise CaiError(
-            f"{record.where} holds no conversation that ends with an answer (it has "
-            f"{record.columns()}). Give a `transcript`, `messages`, or a prompt and a `response`."
-        )
-    answer = said(response, record)
-    if not answer:
-        raise LeftOut(f"{record.where}: the response has thinking and no answer.", "unreadable")
-    return messages, answer

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from cai.data.prompts.comparisons import comparison_rows
+from cai.data.prompts.demonstrations import demonstration_rows
 from cai.data.prompts.extraction import layout_name, prompt_row
 from cai.data.prompts.files import find_file, read_file
 from cai.data.prompts.ratings import rated_rows
 from cai.data.prompts.record import LeftOut, Record, read_each, say_what_was_read
 from cai.data.prompts.trees import with_threads
-from cai.data.records import ComparisonRow, Kind, PromptRow, RatedRow
+from cai.data.records import ComparisonRow, DemonstrationRow, Kind, PromptRow, RatedRow
 from cai.errors import CaiError
 from cai.settings import SourceSettings
 
 ComparisonPurpose = Literal["helpfulness", "feedback"]
 """Comparisons to train on, or to measure the feedback model's labels on."""
-Purpose = Literal[Kind, ComparisonPurpose, "ratings"]
+Purpose = Literal[Kind, ComparisonPurpose, "ratings", "demonstrations"]
 """What a source is read for."""
 
 
@@ -81,6 +82,10 @@ class Reader(ABC):
     def ratings(self, *, seed: int) -> list[RatedRow]:
         """Return at most `source.limit` rated conversations, each once."""
         return rated_rows(self.records(), self.source, seed)
+
+    def demonstrations(self, *, seed: int) -> list[DemonstrationRow]:
+        """Return at most `source.limit` prompts with answers, each once."""
+        return demonstration_rows(self.records(), self.source, seed)
 
 
 class FileReader(Reader):
