@@ -33,6 +33,14 @@ COMPARISON_COLUMNS: Columns = {
 }
 """One row per labelled pair; `chosen_probability` lies in [0.5, 1]."""
 
+LABELLED_COLUMNS: Columns = {
+    "key": "string",
+    "prompt": "messages",
+    "completion": "messages",
+    "desirable": "float64",
+}
+"""One row per response; `desirable` is the probability that it is a good one."""
+
 _EVEN = 1e-9
 
 

@@ -20,9 +20,9 @@ def open_engine(settings: ModelSettings) -> Engine:
     if (best_of := settings.best_of) is None:
         return _ENGINES[settings.engine](settings)
     from cai.engines.best_of import BestOfEngine
-    from cai.models.preference_model import PreferenceModel
+    from cai.models.implicit_reward import load_scorer
 
-    scorer = PreferenceModel.load(best_of.by)
+    scorer = load_scorer(best_of.by)
     one = open_engine(_plain(settings))
     return BestOfEngine(one, scorer, best_of.n, fingerprint_engine(settings))
 

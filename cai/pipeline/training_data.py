@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cai.data.conversation import Conversation, Message
-from cai.data.records import ComparisonRow, Kind
+from cai.data.records import ComparisonRow, DemonstrationRow, Kind
 from cai.data.tables import COMPARISON_COLUMNS, write_parquet
 
 TRAIN = "train.parquet"
@@ -53,6 +53,35 @@ def write_comparisons(path: Path, rows: Iterable[ComparisonRow]) -> None:
             }
         )
     write_parquet(path, examples, COMPARISON_COLUMNS)
+
+
+def labelled(row: DemonstrationRow, desirable: float) -> dict[str, Any]:
+    """Return a row of `LABELLED_COLUMNS`."""
+    return {
+        "key": row.key,
+        "prompt": [message.model_dump() for message in row.messages],
+        "completion": [_answer(row.response)],
+        "desirable": desirable,
+    }
+
+
+def labelled_of_comparisons(path: Path) -> list[dict[str, Any]]:
+    """Return both responses of each comparison of a file, as labelled responses."""
+    import pyarrow.parquet as pq
+
+    return [
+        {
+            "key": f"{row['key']}-{side}",
+            "prompt": row["prompt"],
+            "completion": row[side],
+            "desirable": probability,
+        }
+        for row in pq.read_table(path).to_pylist()
+        for side, probability in (
+            ("chosen", row["chosen_probability"]),
+            ("rejected", 1 - row["chosen_probability"]),
+        )
+    ]
 
 
 def _answer(text: str) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from cai.settings.training import ComparisonSettings as ComparisonSettings
 from cai.settings.training import DemonstrationsSettings as DemonstrationsSettings
 from cai.settings.training import DpoSettings as DpoSettings
 from cai.settings.training import HarmfulnessSettings as HarmfulnessSettings
+from cai.settings.training import KtoSettings as KtoSettings
 from cai.settings.training import OptimizerSettings as OptimizerSettings
 from cai.settings.training import PreferenceSettings as PreferenceSettings
 from cai.settings.training import SftSettings as SftSettings
+from cai.settings.training import VerifierSettings as VerifierSettings

@@ -94,6 +94,27 @@ class DpoSettings(ComparisonSettings, frozen=True):
         return self.normalise_length or self.loss == "ipo"
 
 
+class VerifierSettings(DpoSettings, frozen=True):
+    """A policy trained by DPO, used as a preference model by its log-ratio to its start."""
+
+
+class KtoSettings(OptimizerSettings, frozen=True):
+    """KTO: a policy from single responses that are good or bad."""
+
+    ratings: SourceSettings | None = None
+    """Rated responses (docs/evaluate.md), from 0 (harmless) to 4; without any, the responses of
+    the comparisons count as good with their labels' probabilities."""
+    acceptable: Annotated[float, Field(ge=0, lt=4)] = 1.0
+    """A rated response is good up to this rating."""
+    beta: PositiveFloat = 0.1
+    """β: how much a nat of log-ratio against the start counts; smaller values move further."""
+    desirable_weight: PositiveFloat = 1.0
+    """λ_D, the weight of good responses. Where they are rare, raise it so that both sorts weigh
+    about the same."""
+    undesirable_weight: PositiveFloat = 1.0
+    """λ_U, the weight of bad responses."""
+
+
 class HarmfulnessSettings(OptimizerSettings, frozen=True):
     """A regression head that rates harm from 0 to 4 (paper, section 4.5)."""
 

@@ -1,39 +1,20 @@
 """Direct preference optimisation on soft labels: a policy from comparisons, without a reward model.
 
-Rafailov et al. 2023. The reference is the model that the training starts from. Its log-likelihoods
-are computed once, before the first step, so no second model is in memory, with LoRA or without.
+Rafailov et al. 2023. The reference is the model that the training starts from.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
-from trl.trainer.utils import add_fused_lm_head
 
-from cai.models.loading import device_and_dtype, load_causal_lm, load_chat_format
 from cai.settings import DpoSettings, ModelSettings
-from cai.training.arguments import OnStep, Run, micro_batch_size
-from cai.training.data import longest_sequence, no_rows_error
+from cai.training.arguments import OnStep
 from cai.training.dpo_losses import PAIR_LOSSES, expected_loss
-from cai.training.fit import fit
-from cai.training.preference_data import collate_pairs, read_pairs, training_rows
-from cai.training.processes import Processes
-from cai.training.sft import save_policy
-from cai.training.sft_data import NO_LOSS
-from cai.training.trainer import Collate
-
-MEASURED = 256
-"""Pairs, at most, on which log-ratios are measured at the end."""
-
-Row = dict[str, Any]
+from cai.training.preference_data import read_pairs
+from cai.training.ratios import log_likelihoods, train_on_ratios
 
 
 def train_dpo(
@@ -67,49 +48,18 @@ def train_dpo(
     Raises:
         CaiError: The settings, data or base cannot be used, or the loss is no longer finite.
     """
-    start = time.monotonic()
-    micro = micro_batch_size(settings)
-    chat = load_chat_format(base)
-    model = load_causal_lm(base.model_copy(update={"dtype": "float32"}), device="cpu")
-    pairs = read_pairs(data, chat, settings, longest_sequence(settings, model.config))
-    if not pairs.train:
-        raise no_rows_error(data, settings, pairs.too_long)
-    add_fused_lm_head(model)
-    rows = training_rows(pairs.train)
-    measured = {"train": rows[:MEASURED], "held_out": training_rows(pairs.held_out)}
-    groups = (rows, measured["held_out"])
-    collate = partial(collate_with_labels, pad_id=chat.pad_id)
-    device = device_and_dtype(base)[0]
-
-    def references() -> list[list[Tensor]]:
-        nn.Module.to(model, device)
-        found = [list(_likelihoods(model, some, collate, micro)) for some in groups]
-        nn.Module.to(model, "cpu")
-        return found
-
-    known = Processes.for_trainer().from_main(references)
-    for some, likelihoods in zip(groups, known, strict=True):
-        for row, likelihood in zip(some, likelihoods, strict=True):
-            row["reference"] = likelihood
-
-    def finish(trained: PreTrainedModel, _: Mapping[str, Tensor]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, some in measured.items():
-            now = list(_likelihoods(trained, some, collate, micro))
-            found |= {f"{name}_{key}": value for key, value in _measures(some, now).items()}
-        save_policy(trained, chat, out)
-        return found
-
-    metrics = fit(
-        model,
-        rows,
-        collate,
-        partial(dpo_loss, settings=settings),
+    return train_on_ratios(
         settings,
-        Run(base, data, seed, out.parent / "checkpoints", log_dir, on_step),
-        finish,
+        data=data,
+        base=base,
+        out=out,
+        seed=seed,
+        log_dir=log_dir,
+        on_step=on_step,
+        read=lambda chat, longest: read_pairs(data, chat, settings, longest),
+        loss=partial(dpo_loss, settings=settings),
+        measure=measures,
     )
-    return {**pairs.counts(settings.epochs), **metrics, "seconds": time.monotonic() - start}
 
 
 def dpo_loss(model: nn.Module, batch: dict[str, Tensor], settings: DpoSettings) -> Tensor:
@@ -124,53 +74,8 @@ def dpo_loss(model: nn.Module, batch: dict[str, Tensor], settings: DpoSettings) 
     return weight * expected_loss(loss, first, second, probability, settings.beta)
 
 
-def log_likelihoods(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """Return the log-likelihood of each row's response, `(2B,)` nats, turn end included."""
-    return model(**batch, fused_lm_head=True).log_probs.sum(1)
-
-
-def collate_with_labels(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
-    """Do as `collate_pairs`, with what the likelihood of responses needs.
-
-    Returns:
-        Besides, `labels` `(2B, T)` (`NO_LOSS` on prompts and padding), `tokens` `(2B,)` (of the
-        responses), and `reference` `(2B,)` (log-likelihoods in nats, where the rows have them).
-    """
-    batch = collate_pairs(rows, pad_id)
-    sides = [(row, side) for side in ("chosen_ids", "rejected_ids") for row in rows]
-    labels: list[Tensor] = []
-    for row, side in sides:
-        own = torch.tensor(row[side], dtype=torch.long)
-        own[: row["prompt_tokens"]] = NO_LOSS
-        labels.append(own)
-    batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=NO_LOSS)
-    batch["tokens"] = torch.tensor([len(row[side]) - row["prompt_tokens"] for row, side in sides])
-    if "reference" in rows[0]:
-        batch["reference"] = torch.stack([row["reference"] for row in rows]).T.flatten()
-    return batch
-
-
-def _likelihoods(
-    model: nn.Module,
-    rows: Sequence[Row],
-    collate: Collate,
-    micro: int,
-) -> Iterator[Tensor]:
-    """Yield the log-likelihoods of each row's two responses, `(2,)`, without gradients."""
-    device = next(model.parameters()).device
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(rows), micro):
-            batch = collate(rows[start : start + micro])
-            inputs = {k: batch[k].to(device) for k in ("input_ids", "attention_mask", "labels")}
-            yield from log_likelihoods(model, inputs).float().cpu().view(2, -1).T
-
-
-def _measures(rows: Sequence[Row], now: Sequence[Tensor]) -> dict[str, float]:
-    if not rows:
-        return {}
-    ratios = torch.stack(list(now)) - torch.stack([row["reference"] for row in rows])
-    labels = torch.tensor([row["probability"] for row in rows])
+def measures(ratios: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return what `train_dpo` says of log-ratios `(N, 2)` and labels `(N,)`."""
     told = labels != 0.5
     margins = ratios[:, 0] - ratios[:, 1]
     right = ((margins > 0) == (labels > 0.5))[told]

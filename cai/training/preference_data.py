@@ -74,10 +74,14 @@ def read_pairs(
             pairs.too_long += 1
         else:
             (pairs.held_out if pair.held_out else pairs.train).append(pair)
-    if len(pairs.train) + len(pairs.held_out) < _FEWEST_ROWS_TO_HOLD_OUT:
-        pairs.train += pairs.held_out
-        pairs.held_out = []
-    return pairs
+    return hold_out(pairs)
+
+
+def hold_out(pairs: Pairs) -> Pairs:
+    """Return the pairs; of fewer than 100, none is held out."""
+    if len(pairs.train) + len(pairs.held_out) >= _FEWEST_ROWS_TO_HOLD_OUT:
+        return pairs
+    return Pairs([*pairs.train, *pairs.held_out], [], pairs.too_long)
 
 
 def _pair(row: dict[str, Any], chat: ChatFormat, settings: ComparisonSettings, data: Path) -> Pair:

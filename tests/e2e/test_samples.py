@@ -28,18 +28,32 @@ prompts:
 compare: {from: helpful-only, principles: 1, max_new_tokens: 48, few_shot: 0}
 preference: {from: helpful-only, learning_rate: 5.0e-4, batch_size: 8}
 grow: {stage: sample, from: helpful-only, samples: 4, prompts: 6, max_new_tokens: 48}
-graded: {stage: sample, from: helpful-only, samples: 4, prompts: 6, max_new_tokens: 48, scored_by: playground}
+graded:
+  {stage: sample, from: helpful-only, samples: 4, prompts: 6, max_new_tokens: 48,
+   scored_by: playground}
 kept: {stage: select, from: grow, share: 0.5}
 right: {stage: select, from: graded, share: 1, above: 0.5}
 improved: {stage: sft, from: [kept, helpful-only], learning_rate: 1.0e-4, batch_size: 8}
 again: {stage: sft, from: [right, improved], learning_rate: 1.0e-4, batch_size: 8}
 paired: {stage: pair, from: grow, pairs_per_prompt: 2}
 dpo: {from: [paired, improved], learning_rate: 1.0e-4, batch_size: 8}
+kto: {from: improved, learning_rate: 1.0e-4, batch_size: 8}
+verifier: {from: [paired, improved], learning_rate: 1.0e-4, batch_size: 8}
 best-of-n: {from: dpo, n: 3}
+verified: {stage: best-of-n, from: [improved, verifier], n: 2}
 evaluate: {grader: playground, samples_per_side: 4, max_new_tokens: 48, benign_texts: 2}
 report: {}
 """
-POLICIES = ["helpful-only", "improved", "again", "dpo-cai", "best-of-n"]
+POLICIES = [
+    "helpful-only",
+    "improved",
+    "kto-cai",
+    "again",
+    "dpo-cai",
+    "best-of-n",
+    "verified",
+]
+STARTS = ["helpful-only", "improved", "improved", "improved", "dpo-cai", "improved"]
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +112,7 @@ def test_every_policy_is_evaluated_and_in_the_report(finished):
     assert list(json.loads((run / "evaluate/summary.json").read_text())) == POLICIES
     assert list(json.loads((run / "report.json").read_text())["evaluation"]) == POLICIES
     measures = json.loads((run / "evaluate/measures.json").read_text())
-    assert measures["starts"] == dict(
-        zip(POLICIES[1:], ["helpful-only", "improved", "improved", "dpo-cai"], strict=True)
-    )
+    assert measures["starts"] == dict(zip(POLICIES[1:], STARTS, strict=True))
 
 
 def test_best_of_n_is_a_model_of_the_run_and_answers_with_samples_of_its_policy(finished):
@@ -113,6 +125,14 @@ def test_best_of_n_is_a_model_of_the_run_and_answers_with_samples_of_its_policy(
         == json.loads((run / "best-of-n/model.json").read_text())["fingerprint"]
     )
     assert metrics(run, "best-of-n")["kl_bound"] == pytest.approx(0.43195, abs=1e-5)
+
+
+def test_a_verifier_scores_as_a_preference_model_does(finished):
+    run, _ = finished
+    model = open_run(run, Progress(Console(quiet=True))).models["verified"]
+    assert model.best_of.by == str(run / "verifier/model")
+    said = json.loads((run / "verifier/model/implicit_reward.json").read_text())
+    assert said["reference"]["path"] == "../../improved/model"
 
 
 def test_a_second_run_does_nothing_and_a_new_share_only_what_follows(finished):

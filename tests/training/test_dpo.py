@@ -16,8 +16,9 @@ from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import DpoSettings
-from cai.training.dpo import collate_with_labels, dpo_loss, train_dpo
+from cai.training.dpo import dpo_loss, train_dpo
 from cai.training.dpo_losses import PAIR_LOSSES, expected_loss
+from cai.training.ratios import collate_with_labels
 
 PAIRS = [
     (f"Here is line {i}." + " Fine." * (i % 4), "No." + " Never." * (i % 3), 0.5 + (i % 13) / 24)

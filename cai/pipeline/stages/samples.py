@@ -84,19 +84,20 @@ def _sample(context: Context[SampleSettings]) -> dict[str, Any]:
 
 def score_by_preference(rows: Sequence[SamplesRow], model: Path) -> None:
     """Score whole samples with a preference model, in nats; too long ones get no score."""
-    from cai.models.preference_model import PreferenceModel
+    from cai.models.implicit_reward import load_scorer
 
-    scorer = PreferenceModel.load(model)
-    asked = [
-        (sample, scorer.ids(row.messages, sample.text))
+    scorer = load_scorer(model)
+    fitting = [
+        (row.messages, sample)
         for row in rows
         for sample in row.samples
-        if sample.text and sample.ended
+        if sample.text
+        and sample.ended
+        and len(scorer.ids(row.messages, sample.text)) <= scorer.context
     ]
-    fitting = [(sample, ids) for sample, ids in asked if len(ids) <= scorer.context]
-    scores = scorer.raw_scores([ids for _, ids in fitting]) - scorer.mean
-    for (sample, _), score in zip(fitting, scores.tolist(), strict=True):
-        sample.score = score
+    scores = scorer.score([(messages, sample.text) for messages, sample in fitting])
+    for (_, sample), score in zip(fitting, scores, strict=True):
+        sample.score = score * scorer.std
     for row in rows:
         row.scored_by = PREFERENCE
 

@@ -1,4 +1,4 @@
-"""`sft`, `dpo`, `preference` and `harmfulness`: rows in, a model trained on them out."""
+"""`sft`, `dpo`, `kto`, `preference`, …: rows in, a model trained on them out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from cai.data.prompts import exclude_held_out, fingerprints, reader_of
-from cai.data.records import PromptRow
+from cai.data.records import PromptRow, RatedRow
 from cai.data.store import read_rows, write_rows
+from cai.data.tables import LABELLED_COLUMNS, write_parquet
+from cai.errors import CaiError
+from cai.models.implicit_reward import write_reward
 from cai.pipeline.context import Context
 from cai.pipeline.launch import launcher_of, run_training
 from cai.pipeline.stage import (
@@ -24,13 +27,16 @@ from cai.pipeline.stage import (
     Output,
     Stage,
 )
-from cai.pipeline.training_data import TRAIN
+from cai.pipeline.training_data import TRAIN, labelled, labelled_of_comparisons
 from cai.settings import (
     DpoSettings,
     HarmfulnessSettings,
+    KtoSettings,
     PreferenceSettings,
     PromptsSettings,
     SftSettings,
+    SourceSettings,
+    VerifierSettings,
 )
 
 
@@ -63,21 +69,56 @@ def _trained_on(kind: str, train: str) -> Callable[[Context[Any]], dict[str, Any
     return run
 
 
-def _harmfulness(context: Context[HarmfulnessSettings]) -> dict[str, Any]:
-    reader = reader_of(context.settings.ratings, context.base_dir)
+def _kto(context: Context[KtoSettings]) -> dict[str, Any]:
+    """Train on rated responses, or on both responses of each comparison."""
+    data, settings = context.folder / "labelled.parquet", context.settings
+    left_out: dict[str, int] = {}
+    if settings.ratings is None:
+        rows = labelled_of_comparisons(context.source(COMPARISONS) / TRAIN)
+    else:
+        rated, left_out = _rated(context, settings.ratings)
+        rows = [labelled(row, float(row.rating <= settings.acceptable)) for row in rated]
+    write_parquet(data, rows, LABELLED_COLUMNS)
+    return _train(context, "cai.training.kto:train_kto", data) | left_out
+
+
+def _check_kto(context: Context[KtoSettings]) -> None:
+    _check(context)
+    if context.settings.ratings is None and not context.folders(COMPARISONS):
+        raise CaiError(
+            f"`{context.name}` has nothing to train on. Name rated responses "
+            f"(`{context.name}.ratings`), or add a `compare:` section."
+        )
+
+
+def _rated(context: Context[Any], source: SourceSettings) -> tuple[list[RatedRow], dict[str, int]]:
+    """Read rated responses, without those to held-out prompts, which the metrics count."""
+    reader = reader_of(source, context.base_dir)
     rated = read = reader.ratings(seed=context.seed)
     if not reader.own_split:
         prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
         near = context.section_of(PROMPTS, PromptsSettings).near_duplicate
         rated = exclude_held_out(read, prompts, near)
+    return rated, {"ratings_of_held_out_prompts": len(read) - len(rated)}
+
+
+def _ratings(context: Context[Any]) -> dict[str, str]:
+    source: SourceSettings | None = context.settings.ratings
+    return fingerprints([source], "ratings", context.base_dir) if source else {}
+
+
+def _verifier(context: Context[VerifierSettings]) -> dict[str, Any]:
+    """Train a policy, and say of what its log-ratio is a score."""
+    found = _train(context, "cai.training.dpo:train_dpo", context.source(COMPARISONS) / TRAIN)
+    write_reward(context.folder / "model", context.policy, context.settings.beta)
+    return found
+
+
+def _harmfulness(context: Context[HarmfulnessSettings]) -> dict[str, Any]:
+    rated, left_out = _rated(context, context.settings.ratings)
     data = context.folder / "model-ratings.jsonl"
     write_rows(data, rated)
-    found = _train(context, "cai.training.harmfulness:train_harmfulness", data)
-    return {**found, "ratings_of_held_out_prompts": len(read) - len(rated)}
-
-
-def _ratings(context: Context[HarmfulnessSettings]) -> dict[str, str]:
-    return fingerprints([context.settings.ratings], "ratings", context.base_dir)
+    return _train(context, "cai.training.harmfulness:train_harmfulness", data) | left_out
 
 
 SFT = Stage(
@@ -96,6 +137,31 @@ DPO = Stage(
     makes=Output("dpo-cai", POLICY),
     needs=(Need(COMPARISONS, ("comparisons",)), Need(POLICY, ("sl-cai", HELPFUL))),
     run=_trained_on(COMPARISONS, "cai.training.dpo:train_dpo"),
+    outputs=("model",),
+    check=_check,
+    trains=True,
+)
+KTO = Stage(
+    name="kto",
+    settings=KtoSettings,
+    makes=Output("kto-cai", POLICY),
+    needs=(
+        Need(PROMPTS, ("prompts",)),
+        Need(COMPARISONS, ("comparisons",), optional=True),
+        Need(POLICY, ("sl-cai", HELPFUL)),
+    ),
+    inputs=_ratings,
+    run=_kto,
+    outputs=("model",),
+    check=_check_kto,
+    trains=True,
+)
+VERIFIER = Stage(
+    name="verifier",
+    settings=VerifierSettings,
+    makes=Output("verifier", PREFERENCE_MODEL),
+    needs=(Need(COMPARISONS, ("comparisons",)), Need(POLICY, ("sl-cai", HELPFUL))),
+    run=_verifier,
     outputs=("model",),
     check=_check,
     trains=True,
