@@ -51,8 +51,8 @@ from cai.ppo.sampling import VLLMRollouts
 from cai.ppo.steps import CHECKPOINTS, OnStep, ends_with_best, run_steps
 from cai.settings import ModelSettings, PPOSettings
 from cai.training.processes import Processes
+from cai.training.snapshots import snapshot_folder, tidy_snapshots
 
-SNAPSHOTS = "snapshots"
 _FINALS = {"score": "objective/scores", "kl": "objective/kl", "ended": "response/ended"}
 RESUMABLE = (
     "micro_batch_size",
@@ -191,7 +191,7 @@ class PPO:
                 log_dir=log_dir or folder / "logs",
                 pretraining=texts,
                 guard=guard,
-                on_step=self._after_step(learner, processes, folder / SNAPSHOTS, on_step),
+                on_step=self._after_step(learner, processes, folder, on_step),
             )
         _save(learner, processes, folder / "model")
         processes.from_main(lambda: _tidy(folder, self.settings, last=len(records)))
@@ -223,7 +223,7 @@ class PPO:
         def stepped(metrics: Mapping[str, float]) -> None:
             step = int(metrics["step"])
             if every is not None and step % every == 0 and step < self.settings.steps:
-                _save(learner, processes, folder / f"step-{step:06d}")
+                _save(learner, processes, snapshot_folder(folder, step))
             if on_step and processes.is_main:
                 on_step(metrics)
 
@@ -351,18 +351,9 @@ def _guarded(
     }
 
 
-def snapshots(folder: Path) -> dict[int, Path]:
-    """Return the policies kept in the `snapshots/` of a run's folder, by step, ascending."""
-    found = {path.name.removeprefix("step-"): path for path in (folder / SNAPSHOTS).glob("step-*")}
-    return dict(sorted((int(step), path) for step, path in found.items() if step.isdigit()))
-
-
 def _tidy(folder: Path, settings: PPOSettings, *, last: int) -> None:
     """Remove the checkpoints, and snapshots that these settings would not have kept."""
-    every = settings.snapshot_steps
-    for step, path in snapshots(folder).items():
-        if every is None or step % every or step > last:
-            shutil.rmtree(path)
+    tidy_snapshots(folder, settings.snapshot_steps, last=last)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 

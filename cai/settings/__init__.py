@@ -31,7 +31,9 @@ from cai.settings.training import DemonstrationsSettings as DemonstrationsSettin
 from cai.settings.training import DpoSettings as DpoSettings
 from cai.settings.training import HarmfulnessSettings as HarmfulnessSettings
 from cai.settings.training import KtoSettings as KtoSettings
+from cai.settings.training import LogRatioSettings as LogRatioSettings
 from cai.settings.training import OptimizerSettings as OptimizerSettings
+from cai.settings.training import PolicySettings as PolicySettings
 from cai.settings.training import PreferenceSettings as PreferenceSettings
 from cai.settings.training import SftSettings as SftSettings
 from cai.settings.training import VerifierSettings as VerifierSettings

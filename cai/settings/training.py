@@ -49,7 +49,15 @@ class OptimizerSettings(StageSettings, frozen=True):
         return self
 
 
-class SftSettings(OptimizerSettings, frozen=True):
+class PolicySettings(OptimizerSettings, frozen=True):
+    """Settings of every training on rows that makes a policy."""
+
+    snapshot_steps: Positive | None = None
+    """Optimizer steps between the policies kept in `STAGE/snapshots` for the evaluation; null:
+    none."""
+
+
+class SftSettings(PolicySettings, frozen=True):
     """Fine-tuning on the revisions (paper, section 3.5)."""
 
     helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
@@ -78,8 +86,8 @@ class PreferenceSettings(ComparisonSettings, frozen=True):
     """The preference model (paper, section 4.2)."""
 
 
-class DpoSettings(ComparisonSettings, frozen=True):
-    """Direct preference optimisation on the labels, without a preference model."""
+class LogRatioSettings(ComparisonSettings, frozen=True):
+    """Settings of every training on the log-ratios of comparisons."""
 
     beta: PositiveFloat = 0.1
     """β: how much a nat of log-ratio against the start counts; smaller values move further."""
@@ -94,11 +102,15 @@ class DpoSettings(ComparisonSettings, frozen=True):
         return self.normalise_length or self.loss == "ipo"
 
 
-class VerifierSettings(DpoSettings, frozen=True):
+class DpoSettings(LogRatioSettings, PolicySettings, frozen=True):
+    """Direct preference optimisation on the labels, without a preference model."""
+
+
+class VerifierSettings(LogRatioSettings, frozen=True):
     """A policy trained by DPO, used as a preference model by its log-ratio to its start."""
 
 
-class KtoSettings(OptimizerSettings, frozen=True):
+class KtoSettings(PolicySettings, frozen=True):
     """KTO: a policy from single responses that are good or bad."""
 
     ratings: SourceSettings | None = None

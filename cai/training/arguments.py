@@ -29,6 +29,18 @@ OnStep = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
+class Snapshots:
+    """The policies to keep of a training."""
+
+    stage: Path
+    """The folder of the stage."""
+    every: int | None
+    """Optimizer steps from one to the next; None: none are kept."""
+    save: Callable[[PreTrainedModel, Path], object]
+    """Writes a model, LoRA merged, into a folder."""
+
+
+@dataclass(frozen=True)
 class Run:
     """The inputs of a training besides its rows and settings, and where it writes."""
 
@@ -44,6 +56,8 @@ class Run:
     """For TensorBoard."""
     on_step: OnStep | None
     """Called at each logged step: at all of them in runs of up to a thousand steps."""
+    snapshots: Snapshots | None = None
+    """Of trainings that make a policy."""
 
 
 def training_arguments(

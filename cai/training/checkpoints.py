@@ -19,7 +19,7 @@ _STATE = "trainer_state.json"
 _IDENTITY = "identity.txt"
 _FORMAT = 2
 """Of the checkpoints; raised when an older one cannot be read."""
-_NO_EFFECT = {"micro_batch_size", "checkpoint_steps", "launch", "processes"}
+_NO_EFFECT = {"micro_batch_size", "checkpoint_steps", "snapshot_steps", "launch", "processes"}
 
 
 def training_identity(settings: OptimizerSettings, run: Run) -> str:

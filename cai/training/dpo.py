@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from cai.settings import DpoSettings, ModelSettings
+from cai.settings import LogRatioSettings, ModelSettings
 from cai.training.arguments import OnStep
 from cai.training.dpo_losses import PAIR_LOSSES, expected_loss
 from cai.training.preference_data import read_pairs
@@ -18,7 +18,7 @@ from cai.training.ratios import log_likelihoods, train_on_ratios
 
 
 def train_dpo(
-    settings: DpoSettings,
+    settings: LogRatioSettings,
     *,
     data: Path,
     base: ModelSettings,
@@ -62,7 +62,7 @@ def train_dpo(
     )
 
 
-def dpo_loss(model: nn.Module, batch: dict[str, Tensor], settings: DpoSettings) -> Tensor:
+def dpo_loss(model: nn.Module, batch: dict[str, Tensor], settings: LogRatioSettings) -> Tensor:
     """Return each pair's expected loss under its label, weighted, `(B,)`."""
     probability, weight = batch.pop("probability"), batch.pop("weight")
     reference, tokens = batch.pop("reference"), batch.pop("tokens")

@@ -6,10 +6,11 @@ import copy
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     PreTrainedModel,
@@ -23,11 +24,21 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from cai.errors import CaiError
 from cai.settings import OptimizerSettings
-from cai.training.arguments import OnStep, Run, computes_in_bfloat16, training_arguments
-from cai.training.checkpoints import open_checkpoints, training_identity
+from cai.training.arguments import (
+    OnStep,
+    Run,
+    Snapshots,
+    computes_in_bfloat16,
+    training_arguments,
+)
+from cai.training.checkpoints import (
+    open_checkpoints,
+    training_identity,
+)
 from cai.training.lora import merged, with_lora
 from cai.training.processes import Processes
 from cai.training.sharding import without_weights
+from cai.training.snapshots import snapshot_folder, tidy_snapshots
 from cai.training.split_trainer import under_autocast
 from cai.training.trainer import Collate, FitTrainer, Loss, Row, quiet_transformers
 
@@ -74,20 +85,43 @@ def fit(
     if group.is_main:
         trainer.add_callback(TensorBoardCallback(SummaryWriter(log_dir=str(run.log_dir))))
         trainer.add_callback(_StepCallback(run.on_step or (lambda _: None)))
+    if run.snapshots and run.snapshots.every:
+        keep = partial(_keep, trainer, hollow, configs, run.snapshots)
+        trainer.add_callback(_SnapshotCallback(run.snapshots.every, keep))
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     whole = trainer.whole_model(hollow)
 
     def finished() -> dict[str, float]:
         adapter, trained = merged(whole)
-        for name, value in configs.items():
-            setattr(trained, name, value)
+        vars(trained).update(configs)
         _check_finite(trained, settings)
         measures = finish(trained.eval(), adapter)
         shutil.rmtree(run.checkpoints)
+        if kept := run.snapshots:
+            tidy_snapshots(kept.stage, kept.every, last=trainer.state.global_step - 1)
         return {"steps": trainer.state.global_step, **_loss_metrics(trainer), **measures}
 
     return group.from_main(finished)
+
+
+def _keep(
+    trainer: FitTrainer,
+    hollow: nn.Module | None,
+    configs: Mapping[str, Any],
+    snapshots: Snapshots,
+    step: int,
+) -> None:
+    """Save the policy after some steps; all processes must call this."""
+    whole: Any = trainer.whole_model(hollow)
+    if not trainer.args.should_save:
+        return
+    # Merging LoRA changes the model, so a copy is merged.
+    policy = merged(copy.deepcopy(whole))[1] if hasattr(whole, "merge_and_unload") else whole
+    training = {name: getattr(policy, name) for name in configs}
+    vars(policy).update(configs)
+    snapshots.save(policy, snapshot_folder(snapshots.stage, step))
+    vars(policy).update(training)
 
 
 def _check_finite(model: PreTrainedModel, settings: OptimizerSettings) -> None:
@@ -121,3 +155,22 @@ class _StepCallback(TrainerCallback):
     ) -> None:
         loss = {"loss": logs["loss"]} if logs and "loss" in logs else {}
         self._on_step({"step": state.global_step, "steps": state.max_steps, **loss})
+
+
+class _SnapshotCallback(TrainerCallback):
+    """Calls `keep` after every so many steps, in all processes; not after the last one."""
+
+    def __init__(self, every: int, keep: Callable[[int], None]) -> None:
+        self._every = every
+        self._keep = keep
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 (the base class's signature)
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        step = state.global_step
+        if step % self._every == 0 and step < state.max_steps:
+            self._keep(step)

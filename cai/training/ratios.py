@@ -25,9 +25,9 @@ from cai.settings import ModelSettings, OptimizerSettings
 from cai.training.arguments import OnStep, Run, micro_batch_size
 from cai.training.data import longest_sequence, no_rows_error
 from cai.training.fit import fit
+from cai.training.policies import save_policy, snapshots_of
 from cai.training.preference_data import Pairs, collate_pairs, training_rows
 from cai.training.processes import Processes
-from cai.training.sft import save_policy
 from cai.training.sft_data import NO_LOSS
 from cai.training.trainer import Collate, Loss
 
@@ -105,7 +105,7 @@ def train_on_ratios(
                 ratios = now - torch.stack([row["reference"] for row in some])
                 labels = torch.tensor([row["probability"] for row in some])
                 found |= {f"{name}_{key}": x for key, x in measure(ratios, labels).items()}
-        save_policy(trained, chat, out)
+        save_policy(trained, out, chat)
         return found
 
     metrics = fit(
@@ -114,7 +114,15 @@ def train_on_ratios(
         collate,
         loss,
         settings,
-        Run(base, data, seed, out.parent / "checkpoints", log_dir, on_step),
+        Run(
+            base,
+            data,
+            seed,
+            out.parent / "checkpoints",
+            log_dir,
+            on_step,
+            snapshots_of(settings, chat, out.parent),
+        ),
         finish,
     )
     return {**pairs.counts(settings.epochs), **metrics, "seconds": time.monotonic() - start}

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from trl.trainer.utils import add_fused_lm_head
 
-from cai.data.store import whole_folder
-from cai.models.chat import ChatFormat
 from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
 from cai.training.arguments import OnStep, Run
 from cai.training.data import longest_sequence, no_rows_error, read_rows
 from cai.training.fit import fit
+from cai.training.policies import save_policy, snapshots_of
 from cai.training.sft_data import COLUMNS, collate_completions, completion_rows, mixture
 
 
@@ -73,8 +72,16 @@ def train_sft(
         partial(collate_completions, pad_id=chat.pad_id),
         partial(completion_loss, experts=experts),
         settings,
-        Run(base, data, seed, out.parent / "checkpoints", log_dir, on_step),
-        lambda trained, _: save_policy(trained, chat, out),
+        Run(
+            base,
+            data,
+            seed,
+            out.parent / "checkpoints",
+            log_dir,
+            on_step,
+            snapshots_of(settings, chat, out.parent),
+        ),
+        lambda trained, _: save_policy(trained, out, chat),
     )
     return {
         "rows": len(rows),
@@ -112,11 +119,3 @@ def _weight_of_balance(config: PretrainedConfig) -> float:
             "num_experts": "num_local_experts",
         }
     return getattr(text, "router_aux_loss_coef", 0.0)
-
-
-def save_policy(model: PreTrainedModel, chat: ChatFormat, out: Path) -> dict[str, float]:
-    """Write a model and its tokenizer, whole or not at all; returns no measures."""
-    with whole_folder(out) as folder:
-        model.save_pretrained(folder)
-        chat.tokenizer.save_pretrained(folder)
-    return {}

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from cai.ppo import PPO, PPOSettings
-from cai.ppo.train import snapshots
 from cai.settings import ModelSettings
+from cai.training.snapshots import snapshots
 
 SETTINGS = PPOSettings(
     steps=4,

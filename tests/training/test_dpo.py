@@ -15,11 +15,13 @@ from cai.data.conversation import Prompt, user
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.models.loading import load_causal_lm, load_chat_format
-from cai.settings import DpoSettings
+from cai.settings import DpoSettings, ModelSettings
 from cai.training.dpo import dpo_loss, train_dpo
 from cai.training.dpo_losses import PAIR_LOSSES, expected_loss
 from cai.training.ratios import collate_with_labels
+from cai.training.snapshots import snapshots
 
+FILE = "model.safetensors"
 PAIRS = [
     (f"Here is line {i}." + " Fine." * (i % 4), "No." + " Never." * (i % 3), 0.5 + (i % 13) / 24)
     for i in range(26)
@@ -268,6 +270,49 @@ def test_micro_batches_change_memory_not_results(undisturbed, base, comparisons,
     metrics = train(tmp_path, base(), comparisons(PAIRS), settings)
     assert_same(weights(undisturbed[0]), weights(tmp_path), atol=2e-4)
     assert metrics["final_loss"] == pytest.approx(undisturbed[1]["final_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}])
+def test_snapshots_are_the_policy_of_their_step_and_change_nothing(
+    changes, base, comparisons, killed_after, tmp_path
+):
+    settings = SETTINGS.model_copy(update=changes)
+    plain = train(tmp_path / "plain", base(), comparisons(PAIRS), settings)
+    kept = settings.model_copy(update={"snapshot_steps": 2})
+    found = train(tmp_path / "kept", base(), comparisons(PAIRS), kept)
+    assert found | {"seconds": 0} == plain | {"seconds": 0}
+    assert_same(weights(tmp_path / "plain"), weights(tmp_path / "kept"))
+    found = snapshots(tmp_path / "kept")
+    assert list(found) == [2, 4, 6]  # of 8 steps
+    policy = load_causal_lm(ModelSettings(path=str(found[4])))
+    assert policy.config.use_cache
+    assert load_chat_format(ModelSettings(path=str(found[4]))).stop_ids
+
+    # The trainer's own checkpoint of step 2, of a training that was killed later.
+    stopped = kept.model_copy(update={"checkpoint_steps": 2})
+    with killed_after(7):
+        train(tmp_path / "killed", base(), comparisons(PAIRS), stopped)
+    checkpoint = tmp_path / "killed/checkpoints/checkpoint-2"
+    if not changes:
+        assert_same(load_file(checkpoint / "model.safetensors"), load_file(found[2] / FILE))
+    train(tmp_path / "killed", base(), comparisons(PAIRS), stopped)
+    assert list(snapshots(tmp_path / "killed")) == [2, 4, 6]
+    for step in (2, 4, 6):
+        again = snapshots(tmp_path / "killed")[step]
+        assert_same(load_file(again / FILE), load_file(found[step] / FILE))
+    assert not same(load_file(found[2] / FILE), load_file(found[6] / FILE))
+
+
+def test_snapshots_of_other_settings_are_removed(base, comparisons, tmp_path):
+    (tmp_path / "snapshots/step-000003").mkdir(parents=True)
+    (tmp_path / "snapshots/step-000040").mkdir()
+    kept = SETTINGS.model_copy(update={"snapshot_steps": 4})
+    train(tmp_path, base(), comparisons(PAIRS), kept)
+    assert list(snapshots(tmp_path)) == [4]
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_rows_that_are_all_too_long_are_refused(base, comparisons, tmp_path):

@@ -100,7 +100,7 @@ def _run(context: Context[EvaluateSettings]) -> dict[str, Any]:
 
 def _checkpoints(context: Context[EvaluateSettings]) -> tuple[Checkpoint, ...]:
     """Return the checkpoints that trainings have kept, in order."""
-    from cai.ppo.train import snapshots
+    from cai.training.snapshots import snapshots
 
     models, folders = context.policies, context.folders(POLICY)
     return tuple(

@@ -13,6 +13,7 @@ from cai.pipeline.context import Context
 from cai.pipeline.launch import Job, launcher_of, run_job
 from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
 from cai.settings import ModelSettings, PPOSettings
+from cai.training.snapshots import SNAPSHOTS
 
 
 def _pretraining(context: Context[PPOSettings]) -> Path | None:
@@ -161,7 +162,7 @@ STAGE = Stage(
     ),
     inputs=_inputs,
     run=_run,
-    outputs=("model", "steps.jsonl", "snapshots"),
+    outputs=("model", "steps.jsonl", SNAPSHOTS),
     check=_check,
     trains=True,
 )

@@ -38,6 +38,7 @@ from cai.settings import (
     SourceSettings,
     VerifierSettings,
 )
+from cai.training.snapshots import SNAPSHOTS
 
 
 def _train(context: Context[Any], train: str, data: Path) -> dict[str, Any]:
@@ -127,7 +128,7 @@ SFT = Stage(
     makes=Output("sl-cai", POLICY),
     needs=(Need(COMPLETIONS, ("revisions",)), Need(POLICY, (BASE,))),
     run=_trained_on(COMPLETIONS, "cai.training.sft:train_sft"),
-    outputs=("model",),
+    outputs=("model", SNAPSHOTS),
     check=_check,
     trains=True,
 )
@@ -137,7 +138,7 @@ DPO = Stage(
     makes=Output("dpo-cai", POLICY),
     needs=(Need(COMPARISONS, ("comparisons",)), Need(POLICY, ("sl-cai", HELPFUL))),
     run=_trained_on(COMPARISONS, "cai.training.dpo:train_dpo"),
-    outputs=("model",),
+    outputs=("model", SNAPSHOTS),
     check=_check,
     trains=True,
 )
@@ -152,7 +153,7 @@ KTO = Stage(
     ),
     inputs=_ratings,
     run=_kto,
-    outputs=("model",),
+    outputs=("model", SNAPSHOTS),
     check=_check_kto,
     trains=True,
 )
