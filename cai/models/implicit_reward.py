@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cai.data.conversation import Conversation, Prompt
-from cai.data.store import write_json
 from cai.errors import CaiError
 from cai.models.chat import ChatFormat
 from cai.models.loading import (
@@ -135,7 +134,8 @@ def write_reward(folder: Path, reference: ModelSettings, beta: float) -> None:
     if path.is_dir() and path != PLAYGROUND:
         beside = os.path.relpath(path.resolve(), folder.resolve())
         reference = reference.model_copy(update={"path": beside})
-    write_json(folder / FILE, {"beta": beta, "reference": reference.model_dump(mode="json")})
+    said = {"beta": beta, "reference": reference.model_dump(mode="json")}
+    (folder / FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def _log_likelihoods(

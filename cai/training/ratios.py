@@ -82,20 +82,8 @@ def train_on_ratios(
     add_fused_lm_head(model)
     rows = training_rows(pairs.train)
     measured = {"train": rows[:MEASURED], "held_out": training_rows(pairs.held_out)}
-    groups = (rows, measured["held_out"])
     collate = partial(collate_with_labels, pad_id=chat.pad_id)
-    device = device_and_dtype(base)[0]
-
-    def references() -> list[list[Tensor]]:
-        nn.Module.to(model, device)
-        found = [list(_likelihoods(model, some, collate, micro)) for some in groups]
-        nn.Module.to(model, "cpu")
-        return found
-
-    known = Processes.for_trainer().from_main(references)
-    for some, likelihoods in zip(groups, known, strict=True):
-        for row, likelihood in zip(some, likelihoods, strict=True):
-            row["reference"] = likelihood
+    _add_references(model, base, (rows, measured["held_out"]), collate, micro)
 
     def finish(trained: PreTrainedModel, _: Mapping[str, Tensor]) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -126,6 +114,26 @@ def train_on_ratios(
         finish,
     )
     return {**pairs.counts(settings.epochs), **metrics, "seconds": time.monotonic() - start}
+
+
+def _add_references(
+    model: PreTrainedModel,
+    base: ModelSettings,
+    groups: Sequence[Sequence[Row]],
+    collate: Collate,
+    micro: int,
+) -> None:
+    """Add to each row the `reference`: the log-likelihoods of its responses now, `(2,)` nats."""
+
+    def found() -> list[list[Tensor]]:
+        nn.Module.to(model, device_and_dtype(base)[0])
+        likelihoods = [list(_likelihoods(model, rows, collate, micro)) for rows in groups]
+        nn.Module.to(model, "cpu")
+        return likelihoods
+
+    for rows, likelihoods in zip(groups, Processes.for_trainer().from_main(found), strict=True):
+        for row, likelihood in zip(rows, likelihoods, strict=True):
+            row["reference"] = likelihood
 
 
 def log_likelihoods(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -11,7 +11,6 @@ from cai.data.records import PromptRow, RatedRow
 from cai.data.store import read_rows, write_rows
 from cai.data.tables import LABELLED_COLUMNS, write_parquet
 from cai.errors import CaiError
-from cai.models.implicit_reward import write_reward
 from cai.pipeline.context import Context
 from cai.pipeline.launch import launcher_of, run_training
 from cai.pipeline.stage import (
@@ -110,6 +109,8 @@ def _ratings(context: Context[Any]) -> dict[str, str]:
 
 def _verifier(context: Context[VerifierSettings]) -> dict[str, Any]:
     """Train a policy, and say of what its log-ratio is a score."""
+    from cai.models.implicit_reward import write_reward
+
     found = _train(context, "cai.training.dpo:train_dpo", context.source(COMPARISONS) / TRAIN)
     write_reward(context.folder / "model", context.policy, context.settings.beta)
     return found
