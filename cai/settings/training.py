@@ -50,7 +50,7 @@ class OptimizerSettings(StageSettings, frozen=True):
 
 
 class SftSettings(OptimizerSettings, frozen=True):
-    """Fine-tuning on the revisions (paper, section 3.5)."""
+    """Fine-tuning on the revisions (paper, section 3.2)."""
 
     helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
     """Helpful samples per revision row, as far as there are enough."""
