@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from cai.cli.options import ModelChanges, model_settings
 from cai.errors import CaiError
 from cai.settings import EvaluateSettings
+from cai.settings.wording import in_words, is_sentence
 
 
 @dataclass(frozen=True)
@@ -108,5 +109,6 @@ class EvaluateOptions:
         except ValidationError as problem:
             first = problem.errors()[0]
             where = str(first["loc"][0]).replace("_", "-")
-            message = first["msg"].removeprefix("Value error, ")
-            raise CaiError(f"`--{where} {first['input']}`: {message}.") from None
+            said = in_words(first)
+            message = f": {said}" if is_sentence(first) else f" {said}"
+            raise CaiError(f"`--{where} {first['input']}`{message.rstrip('.')}.") from None

@@ -12,9 +12,6 @@ import typer
 from rich.console import Console
 
 from cai.cli.console import bar, plain_console, plain_table, rate_cells, with_engine
-from cai.cli.feedback_questions import ask as ask_questions
-from cai.cli.feedback_questions import check_answered, told_apart
-from cai.cli.feedback_questions import show as show_questions
 from cai.cli.options import Model, ModelChanges, Seed, model_settings
 from cai.compare import FeedbackJudge
 from cai.constitution import load_constitution
@@ -78,6 +75,7 @@ def feedback(
 
     Accuracy, trivial baselines, calibration, position bias and length bias, with intervals.
     """
+    from cai.cli.feedback_questions import check_answered, show_questions, told_apart
     from cai.compare.quality import measure_quality
     from cai.data.prompts import load_comparisons
 
@@ -125,6 +123,7 @@ async def _ask(
     engine: Engine,
 ) -> tuple[list[JudgementRow], dict[str, Choices], Usage]:
     """Judge comparisons and put questions to one model."""
+    from cai.cli.feedback_questions import ask_questions
     from cai.compare.quality import gold_pairs
 
     task, limit, most = bar(console, "Judging"), _limit(judge), judge.settings.concurrency

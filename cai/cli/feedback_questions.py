@@ -79,7 +79,7 @@ def _compares(record: Record) -> bool:
     return any(layout.fits(record) for layout in LAYOUTS if len(layout.columns) > 1)
 
 
-async def ask(
+async def ask_questions(
     questions: Sequence[ChoiceQuestion],
     engine: Engine,
     *,
@@ -96,7 +96,7 @@ async def ask(
     return choices(rows, questions, [MODEL])
 
 
-def show(console: Console, found: Mapping[str, Choices]) -> None:
+def show_questions(console: Console, found: Mapping[str, Choices]) -> None:
     """Print the measures of each file, with its baselines, confidence and letters."""
     for source, one in found.items():
         chosen = one.models[MODEL]

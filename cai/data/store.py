@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from cai.data.records import Row
 from cai.errors import CaiError
+from cai.settings.wording import first_in_words
 
 R = TypeVar("R", bound=Row)
 
@@ -116,10 +117,8 @@ def read_rows(path: Path, row_type: type[R]) -> list[R]:
         try:
             rows.append(row_type.model_validate_json(line))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise CaiError(
-                f"{path}:{number}: not a {row_type.__name__} ({where}: {first['msg']}). If it was "
+                f"{path}:{number}: not a {row_type.__name__} ({first_in_words(error)}). If it was "
                 "edited by hand, fix the line; otherwise delete the file and run again."
             ) from None
     return rows
