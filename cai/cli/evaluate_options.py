@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from cai.cli.options import ModelChanges, model_settings
+from cai.cli.options import ModelChanges, model_settings, output_folder
 from cai.errors import CaiError
 from cai.settings import EvaluateSettings
 from cai.settings.wording import in_words, is_sentence
@@ -84,7 +84,10 @@ class EvaluateOptions:
     ] = None
     seed: Annotated[int | None, typer.Option(help="The seed of draws and samples.")] = None
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder to write; `evaluation` if left out.")
+        Path | None,
+        typer.Option(
+            "--out", callback=output_folder, help="The folder to write; `evaluation` if left out."
+        ),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
 

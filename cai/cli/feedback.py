@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from cai.cli.console import bar, plain_console, plain_table, rate_cells, with_engine
-from cai.cli.options import Model, ModelChanges, Seed, model_settings
+from cai.cli.options import JsonFile, Model, ModelChanges, Seed, model_settings
 from cai.compare import FeedbackJudge
 from cai.constitution import load_constitution
 from cai.data.records import ComparisonRow, JudgementRow
@@ -66,9 +66,7 @@ def feedback(
     limit: Annotated[
         int | None, typer.Option(min=1, help="The number of comparisons to draw from each source.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all measures to this file.")
-    ] = None,
+    json_file: JsonFile = None,
     seed: Seed = 0,
 ) -> None:
     """Measure how good a feedback model's labels are, before anything is trained on them.
