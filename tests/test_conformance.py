@@ -1,6 +1,8 @@
 """Current families of models: generation, scores, and one step of each training."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,23 @@ from cai.training.sft import train_sft
 ONE_BY_ONE = {"deepseek_v3", "qwen3_next", "falcon_h1", "granitemoehybrid", "mamba"}
 WITHOUT_SCORES = {"falcon_h1", "granitemoehybrid", "mamba"}
 """transformers has no sequence classifier of these."""
+NAMES = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "phi3": "Phi-3",
+    "olmo2": "OLMo 2",
+    "smollm3": "SmolLM3",
+    "gemma3_text": "Gemma 3",
+    "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3-MoE",
+    "gpt_oss": "gpt-oss",
+    "deepseek_v3": "DeepSeek V3",
+    "qwen3_next": "Qwen3-Next",
+    "falcon_h1": "Falcon-H1",
+    "granitemoehybrid": "Granite 4 (hybrid)",
+    "mamba": "Mamba",
+}
+"""What docs/engines.md calls them."""
 STOP_IDS = {1, 7, 30, 60, 90}
 STEP = {"batch_size": 4, "learning_rate": 1e-3}
 
@@ -173,3 +192,25 @@ def test_the_examination_says_beforehand_what_works(family, settings):
     assert found.state("stages", "preference, harmfulness") == preference
     assert AutoConfig.from_pretrained(settings.path).model_type == family
     assert json.loads(found.model_dump_json())["model"] == settings.path
+
+
+def test_the_table_of_the_docs_is_what_is_tested_here():
+    """Each row of docs/engines.md, family by family, and transformers' version beside it."""
+    page = (Path(__file__).parents[1] / "docs/engines.md").read_text()
+    section = page.split("## Families\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:2] == "| "]
+    written = {
+        name: tuple(cells) for names, *cells in rows[1:] for name in names.split(", ")
+    }  # fmt: skip
+    assert written == {
+        NAMES[family]: (
+            "one by one" if family in ONE_BY_ONE else "batched",
+            "yes",
+            "no sequence classifier in transformers" if family in WITHOUT_SCORES else "yes",
+            "yes",
+        )
+        for family in FAMILIES
+    }
+    pins = (Path(__file__).parents[1] / "constraints.txt").read_text()
+    series = re.search(r"^transformers==(\d+\.\d+)", pins, re.MULTILINE)[1]
+    assert f"transformers {series}." in section

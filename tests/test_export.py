@@ -69,7 +69,7 @@ def run(tmp_path):
 
 
 def export(run, stage, file_format):
-    out = run / f"out.{file_format}"
+    out = run / f"out.{file_format.replace('trl', 'jsonl')}"
     result = CliRunner().invoke(
         app, ["export", str(run), stage, "--out", str(out), "--format", file_format]
     )

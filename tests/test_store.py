@@ -143,7 +143,7 @@ def test_kill_9_in_the_middle_loses_no_finished_row(tmp_path):
 def test_read_rows_names_the_line_that_is_wrong(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(note("a").model_dump_json() + '\n{"key": 3}\n')
-    with pytest.raises(CaiError, match=r"rows\.jsonl:2: not a Note \(key"):
+    with pytest.raises(CaiError, match=r"rows\.jsonl:2: not a Note \(`key`"):
         read_rows(path, Note)
 
 

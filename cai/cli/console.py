@@ -15,6 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from cai.data.rows import Task
     from cai.engines import Engine
+    from cai.evaluate.rates import Rate
     from cai.settings import ModelSettings
 
 T = TypeVar("T")
@@ -76,3 +77,12 @@ def labelled(label: str, text: str, width: int, style: str = "") -> Table:
     grid.add_column(overflow="fold")
     grid.add_row(label, Text(text, style=style))
     return grid
+
+
+def rate_cells(rate: Rate) -> tuple[str, str, str]:
+    """Return the cells of a rate: its value, its 95% interval, and from how many rows it is."""
+    if rate.value is None:
+        return ("not measured", "", "0")
+    known = rate.low is not None and rate.high is not None
+    interval = f"{rate.low:.3f} to {rate.high:.3f}" if known else ""
+    return (f"{rate.value:.3f}", interval, f"{rate.n:,}")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cai.cli.console import plain_console
 from cai.cli.deferred import DeferredGroup
-from cai.cli.options import ConstitutionFile
+from cai.cli.options import ConstitutionFile, output_file
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.constitution.check import check_constitution
 from cai.constitution.findings import Finding
@@ -112,10 +112,15 @@ def schema() -> None:
 def import_(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write to this file instead of printing.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", callback=output_file, help="Write to this file instead of printing."
+        ),
     ] = None,
 ) -> None:
     """Convert files of other projects to one constitution; their layout is recognised."""
+    if out is not None and out.suffix.lower() not in SUFFIXES:
+        raise CaiError(f"{out} is to be YAML: end its name with one of {', '.join(SUFFIXES)}.")
     imported = read_foreign(files)
     text = imported_yaml(imported, _name(out) if out else "imported")
     if out is None:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cai.cli.console import plain_console
-from cai.cli.options import MODEL_HELP, ModelChanges, model_settings
+from cai.cli.options import MODEL_HELP, JsonFile, ModelChanges, model_settings
+from cai.data.store import write_atomically
 from cai.errors import CaiError
 from cai.pipeline.manifest import environment
 
@@ -34,9 +35,7 @@ def doctor(
     transcript: Annotated[
         bool, typer.Option("--transcript", help="Use Human/Assistant transcripts (base models).")
     ] = False,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the findings to a file.")
-    ] = None,
+    json: JsonFile = None,
 ) -> None:
     """Show what this machine can run, or what holds for MODEL, stage by stage.
 
@@ -54,7 +53,7 @@ def doctor(
     form = ["format=transcript"] if transcript else []
     found = examine(model_settings(model, [*(model_set or []), *form]))
     if json is not None:
-        json.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_atomically(json, [f"{found.model_dump_json(indent=2)}\n".encode()])
     plain_console().print(_table(found))
     if not found.usable:
         raise typer.Exit(1)

@@ -20,9 +20,9 @@ from cai.data.records import AnswerRow, PromptRow
 from cai.data.store import write_json
 from cai.engines import Usage
 from cai.errors import CaiError
+from cai.evaluate.questions import ChoiceQuestion
 from cai.evaluate.rates import Rate
 from cai.evaluate.recorded import Recorded, agreement, read_answers
-from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.texts import BenignText
 from cai.pipeline.context import SWEEP, Context, known_models
 from cai.pipeline.engines import Fingerprint

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from cai.cli.options import ModelChanges, model_settings
+from cai.cli.options import ModelChanges, model_settings, output_folder
 from cai.errors import CaiError
 from cai.settings import EvaluateSettings
+from cai.settings.wording import in_words, is_sentence
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ class EvaluateOptions:
     ] = None
     seed: Annotated[int | None, typer.Option(help="The seed of draws and samples.")] = None
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder to write; `evaluation` if left out.")
+        Path | None,
+        typer.Option(
+            "--out", callback=output_folder, help="The folder to write; `evaluation` if left out."
+        ),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False
 
@@ -108,5 +112,6 @@ class EvaluateOptions:
         except ValidationError as problem:
             first = problem.errors()[0]
             where = str(first["loc"][0]).replace("_", "-")
-            message = first["msg"].removeprefix("Value error, ")
-            raise CaiError(f"`--{where} {first['input']}`: {message}.") from None
+            said = in_words(first)
+            message = f": {said}" if is_sentence(first) else f" {said}"
+            raise CaiError(f"`--{where} {first['input']}`{message.rstrip('.')}.") from None

@@ -26,6 +26,11 @@ from cai.report.wording import Scale, fixed, percent, show, visible
 
 ELO, TWO_DECIMALS = Scale(fixed(0, separator="")), Scale(fixed(2, separator=""))
 CHANGE = Scale(fixed(0, times=100, separator=""))
+_CHOICE_BASELINES = {
+    "always_first": "always (A)",
+    "longest": "the longest option",
+    "most_frequent": "the most frequent letter",
+}
 
 
 def show_results(
@@ -125,10 +130,11 @@ def _agreement(found: Rates) -> Table:
 def _choices(found: Mapping[str, Choices]) -> Table:
     rows: list[list[str]] = []
     for name, of_set in found.items():
-        shown = {
-            **{model: one.accuracy for model, one in of_set.models.items()},
-            "always (A)": of_set.baselines["always_first"],
-            "the longer option": of_set.baselines["longest"],
+        shown = {model: one.accuracy for model, one in of_set.models.items()}
+        shown |= {
+            words: of_set.baselines[baseline]
+            for baseline, words in _CHOICE_BASELINES.items()
+            if baseline in of_set.baselines
         }
         rows += [[f"{name}: {who}", _share(rate), str(rate.n)] for who, rate in shown.items()]
     return _table("Multiple choice, share right", ("", "accuracy", "n"), rows)

@@ -12,11 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from cai.cli import completion
+from cai.cli.options import JSON_LINES, output_file
 from cai.data.store import write_atomically, writing
 from cai.data.tables import is_even, plain_rows
 from cai.errors import CaiError
 from cai.settings import PipelineSettings
 
+ENDINGS = {
+    "jsonl": JSON_LINES,
+    "parquet": (".parquet",),
+    "trl": JSON_LINES,
+}
 FILES = {"jsonl": "rows.jsonl", "parquet": "train.parquet", "trl": "train.parquet"}
 
 
@@ -28,11 +34,15 @@ def export(
             help="The stage: `revise`, `compare`, …", autocompletion=completion.data_stages
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    out: Annotated[Path, typer.Option("--out", callback=output_file, help="The file to write.")],
     file_format: Annotated[
-        str,
-        typer.Option("--format", help="`jsonl` (all rows), `parquet` (trainable ones), or `trl`."),
-    ] = "jsonl",
+        str | None,
+        typer.Option(
+            "--format",
+            help="`jsonl` (all rows), `parquet` (trainable ones), or `trl`; by the ending of the "
+            "file if left out.",
+        ),
+    ] = None,
 ) -> None:
     """Write the data set of a stage to a file."""
     from cai.pipeline.load import read_resolved
@@ -41,8 +51,7 @@ def export(
     if stage not in stages:
         use = f"use {' or '.join(stages)}" if stages else f"{run_folder} has no stage that does"
         raise typer.BadParameter(f"{stage!r} makes no data set; {use}")
-    if file_format not in FILES:
-        raise typer.BadParameter(f"unknown format {file_format!r}; use {', '.join(FILES)}")
+    file_format = _format(file_format, out)
     source = _finished(run_folder, stage, FILES[file_format])
     trainable: list[dict[str, Any]] = []
     remarks: list[str] = []
@@ -67,6 +76,23 @@ def export(
         )
     for line in (f"Wrote {out}", *remarks):
         typer.echo(line)
+
+
+def _format(given: str | None, out: Path) -> str:
+    """Return the format to write, which the ending of the file must not contradict."""
+    ending = out.suffix.lower()
+    if given is None:
+        given = next((name for name, endings in ENDINGS.items() if ending in endings), "jsonl")
+    if given not in FILES:
+        raise typer.BadParameter(f"unknown format {given!r}; use {', '.join(FILES)}")
+    if ending and ending not in ENDINGS[given]:
+        known = "; ".join(f"`{name}`: {', '.join(e)}" for name, e in ENDINGS.items())
+        raise CaiError(
+            f"{out} ends with `{ending}`, in which `--format {given}` does not write. The formats "
+            f"and their endings are {known}. For another one, export parquet and convert it: "
+            "`pandas.read_parquet(FILE).to_csv(…)`."
+        )
+    return given
 
 
 def data_sets(settings: PipelineSettings) -> list[str]:

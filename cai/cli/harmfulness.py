@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cai.cli.console import plain_console
-from cai.cli.options import Model, ModelChanges, Seed, model_settings
+from cai.cli.options import Model, ModelChanges, Seed, model_settings, output_folder
 from cai.data.store import write_rows
 from cai.pipeline.progress import Progress
 from cai.pipeline.validation import validated
@@ -21,7 +21,9 @@ def harmfulness(
         typer.Argument(help="Conversations with a `rating` from 0 to 4, or `playground:ratings`."),
     ],
     model: Model,
-    out: Annotated[Path, typer.Option("--out", help="The folder of the new model.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=output_folder, help="The folder of the new model.")
+    ],
     model_set: ModelChanges = None,
     changes: Annotated[
         list[str] | None,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cai.constitution.document import read_document
+from cai.data.store import check_output
 from cai.errors import CaiError
 from cai.pipeline.validation import validated
 from cai.settings import ModelSettings
@@ -36,6 +37,26 @@ Reasoning = Annotated[
     bool,
     typer.Option("--reasoning/--no-reasoning", help="Chain of thought before each verdict."),
 ]
+
+
+JSON_LINES = (".jsonl", ".ndjson", ".json")
+"""Endings of files of JSON Lines."""
+
+
+def output_file(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written, before anything is done: a callback of options."""
+    return path and check_output(path)
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", callback=output_file, help="Write all of it to a file."),
+]
+
+
+def output_folder(path: Path | None) -> Path | None:
+    """Refuse a folder that cannot be written, before anything is done: a callback of options."""
+    return path and check_output(path, folder=True)
 
 
 def from_fields(options: type[T]) -> Callable[[Callable[[T], None]], Callable[..., None]]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cai.cli.console import bar, plain_console, with_engine
-from cai.cli.options import Model, ModelChanges, Seed, model_settings
+from cai.cli.options import JSON_LINES, Model, ModelChanges, Seed, model_settings, output_file
 from cai.errors import CaiError
 
 app = typer.Typer(no_args_is_help=True, help="Work with prompt files.")
@@ -25,7 +25,9 @@ def grow_(
     file: Annotated[
         Path, typer.Argument(help="Prompts written by people, in any supported format.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The JSON Lines file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=output_file, help="The JSON Lines file to write.")
+    ],
     model: Model,
     model_set: ModelChanges = None,
     count: Annotated[int, typer.Option(min=1, help="How many prompts to write.")] = 100,
@@ -43,6 +45,11 @@ def grow_(
 
     if out.exists():
         raise CaiError(f"{out} already exists: give another name, or remove it")
+    if out.suffix.lower() not in ("", *JSON_LINES):
+        raise CaiError(
+            f"{out} ends with `{out.suffix}`, and JSON Lines are written: use one of the endings "
+            f"{', '.join(JSON_LINES)}."
+        )
     settings = GrowSettings(
         count=count,
         shots=shots,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cai.cli.console import plain_console, plain_table
+from cai.cli.options import JsonFile
 from cai.constitution import Constitution, load_constitution
 from cai.data.records import RevisionRow
 from cai.data.store import read_rows, write_json
@@ -41,9 +41,7 @@ def revisions(
     flaw: Annotated[
         str | None, typer.Option(help="Show every text with this flaw: `copied`, `echo`, …")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it to this file.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Show whether critiques and revisions are fit to train on, and what is wrong with them."""
     wanted = next((name for name in get_args(Flaw) if name == flaw), None)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cai.cli import completion
 from cai.cli.console import plain_console
+from cai.cli.options import output_folder
 from cai.errors import CaiError
 from cai.pipeline.context import Run
 from cai.pipeline.progress import Progress
@@ -28,7 +29,10 @@ def run(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The run folder; `runs/NAME` if left out.")
+        Path | None,
+        typer.Option(
+            "--out", callback=output_folder, help="The run folder; `runs/NAME` if left out."
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,

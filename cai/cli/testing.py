@@ -9,7 +9,15 @@ import typer
 from rich.table import Table
 
 from cai.cli.console import bar, plain_console, plain_table, with_engine
-from cai.cli.options import ConstitutionFile, Model, ModelChanges, Reasoning, Seed, model_settings
+from cai.cli.options import (
+    ConstitutionFile,
+    Model,
+    ModelChanges,
+    Reasoning,
+    Seed,
+    model_settings,
+    output_file,
+)
 from cai.compare import FeedbackJudge
 from cai.constitution import load_constitution
 from cai.data.store import write_atomically
@@ -29,7 +37,9 @@ def judge_tests(
     ] = 1.0,
     junit_path: Annotated[
         Path | None,
-        typer.Option("--junit", metavar="PATH", help="Write the outcomes as JUnit XML."),
+        typer.Option(
+            "--junit", metavar="PATH", callback=output_file, help="Write the outcomes as JUnit XML."
+        ),
     ] = None,
     temperature: Annotated[
         float, typer.Option(min=0, help="The temperature of critiques and reasoning.")

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 from cai.compare import by_pair, first_preferred, label_pair, orders_agree, preference
+from cai.compare.calibration import ReliabilityBin, Told, calibration, reliability
 from cai.compare.labels import OPINION
 from cai.data.prompts import fingerprints
 from cai.data.records import ComparisonRow, JudgementRow, PairRow, Provenance, ResponseSample
 from cai.evaluate.rates import Rate, mean, rate
 from cai.settings import GateSettings, LabelPolicy, SourceSettings
-
-BINS = 10
-"""Equal bins of confidence from 0.5 to 1, for reliability and calibration error."""
-RESAMPLES = 500
-"""Bootstrap samples of tasks, for the interval of the calibration error."""
-
-
-@dataclass(frozen=True)
-class ReliabilityBin:
-    """Labels of about the same confidence.
-
-    Attributes:
-        confidence: Their mean confidence max(p, 1 - p), in [0.5, 1].
-        right: The share of them on the side of the better response.
-    """
-
-    confidence: float
-    right: Rate
 
 
 @dataclass(frozen=True)
@@ -72,24 +54,6 @@ class LabelQuality:
     principle_agreement: Rate
     always_first: Rate
     longer_wins: Rate
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    """A label beside the truth."""
-
-    task: str
-    label: float
-    first_is_better: bool
-
-    @property
-    def confidence(self) -> float:
-        return max(self.label, 1 - self.label)
-
-    @property
-    def right(self) -> bool | None:
-        """Whether it is on the right side; None for a label of one half."""
-        return None if self.label == 0.5 else (self.label > 0.5) == self.first_is_better
 
 
 def gold_fingerprints(sources: Sequence[SourceSettings], *, base_dir: Path) -> dict[str, str]:
@@ -147,7 +111,7 @@ def measure_quality(
     ]
     tasks = [row.task for row in known]
     labelled = [
-        _Labelled(row.task, label.label, _first_is_better(row))
+        _told(row.task, label.label, first_is_better=_first_is_better(row))
         for row, label in zip(known, labels, strict=True)
         if label.label is not None
     ]
@@ -159,8 +123,8 @@ def measure_quality(
         labels=dict(Counter(label.state for label in labels)),
         accuracy=rate([one.right for one in labelled], [one.task for one in labelled]),
         answered=rate([label.label is not None for label in labels], tasks),
-        reliability=_reliability(labelled),
-        calibration_error=_calibration(labelled),
+        reliability=reliability(labelled, lowest=0.5),
+        calibration_error=calibration(labelled, lowest=0.5),
         swap_flips=rate([_not(orders_agree(judgement)) for _, judgement in on], on_tasks),
         position_bias=mean(
             [_minus_half(first_preferred(judgement)) for _, judgement in on], on_tasks
@@ -212,50 +176,10 @@ def misses(quality: LabelQuality, gate: GateSettings) -> list[str]:
     return said
 
 
-def calibration_error(labels: Sequence[tuple[float, bool | None]]) -> float:
-    """Return the expected calibration error of (confidence in [0.5, 1], right or not) pairs.
-
-    Equal bins (Naeini, Cooper and Hauskrecht 2015); a label of one half counts as half right.
-    """
-    bins: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
-    for confidence, right in labels:
-        bins[_bin(confidence)].append((confidence, 0.5 if right is None else float(right)))
-    gaps = [abs(sum(c for c, _ in some) - sum(r for _, r in some)) for some in bins.values()]
-    return sum(gaps) / len(labels)
-
-
-def _reliability(labelled: Sequence[_Labelled]) -> list[ReliabilityBin]:
-    bins: defaultdict[int, list[_Labelled]] = defaultdict(list)
-    for one in labelled:
-        bins[_bin(one.confidence)].append(one)
-    return [
-        ReliabilityBin(
-            sum(one.confidence for one in some) / len(some),
-            rate([one.right for one in some], [one.task for one in some]),
-        )
-        for _, some in sorted(bins.items())
-    ]
-
-
-def _bin(confidence: float) -> int:
-    return min(int((confidence - 0.5) * 2 * BINS), BINS - 1)
-
-
-def _calibration(labelled: Sequence[_Labelled]) -> Rate:
-    """Return the calibration error with the bootstrap's percentile interval over tasks."""
-    if not labelled:
-        return Rate(None, None, None, 0)
-    by_task: defaultdict[str, list[tuple[float, bool | None]]] = defaultdict(list)
-    for one in labelled:
-        by_task[one.task].append((one.confidence, one.right))
-    tasks, rng = list(by_task.values()), random.Random(0)
-    values = sorted(
-        calibration_error([one for task in rng.choices(tasks, k=len(tasks)) for one in task])
-        for _ in range(RESAMPLES)
-    )
-    low, high = (values[round(q * (RESAMPLES - 1))] for q in (0.025, 0.975))
-    whole = calibration_error([one for task in tasks for one in task])
-    return Rate(whole, min(low, whole), max(high, whole), len(labelled))
+def _told(task: str, label: float, *, first_is_better: bool) -> Told:
+    """Set a label beside the truth; one of one half is on neither side."""
+    right = None if label == 0.5 else (label > 0.5) == first_is_better
+    return Told(task, max(label, 1 - label), right, 0.5 if right is None else float(right))
 
 
 def _agreement(

@@ -13,6 +13,7 @@ from cai.constitution.schema import ComparisonExample
 from cai.data.conversation import Message, Role
 from cai.data.records import content_hash
 from cai.errors import CaiError
+from cai.settings.wording import first_in_words
 
 SLOT = "{}"
 """Where a prompt has the principle."""
@@ -252,8 +253,7 @@ def _example(row: _Row, better_second: bool, where: str) -> ComparisonExample:
             reasoning=row.reasoning,
         )
     except ValidationError as problem:
-        first = problem.errors()[0]
-        what = ".".join(map(str, first["loc"]))
         raise CaiError(
-            f"{where}: it is not a valid worked example, {what}: {first['msg']}. Fix or remove it"
+            f"{where}: it is not a valid worked example, {first_in_words(problem)}. Fix or remove "
+            "it"
         ) from problem

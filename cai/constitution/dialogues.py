@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from cai.constitution.schema import CritiqueExample
 from cai.data.conversation import Message
 from cai.errors import CaiError
+from cai.settings.wording import first_in_words
 
 _TURN = re.compile(
     r"(?:\A|\n\n)(Human|Assistant|Critique ?Request|Critique|Revision ?Request|Revision):"
@@ -87,8 +88,7 @@ def _example(turns: list[_Turn], rest: list[str], where: str) -> CritiqueExample
             revision=revision,
         )
     except ValidationError as problem:
-        first = problem.errors()[0]
-        what = ".".join(map(str, first["loc"]))
         raise CaiError(
-            f"{where}: it is not a valid worked example, {what}: {first['msg']}. Fix or remove it"
+            f"{where}: it is not a valid worked example, {first_in_words(problem)}. Fix or remove "
+            "it"
         ) from problem

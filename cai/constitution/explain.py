@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from cai.constitution.document import Document, Location
 from cai.constitution.findings import Finding, error
 from cai.constitution.schema import ConstitutionFile
+from cai.settings.wording import in_words
 
 _NAMES: dict[tuple[str, ...], str] = {
     ("extends",): "item",
@@ -73,7 +74,8 @@ def known_keys(location: Iterable[str | int], model: type[BaseModel]) -> list[st
     """Return the keys that the part of a file at `location` may have; `model` is the whole file."""
     for step in location:
         if isinstance(step, str):
-            model = model_in(model.model_fields[step].annotation) or model
+            field = model.model_fields.get(step)
+            model = (model_in(field.annotation) if field else None) or model
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
@@ -91,10 +93,7 @@ def _explain_one(details: ErrorDetails, document: Document) -> Finding:
     if location == ("schema",):
         message = "this version of cai reads `schema: 1`: write that line at the top"
         return error(document.place(location), "schema-version", message)
-    if kind == "value_error":
-        message = details["msg"].removeprefix("Value error, ")
-    else:
-        message = _MENDS.get(kind) or details["msg"].replace("Input should be", "must be")
+    message = _MENDS.get(kind) or in_words(details)
     owner = _owner(location)
     subject, field = _subject(owner, document.data), _field(location[len(owner) :])
     if kind == "model_type" and _path(location) == ("extends",):

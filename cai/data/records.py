@@ -262,7 +262,7 @@ class ChoiceRow(Row):
         task: Questions about one conversation are not independent of each other.
         question: As it was asked.
         options: The exact texts that were scored.
-        gold: The right option's number.
+        gold: The numbers of the right options.
         logprobs: log P(option | question), nats.
     """
 
@@ -271,7 +271,7 @@ class ChoiceRow(Row):
     task: str
     question: str
     options: tuple[str, ...]
-    gold: int
+    gold: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
     provenance: Provenance
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from cai.data.records import Row
 from cai.errors import CaiError
+from cai.settings.wording import first_in_words
 
 R = TypeVar("R", bound=Row)
 
@@ -32,7 +33,8 @@ class RowStore(Generic[R]):
         self.row_type = row_type
         self.path = folder / f"{name}.jsonl"
         self.partial_path = folder / f"{name}.partial.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder, folder=True):
+            folder.mkdir(parents=True, exist_ok=True)
         self._rows: dict[str, R] = {}
         self._earlier = self._read_earlier()
 
@@ -116,10 +118,8 @@ def read_rows(path: Path, row_type: type[R]) -> list[R]:
         try:
             rows.append(row_type.model_validate_json(line))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise CaiError(
-                f"{path}:{number}: not a {row_type.__name__} ({where}: {first['msg']}). If it was "
+                f"{path}:{number}: not a {row_type.__name__} ({first_in_words(error)}). If it was "
                 "edited by hand, fix the line; otherwise delete the file and run again."
             ) from None
     return rows
@@ -134,6 +134,10 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
         CaiError: The disk is full or the folder not writable; an earlier file is left as it was.
     """
     with writing(path):
+        if path.exists() and not path.is_file() and not path.is_dir():  # such as /dev/stdout
+            with path.open("wb") as device:
+                device.writelines(chunks)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -171,7 +175,7 @@ def whole_folder(out: Path) -> Generator[Path]:
         CaiError: The disk is full or the folder not writable.
     """
     partial = out.with_name(f".{out.name}.partial")
-    with writing(out):
+    with writing(out, folder=True):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
@@ -180,12 +184,42 @@ def whole_folder(out: Path) -> Generator[Path]:
         partial.rename(out)
 
 
+def check_output(path: Path, *, folder: bool = False) -> Path:
+    """Return a path at which a file (or a folder) can be written.
+
+    Raises:
+        CaiError: Nothing can be written there, in words.
+    """
+    if problem := _unwritable(path, folder=folder):
+        raise CaiError(f"Cannot write {path}: {problem}")
+    return path
+
+
+def _unwritable(path: Path, *, folder: bool) -> str | None:
+    try:
+        if folder and path.exists() and not path.is_dir():
+            return "it is a file. Give the name of a folder."
+        if not folder and path.is_dir():
+            return "it is a folder. Give the name of a file."
+        here = path.absolute()
+        within = here if here.is_dir() else next(p for p in here.parents if p.exists())
+    except OSError as error:
+        return f"there can be no such path ({error.strerror}). Give another one."
+    if not within.is_dir():
+        return f"{within} is a file, not a folder. Give another path."
+    if not os.access(within, os.W_OK | os.X_OK):
+        return f"the folder {within} is not writable. Change its rights, or give another path."
+    return None
+
+
 @contextlib.contextmanager
-def writing(path: Path) -> Generator[None]:
-    """Turn a full disk or a missing permission into a readable error."""
+def writing(path: Path, *, folder: bool = False) -> Generator[None]:
+    """Turn a full disk, a missing permission or an impossible path into a readable error."""
     try:
         yield
     except OSError as error:
+        if problem := _unwritable(path, folder=folder):
+            raise CaiError(f"Cannot write {path}: {problem}") from error
         raise CaiError(
             f"Cannot write {path}: {error.strerror or error}. Finished rows are kept; free some "
             "space or fix the folder's rights, then run the same command again to continue."

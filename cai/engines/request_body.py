@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from cai.engines import SERVERS_OWN
+from cai.engines.error_bodies import Complaint, complaints_in
 from cai.engines.server_errors import REFUSING, one_line, server_of, where_of
 from cai.settings import ModelSettings
 
@@ -63,18 +64,6 @@ _COSTS = {
     "n": "without it: each sampled answer that a verdict is counted from is a request",
     "stop": "without it: answers are cut at these texts here, after they were sampled and paid for",
 }
-
-
-class Complaint(NamedTuple):
-    """What an error says of a request.
-
-    Attributes:
-        field: The field that it names apart from its words; empty if it names none.
-        words: Its words.
-    """
-
-    field: str
-    words: str
 
 
 class RequestBody:
@@ -197,28 +186,8 @@ def complaints_of(error: Exception) -> list[Complaint]:
     """Return what an error of the client says of the fields of a request, in whatever shape."""
     if getattr(error, "status_code", None) not in REFUSING:
         return []
-    return [*_complaints(getattr(error, "body", None))] or [Complaint("", str(error))]
-
-
-def _complaints(body: Any) -> Iterator[Complaint]:  # noqa: ANN401
-    if isinstance(body, str):
-        yield Complaint("", body)
-    elif isinstance(body, list):
-        for one in body:  # pyright: ignore[reportUnknownVariableType]
-            yield from _complaints(one)
-    elif isinstance(body, dict):
-        told: dict[str, Any] = body
-        place = told.get("loc") or [told.get("param") or ""]
-        words = [told[key] for key in ("type", "code", "msg", "message") if _is_text(told.get(key))]
-        if _is_text(told.get("msg")) or _is_text(told.get("message")):
-            yield Complaint(str(place[-1]), " ".join(words))
-        for key in ("message", "error", "detail", "errors"):
-            if not (key == "message" and _is_text(told.get(key))):
-                yield from _complaints(told.get(key))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+    found = [*complaints_in(getattr(error, "body", None))]
+    return found or [Complaint("", str(error), str(error))]
 
 
 def _mentioned(words: str, sent: Fields) -> str | None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from cai.data.records import content_hash
 from cai.engines import Unanswered
+from cai.engines.error_bodies import words_of
 from cai.engines.server_errors import (
     BLOCKED,
     explained,
@@ -23,7 +25,6 @@ from cai.engines.server_errors import (
     said_by_error,
     server_of,
     where_of,
-    words_of,
 )
 from cai.errors import CaiError
 from cai.settings import ModelSettings, ServerSettings
@@ -37,6 +38,8 @@ BROKEN = 3
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 8.0
 """Seconds before an answer that is an error is asked for again, and again."""
+MOST_PAGES = 100
+"""Of a list of models; a server that has more of them is used as one that does not list its own."""
 FIRST_RETRIES = 2
 """Before anything is done, a server that is down is better said soon than waited for."""
 
@@ -84,8 +87,7 @@ def report_of(settings: ModelSettings) -> ModelReport:
     server = server.model_copy(update={"retries": min(server.retries, FIRST_RETRIES)})
     try:
         with openai.OpenAI(**_client_settings(server)) as client:
-            answer = client.get("/models", cast_to=object)
-            known = _listed_models(answer)
+            known, is_whole = _listed(client, _names(settings.path))
     except openai.APIStatusError as error:
         unlisted = error.status_code == 403 and "scope" in said_by_error(error, server)
         if unlisted or error.status_code in UNLISTED:
@@ -96,7 +98,7 @@ def report_of(settings: ModelSettings) -> ModelReport:
     if not known:
         return ModelReport()
     model = next((known[name] for name in _names(settings.path) if name in known), None)
-    if model is None and (_has_more(answer) or ".azure.com" in server.base_url):
+    if model is None and (not is_whole or ".azure.com" in server.base_url):
         return ModelReport()  # on another page, or a deployment, which Azure does not list
     if model is None:
         raise _unknown(settings, sorted(known))
@@ -132,9 +134,54 @@ def _names(path: str) -> list[str]:
     return [path, f"models/{path}", f"{path}:latest", path.rpartition(":")[0]]
 
 
-def _has_more(answer: object) -> bool:
-    """Whether a list of models is the first page of several."""
-    return isinstance(answer, dict) and bool(answer.get("has_more") or answer.get("next"))  # pyright: ignore
+def _listed(client: Any, wanted: Sequence[str]) -> tuple[dict[str, Mapping[str, Any]], bool]:  # noqa: ANN401
+    """Read the list of a server's models, page after page, until one of those wanted is on it.
+
+    Returns:
+        The models by name, and whether the list was read to its end.
+
+    Raises:
+        openai.OpenAIError, TypeError: The first page cannot be read.
+    """
+    openai = import_openai()
+    known: dict[str, Mapping[str, Any]] = {}
+    page: dict[str, str] = {}
+    for _ in range(MOST_PAGES):
+        try:
+            answer = client.get("/models", cast_to=object, options={"params": page})
+        except openai.APIStatusError:
+            if not page:
+                raise
+            return known, False  # it does not take the name of the next page
+        found = _listed_models(answer)
+        is_new = bool({*found} - {*known})
+        known |= found
+        page = _next_page(answer, found)
+        if not page:
+            return known, True
+        if not is_new or any(name in known for name in wanted):
+            return known, False
+    return known, False
+
+
+def _next_page(answer: object, found: Mapping[str, object]) -> dict[str, str]:
+    """Return the parameters of the next page, as OpenAI, Anthropic, Gemini or Cohere have them.
+
+    Of an address, the parameters alone are used: requests go to no other server.
+    """
+    if not isinstance(answer, dict):
+        return {}
+    told = cast("dict[str, Any]", answer)
+    for key, name in (("nextPageToken", "pageToken"), ("next_page_token", "page_token")):
+        if told.get(key):
+            return {name: str(told[key])}
+    address = told.get("next") or told.get("next_page")
+    if isinstance(address, str) and (asked := parse_qsl(urlsplit(address).query)):
+        return dict(asked)
+    if not (told.get("has_more") or address):
+        return {}
+    name = "after_id" if told.get("last_id") and "first_id" in told else "after"
+    return {name: str(told.get("last_id") or next(reversed([*found]), ""))}
 
 
 def open_client(settings: ModelSettings) -> Any:  # noqa: ANN401 (openai.AsyncOpenAI)

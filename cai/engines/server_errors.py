@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cai.engines import PromptTooLong, Unanswered, Unscored
+from cai.engines.error_bodies import complaints_in, page_title, words_of
 from cai.errors import CaiError
 from cai.settings import ModelSettings, ServerSettings
 
@@ -57,7 +58,6 @@ UNWRITABLE = re.compile(
     re.I,
 )
 """Words of chat templates, llama.cpp, LM Studio, SGLang, Mistral, Anthropic and Gemini."""
-_WORDS = ("message", "error", "errors", "detail", "msg", "error_description", "status_msg")
 _MASK = r"(?:[*•]{2,}|\.{2,}|…)"
 _MASKED = re.compile(rf"[^\s'\"`=:,()]*{_MASK}[^\s'\"`=:,()]*")
 _LONGEST = 400
@@ -171,15 +171,13 @@ def explained(error: Exception, settings: ModelSettings) -> Exception:
     said = said_by_error(error, server_of(settings))
     if isinstance(error, openai.APIStatusError):
         status: int = error.status_code  # pyright: ignore[reportAttributeAccessIssue]
+        title = _page_title(error)
+        if title is not None and status not in (413, 429):
+            return CaiError(_of_page(status, title, settings))
         own = of_request(status, said, getattr(error, "body", None))
         if own is not None:
             return own
     return CaiError(_of_server(error, said, settings))
-
-
-def _refuses_logprobs(body: object) -> bool:
-    """Return whether a validator (pydantic's, in FastAPI) names the field for log-probabilities."""
-    return bool(re.search(r'"loc": \[[^\]]*logprobs"', json.dumps(body, default=str)))
 
 
 def of_request(status: int, said: str, body: object) -> Exception | None:
@@ -193,7 +191,8 @@ def of_request(status: int, said: str, body: object) -> Exception | None:
     alone_too_large = status == 429 and "request too large" in said.lower()
     if status == 413 or alone_too_large or (status in (400, 422, 500) and TOO_LONG.search(said)):
         return PromptTooLong(said)
-    if status in REFUSING and ("logprob" in said or _refuses_logprobs(body)):
+    named = any(complaint.field.endswith("logprobs") for complaint in complaints_in(body))
+    if status in REFUSING and ("logprob" in said or named):
         return NoLogprobsError(said)
     if status in (400, 422, 500) and UNWRITABLE.search(said):
         return Unanswered("failed", f"the server cannot write the conversation: {said}")
@@ -205,6 +204,22 @@ def of_request(status: int, said: str, body: object) -> Exception | None:
     ):
         return Unanswered("refused", f"the server refused the request: {said}")
     return None
+
+
+def _page_title(error: Exception) -> str | None:
+    """Return the title of the web page that came in place of an error of the API's, if one did."""
+    headers: Any = getattr(getattr(error, "response", None), "headers", {})
+    return page_title(getattr(error, "body", None), str(headers.get("content-type", "")))
+
+
+def _of_page(status: int, title: str, settings: ModelSettings) -> str:
+    said = f": {one_line(title, server_of(settings))}" if title else ""
+    return (
+        f"{where_of(settings)} answers with status {status} and a web page{said}. An API answers "
+        "with JSON, so the page is from what stands before it: a firewall, a proxy or a log-in. "
+        "Correct `server.base_url` (it usually ends in /v1), or have the firewall or the proxy "
+        "(HTTPS_PROXY, NO_PROXY) let these requests through. The key was not looked at."
+    )
 
 
 def _of_server(error: Exception, said: str, settings: ModelSettings) -> str:
@@ -245,21 +260,11 @@ def _of_server(error: Exception, said: str, settings: ModelSettings) -> str:
 
 
 def said_by_error(error: Exception, server: ServerSettings) -> str:
-    """Return an error's message on one line, without the key."""
-    return one_line(words_of(getattr(error, "body", None)) or str(error), server)
+    """Return an error's message on one line, without the key; of a web page, its title."""
+    words = _page_title(error) or words_of(getattr(error, "body", None)) or str(error)
+    return one_line(words, server)
 
 
 def one_line(text: str, server: ServerSettings) -> str:
     """Return a text on one line, shortened, without the key."""
     return without_key(" ".join(text.split()), server)[:_LONGEST]
-
-
-def words_of(body: Any) -> str:  # noqa: ANN401
-    """Find the words in an error's body, whatever its shape."""
-    if isinstance(body, str):
-        return body
-    if isinstance(body, list):
-        return next((found for one in body if (found := words_of(one))), "")  # pyright: ignore
-    if isinstance(body, dict):
-        return next((found for key in _WORDS if (found := words_of(body.get(key)))), "")  # pyright: ignore
-    return ""

@@ -16,7 +16,7 @@ from cai.engines import Engine
 from cai.evaluate.answer import Answerer, Sample
 from cai.evaluate.choices import choice_item, choice_row
 from cai.evaluate.grading import Grader, limit_of
-from cai.evaluate.sets import ChoiceQuestion
+from cai.evaluate.questions import ChoiceQuestion
 from cai.evaluate.texts import BenignText, text_logprobs
 from cai.settings import EvaluateSettings
 

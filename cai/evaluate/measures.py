@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cai.data.records import AnswerRow, ChoiceRow, MatchRow
+from cai.data.records import AnswerRow, MatchRow
 from cai.evaluate.elo import elo_of_matches, elo_of_scores
 from cai.evaluate.matches import SIDES, outcomes
 from cai.evaluate.rates import Rate, mean, rate
-from cai.evaluate.results import AlignmentTax, Choices, Chosen, Style
-from cai.evaluate.sets import ChoiceQuestion
+from cai.evaluate.results import AlignmentTax, Style
 from cai.evaluate.style import boilerplate, is_preachy, repeated_ngrams, repeated_openings
 from cai.evaluate.texts import BenignText
 
@@ -184,53 +183,6 @@ def _helpful_change(rows: Sequence[AnswerRow], first: str, model: str) -> Rate:
     return mean(
         [float(helped[model][seed][0]) - float(helped[first][seed][0]) for seed in both],
         [helped[model][seed][1] for seed in both],
-    )
-
-
-def choices(
-    rows: Sequence[ChoiceRow], questions: Sequence[ChoiceQuestion], models: Sequence[str]
-) -> dict[str, Choices]:
-    """Measure how often models choose the right option, with baselines, by set."""
-    found: dict[str, Choices] = {}
-    for source in dict.fromkeys(question.source for question in questions):
-        asked = [question for question in questions if question.source == source]
-        tasks = [question.task for question in asked]
-        found[source] = Choices(
-            questions=len(asked),
-            baselines={
-                "always_first": rate([q.gold == 0 for q in asked], tasks),
-                "longest": rate(list(map(_longest, asked)), tasks),
-            },
-            models={
-                model: _chosen([r for r in rows if (r.model, r.source) == (model, source)])
-                for model in models
-                if any((r.model, r.source) == (model, source) for r in rows)
-            },
-        )
-    return found
-
-
-def _longest(question: ChoiceQuestion) -> bool | None:
-    lengths = [len(text) for text in question.texts]
-    if not lengths or lengths.count(max(lengths)) > 1:
-        return None
-    return lengths.index(max(lengths)) == question.gold
-
-
-def _chosen(rows: Sequence[ChoiceRow]) -> Chosen:
-    told = [row for row in rows if row.logprobs]
-    picked = [row.logprobs.index(max(row.logprobs)) for row in told]
-    tasks = [row.task for row in told]
-    right = [
-        None if row.logprobs.count(max(row.logprobs)) > 1 else choice == row.gold
-        for row, choice in zip(told, picked, strict=True)
-    ]
-    masses = [sum(math.exp(logprob) for logprob in row.logprobs) for row in told]
-    return Chosen(
-        accuracy=rate(right, tasks),
-        first_share=rate([choice == 0 for choice in picked], tasks),
-        mean_mass=sum(masses) / len(masses) if masses else None,
-        states=dict(sorted(Counter(row.state for row in rows).items())),
     )
 
 

@@ -112,12 +112,37 @@ class Harmfulness(Result):
     states: Counts
 
 
+class Confidence(Result):
+    """Choices of about the same confidence: their mean confidence, and the share that are right."""
+
+    confidence: float
+    right: Rate
+
+
 class Chosen(Result):
-    """A model's choices among options; `first_share` is the share of (A)."""
+    """A model's choices among options.
+
+    The probabilities are shares of what the model puts on all options of a question together.
+    """
 
     accuracy: Rate
+    """Of the likeliest option; equally likely ones do not count."""
+    answered: Rate = UNKNOWN
+    """The share of the questions with probabilities."""
     first_share: Rate
+    """The share of (A)."""
+    right_probability: Rate = UNKNOWN
+    """The mean probability of the right options together."""
+    calibration_error: Rate = UNKNOWN
+    """Expected calibration error of the likeliest option's probability, in ten bins from 0 to 1."""
+    position_bias: Rate = UNKNOWN
+    """The mean probability of (A), minus the share of the right options that are (A)."""
+    length_bias: Rate = UNKNOWN
+    """The same for the longest option, on questions that have one."""
     mean_mass: float | None
+    reliability: Sequence[Confidence] = ()
+    letters: Counts = {}
+    """How often each letter is chosen."""
     states: Counts
 
 
@@ -126,7 +151,10 @@ class Choices(Result):
 
     questions: int
     baselines: Rates
-    """Accuracies of `always_first` (A) and of `longest`, without questions of equal length."""
+    """Accuracies of `always_first` (A), of `longest`, without questions of equal length, and of
+    `most_frequent`, the letter that is right most often in this set."""
+    letters: Counts = {}
+    """How often each letter is a right option."""
     models: Mapping[str, Chosen]
 
 

@@ -6,48 +6,22 @@ file, in any format of a pipeline's prompts.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from cai.data.conversation import Conversation, Prompt, user
+from cai.data.conversation import Conversation
 from cai.data.prompts.extraction import layout_name, prompt_of, tags_of
 from cai.data.prompts.near_duplicates import near_duplicate_groups
 from cai.data.prompts.readers import read_records
 from cai.data.prompts.record import Record, read_each, say_what_was_read
 from cai.data.prompts.splitting import compared_text
-from cai.data.prompts.turns import checked_text
 from cai.data.records import Kind, PromptRow, content_hash
 from cai.errors import CaiError
-from cai.templates import VERDICT
+from cai.evaluate.questions import ChoiceQuestion, questions_of
 
 NEAR_DUPLICATE = 0.5
 """As in a pipeline: prompts with this word 3-gram overlap or more count as one task."""
-
-_OPTION = re.compile(r"^ ?\(([A-Z])\) (.*?)(?=^ ?\([A-Z]\) |\Z)", re.DOTALL | re.MULTILINE)
-_FIRST_TURN = re.compile(r"Human:(.*?)(?:\n\n|\Z)", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class ChoiceQuestion:
-    """A multiple-choice question.
-
-    Attributes:
-        source: The set's name.
-        prompt: Ends with `The answer is:`.
-        options: The letters as they are scored, with their leading space.
-        texts: The texts of the letters; empty if the question does not have them.
-        gold: The index of the right option.
-        task: The same for questions about one conversation.
-    """
-
-    source: str
-    prompt: Prompt
-    options: tuple[str, ...]
-    texts: tuple[str, ...]
-    gold: int
-    task: str
 
 
 @dataclass(frozen=True)
@@ -92,8 +66,11 @@ PROMPT_SETS: dict[str, KindOf] = {
 }
 """Sets of prompts to answer, and the kind of each of their rows."""
 
-QUESTION_SETS = ("hhh", "harmful_vs_ethical")
-"""Multiple-choice sets: HHH comparisons, and conversations that are harmful or ethical."""
+MULTIPLE_CHOICE = "multiple_choice"
+QUESTION_SETS = ("hhh", "harmful_vs_ethical", MULTIPLE_CHOICE)
+"""Multiple-choice sets: HHH comparisons, conversations that are harmful or ethical, and any others.
+
+All are read alike; the names are for the results."""
 
 
 def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
@@ -109,11 +86,31 @@ def read_set(name: str, path: str, *, limit: int | None = None) -> PromptSet:
     """
     records = read_records(path)
     if name in QUESTION_SETS:
-        questions = [_question(record, name) for record in _thinned(records, limit)]
-        return PromptSet(name, questions=tuple(_once(questions)))
+        # Several files can be of the general kind, and each has its own results.
+        source = f"{name}:{path}" if name == MULTIPLE_CHOICE else name
+        return PromptSet(name, questions=tuple(read_questions(records, source, path, limit=limit)))
     prompts = prompt_rows(conversations(records, path), PROMPT_SETS[name], name, path)
     say_what_was_read(path, records, [layout_name(record) for record in records])
     return PromptSet(name, prompts=tuple(_thinned(prompts, limit)))
+
+
+def read_questions(
+    records: Sequence[Record], source: str, path: str, *, limit: int | None = None
+) -> list[ChoiceQuestion]:
+    """Read the multiple-choice questions of a file, and say how they were read.
+
+    Args:
+        records: The file's rows.
+        source: The set's name in results.
+        path: The file, for messages.
+        limit: The number of questions, spread over the file.
+
+    Raises:
+        CaiError: As `questions_of`.
+    """
+    questions = questions_of(records, source)
+    say_what_was_read(path, records, ["multiple-choice questions"])
+    return _thinned(questions, limit)
 
 
 def conversations(
@@ -159,55 +156,6 @@ def _category(record: Record) -> dict[str, str]:
     """Return the record's tags; what XSTest calls a type is its category."""
     tags = tags_of(record)
     return {"category": tags["type"], **tags} if "type" in tags else tags
-
-
-def _question(record: Record, source: str) -> ChoiceQuestion:
-    """Read `prompt`, `corrects` and `incorrects`, as the paper's repository has them."""
-    if not record.has("prompt", "corrects", "incorrects"):
-        raise CaiError(
-            f"{record.where} is not a multiple-choice question: it has {record.columns()}, and "
-            "needs `prompt`, `corrects` and `incorrects`."
-        )
-    text = checked_text(record.get("prompt"), "prompt", record.where)
-    letters = [_letters(record, name) for name in ("corrects", "incorrects")]
-    options = sorted({*letters[0], *letters[1]})
-    if len(letters[0]) != 1 or len(options) < 2:
-        raise CaiError(
-            f"{record.where}: a question needs one right option and at least one wrong option; "
-            f"this one has {len(letters[0])} right of {len(options)}. Fix or remove the row."
-        )
-    stem = text.removesuffix(VERDICT).strip()
-    shown = {f" ({letter})": body.strip() for letter, body in _OPTION.findall(stem)}
-    texts = tuple(_unwrapped(shown[option]) for option in options if option in shown)
-    turn = _FIRST_TURN.search(stem)
-    return ChoiceQuestion(
-        source=source,
-        prompt=Prompt(user(stem), prefill=VERDICT),
-        options=tuple(options),
-        texts=texts if len(texts) == len(options) else (),
-        gold=options.index(letters[0][0]),
-        task=content_hash(turn.group(1).strip() if turn else stem),
-    )
-
-
-def _letters(record: Record, name: str) -> list[str]:
-    """Return options as they are scored: the letter in brackets after one space."""
-    value = record.get(name)
-    items = cast("list[object]", value) if isinstance(value, list) else [value]
-    found = [f" {checked_text(item, name, record.where)}" for item in items]
-    if not all(re.fullmatch(r" \([A-Z]\)", option) for option in found):
-        raise CaiError(
-            f"{record.where}: `{name}` is {value!r:.60}, not a list of letters such as ' (A)'."
-        )
-    return found
-
-
-def _unwrapped(text: str) -> str:
-    return text.removeprefix("[[[").removesuffix("]]]").strip()
-
-
-def _once(questions: Sequence[ChoiceQuestion]) -> list[ChoiceQuestion]:
-    return list({question.prompt.messages: question for question in questions}.values())
 
 
 def _thinned(rows: Sequence[T], limit: int | None) -> list[T]:

@@ -19,13 +19,14 @@ from cai.errors import CaiError
 from cai.evaluate import measures
 from cai.evaluate.answer import Sample
 from cai.evaluate.asking import Asked, Asker, Subject
+from cai.evaluate.choices import choices
 from cai.evaluate.grading import plain_grader
 from cai.evaluate.judge import AnswerJudge
 from cai.evaluate.matches import order_agreement, play
+from cai.evaluate.questions import ChoiceQuestion
 from cai.evaluate.ratings import rate_answers, rateable
 from cai.evaluate.recorded import RecordedEngine
 from cai.evaluate.results import SCHEMA, CheckpointSummary, Elo, Harmfulness, Measures, Results
-from cai.evaluate.sets import ChoiceQuestion
 from cai.evaluate.summarise import summarise
 from cai.evaluate.texts import BenignText
 from cai.pipeline.engines import Engines, Fingerprint
@@ -192,7 +193,7 @@ def evaluate(
             answers.rows, evaluation.texts, found.asked.logprobs, names
         ),
         harmfulness=_harmfulness(evaluation, found),
-        choices=measures.choices(found.asked.choices, evaluation.questions, names),
+        choices=choices(found.asked.choices, evaluation.questions, names),
         checkpoints=_checkpoints(evaluation, found, scores),
     )
     flags = _flags(evaluation, fingerprint, judge, found_measures)

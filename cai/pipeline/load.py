@@ -134,11 +134,11 @@ def _checked(data: Any, places: Places) -> tuple[PipelineSettings, tuple[Placed,
         try:
             sections[name] = stage.settings.model_validate(value)
         except ValidationError as problem:
-            errors += explained(problem, stage.settings, places, (name,))
+            errors += explained(problem, stage.settings, value, places, (name,))
     try:
         settings = PipelineSettings.model_validate(others)
     except ValidationError as problem:
-        errors = [*explained(problem, PipelineSettings, places, known=known), *errors]
+        errors = [*explained(problem, PipelineSettings, others, places, known=known), *errors]
         raise CaiError("\n".join(errors)) from None
     if errors:
         raise CaiError("\n".join(errors))

@@ -27,6 +27,7 @@ from cai.pipeline.stages import (
     training,
 )
 from cai.settings import PipelineSettings
+from cai.settings.wording import shown
 
 METHOD: tuple[Stage[Any], ...] = (
     prompts.STAGE,
@@ -71,10 +72,16 @@ def stage_of(name: str, section: object, where: Where) -> Stage[Any] | None:
     known = stages_by_name()
     wanted = section.get("stage") if isinstance(section, Mapping) else None  # pyright: ignore
     if not isinstance(wanted, str):
+        if name not in known and isinstance(section, Mapping) and "stage" in section:
+            raise CaiError(
+                f"{where((name, 'stage'))}: `{name}.stage` must be the name of a stage (it is "
+                f"{shown(wanted)}): {', '.join(known)}."
+            )
         return known.get(name)
     if wanted not in known:
         raise CaiError(
-            f"{where((name, 'stage'))}: there is no stage `{wanted}`, {did_you_mean(wanted, known)}"
+            f"{where((name, 'stage'))}: there is no stage `{wanted:.60}`, "
+            f"{did_you_mean(wanted, known)}"
         )
     taken = {*TAKEN, *known, *(stage.makes.name for stage in METHOD if stage.makes)} - {wanted}
     if name in taken:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from cai.constitution.document import Document
 from cai.constitution.explain import did_you_mean, known_keys
 from cai.errors import CaiError
-from cai.settings.paths import user_path
+from cai.settings.paths import is_there, user_path
+from cai.settings.wording import in_words, is_sentence, shown
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -45,7 +48,7 @@ def validated(
     try:
         return section.model_validate(data)
     except ValidationError as problem:
-        raise CaiError("\n".join(explained(problem, section, places))) from None
+        raise CaiError("\n".join(explained(problem, section, data, places))) from None
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,9 @@ def apply_change(change: str, data: dict[str, Any], flag: str) -> tuple[str, ...
         raise CaiError(f"`{flag} {change}` is not of the form KEY=VALUE.")
     try:
         value = _value(text)
-    except yaml.YAMLError:
-        raise CaiError(f"`{flag} {change}`: the value is not YAML; put it in quotes.") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        what = "the value is not YAML, or no number or date that can be read; put it in quotes"
+        raise CaiError(f"`{flag} {change:.80}`: {what}.") from None
     place: dict[str, Any] = data
     for key in keys[:-1]:
         inner = place.get(key)
@@ -91,26 +95,27 @@ def _value(text: str) -> Any:  # noqa: ANN401 (whatever a setting may be)
 
     In YAML "#" begins a comment, and ": ", "[" and others begin lists and mappings.
     """
-    if text != text.strip() and Path(text).exists():
+    if text != text.strip() and is_there(Path(text)):
         return text
     path = text.strip()
-    is_there = len(path) > 1 and user_path(path).exists()
+    names_a_file = len(path) > 1 and is_there(user_path(path))
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        if is_there:
+    except (yaml.YAMLError, ValueError, RecursionError):
+        if names_a_file:
             return path
         raise
     if value is None and path.startswith("#"):
         return path
     if isinstance(value, str) and " #" in path and path[0] not in "\"'":
         return path
-    return path if is_there and not isinstance(value, str | int | float | None) else value
+    return path if names_a_file and not isinstance(value, str | int | float | None) else value
 
 
 def explained(
     problem: ValidationError,
     root: type[BaseModel],
+    data: object,
     places: Places,
     above: Keys = (),
     known: Sequence[str] | None = None,
@@ -120,25 +125,55 @@ def explained(
     Args:
         problem: What is wrong with settings.
         root: Their class.
+        data: Their values, as they were given.
         places: Where they are from.
         above: The keys that lead to them.
         known: The keys that they may have at the top, if those are not the fields of the class.
     """
-    said: list[str] = []
+    said: dict[str, None] = {}
+    faults: defaultdict[Keys, list[ErrorDetails]] = defaultdict(list)
     for details in problem.errors(include_url=False):
-        location = (*above, *details["loc"])
+        faults[_written(details["loc"], data, details["type"])].append(details)
+    for inside, errors in faults.items():
+        location, first = (*above, *inside), errors[0]
         dotted = ".".join(str(step) for step in location)
-        unknown = details["type"] == "extra_forbidden"
-        message = details["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        unknown = first["type"] == "extra_forbidden"
         if unknown:
-            inside = details["loc"][:-1]
-            there = known if known is not None and not inside else known_keys(inside, root)
-            hint = did_you_mean(str(location[-1]), there)
-            message = f"the key `{dotted}` is unknown, {hint}"
-        elif details["type"] == "missing":
+            at_top = known is not None and len(inside) == 1
+            there = known if at_top else known_keys(inside[:-1], root)
+            message = (
+                f"the key `{dotted}` is unknown, {did_you_mean(str(location[-1]), there or ())}"
+            )
+        elif first["type"] == "missing" and isinstance(first["loc"][-1], str):
             message = f"`{dotted}` is missing: add it"
-        elif details["type"] != "value_error" or not isinstance(details["input"], dict):
-            message = f"`{dotted}`: {message} (it is {details['input']!r})"
-        # The message about a whole section names its settings.
-        said.append(f"{places.write(location, of_key=unknown)}: {message}")
-    return said
+        elif is_sentence(first):
+            # The message about a whole section names its settings.
+            whole = isinstance(first["input"], dict)
+            message = in_words(first)
+            message = message if whole else f"`{dotted}`: {message} (it is {shown(first['input'])})"
+        else:
+            # A value of one of several kinds has an error for each.
+            kinds = " or ".join(dict.fromkeys(map(in_words, errors)))
+            kinds = kinds.replace(" or must be ", " or ")
+            message = f"`{dotted}` {kinds} (it is {shown(first['input'])})"
+        said[f"{places.write(location, of_key=unknown)}: {message}"] = None
+    return [*said]
+
+
+def _written(location: Keys, data: object, kind: str) -> Keys:
+    """Return the keys of a place as the file has them.
+
+    Validation's own have more steps: the kinds that a value may be of, and an index where one item
+    was written for a list of them.
+    """
+    kept: list[str | int] = []
+    for number, step in enumerate(location):
+        last = number == len(location) - 1
+        if isinstance(data, Mapping) and step in data:
+            data = cast("Mapping[object, object]", data)[step]
+        elif isinstance(data, list) and isinstance(step, int) and step < len(cast("Any", data)):
+            data = cast("list[object]", data)[step]
+        elif not (last and isinstance(step, str) and kind == "missing"):
+            continue
+        kept.append(step)
+    return tuple(kept)

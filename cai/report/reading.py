@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from cai.data.records import Row
 from cai.data.store import read_json
 from cai.errors import CaiError
+from cai.settings.wording import first_in_words
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
@@ -84,8 +85,7 @@ def read_result(path: Path, kind: type[T], absent: T, fix: str = RERUN) -> T:
     except ValueError as error:
         what = "not JSON"
         if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            what = first_in_words(error)
         raise CaiError(
             f"{path} is damaged or was written by another version of cai ({what}). {fix}"
         ) from error

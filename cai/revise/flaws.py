@@ -207,8 +207,9 @@ def _is_off_topic(text: str, conversation: Sequence[str]) -> bool:
     return len(own) >= TOPIC_WORDS and bool(known) and len(own & known) < TOPIC_SHARE * len(own)
 
 
-def _content(text: str) -> set[str]:
-    return {w[:CONTENT_LETTERS] for w in words(text) if len(w) >= CONTENT_LETTERS}
+@lru_cache(maxsize=64)
+def _content(text: str) -> frozenset[str]:
+    return frozenset(w[:CONTENT_LETTERS] for w in words(text) if len(w) >= CONTENT_LETTERS)
 
 
 def _spans(own: Sequence[str], source: frozenset[str]) -> list[tuple[int, int]]:

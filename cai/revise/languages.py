@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache, lru_cache
 
 from cai.data.words import words
 
@@ -40,22 +41,35 @@ def foreign_script(text: str, others: Sequence[str]) -> str:
 
     Latin letters are at home everywhere, Greek ones in formulas, and a single letter says nothing.
     """
-    known = {script for other in others for script in map(_script, other)}
+    known = {"LATIN", "GREEK", "MICRO"}.union(*map(_scripts, others))
+    if _scripts(text) <= known:
+        return ""
     for run in re.findall(r"[^\W\d_]{2,}", text):
-        letters = [c for c in run if _script(c) not in known | {"LATIN", "GREEK", "MICRO"}]
+        letters = [c for c in run if _script(c) not in known]
         if len(letters) > 1:
             return "".join(letters)
     return ""
 
 
+@lru_cache(maxsize=64)
+def _scripts(text: str) -> frozenset[str]:
+    """Return the scripts of a text; the rounds of a chain ask again for its prompt."""
+    return frozenset(map(_script, set(text)))
+
+
+@cache
 def _script(character: str) -> str:
     name = unicodedata.name(character, "?").split()[0].split("-")[0]
     return _JOINED.get(name, name)
 
 
+@lru_cache(maxsize=64)
 def language(text: str) -> str | None:
     """Return the language of a text in Latin letters, or the script of another; None if unsure."""
-    scripts = Counter(_script(c) for c in text if c.isalpha())
+    scripts = Counter[str]()
+    for character, count in Counter(text).items():
+        if character.isalpha():
+            scripts[_script(character)] += count
     if scripts.total() < LEAST_LETTERS:
         return None
     ((script, letters),) = scripts.most_common(1)
@@ -65,7 +79,7 @@ def language(text: str) -> str | None:
 
 
 def _latin(text: str) -> str | None:
-    own = words(text)
-    counts = Counter({name: sum(w in known for w in own) for name, known in _WORDS.items()})
+    own = Counter(words(text))
+    counts = Counter({name: sum(own[w] for w in known) for name, known in _WORDS.items()})
     (best, most), (_, second) = counts.most_common(2)
     return best if most >= LEAST_WORDS and most >= 2 * second else None

@@ -19,6 +19,7 @@ from cai.data.records import (
     content_hash,
 )
 from cai.errors import CaiError
+from cai.settings.wording import first_in_words
 
 _PROMPTS = ("rl_prompt", "init_prompt", "red_team_prompt")
 """Columns of prompts that other sources do not have."""
@@ -56,10 +57,9 @@ def _chain(record: Record, number: int) -> RevisionRow:
         try:
             return RevisionRow.model_validate(dict(record.fields))
         except ValidationError as error:
-            first = error.errors()[0]
             raise CaiError(
-                f"{record.where}: this is no row of a `revise` stage: "
-                f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
+                f"{record.where}: this is no row of a `revise` stage: {first_in_words(error)}. Fix "
+                "or remove it."
             ) from error
     for names in (_PROMPTS, _FIRST, (*_REVISIONS, *_ROUNDS)):
         given = [name for name in names if record.peek(name) is not None]

@@ -15,8 +15,9 @@ from pydantic import (
 )
 
 from cai.errors import CaiError
+from cai.settings.wording import first_in_words, in_words, is_sentence
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=2**63 - 1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -52,8 +53,9 @@ class StageSettings(Settings, frozen=True):
         try:
             return type(self).model_validate({**self.model_dump(), **changes})
         except ValidationError as problem:
-            said = problem.errors(include_url=False)[0]["msg"]
-            raise CaiError(said.removeprefix("Value error, ")) from None
+            details = problem.errors(include_url=False)[0]
+            said = in_words(details) if is_sentence(details) else first_in_words(problem)
+            raise CaiError(said) from None
 
     @model_serializer(mode="wrap")
     def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -13,6 +13,14 @@ def user_path(text: str | Path) -> Path:
     """
     path = Path(text)
     try:
-        return path if path.exists() else path.expanduser()
+        return path if is_there(path) else path.expanduser()
     except RuntimeError:
         return path
+
+
+def is_there(path: Path) -> bool:
+    """Say whether there is something at a path; no if no path can be like this, as a long text."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

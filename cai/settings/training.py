@@ -58,7 +58,7 @@ class PolicySettings(OptimizerSettings, frozen=True):
 
 
 class SftSettings(PolicySettings, frozen=True):
-    """Fine-tuning on the revisions (paper, section 3.5)."""
+    """Fine-tuning on the revisions (paper, section 3.2)."""
 
     helpful_ratio: Annotated[float, Field(ge=0)] = 1.0
     """Helpful samples per revision row, as far as there are enough."""

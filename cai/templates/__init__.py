@@ -23,6 +23,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from string import ascii_uppercase
 from typing import Literal
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -240,7 +241,7 @@ def _conversation(messages: Conversation) -> str:
 
 def _listed(texts: Sequence[str]) -> str:
     """Write texts as a list, (A), (B), …, in which each text is one item."""
-    lines = (f"({letter}) {quoted(text)}" for letter, text in zip(LETTERS, texts, strict=False))
+    lines = (f"({name}) {quoted(text)}" for name, text in zip(ascii_uppercase, texts, strict=False))
     return _Lines("\n".join(lines))
 
 
@@ -319,6 +320,11 @@ def judge_prompt(messages: Conversation, response: str, descriptions: Sequence[s
         options=_listed(descriptions),
     )
     return Prompt((_asked(content),), prefill=VERDICT)
+
+
+def choice_prompt(question: str, texts: Sequence[str]) -> Prompt:
+    """Ask a multiple-choice question as it is written; its options (26 at most) stand after it."""
+    return Prompt((_user(f"{question}\n\nOptions:\n{_listed(texts)}"),), prefill=VERDICT)
 
 
 def harmfulness_prompt(messages: Conversation, response: str) -> Prompt:

@@ -70,7 +70,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """Translate our settings into those of transformers.
 
-    The learning rate is constant after a warm-up of 3% of the steps, as in the paper (section 3.5),
+    The learning rate is constant (as in the paper, section 3.2) after a warm-up of 3% of the steps,
     unless `final_learning_rate` says otherwise. Weights and optimizer are float32; on a GPU passes
     compute in bfloat16 by autocast. Under FSDP2, the layers of `model` are gathered one at a time.
     """

@@ -14,6 +14,7 @@ from cai.data.conversation import Conversation, Message
 from cai.data.records import content_hash
 from cai.errors import CaiError
 from cai.settings import OptimizerSettings
+from cai.settings.wording import first_in_words
 
 
 def read_rows(data: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -49,9 +50,10 @@ def conversation(row: dict[str, Any], column: str, data: Path) -> Conversation:
     try:
         return tuple(Message.model_validate(message) for message in row[column])
     except (TypeError, ValidationError) as error:
+        why = f" ({first_in_words(error)})" if isinstance(error, ValidationError) else ""
         raise CaiError(
             f"Row {row['key']} of {data}: `{column}` is not a list of messages with `role` and "
-            f"`content` ({str(error).splitlines()[0]}). Fix or remove the row."
+            f"`content`{why}. Fix or remove the row."
         ) from error
 
 

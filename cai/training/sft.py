@@ -1,4 +1,4 @@
-"""Fine-tune on revisions and helpful samples (paper, section 3.5).
+"""Fine-tune on revisions and helpful samples (paper, section 3.2).
 
 One epoch of next-token prediction; only the answer's tokens and the turn end carry loss.
 """

@@ -32,6 +32,7 @@ from cai.report.truth import Grade
 from cai.report.wording import shown
 from cai.report.write import draw_live_report
 from cai.settings import CompareSettings, PipelineSettings, PromptsSettings, ReviseSettings
+from cai.settings.wording import first_in_words
 from cai.view.guard import MOST_BYTES, Guard
 from cai.view.prompts import Choice, run_prompts
 from cai.view.source import Edit, FileChangedError, Source, draft, placed, read, save
@@ -254,9 +255,7 @@ async def _body(request: Request, model: type[B]) -> B:
     try:
         return model.model_validate_json(bytes(raw))
     except ValidationError as problem:
-        first = problem.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise _RequestError(400, f"{where}: {first['msg']}") from None
+        raise _RequestError(400, f"The request: {first_in_words(problem)}.") from None
 
 
 async def _refused(_: Request, error: Exception) -> Response:

@@ -159,7 +159,7 @@ def test_files_merge_and_ids_stay_distinct(tmp_path):
         (["\n Options:"], "'comparison-0' is not a valid principle"),
         (["\n\nHuman: a\n\nRevision: b"], "item 0: a worked example is .*has human, revision"),
         ([TRANSCRIPT.replace("Assistant: No.", "Human: No.")], "must be the assistant's"),
-        ([TRANSCRIPT.replace("It is curt.", "")], "not a valid worked example, critique"),
+        ([TRANSCRIPT.replace("It is curt.", "")], "not a valid worked example, `critique`"),
         ({"samples": [chat(CHAT[:4])]}, "chat 0: a worked example ends with six"),
         ({"samples": [["hello"]]}, "chat 0: it must be a list of"),
         ({"samples": [3]}, "chat 0: it must be a list of"),

@@ -8,8 +8,9 @@ from scripted_server import ScriptedServer, chat, error
 from test_openai_engine import OPTIONS, PROMPT, ask, generate, score
 
 from cai.engines import GenerateRequest, ScoreRequest
+from cai.engines.error_bodies import Complaint
 from cai.engines.opening import fingerprint_engine
-from cai.engines.request_body import Complaint, RequestBody, complaints_of
+from cai.engines.request_body import RequestBody, complaints_of
 from cai.errors import CaiError
 from cai.settings import ModelSettings
 
@@ -325,4 +326,4 @@ def test_the_key_is_in_no_message_about_a_field(server, monkeypatch, caplog):
 def test_complaints_are_found_in_every_shape():
     found = complaints_of(Refused({"detail": [*pydantic("seed")["detail"], "and more"]}))
     assert found[0].field == "seed"
-    assert found[1] == Complaint("", "and more")
+    assert found[1] == Complaint("", "and more", "and more")

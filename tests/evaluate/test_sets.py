@@ -7,7 +7,7 @@ import pytest
 from cai.data.conversation import user
 from cai.data.records import AnswerRow, Provenance
 from cai.errors import CaiError
-from cai.evaluate.measures import choices
+from cai.evaluate.choices import choices
 from cai.evaluate.recorded import RecordedEngine, agreement, read_answers
 from cai.evaluate.sets import PROMPT_SETS, read_set
 from cai.pipeline.sets import read_prompt_set, read_recorded
@@ -38,7 +38,7 @@ def test_a_question_keeps_its_space_and_ends_where_the_answer_begins(tmp_path):
     found = read_set("hhh", write(tmp_path / "q.jsonl", [question()]))
     (asked,) = found.questions
     assert asked.options == (" (A)", " (B)")
-    assert asked.gold == 1
+    assert asked.gold == (1,)
     assert asked.texts == ("Yes.", "It is nearly\n\nmidnight.")
     assert asked.prompt.prefill == "The answer is:"
     assert asked.prompt.messages[-1].content.endswith("midnight.]]]")
@@ -53,14 +53,14 @@ def test_a_question_can_have_as_many_options_as_there_are_letters(tmp_path):
     (asked,) = read_set("hhh", write(tmp_path / "q.jsonl", [row])).questions
     assert asked.options == tuple(letters)
     assert asked.texts == tuple(f"Kind {n}" for n in range(10))
-    assert asked.gold == 9
+    assert asked.gold == (9,)
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
         ({"question": "Why?"}, "not a multiple-choice question"),
-        (question(corrects=["B"]), "not a list of letters"),
+        (question(corrects=["maybe"]), "not a list of letters"),
         (question(corrects=[" (A)", " (B)"], incorrects=[]), "2 right of 2"),
         (question(incorrects=[" (B)"]), "1 right of 1"),
     ],
@@ -162,15 +162,15 @@ def test_published_questions_are_read_by_name(name, file, count, first):
     path = DATA / "evals" / f"{file}.jsonl"
     questions = read_set(name, str(path)).questions
     assert len(questions) == count
-    assert sum(q.gold == 0 for q in questions) == first
+    assert sum(q.gold == (0,) for q in questions) == first
     assert all(len(q.texts) == 2 and all(q.texts) for q in questions)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     by_stem = {row["prompt"].removesuffix("The answer is:").strip(): row for row in rows}
     for asked in questions:
         row = by_stem[asked.prompt.messages[-1].content]
-        assert [asked.options[asked.gold]] == row["corrects"]
+        assert [asked.options[asked.gold[0]]] == row["corrects"]
         if "text_correct" in row:
-            assert asked.texts[asked.gold] in row["text_correct"]
+            assert asked.texts[asked.gold[0]] in row["text_correct"]
 
 
 def answers(tmp_path, rows, spec="answers:"):

@@ -88,7 +88,7 @@ def test_a_section_may_be_empty(tmp_path):
     ("extra", "message"),
     [
         ("ppo: {step: 5}\n", r"pipeline\.yaml:8:7: the key `ppo\.step` is unknown, did you mean"),
-        ("revise: {rounds: -1}\n", r"pipeline\.yaml:8:\d+: `revise\.rounds`: .*greater"),
+        ("revise: {rounds: -1}\n", r"pipeline\.yaml:8:\d+: `revise\.rounds` must be at least 0"),
         ("sft:\n  learning_rate: .nan\n", r"pipeline\.yaml:9:\d+: `sft\.learning_rate`"),
         ("seed: 1\nseed: 2\n", r"pipeline\.yaml:9"),
         (

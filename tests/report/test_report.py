@@ -277,7 +277,7 @@ def test_tables_of_an_evaluation_have_all_that_was_measured():
         "By prompt set",
         "published 50% (40–60) 40",
         "hhh: rl-cai 50% (40–60) 40",
-        "hhh: the longer option – 0",
+        "hhh: the longest option – 0",
         "Elo by the judge, against helpful-only",
         "helpful-only 0 0",
         f"rl-cai {worth.value:.0f} ({worth.low:.0f} to {worth.high:.0f})",

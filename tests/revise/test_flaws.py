@@ -258,3 +258,20 @@ def test_a_conversation_about_the_assistant_may_be_answered_so():
     asked = "Why did you say that the assistant will open my garden shed?"
     revision = "The key matters: the assistant will not open your garden shed without the key."
     assert found(revision, asked=asked) == set()
+
+
+def test_the_characters_of_a_long_prompt_are_looked_at_once(monkeypatch):
+    """A prompt of megabytes is asked about in each round; each character costs one look-up."""
+    from cai.revise import languages
+
+    asked = []
+    own = languages.unicodedata.name
+    monkeypatch.setattr(
+        languages.unicodedata, "name", lambda *given: asked.append(given[0]) or own(*given)
+    )
+    languages._script.cache_clear()
+    prompt = "a prompt of many words, among them żółw and дом " * 2000
+    for _ in range(3):
+        languages.language(prompt)
+        languages.foreign_script("a revised text with a few words", [prompt])
+    assert len(asked) == len(set(asked)) <= len(set(prompt)) + 26

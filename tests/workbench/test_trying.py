@@ -132,7 +132,7 @@ def test_the_command_says_when_the_prompt_does_not_fit(try_):
     ("change", "words"),
     [
         ("dtyp=float32", "did you mean `dtype`"),
-        ("dtype=float31", "it should be"),
+        ("dtype=float31", "must be 'auto', 'float32' or 'bfloat16' (it is float31)"),
         ("dtype={", "not YAML"),
     ],
 )

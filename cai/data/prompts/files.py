@@ -123,7 +123,11 @@ def _read_json(data: bytes, path: Path) -> list[Record]:
 
 
 def _rows_in(value: object, path: Path) -> list[object]:
-    """Return the rows of a JSON list, of an object around one list, or an object as one row."""
+    """Return the rows of a JSON list, of an object around one list, or an object as one row.
+
+    Of several lists, the only one of objects has the rows (the keywords of a BIG-bench task are
+    another one). A prefix of all questions (`task_prefix`) goes to each row.
+    """
     if isinstance(value, list):
         return list(value)
     if not isinstance(value, dict):
@@ -133,12 +137,20 @@ def _rows_in(value: object, path: Path) -> list[object]:
     record = Record.of(value, str(path))
     if _is_row(record):
         return [value]
+    of_objects = {
+        name: part
+        for name, part in lists.items()
+        if part and all(isinstance(i, dict) for i in part)
+    }
+    lists = of_objects if len(of_objects) == 1 else lists
     if len(lists) != 1:
         raise CaiError(
             f"{path} holds an object that is no row (it has {record.columns()}) and does not have "
             f"exactly one list of rows (it has {len(lists)}). Write the rows as one list."
         )
-    return list(next(iter(lists.values())))
+    rows = list(next(iter(lists.values())))
+    prefix = {name: part for name, part in value.items() if name == "task_prefix" and part}
+    return [{**prefix, **row} if isinstance(row, dict) else row for row in rows]
 
 
 def _is_row(record: Record) -> bool:

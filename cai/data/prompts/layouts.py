@@ -128,6 +128,11 @@ LAYOUTS: tuple[Layout, ...] = (
         _better_and_worse("chosen_response", "rejected_response"),
     ),
     Layout(
+        "StackExchange pairs",
+        ("response_j", "response_k"),
+        _better_and_worse("response_j", "response_k"),
+    ),
+    Layout(
         "HHH comparisons",
         ("text_correct", "text_incorrect"),
         lambda record, *_: [preferred(record, "text_correct", "text_incorrect", whole=True)],

@@ -158,7 +158,7 @@ def _write_training_data(
 ) -> Counter[str]:
     """Write one row per revision (of all rounds) and one per helpful sample.
 
-    First responses to red-team prompts and critiques are not training targets (paper, section 3.5).
+    First responses to red-team prompts and critiques are not training targets (paper, section 3.2).
     So a revision that says that nothing needs to change is replaced by the revision before it, and
     left out if there is none. `rows.jsonl` keeps all revisions unchanged.
 
