@@ -13,6 +13,7 @@ from typing import Any
 from cai import revise
 from cai.data.conversation import Message
 from cai.data.records import PromptRow, RevisionRow, content_hash
+from cai.data.rows import RowsResult
 from cai.data.store import RowStore, read_rows, write_json
 from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
@@ -24,7 +25,10 @@ from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output
 from cai.revise.flaws import FLAWS
 from cai.revise.quality import Assessed, Assessor, RevisionQuality, measure_revisions
 from cai.revise.wrappers import Wrapping
-from cai.settings import ReviseSettings
+from cai.settings import ModelSettings, ReviseSettings
+
+RESPONSES = "responses"
+"""The file of first responses, where another model revises them."""
 
 WRAPPINGS: dict[Wrapping, str] = {
     "unchanged": "revisions say that nothing needs to change (see `wrappers` in docs/settings.md)",
@@ -34,8 +38,10 @@ WRAPPINGS: dict[Wrapping, str] = {
 
 
 def _inputs(context: Context[ReviseSettings]) -> dict[str, str]:
-    constitution = context.constitution
+    constitution, reviser = context.constitution, context.reviser
+    other = {"reviser model": context.fingerprint(reviser)} if reviser != context.policy else {}
     return {
+        **other,
         "critique examples": content_hash(constitution.few_shot.critique),
         **{
             f"principle {principle.id}": f"{principle.supervised_hash}, weight {principle.weight}"
@@ -46,19 +52,9 @@ def _inputs(context: Context[ReviseSettings]) -> dict[str, str]:
 
 def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
     started = time.monotonic()
-    reviser = revise.Reviser(context.constitution, context.settings, context.seed)
-    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
     with Engines(context.fingerprint) as engines:
-        engine = engines[context.policy]
-        result = make_rows(
-            context,
-            engines,
-            reviser.items(prompts, engine),
-            partial(reviser.row, engine=engine),
-            store=RowStore(context.folder, RevisionRow),
-            concurrency=context.settings.concurrency,
-            title=context.name,
-        )
+        first = _first_responses(context, engines)
+        result = _made(context, engines, _reviser(context), context.reviser, first)
     _check_chains(result.rows, context.folder)
     assessor = Assessor(context.constitution)
     chains = [assessor.rounds(row) if row.state == "ok" else [] for row in result.rows]
@@ -75,14 +71,63 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
         engines.usage,
         started,
         **figures,
+        **_of_first(first),
         revisions_flawed=quality.flawed,
         revisions_left_out=left_out.total(),
     )
 
 
+def _reviser(context: Context[ReviseSettings]) -> revise.Reviser:
+    return revise.Reviser(context.constitution, context.settings, context.seed)
+
+
+def _first_responses(
+    context: Context[ReviseSettings], engines: Engines
+) -> RowsResult[RevisionRow] | None:
+    """Make the first responses, if another model is to revise them, and close their model."""
+    if context.reviser == context.policy:
+        (context.folder / f"{RESPONSES}.jsonl").unlink(missing_ok=True)
+        return None
+    responder = _reviser(context).responder
+    first = _made(context, engines, responder, context.policy, None, name=RESPONSES)
+    engines.keep(context.reviser)
+    return first
+
+
+def _made(
+    context: Context[ReviseSettings],
+    engines: Engines,
+    reviser: revise.Reviser,
+    model: ModelSettings,
+    first: RowsResult[RevisionRow] | None,
+    *,
+    name: str = "rows",
+) -> RowsResult[RevisionRow]:
+    """Make chains with a model, from the first responses if these are there."""
+    engine = engines[model]
+    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
+    return make_rows(
+        context,
+        engines,
+        reviser.items(prompts, engine, first and {row.key: row for row in first.rows}),
+        partial(reviser.row, engine=engine),
+        store=RowStore(context.folder, RevisionRow, name),
+        concurrency=context.settings.concurrency,
+        title=context.name if name == "rows" else f"{context.name}: {name}",
+    )
+
+
+def _of_first(first: RowsResult[RevisionRow] | None) -> dict[str, Any]:
+    """Return what metrics say of first responses that a model of their own gave."""
+    if first is None:
+        return {}
+    made = len(first.rows) - len(first.reused)
+    return {"responses_made": made, "response_states": first.states}
+
+
 def _check(context: Context[ReviseSettings]) -> None:
     """Refuse a constitution to draw nothing from, and an engine that is not installed."""
-    check_engines(context.policy)
+    check_engines(context.policy, context.reviser)
     if context.settings.rounds and not context.constitution.supervised:
         raise CaiError(
             f"The constitution {context.constitution.name} has no principle with `critique` and "
@@ -203,7 +248,7 @@ STAGE = Stage(
     needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, (HELPFUL,))),
     inputs=_inputs,
     run=_run,
-    outputs=("rows.jsonl", "train.parquet", "quality.json"),
+    outputs=(f"{RESPONSES}.jsonl", "rows.jsonl", "train.parquet", "quality.json"),
     check=_check,
     version=revise.VERSION,
 )

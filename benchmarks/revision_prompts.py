@@ -1,0 +1,145 @@
+"""Ways of asking for critiques and revisions, on the same first responses.
+
+    python -m benchmarks.revision_prompts MODEL PROMPTS --out FOLDER [--format transcript]
+        [--limit 24] [--tokens 96]
+
+MODEL answers the first PROMPTS (any file of docs/data.md). It then revises each answer once in each
+way of `WAYS`: so many worked examples, as a dialogue or as a question, the examples of the drawn
+principle first or not. The constitution is `harmless`, with only those principles that have a
+worked example. Everything is kept in FOLDER, and made only once.
+
+Prints the share of revisions with a flaw (`cai.revise.flaws`) for each way, with 95% intervals, and
+the shares of the commonest flaws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from benchmarks.revision_flaws import shown
+from benchmarks.show import markdown_table
+from cai.constitution import Constitution, load_constitution
+from cai.data.prompts import reader_of
+from cai.data.records import PromptRow, RevisionRow
+from cai.data.rows import run_rows
+from cai.data.store import RowStore
+from cai.engines import Engine
+from cai.engines.opening import open_engine
+from cai.evaluate.rates import rate
+from cai.revise import Reviser
+from cai.revise.quality import Assessor
+from cai.settings import ModelSettings, ReviseSettings, SourceSettings
+
+COUNTED = ReviseSettings().flaws
+NAMED = ("copied", "describes", "echo", "dialogue", "off_topic", "repetitive", "refusal")
+"""The flaws with a column of their own."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of asking."""
+
+    asking: str
+    few_shot: int
+    few_shot_order: str = "file"
+
+    @property
+    def name(self) -> str:
+        """The name of its file of rows, and of its line in the table."""
+        order = ", of the principle first" if self.few_shot_order == "principle" else ""
+        return f"{self.asking}, {self.few_shot} examples{order}"
+
+
+WAYS = [
+    *(Way(asking, few) for few in (0, 5, 1, 2) for asking in ("dialogue", "question")),
+    *(Way(asking, few, "principle") for few in (1, 2) for asking in ("dialogue", "question")),
+]
+
+
+def shortened(constitution: Constitution) -> Constitution:
+    """Keep only the principles that have a worked example."""
+    examples = constitution.few_shot.critique
+    kept = tuple(
+        p for p in constitution.supervised if any(example.is_of(p) for example in examples)
+    )
+    return constitution.model_copy(update={"principles": kept})
+
+
+def first_prompts(path: str, limit: int) -> list[PromptRow]:
+    """Return a random sample of the prompts of a file; larger samples contain smaller ones."""
+    read = reader_of(SourceSettings(path=path), Path.cwd()).prompts("red_team", seed=0)
+    rows = {
+        row.key: row.model_copy(update={"split": "train"})
+        for row in read
+        if isinstance(row, PromptRow)
+    }
+    return [rows[key] for key in sorted(rows)[:limit]]  # keys are hashes
+
+
+async def make(
+    prompts: list[PromptRow], engine: Engine, folder: Path, base: Reviser
+) -> dict[Way, list[RevisionRow]]:
+    """Answer all prompts, and revise the answers in each way; earlier rows are kept."""
+    first = await run_rows(
+        base.responder.items(prompts, engine),
+        partial(base.responder.row, engine=engine),
+        store=RowStore(folder, RevisionRow, "responses"),
+        concurrency=len(prompts),
+    )
+    answered = {row.key: row for row in first.rows}
+    made: dict[Way, list[RevisionRow]] = {}
+    for way in WAYS:
+        reviser = replace(base, settings=base.settings.model_copy(update=vars(way)))
+        found = await run_rows(
+            reviser.items(prompts, engine, answered),
+            partial(reviser.row, engine=engine),
+            store=RowStore(folder, RevisionRow, way.name),
+            concurrency=len(prompts),
+        )
+        made[way] = found.rows
+        print(f"{way.name}: {found.states}", flush=True)
+    await engine.close()
+    return made
+
+
+def table(made: dict[Way, list[RevisionRow]], constitution: Constitution) -> str:
+    """Lay out the shares of flawed revisions."""
+    assessor = Assessor(constitution)
+    lines: list[list[str]] = []
+    for way, rows in made.items():
+        rounds = [one for row in rows if row.state == "ok" for one in assessor.rounds(row)]
+        flawed = rate([r.is_flawed(COUNTED) for r in rounds], [r.key for r in rounds])
+        has = [set(one.flaws()) for one in rounds]
+        shares = [f"{sum(flaw in own for own in has) / max(len(has), 1):.2f}" for flaw in NAMED]
+        unchanged = f"{sum(not one.new for one in rounds) / max(len(rounds), 1):.2f}"
+        lines.append([way.name, shown(flawed), *shares, unchanged])
+    return markdown_table(("way", "flawed", *NAMED, "unchanged"), lines)
+
+
+def main() -> None:
+    """Make the chains and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("prompts")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--format", choices=("chat", "transcript"), default="chat")
+    parser.add_argument("--limit", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=96)
+    options = parser.parse_args()
+    prompts = first_prompts(options.prompts, options.limit)
+    constitution = shortened(load_constitution("harmless"))
+    settings = ReviseSettings(rounds=1, max_new_tokens=options.tokens)
+    model = ModelSettings(path=options.model, format=options.format, dtype="float32")
+    base = Reviser(constitution, settings)
+    made = asyncio.run(make(prompts, open_engine(model), options.out, base))
+    print(table(made, constitution))
+
+
+if __name__ == "__main__":
+    main()
