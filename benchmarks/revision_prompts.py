@@ -108,11 +108,11 @@ async def make(
 
 def table(made: dict[Way, list[RevisionRow]], constitution: Constitution) -> str:
     """Lay out the shares of flawed revisions."""
-    assessor = Assessor(constitution)
+    assessor = Assessor(constitution, COUNTED)
     lines: list[list[str]] = []
     for way, rows in made.items():
         rounds = [one for row in rows if row.state == "ok" for one in assessor.rounds(row)]
-        flawed = rate([r.is_flawed(COUNTED) for r in rounds], [r.key for r in rounds])
+        flawed = rate([r.flawed for r in rounds], [r.key for r in rounds])
         has = [set(one.flaws()) for one in rounds]
         shares = [f"{sum(flaw in own for own in has) / max(len(has), 1):.2f}" for flaw in NAMED]
         unchanged = f"{sum(not one.new for one in rounds) / max(len(rounds), 1):.2f}"

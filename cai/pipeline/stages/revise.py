@@ -56,7 +56,7 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
         first = _first_responses(context, engines)
         result = _made(context, engines, _reviser(context), context.reviser, first)
     _check_chains(result.rows, context.folder)
-    assessor = Assessor(context.constitution)
+    assessor = Assessor(context.constitution, context.settings.flaws)
     chains = [assessor.rounds(row) if row.state == "ok" else [] for row in result.rows]
     wrapped = Counter(one.wrapping for chain in chains for one in chain)
     for kind, what in WRAPPINGS.items():
@@ -74,6 +74,7 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
         **_of_first(first),
         revisions_flawed=quality.flawed,
         revisions_left_out=left_out.total(),
+        **({"gate_missed": _misses(context, quality)} if context.settings.gate else {}),
     )
 
 
@@ -159,7 +160,7 @@ def _assess(
         CaiError: More of them are flawed than the gate allows, and its action is `stop`.
     """
     settings, gate = context.settings, context.settings.gate
-    quality = measure_revisions(chains, settings.flaws)
+    quality = measure_revisions(chains)
     path = context.folder / "quality.json"
     write_json(path, asdict(quality))
     if not quality.flawed:
@@ -171,9 +172,12 @@ def _assess(
     )
     said = f"{quality.flawed:,} of {quality.revisions:,} revisions have flaws: {flaws}."
     look = f"`cai revisions {context.folder.parent}` shows them."
-    if gate and quality.flawed > gate.flawed * quality.revisions and gate.action == "stop":
+    missed = _misses(context, quality)
+    if gate and missed:
+        said += f" That is more than a share of {gate.flawed:g} (`{context.name}.gate`)."
+    if gate and missed and gate.action == "stop":
         raise CaiError(
-            f"{said} That is more than a share of {gate.flawed:g} (`{context.name}.gate`). {look} "
+            f"{said} {look} "
             f"Use another model, fewer worked examples (`{context.name}.few_shot`) or another "
             f"constitution, or set `{context.name}.gate.action` to `warn` to continue anyway."
         )
@@ -185,6 +189,15 @@ def _assess(
     treated = "left out of training" if settings.keep == "sound" else "trained on (`keep: all`)"
     context.progress.say(f"  {context.name}: {said} They are {treated}. {look}")
     return quality
+
+
+def _misses(context: Context[ReviseSettings], quality: RevisionQuality) -> list[str]:
+    """Return the bound of the gate that the revisions miss, if they do."""
+    gate = context.settings.gate
+    if gate is None or quality.flawed <= gate.flawed * quality.revisions:
+        return []
+    share = quality.flawed / quality.revisions
+    return [f"flawed is {share:.3f} (wanted: at most {gate.flawed:g})"]
 
 
 def _write_training_data(
@@ -236,7 +249,7 @@ def _unfit(one: Assessed, settings: ReviseSettings) -> str | None:
         return "unchanged"
     if one.wrapping == "wrapped" and settings.wrappers == "drop":
         return "wrapped"
-    if settings.keep == "sound" and one.is_flawed(settings.flaws):
+    if settings.keep == "sound" and one.flawed:
         return "flawed"
     return None
 
