@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cai.constitution import Constitution
-from cai.data.records import RevisionRow
+from cai.data.records import RevisionRow, Row
 from cai.revise.flaws import Examples, Found, Round, Where, find_flaws
 from cai.revise.wrappers import Wrapping, unwrap
 from cai.settings.revise import Flaw
@@ -62,6 +62,12 @@ class Assessed:
     def text(self, where: Where) -> str:
         """Return one of the texts."""
         return self.revision if where == "revision" else self.critique or ""
+
+
+class FlawsRow(Row):
+    """The flaws of a chain, by round: a line of `flaws.jsonl` of a `revise` stage."""
+
+    rounds: Sequence[Sequence[Found]]
 
 
 @dataclass(frozen=True)

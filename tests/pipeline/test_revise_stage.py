@@ -14,6 +14,7 @@ from cai.data.store import read_rows, write_rows
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.pipeline.stages.revise import STAGE
+from cai.revise.quality import FlawsRow
 from cai.settings import ReviseSettings
 
 PROMPTS = red_team_prompts(2)
@@ -119,6 +120,12 @@ def test_revisions_with_flaws_are_counted_and_left_out(stage, settings, trained)
         "2": {"revisions": 2, "flawed": wanted},
     }
     assert {one["text"] for one in quality["examples"]} == {FLAWED}
+    rows = read_rows(stage.folder / "rows.jsonl", RevisionRow)
+    found = read_rows(stage.folder / "flaws.jsonl", FlawsRow)
+    assert [(one.key, one.fingerprint) for one in found] == [(r.key, r.fingerprint) for r in rows]
+    assert [[[f.flaw for f in one] for one in row.rounds] for row in found] == [
+        [[], ["describes"]]
+    ] * 2
 
 
 def test_the_gate_stops_a_run_whose_revisions_are_bad(stage):

@@ -14,7 +14,7 @@ from cai import revise
 from cai.data.conversation import Message
 from cai.data.records import PromptRow, RevisionRow, content_hash
 from cai.data.rows import RowsResult
-from cai.data.store import RowStore, read_rows, write_json
+from cai.data.store import RowStore, read_rows, write_json, write_rows
 from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
@@ -23,7 +23,7 @@ from cai.pipeline.data_stage import data_metrics, make_rows
 from cai.pipeline.engines import Engines
 from cai.pipeline.stage import HELPFUL, POLICY, PROMPTS, REVISIONS, Need, Output, Stage
 from cai.revise.flaws import FLAWS
-from cai.revise.quality import Assessed, Assessor, RevisionQuality, measure_revisions
+from cai.revise.quality import Assessed, Assessor, FlawsRow, RevisionQuality, measure_revisions
 from cai.revise.wrappers import Wrapping
 from cai.settings import ModelSettings, ReviseSettings
 
@@ -63,6 +63,12 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
         if wrapped[kind]:
             total = sum(wrapped.values())
             context.progress.say(f"  {context.name}: {wrapped[kind]:,} of {total:,} {what}.")
+    flaws = [
+        FlawsRow(key=row.key, fingerprint=row.fingerprint, rounds=[one.found for one in chain])
+        for row, chain in zip(result.rows, chains, strict=True)
+        if chain
+    ]
+    write_rows(context.folder / "flaws.jsonl", flaws)
     quality = _assess(context, chains)
     left_out = _write_training_data(context, result.rows, chains)
     figures = {f"revisions_{kind}": wrapped[kind] for kind in WRAPPINGS}
@@ -261,7 +267,7 @@ STAGE = Stage(
     needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, (HELPFUL,))),
     inputs=_inputs,
     run=_run,
-    outputs=(f"{RESPONSES}.jsonl", "rows.jsonl", "train.parquet", "quality.json"),
+    outputs=(f"{RESPONSES}.jsonl", "rows.jsonl", "train.parquet", "flaws.jsonl", "quality.json"),
     check=_check,
     version=revise.VERSION,
 )
