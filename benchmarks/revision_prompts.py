@@ -1,7 +1,7 @@
 """Ways of asking for critiques and revisions, on the same first responses.
 
     python -m benchmarks.revision_prompts MODEL PROMPTS --out FOLDER [--format transcript]
-        [--limit 24] [--tokens 96]
+        [--limit 24] [--tokens 96] [--minutes 600]
 
 MODEL answers the first PROMPTS (any file of docs/data.md). It then revises each answer once in each
 way of `WAYS`: so many worked examples, as a dialogue or as a question, the examples of the drawn
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from cai.revise.quality import Assessor
 from cai.settings import ModelSettings, ReviseSettings, SourceSettings
 
 COUNTED = ReviseSettings().flaws
+IN_FLIGHT = 4
+"""Chains of one way that are made at the same time."""
 NAMED = ("copied", "describes", "echo", "dialogue", "off_topic", "repetitive", "refusal")
 """The flaws with a column of their own."""
 
@@ -55,8 +58,8 @@ class Way:
 
 
 WAYS = [
-    *(Way(asking, few) for few in (0, 5, 1, 2) for asking in ("dialogue", "question")),
-    *(Way(asking, few, "principle") for few in (1, 2) for asking in ("dialogue", "question")),
+    *(Way(asking, few) for few in (0, 1, 2, 5) for asking in ("dialogue", "question")),
+    *(Way(asking, 1, "principle") for asking in ("dialogue", "question")),
 ]
 
 
@@ -81,9 +84,13 @@ def first_prompts(path: str, limit: int) -> list[PromptRow]:
 
 
 async def make(
-    prompts: list[PromptRow], engine: Engine, folder: Path, base: Reviser
+    prompts: list[PromptRow], engine: Engine, folder: Path, base: Reviser, minutes: float
 ) -> dict[Way, list[RevisionRow]]:
-    """Answer all prompts, and revise the answers in each way; earlier rows are kept."""
+    """Answer all prompts, and revise the answers in each way, all ways side by side.
+
+    Earlier rows are kept. After so many minutes, those prompts are left out that were not yet
+    revised in every way.
+    """
     first = await run_rows(
         base.responder.items(prompts, engine),
         partial(base.responder.row, engine=engine),
@@ -91,19 +98,20 @@ async def make(
         concurrency=len(prompts),
     )
     answered = {row.key: row for row in first.rows}
-    made: dict[Way, list[RevisionRow]] = {}
-    for way in WAYS:
+    stores = {way: RowStore(folder, RevisionRow, way.name) for way in WAYS}
+
+    async def revise(way: Way, store: RowStore[RevisionRow]) -> None:
         reviser = replace(base, settings=base.settings.model_copy(update=vars(way)))
-        found = await run_rows(
-            reviser.items(prompts, engine, answered),
-            partial(reviser.row, engine=engine),
-            store=RowStore(folder, RevisionRow, way.name),
-            concurrency=len(prompts),
-        )
-        made[way] = found.rows
-        print(f"{way.name}: {found.states}", flush=True)
+        items = reviser.items(prompts, engine, answered)
+        make_row = partial(reviser.row, engine=engine)
+        await run_rows(items, make_row, store=store, concurrency=IN_FLIGHT, last=False)
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(60 * minutes):
+            await asyncio.gather(*(revise(way, store) for way, store in stores.items()))
     await engine.close()
-    return made
+    done = set.intersection(*({row.key for row in store.rows} for store in stores.values()))
+    return {way: [row for row in s.rows if row.key in done] for way, s in stores.items()}
 
 
 def table(made: dict[Way, list[RevisionRow]], constitution: Constitution) -> str:
@@ -131,13 +139,15 @@ def main() -> None:
     parser.add_argument("--format", choices=("chat", "transcript"), default="chat")
     parser.add_argument("--limit", type=int, default=24)
     parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--minutes", type=float, default=600)
     options = parser.parse_args()
     prompts = first_prompts(options.prompts, options.limit)
     constitution = shortened(load_constitution("harmless"))
     settings = ReviseSettings(rounds=1, max_new_tokens=options.tokens)
     model = ModelSettings(path=options.model, format=options.format, dtype="float32")
     base = Reviser(constitution, settings)
-    made = asyncio.run(make(prompts, open_engine(model), options.out, base))
+    engine = open_engine(model)
+    made = asyncio.run(make(prompts, engine, options.out, base, options.minutes))
     print(table(made, constitution))
 
 
