@@ -183,7 +183,7 @@ def _judged(
 def _show_verdicts(console: Console, verdicts: RevisionVerdicts, model: ModelSettings) -> None:
     total = sum(verdicts.states.values())
     states = ", ".join(f"{count:,} {state}" for state, count in verdicts.states.items())
-    console.print(f"\n{total:,} revisions were judged by {spelling(model)}: {states}.")
+    console.print(f"\nJudged by {spelling(model)}, of {total:,} revisions: {states}.")
     for state, error in verdicts.errors.items():
         if state != "tie":
             console.print(f"The first `{state}`: {visible(error)}")
@@ -191,8 +191,8 @@ def _show_verdicts(console: Console, verdicts: RevisionVerdicts, model: ModelSet
     table.add_row("all", *_cells(verdicts.better))
     for number, share in verdicts.by_round.items():
         table.add_row(f"round {number}", *_cells(share))
-    shares = verdicts.by_principle if len(verdicts.by_principle) > 1 else {}
-    for name, share in sorted(shares.items(), key=lambda one: one[1].value or 0.0):
+    shares = [one for one in verdicts.by_principle.items() if one[1].value is not None]
+    for name, share in sorted(shares, key=lambda one: one[1].value or 0.0):
         table.add_row(Text(visible(name) or "(not named)"), *_cells(share))
     console.print(table)
     if not verdicts.better.n:
