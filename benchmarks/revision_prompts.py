@@ -8,14 +8,15 @@ way of `WAYS`: so many worked examples, as a dialogue or as a question, the exam
 principle first or not. The constitution is `harmless`, with only those principles that have a
 worked example. Everything is kept in FOLDER, and made only once.
 
-Prints the share of revisions with a flaw (`cai.revise.flaws`) for each way, with 95% intervals, and
-the shares of the commonest flaws.
+Prints the share of revisions with a flaw (`cai.revise.flaws`) for each way and for several ways
+together, with 95% intervals clustered by prompt, and the shares of the commonest flaws.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,11 +33,11 @@ from cai.engines import Engine
 from cai.engines.opening import open_engine
 from cai.evaluate.rates import rate
 from cai.revise import Reviser
-from cai.revise.quality import Assessor
+from cai.revise.quality import Assessed, Assessor
 from cai.settings import ModelSettings, ReviseSettings, SourceSettings
 
 COUNTED = ReviseSettings().flaws
-IN_FLIGHT = 4
+IN_FLIGHT = 2
 """Chains of one way that are made at the same time."""
 NAMED = ("copied", "describes", "echo", "dialogue", "off_topic", "repetitive", "refusal")
 """The flaws with a column of their own."""
@@ -114,18 +115,36 @@ async def make(
     return {way: [row for row in s.rows if row.key in done] for way, s in stores.items()}
 
 
-def table(made: dict[Way, list[RevisionRow]], constitution: Constitution) -> str:
-    """Lay out the shares of flawed revisions."""
+POOLED: dict[str, Callable[[Way], bool]] = {
+    "all without examples": lambda way: not way.few_shot,
+    "all with examples": lambda way: bool(way.few_shot),
+    "all as a dialogue": lambda way: way.asking == "dialogue",
+    "all as a question": lambda way: way.asking == "question",
+}
+"""The last lines of the table: several ways together."""
+
+
+def table(made: Mapping[Way, Sequence[RevisionRow]], constitution: Constitution) -> str:
+    """Lay out the shares of flawed revisions, by way and pooled."""
     assessor = Assessor(constitution, COUNTED)
-    lines: list[list[str]] = []
-    for way, rows in made.items():
-        rounds = [one for row in rows if row.state == "ok" for one in assessor.rounds(row)]
-        flawed = rate([r.flawed for r in rounds], [r.key for r in rounds])
-        has = [set(one.flaws()) for one in rounds]
-        shares = [f"{sum(flaw in own for own in has) / max(len(has), 1):.2f}" for flaw in NAMED]
-        unchanged = f"{sum(not one.new for one in rounds) / max(len(rounds), 1):.2f}"
-        lines.append([way.name, shown(flawed), *shares, unchanged])
-    return markdown_table(("way", "flawed", *NAMED, "unchanged"), lines)
+    seen = {
+        way: [one for row in rows if row.state == "ok" for one in assessor.rounds(row)]
+        for way, rows in made.items()
+    }
+    lines = {way.name: rounds for way, rounds in seen.items()} | {
+        name: [one for way, rounds in seen.items() if within(way) for one in rounds]
+        for name, within in POOLED.items()
+    }
+    head = ("way", "flawed", *NAMED, "unchanged")
+    return markdown_table(head, [_line(name, rounds) for name, rounds in lines.items()])
+
+
+def _line(name: str, rounds: Sequence[Assessed]) -> list[str]:
+    flawed = rate([one.flawed for one in rounds], [one.key for one in rounds])
+    has = [set(one.flaws()) for one in rounds]
+    counts = [sum(flaw in own for own in has) for flaw in NAMED]
+    shares = [f"{n / max(len(rounds), 1):.2f}" for n in (*counts, sum(not r.new for r in rounds))]
+    return [name, shown(flawed), *shares]
 
 
 def main() -> None:

@@ -269,9 +269,12 @@ def test_all_ways_revise_the_same_responses_and_their_flaws_are_counted(tmp_path
     made, table = revised_in_every_way(tmp_path)
     assert len({tuple((r.key, r.response) for r in rows) for rows in made.values()}) == 1
     lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines()}
-    assert {name: line[2] for name, line in lines.items() if "example" in name} == {
-        way.name: "1.00" if way.few_shot else "0.00" for way in revision_prompts.WAYS
-    }
+    wanted = {w.name: "1.00" if w.few_shot else "0.00" for w in revision_prompts.WAYS}
+    pooled = {"all with examples": "1.00", "all without examples": "0.00"}
+    both = {"all as a dialogue": "0.80", "all as a question": "0.80"}
+    wanted = {**wanted, **pooled, **both}
+    assert {name: lines[name][2] for name in wanted} == wanted
+    assert lines["all with examples"][1].endswith("of 24")
 
 
 def test_prompts_that_were_not_revised_in_every_way_are_in_no_line(tmp_path):

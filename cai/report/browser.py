@@ -163,6 +163,7 @@ def _revisions(
             body={
                 "response": shown(row.response),
                 "labels": [_known(label) for label in labels],
+                "models": _two_models(row),
                 "steps": [
                     {
                         "principle": shown(step.principle.id),
@@ -201,6 +202,13 @@ def _flaw_facet(rounds: Sequence[Sequence[Found]] | None) -> list[str]:
         for one in found
     }
     return sorted(names) or ["none"]
+
+
+def _two_models(row: RevisionRow) -> list[str]:
+    """Return the models of the first response and of the revisions, if they are two."""
+    if row.responder is None:
+        return []
+    return [shown(row.responder.model), shown(row.provenance.model)]
 
 
 def _comparisons(

@@ -63,8 +63,9 @@ function flawMarks(flaws, where) {
     });
 }
 
-function drawRevision({ response, labels, steps }) {
-  const nodes = [said("First response", chip(labels[0])), text(response)];
+// `models` are those of the first response and of the revisions, if they are two.
+function drawRevision({ response, labels, models, steps }) {
+  const nodes = [said("First response", models[0] ? `by ${models[0]}` : null, chip(labels[0])), text(response)];
   let before = response;
   steps.forEach((step, n) => {
     const principle = element("b", {}, step.principle);
@@ -79,6 +80,7 @@ function drawRevision({ response, labels, steps }) {
     nodes.push(
       said(
         `Revision ${n + 1}`,
+        models[1] ? `by ${models[1]}` : null,
         step.critique === null ? principle : null,
         chip(labels[n + 1]),
         same ? element("span", { class: "same" }, "unchanged") : null,
