@@ -84,14 +84,16 @@ def revisions(
         _show_all(console, rounds, wanted)
     elif quality.examples:
         _show_examples(console, quality)
-    found = {**asdict(quality)}
+    found, verdicts = {**asdict(quality)}, None
     if judge is not None:
         model = source.judge(judge, judge_set)
         verdicts = _judged(console, source, model, drawn(chains, limit))
-        _show_verdicts(console, verdicts, model)
+        _show_verdicts(console, verdicts, spelling(model))
         found["judge"] = {"model": spelling(model), **asdict(verdicts)}
     if json_file is not None:
         write_json(json_file, found)
+    if verdicts and not verdicts.better.n:
+        raise CaiError(f"The judge has no verdict on any revision ({_counts(verdicts.states)}).")
 
 
 @dataclass(frozen=True)
@@ -180,10 +182,9 @@ def _judged(
     return with_engine(console, model, ask)
 
 
-def _show_verdicts(console: Console, verdicts: RevisionVerdicts, model: ModelSettings) -> None:
-    total = sum(verdicts.states.values())
-    states = ", ".join(f"{count:,} {state}" for state, count in verdicts.states.items())
-    console.print(f"\nJudged by {spelling(model)}, of {total:,} revisions: {states}.")
+def _show_verdicts(console: Console, verdicts: RevisionVerdicts, judge: str) -> None:
+    states = verdicts.states
+    console.print(f"\nJudged by {judge}, of {sum(states.values()):,} revisions: {_counts(states)}.")
     for state, error in verdicts.errors.items():
         if state != "tie":
             console.print(f"The first `{state}`: {visible(error)}")
@@ -195,10 +196,10 @@ def _show_verdicts(console: Console, verdicts: RevisionVerdicts, model: ModelSet
     for name, share in sorted(shares, key=lambda one: one[1].value or 0.0):
         table.add_row(Text(visible(name) or "(not named)"), *_cells(share))
     console.print(table)
-    if not verdicts.better.n:
-        raise CaiError(
-            f"{spelling(model)} has no verdict on any of {total:,} revisions ({states})."
-        )
+
+
+def _counts(states: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {state}" for state, count in states.items())
 
 
 def _cells(share: Rate) -> tuple[str, str, str]:

@@ -153,11 +153,11 @@ def test_what_has_no_verdict_is_counted_and_in_no_share(command):
 
 def test_a_judge_without_any_verdict_is_an_error(command):
     nothing = {"score": lambda _: [-40.0, -40.0], "compare": {"labels": {"min_mass": 0.1}}}
-    done, _ = command({"revise": CHAINS}, "--judge", "big", revise={}, **nothing)
+    done, found = command({"revise": CHAINS}, "--judge", "big", revise={}, **nothing)
     assert done.exit_code == 1
-    assert "no verdict on any of 7 revisions (1 unchanged, 6 unparsed)" in " ".join(
-        done.output.split()
-    )
+    said = " ".join(done.output.split())
+    assert "no verdict on any revision (1 unchanged, 6 unparsed)" in said
+    assert found["judge"]["better"] == {"value": None, "low": None, "high": None, "n": 0}
 
 
 def test_words_around_a_revision_are_not_judged(command):
