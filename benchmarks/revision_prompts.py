@@ -1,7 +1,7 @@
 """Ways of asking for critiques and revisions, on the same first responses.
 
     python -m benchmarks.revision_prompts MODEL PROMPTS --out FOLDER [--format transcript]
-        [--limit 24] [--tokens 96] [--minutes 600]
+        [--few-shot 0 1 2 5] [--limit 24] [--tokens 96] [--minutes 600]
 
 MODEL answers the first PROMPTS (any file of docs/data.md). It then revises each answer once in each
 way of `WAYS`: so many worked examples, as a dialogue or as a question, the examples of the drawn
@@ -85,7 +85,13 @@ def first_prompts(path: str, limit: int) -> list[PromptRow]:
 
 
 async def make(
-    prompts: list[PromptRow], engine: Engine, folder: Path, base: Reviser, minutes: float
+    prompts: list[PromptRow],
+    engine: Engine,
+    folder: Path,
+    base: Reviser,
+    *,
+    ways: Sequence[Way] = WAYS,
+    minutes: float,
 ) -> dict[Way, list[RevisionRow]]:
     """Answer all prompts, and revise the answers in each way, all ways side by side.
 
@@ -99,7 +105,7 @@ async def make(
         concurrency=len(prompts),
     )
     answered = {row.key: row for row in first.rows}
-    stores = {way: RowStore(folder, RevisionRow, way.name) for way in WAYS}
+    stores = {way: RowStore(folder, RevisionRow, way.name) for way in ways}
 
     async def revise(way: Way, store: RowStore[RevisionRow]) -> None:
         reviser = replace(base, settings=base.settings.model_copy(update=vars(way)))
@@ -157,6 +163,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--format", choices=("chat", "transcript"), default="chat")
     parser.add_argument("--limit", type=int, default=24)
+    parser.add_argument("--few-shot", type=int, nargs="+", default=[0, 1, 2, 5])
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--minutes", type=float, default=600)
     options = parser.parse_args()
@@ -166,7 +173,9 @@ def main() -> None:
     model = ModelSettings(path=options.model, format=options.format, dtype="float32")
     base = Reviser(constitution, settings)
     engine = open_engine(model)
-    made = asyncio.run(make(prompts, engine, options.out, base, options.minutes))
+    ways = [way for way in WAYS if way.few_shot in options.few_shot]
+    work = make(prompts, engine, options.out, base, ways=ways, minutes=options.minutes)
+    made = asyncio.run(work)
     print(table(made, constitution))
 
 
