@@ -50,7 +50,7 @@ def judged(target: str, *, labelled: bool) -> Iterator[Judged]:
         rows = read_chains(name)
         own = load_constitution(beside) if beside else None
     labels = json.loads(Path(beside).read_text()) if labelled else None
-    assessor = Assessor(own)
+    assessor = Assessor(own, COUNTED)
     for row in rows:
         for one in assessor.rounds(row):
             bad = labels.get(f"{one.key}/{one.number}") if labels else False
@@ -74,7 +74,7 @@ def main() -> None:
         flaws = [set(row.seen.flaws()) for row in rows]
         counts = [str(sum(flaw in own for own in flaws)) for flaw in FLAWS]
         bad = str(sum(row.bad for row in rows))
-        flawed = str(sum(row.seen.is_flawed(COUNTED) for row in rows))
+        flawed = str(sum(row.seen.flawed for row in rows))
         lines.append(
             [
                 target.partition("@")[0].rstrip("/").rpartition("/")[2],
@@ -86,10 +86,10 @@ def main() -> None:
         )
     print(markdown_table(head, lines))
     every = [row for rows in found.values() for row in rows]
-    flawed = [row for row in every if row.seen.is_flawed(COUNTED)]
+    flawed = [row for row in every if row.seen.flawed]
     bad = [row for row in every if row.bad]
     precision = rate([row.bad for row in flawed], [row.task for row in flawed])
-    recall = rate([row.seen.is_flawed(COUNTED) for row in bad], [row.task for row in bad])
+    recall = rate([row.seen.flawed for row in bad], [row.task for row in bad])
     print(f"\nprecision {shown(precision)}, recall {shown(recall)}")
 
 

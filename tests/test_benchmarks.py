@@ -1,25 +1,31 @@
 """What decides in the benchmarks, and the page of results."""
 
+import asyncio
 import copy
 import math
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from plain_runs import red_team_prompts
 from verdicts import orders
 
-from benchmarks import quickstart, tables
+from benchmarks import quickstart, revision_prompts, tables
 from benchmarks.playground_claims import calibration, principles_in_order
 from benchmarks.playground_controls import irrelevant_principles, shuffle_ai_labels
 from benchmarks.playground_feedback.asking import MEASURED
 from benchmarks.playground_feedback.bias import bias_removed, bias_share_removed
 from benchmarks.playground_feedback.shown import missed_bounds
 from benchmarks.playground_steerability import holds
+from cai.constitution import load_constitution
 from cai.data.conversation import user
 from cai.data.records import ComparisonRow, JudgementRow, PrincipleUse, Provenance
 from cai.data.store import write_rows
 from cai.data.tables import COMPARISON_COLUMNS, write_parquet
+from cai.engines.scripted import ScriptedEngine
 from cai.playground.world import CATEGORIES
+from cai.revise import Reviser
+from cai.settings import ReviseSettings
 
 
 def rates(harmful, evasive, explained, helpful, refused, garbled):
@@ -218,3 +224,60 @@ def test_an_injected_position_bias_is_what_such_an_engine_would_give():
     assert found["signed, first"] == pytest.approx(first)
     assert found["signed, average"] == pytest.approx(0)
     assert bias_share_removed(found) == pytest.approx(1)
+
+
+class Copyist(ScriptedEngine):
+    """Copies the revision of the first worked example that it is shown.
+
+    What is asked in addition about the `lost` question is answered when all else is done: then the
+    time is over.
+    """
+
+    def __init__(self, examples, lost, calls):
+        super().__init__(self.answer)
+        self.examples, self.lost, self.calls = examples, lost, calls
+        self.rest = asyncio.Event()
+
+    def answer(self, request):
+        said = {message.content for message in request.prompt.messages}
+        copied = [example.revision for example in self.examples if example.revision in said]
+        return copied[0] if copied else f"Answer {request.seed} to the question."
+
+    async def generate(self, request):
+        if not request.prompt.messages[-1].content.startswith("Question "):
+            if self.lost and self.lost in str(request.prompt):
+                await self.rest.wait()
+                raise TimeoutError
+            self.calls -= 1
+            if self.calls == 0:
+                self.rest.set()
+        return await super().generate(request)
+
+
+def revised_in_every_way(folder, lost=None):
+    constitution = revision_prompts.shortened(load_constitution("harmless"))
+    examples = constitution.few_shot.critique
+    assert {p.critique for p in constitution.principles} == {e.critique_request for e in examples}
+    reviser = Reviser(constitution, ReviseSettings(rounds=1))
+    engine = Copyist(examples, lost, calls=2 * 2 * len(revision_prompts.WAYS))
+    work = revision_prompts.make(red_team_prompts(3), engine, folder, reviser, minutes=60)
+    made = asyncio.run(work)
+    return made, revision_prompts.table(made, constitution)
+
+
+def test_all_ways_revise_the_same_responses_and_their_flaws_are_counted(tmp_path):
+    made, table = revised_in_every_way(tmp_path)
+    assert len({tuple((r.key, r.response) for r in rows) for rows in made.values()}) == 1
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines()}
+    wanted = {w.name: "1.00" if w.few_shot else "0.00" for w in revision_prompts.WAYS}
+    pooled = {"all with examples": "1.00", "all without examples": "0.00"}
+    both = {"all as a dialogue": "0.80", "all as a question": "0.80"}
+    wanted = {**wanted, **pooled, **both}
+    assert {name: lines[name][2] for name in wanted} == wanted
+    assert lines["all with examples"][1].endswith("of 24")
+
+
+def test_prompts_that_were_not_revised_in_every_way_are_in_no_line(tmp_path):
+    made, _ = revised_in_every_way(tmp_path, lost="Question 1")
+    asked = {tuple(sorted(row.messages[0].content for row in rows)) for rows in made.values()}
+    assert asked == {("Question 0?", "Question 2?")}

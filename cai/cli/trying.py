@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -17,9 +20,13 @@ from cai.cli.options import ConstitutionFile, Model, ModelChanges, Reasoning, Se
 from cai.compare import FeedbackJudge, preference
 from cai.constitution import Constitution, Principle, load_constitution
 from cai.data.conversation import user
-from cai.data.records import JudgementRow
+from cai.data.records import JudgementRow, RevisionRow
 from cai.engines import Engine
+from cai.errors import CaiError
+from cai.pipeline.validation import validated
+from cai.report.wording import visible
 from cai.revise import Reviser
+from cai.revise.quality import Assessor
 from cai.settings import CompareSettings, LabelPolicy, ReviseSettings
 from cai.workbench.trying import Step, pinned, try_chain, try_comparison
 
@@ -39,6 +46,18 @@ def try_prompt(
             "--critique/--no-critique", help="Critique before each revision, or revise directly."
         ),
     ] = True,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of `revise`: `few_shot=1`, …"),
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SETTINGS",
+            help="Revise the same response also with these settings of `revise`: `few_shot=0`, "
+            "`'few_shot=0 asking=question'`; can be given several times.",
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare the first response with the last revision.")
     ] = False,
@@ -55,31 +74,69 @@ def try_prompt(
     if asked.path == "playground" and constitution.name != "playground":
         note = "The playground's tiny model knows only the principles of `playground`: name a real"
         console.print(f"{note} one with `--model`.\n", style="yellow")
-    revise = ReviseSettings(
-        temperature=temperature, max_new_tokens=max_new_tokens, rounds=rounds, critique=critique
-    )
-    judged = CompareSettings(
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        reasoning=reasoning,
-        reasoning_tokens=max_new_tokens,
-    )
+    sampled = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    given = {**sampled, "rounds": rounds, "critique": critique}
+    revise = validated(ReviseSettings, given, changes or [])
+    ways = _ways(revise, beside or [])
+    thinking = {"reasoning": reasoning, "reasoning_tokens": max_new_tokens}
+    judged = CompareSettings.model_validate({**sampled, **thinking})
 
-    async def work(engine: Engine) -> None:
-        shown = _Shown(console, constitution)
-        shown.line("Prompt", prompt, "bold")
+    judge = FeedbackJudge(constitution, judged, seed) if compare else None
+    reviser = Reviser(constitution, revise, seed)
+    shown = _Shown(console, constitution)
+    with_engine(console, asked, partial(_try, shown, prompt, reviser, ways, judge))
+
+
+async def _try(
+    shown: _Shown,
+    prompt: str,
+    reviser: Reviser,
+    ways: Mapping[str, ReviseSettings],
+    judge: FeedbackJudge | None,
+    engine: Engine,
+) -> None:
+    """Answer a prompt, revise the answer in each way, and compare the two if there is a judge."""
+    console, messages = shown.console, user(prompt)
+    shown.line("Prompt", prompt, "bold")
+    with console.status("Waiting for the model …"):
+        first = await try_chain(reviser.responder, messages, engine, shown.step)
+    for name, settings in ways.items():
+        shown.way(name, first.response)
         with console.status("Waiting for the model …"):
-            reviser = Reviser(constitution, revise, seed)
-            chain = await try_chain(reviser, user(prompt), engine, shown.step)
+            way = replace(reviser, settings=settings)
+            chain = await try_chain(way, messages, engine, shown.step, first)
+        shown.flaws(chain)
         if chain.state != "ok":
             console.print(f"\nStopped: {chain.state}, {chain.error}", style="red")
-        elif compare:
+        elif judge is not None:
             with console.status("Waiting for the verdict …"):
-                judge = FeedbackJudge(constitution, judged, seed)
                 judgement = await try_comparison(judge, chain, engine)
             shown.verdict(judgement)
 
-    with_engine(console, asked, work)
+
+def _ways(revise: ReviseSettings, beside: Sequence[str]) -> dict[str, ReviseSettings]:
+    """Return all settings to revise with, by what to call them; without a name if alone.
+
+    Raises:
+        CaiError: A setting is unknown, its value is wrong, or it changes the first response.
+    """
+    if not beside:
+        return {"": revise}
+    others = [
+        validated(ReviseSettings, revise.model_dump(), one.split(), flag="--beside")
+        for one in beside
+    ]
+    if any(other.sampling != revise.sampling for other in others):
+        raise CaiError(
+            "`--beside` revises the same response, so it cannot change how it was sampled. "
+            "Change `temperature` and `max_new_tokens` for all, by their own options."
+        )
+    plain = revise.model_dump()
+    changed = {k: None for other in others for k, v in other.model_dump().items() if v != plain[k]}
+    return {
+        ", ".join(f"{key}={getattr(settings, key)}" for key in changed): settings
+        for settings in (revise, *others)
+    }
 
 
 class _Shown:
@@ -107,6 +164,20 @@ class _Shown:
         self.line(step.kind.capitalize(), "(the same response)" if same else step.text)
         if step.kind == "revision":
             self._text = step.text
+
+    def way(self, name: str, response: str) -> None:
+        """Begin the revisions of the response with other settings."""
+        self._text, self._round = response, 0
+        if name:
+            self._rule(f"With {name}", "")
+
+    def flaws(self, chain: RevisionRow) -> None:
+        """Show what the texts of the chain show to be wrong with them."""
+        for one in Assessor(self.constitution, ()).rounds(chain):
+            for found in one.found:
+                quote = f": “{visible(found.quote)}”" if found.quote else ""
+                place = f"{found.where} {one.number}"
+                self.line("Flaw", f"{found.flaw}, {place}{quote}", "yellow")
 
     def verdict(self, judgement: JudgementRow | None) -> None:
         """Show which of the first response and the last revision is better, and how surely."""

@@ -165,8 +165,8 @@ def _plainly(asked: Asked) -> str:
 
 def models_by_name(run: Run) -> dict[str, ModelSettings]:
     """Return the models of a run by all that rows call them: names, and paths of those given."""
-    fallback = run.pipeline.settings.models.fallback
-    given = [*([fallback] if fallback else []), *(run.models[name] for name in (FEEDBACK, HELPFUL))]
+    others = run.pipeline.settings.models.fallback, run.pipeline.settings.models.reviser
+    given = [*filter(None, others), *(run.models[name] for name in (FEEDBACK, HELPFUL))]
     return {**{model.path: model for model in given}, **run.models}
 
 

@@ -132,6 +132,10 @@ class CritiqueExample(Part):
     revision: Text
     """The better response, and nothing but it."""
 
+    def is_of(self, principle: Principle) -> bool:
+        """Return whether it shows how to follow a principle: its request is the principle's."""
+        return self.critique_request == principle.critique
+
 
 class ComparisonExample(Part):
     """A worked example of a comparison; it is shown under the principle that is asked about."""

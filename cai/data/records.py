@@ -113,6 +113,8 @@ class RevisionRow(Row):
     """False when the response was cut off by the token limit."""
     steps: list[RevisionStep] = Field(default_factory=list[RevisionStep])
     provenance: Provenance
+    responder: Provenance | None = None
+    """Of the first response, if it was there before the chain; else it is that of the chain."""
 
 
 class ResponseSample(BaseModel):

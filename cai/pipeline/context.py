@@ -177,6 +177,11 @@ class Context(Generic[S]):
         return self.run.pipeline.settings.models.fallback
 
     @property
+    def reviser(self) -> ModelSettings:
+        """The model that critiques and revises the responses of `policy`."""
+        return self.run.pipeline.settings.models.reviser or self.policy
+
+    @property
     def policy_name(self) -> str:
         """The name of the one policy that it asks or starts from (`sl-cai`)."""
         (found,) = self.placed.sources[POLICY]

@@ -13,7 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise, product
+from itertools import chain, islice, pairwise, product, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,8 @@ from cai.data.store import read_json
 from cai.report.reading import stage_rows
 from cai.report.truth import Grade, better, word
 from cai.report.wording import LABEL_ORDER, plainly, shown, visible
+from cai.revise.flaws import FLAWS, Found
+from cai.revise.quality import FlawsRow
 from cai.settings import (
     CompareSettings,
     EvaluateSettings,
@@ -53,6 +55,7 @@ FACETS = {
     "principle": "Principle",
     "state": "State",
     "graded": "Graded as",
+    "flaw": "Flaw",
     "sharpness": "Label",
     "found": "Notable",
 }
@@ -122,6 +125,7 @@ def pack(rows: Rows) -> str:
         "facets": FACETS,
         "orders": ORDERS,
         "labels": LABEL_ORDER,
+        "flaws": FLAWS,
         "totals": rows.totals,
         "rows": rows.entries,
     }
@@ -136,7 +140,7 @@ def _rows(folders: Iterable[Path], row_type: type[R], name: str = "rows") -> Ite
 def _revisions(
     folders: Sequence[Path], categories: Mapping[str, str], grade: Grade
 ) -> Iterator[Entry]:
-    for row in _rows(folders, RevisionRow):
+    for row, flaws in _with_flaws(folders):
         texts = [row.response, *(step.revision for step in row.steps)]
         labels = [word(grade(row.kind, row.messages, text)) for text in texts]
         changes = [new != old for old, new in pairwise(texts)]
@@ -152,22 +156,59 @@ def _revisions(
             facets={
                 "principle": [step.principle.id for step in row.steps],
                 "graded": graded,
+                "flaw": _flaw_facet(flaws),
                 "found": found,
             },
             orders={"changes": sum(changes), "words": len(texts[-1].split())},
             body={
                 "response": shown(row.response),
                 "labels": [_known(label) for label in labels],
+                "models": _two_models(row),
                 "steps": [
                     {
                         "principle": shown(step.principle.id),
                         "critique": _known(step.critique),
                         "text": shown(step.revision),
+                        "flaws": [
+                            {"where": one.where, "flaw": one.flaw, "quote": shown(one.quote)}
+                            for one in round_flaws
+                        ],
                     }
-                    for step in row.steps
+                    for step, round_flaws in zip(row.steps, flaws or repeat(()), strict=False)
                 ],
             },
         )
+
+
+def _with_flaws(
+    folders: Iterable[Path],
+) -> Iterator[tuple[RevisionRow, Sequence[Sequence[Found]] | None]]:
+    """Yield chains with the flaws of their rounds, as the stage found them; None if it did not."""
+    for folder in folders:
+        flaws = {
+            (row.key, row.fingerprint): row.rounds for row in stage_rows(folder, FlawsRow, "flaws")
+        }
+        for row in stage_rows(folder, RevisionRow):
+            yield row, flaws.get((row.key, row.fingerprint))
+
+
+def _flaw_facet(rounds: Sequence[Sequence[Found]] | None) -> list[str]:
+    """Return the flaws to filter by; those of critiques are told from those of revisions."""
+    if rounds is None:
+        return []
+    names = {
+        one.flaw if one.where == "revision" else f"{one.flaw} (critique)"
+        for found in rounds
+        for one in found
+    }
+    return sorted(names) or ["none"]
+
+
+def _two_models(row: RevisionRow) -> list[str]:
+    """Return the models of the first response and of the revisions, if they are two."""
+    if row.responder is None:
+        return []
+    return [shown(row.responder.model), shown(row.provenance.model)]
 
 
 def _comparisons(

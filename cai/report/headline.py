@@ -92,7 +92,9 @@ def cautions(report: Report) -> list[str]:
             f"{quality.flawed:,} of {quality.revisions:,} revisions have flaws that their texts "
             "show (see Critiques and revisions)."
         )
-    for found in report.stages_of("revise").values():
+    for name, found in report.stages_of("revise").items():
+        for missed in found.metrics.get("gate_missed", ()):
+            said.append(f"The revisions of `{name}` miss a bound of the run: {missed}.")
         for metric, what in WRAPPED.items():
             if count := found.metrics.get(metric, 0):
                 decides = "`revise.wrappers` decides what is trained on"

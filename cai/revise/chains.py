@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 from cai.constitution import Constitution, Principle, draw
@@ -24,7 +24,8 @@ from cai.settings import ReviseSettings
 from cai.templates import critique_prompt, revision_prompt
 
 VERSION = 1
-Inputs = tuple[PromptRow, tuple[Principle, ...]]
+ChainInputs = tuple[PromptRow, tuple[Principle, ...], RevisionRow | None]
+"""The prompt, the principle of each round, and the row with the first response if there is one."""
 
 
 def single_prompt(messages: Conversation) -> PromptRow:
@@ -43,18 +44,40 @@ class Reviser:
     settings: ReviseSettings = field(default_factory=ReviseSettings)
     seed: int = 0
 
-    def item(self, prompt: PromptRow, engine: Engine, sample: int = 0) -> Item[Inputs]:
+    def item(
+        self,
+        prompt: PromptRow,
+        engine: Engine,
+        sample: int = 0,
+        answered: RevisionRow | None = None,
+    ) -> Item[ChainInputs]:
         """Draw the principles of a chain; the fingerprint has all that determines it.
 
         One principle per round is drawn, with replacement (paper, section 3.1). Helpful prompts
         get a response and no rounds.
+
+        Args:
+            prompt: What is answered.
+            engine: What the fingerprint is for.
+            sample: The number of the response, where a prompt gets several.
+            answered: The row with the first response, which is then not asked for. Another model
+                can have made it.
         """
-        key = content_hash("revise", prompt.key, sample)
+        key = self._key(prompt, sample)
         rounds = self.settings.rounds if prompt.kind == "red_team" else 0
         principles = tuple(
             draw(self.constitution.supervised, seed=self.seed, key=key, round=number)
             for number in range(rounds)
         )
+        given = answered and [
+            answered.fingerprint,
+            answered.state,
+            answered.error,
+            answered.response,
+            answered.ended,
+        ]
+        if answered and _is_whole(answered, principles):
+            return Item(key, content_hash(VERSION, given), (prompt, principles, answered))
         fingerprint = content_hash(
             VERSION,
             engine.fingerprint,
@@ -66,20 +89,37 @@ class Reviser:
             ],
             self.settings.sampling,
             self.seed,
+            *([given] if given else ()),
         )
-        return Item(key, fingerprint, (prompt, principles))
+        return Item(key, fingerprint, (prompt, principles, answered))
 
-    def items(self, prompts: Iterable[PromptRow], engine: Engine) -> list[Item[Inputs]]:
+    def items(
+        self,
+        prompts: Iterable[PromptRow],
+        engine: Engine,
+        first: Mapping[str, RevisionRow] | None = None,
+    ) -> list[Item[ChainInputs]]:
         """Return the chains of a stage: one per red-team prompt, several per helpful prompt.
 
-        Held-out prompts get none.
+        Held-out prompts get none. `first` has the rows with the first responses by key, which the
+        `responder` has made.
         """
         return [
-            self.item(prompt, engine, sample)
+            self.item(prompt, engine, sample, None if first is None else first[key])
             for prompt in prompts
             if prompt.split == "train"
             for sample in range(self.settings.helpful_samples if prompt.kind == "helpful" else 1)
+            for key in (self._key(prompt, sample),)
         ]
+
+    @property
+    def responder(self) -> Reviser:
+        """Makes the first responses of these chains, and nothing more."""
+        return replace(self, settings=self.settings.model_copy(update={"rounds": 0}))
+
+    @staticmethod
+    def _key(prompt: PromptRow, sample: int) -> str:
+        return content_hash("revise", prompt.key, sample)
 
     def _asked(self, messages: Conversation, principle: Principle) -> list[Prompt]:
         """Return the questions of a round, without the texts that the model will write."""
@@ -94,7 +134,11 @@ class Reviser:
         self, messages: Conversation, response: str, principle: Principle
     ) -> Prompt:
         return critique_prompt(
-            messages, response, str(principle.critique), self._shown, asking=self.settings.asking
+            messages,
+            response,
+            str(principle.critique),
+            self._shown(principle),
+            asking=self.settings.asking,
         )
 
     def _revision_prompt(
@@ -106,31 +150,38 @@ class Reviser:
             str(principle.critique),
             critique,
             str(principle.revision),
-            self._shown,
+            self._shown(principle),
             asking=self.settings.asking,
         )
 
-    @property
-    def _shown(self) -> tuple[CritiqueExample, ...]:
-        return tuple(self.constitution.few_shot.critique[: self.settings.few_shot])
+    def _shown(self, principle: Principle) -> tuple[CritiqueExample, ...]:
+        """Return the worked examples that are shown before a request of a principle."""
+        examples = self.constitution.few_shot.critique
+        if self.settings.few_shot_order == "principle":
+            examples = sorted(examples, key=lambda one: not one.is_of(principle))
+        return tuple(examples[: self.settings.few_shot])
 
-    async def row(self, item: Item[Inputs], engine: Engine) -> RevisionRow:
-        """Answer a prompt, then criticise and rewrite the answer once per principle.
+    async def row(self, item: Item[ChainInputs], engine: Engine) -> RevisionRow:
+        """Answer a prompt, if it is not answered, then criticise and rewrite once per principle.
 
         Thinking blocks are removed from all outputs.
 
         Returns:
-            The chain. Its state is `too_long` if a prompt does not fit the model's context, and
-            `unparsed` if the model returned no text; the steps before that are kept.
+            The chain, or where there is nothing to revise, the row with the first response. Its
+            state is `too_long` if a prompt does not fit the model's context, and `unparsed` if the
+            model returned no text; the steps before that are kept.
         """
-        prompt, _ = item.inputs
+        prompt, principles, answered = item.inputs
+        if answered and _is_whole(answered, principles):
+            return answered.model_copy(deep=True)
         row = RevisionRow(
             key=item.key,
             kind=prompt.kind,
             messages=prompt.messages,
             task=prompt.task,
-            response="",
-            ended=False,
+            response=answered.response if answered else "",
+            ended=bool(answered and answered.ended),
+            responder=answered and answered.provenance,
             provenance=Provenance(
                 model=engine.name,
                 model_fingerprint=engine.fingerprint,
@@ -147,11 +198,12 @@ class Reviser:
             row.state, row.error = "unparsed", f"the model's {error} is empty"
         return row
 
-    async def _fill(self, row: RevisionRow, item: Item[Inputs], engine: Engine) -> None:
+    async def _fill(self, row: RevisionRow, item: Item[ChainInputs], engine: Engine) -> None:
         """Add the response and each step to the row at once, so that they are kept on an error."""
-        prompt, principles = item.inputs
+        prompt, principles, answered = item.inputs
         say = partial(self._say, engine, row)
-        row.response, row.ended = await say(Prompt(prompt.messages), "response")
+        if answered is None:
+            row.response, row.ended = await say(Prompt(prompt.messages), "response")
         current = row.response
         for number, principle in enumerate(principles):
             critique = None
@@ -182,6 +234,11 @@ class Reviser:
         if not text:
             raise EmptyAnswer(" ".join(str(part) for part in purpose))
         return text, completion.finish == "stop"
+
+
+def _is_whole(answered: RevisionRow, principles: Sequence[Principle]) -> bool:
+    """Return whether a row with a first response is the chain: there is nothing to revise."""
+    return not principles or answered.state != "ok"
 
 
 def _named(prompt: Prompt) -> list[object]:

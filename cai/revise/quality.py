@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cai.constitution import Constitution
-from cai.data.records import RevisionRow
+from cai.data.records import RevisionRow, Row
 from cai.revise.flaws import Examples, Found, Round, Where, find_flaws
 from cai.revise.wrappers import Wrapping, unwrap
 from cai.settings.revise import Flaw
@@ -29,6 +29,7 @@ class Assessed:
         key: Of the chain.
         number: Of the round, from 1.
         principle: Its id.
+        before: The response that was revised, without words around it.
         critique: None if there was none.
         revision: Without words around it.
         said: The revision with them.
@@ -37,11 +38,13 @@ class Assessed:
         new: Whether it differs from the response before it.
         on_first: Whether the response before it is the chain's first one, which is no target.
         found: The flaws of both texts.
+        flawed: Whether the revision has a flaw that counts.
     """
 
     key: str
     number: int
     principle: str
+    before: str
     critique: str | None
     revision: str
     said: str
@@ -50,6 +53,7 @@ class Assessed:
     new: bool
     on_first: bool
     found: Sequence[Found]
+    flawed: bool
 
     def flaws(self, where: Where = "revision") -> list[Flaw]:
         """Return the flaws of one of the texts."""
@@ -59,9 +63,11 @@ class Assessed:
         """Return one of the texts."""
         return self.revision if where == "revision" else self.critique or ""
 
-    def is_flawed(self, counted: Collection[Flaw]) -> bool:
-        """Return whether the revision has one of the flaws that count."""
-        return not set(counted).isdisjoint(self.flaws())
+
+class FlawsRow(Row):
+    """The flaws of a chain, by round: a line of `flaws.jsonl` of a `revise` stage."""
+
+    rounds: Sequence[Sequence[Found]]
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,9 @@ class RevisionQuality:
 class Assessor:
     """Finds the flaws of chains."""
 
-    def __init__(self, constitution: Constitution | None) -> None:
-        """Take the worked examples and the principles that the model was shown, if known."""
+    def __init__(self, constitution: Constitution | None, counted: Collection[Flaw]) -> None:
+        """Take what the model was shown, if known, and the flaws that make a revision unfit."""
+        self._counted = frozenset(counted)
         self._examples = Examples(constitution.few_shot.critique if constitution else ())
         self._requests = {
             p.id: tuple(text for text in (p.critique, p.revision) if text)
@@ -141,11 +148,13 @@ class Assessor:
                 critique=step.critique,
                 revision=plain.text,
             )
+            flaws = find_flaws(one, self._examples)
             found.append(
                 Assessed(
                     key=row.key,
                     number=number,
                     principle=step.principle.id,
+                    before=before,
                     critique=step.critique,
                     revision=plain.text,
                     said=step.revision,
@@ -153,22 +162,16 @@ class Assessor:
                     ended=step.ended,
                     new=plain.text.strip() != before.strip(),
                     on_first=before == row.response,
-                    found=find_flaws(one, self._examples),
+                    found=flaws,
+                    flawed=any(f.where == "revision" and f.flaw in self._counted for f in flaws),
                 )
             )
             before = plain.text
         return found
 
 
-def measure_revisions(
-    chains: Iterable[Sequence[Assessed]], counted: Collection[Flaw]
-) -> RevisionQuality:
-    """Count flaws over chains.
-
-    Args:
-        chains: The assessed rounds of each chain; chains without a round are left out.
-        counted: The flaws that make a revision `flawed`.
-    """
+def measure_revisions(chains: Iterable[Sequence[Assessed]]) -> RevisionQuality:
+    """Count flaws over the assessed rounds of chains; chains without a round are left out."""
     made = [chain for chain in chains if chain]
     rounds = [one for chain in made for one in chain]
     by: dict[Where, Counter[Flaw]] = {"critique": Counter(), "revision": Counter()}
@@ -188,7 +191,7 @@ def measure_revisions(
                         text=one.text(found.where)[:SHOWN_CHARACTERS],
                     )
                 )
-    flawed = [one.is_flawed(counted) for one in rounds]
+    flawed = [one.flawed for one in rounds]
     return RevisionQuality(
         chains=len(made),
         revisions=len(rounds),

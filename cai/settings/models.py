@@ -118,6 +118,8 @@ class ModelsSettings(Settings, frozen=True):
 
     helpful: ModelSettings
     """The helpful-only model that answers, critiques and revises."""
+    reviser: ModelSettings | None = None
+    """Another model that critiques and revises the responses; null: the model that gave them."""
     base: ModelSettings | None = None
     """The model that is fine-tuned into SL-CAI; the helpful-only model if left out."""
     feedback: ModelSettings | None = None

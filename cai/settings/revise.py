@@ -37,6 +37,9 @@ class ReviseSettings(SamplingSettings, StageSettings, frozen=True):
     or as one question that shows the conversation."""
     few_shot: Annotated[int, Field(ge=0)] = 5
     """Worked examples of the constitution that are shown, at most."""
+    few_shot_order: Literal["file", "principle"] = "file"
+    """`principle`: the examples of the drawn principle come first, which matters if fewer are shown
+    than there are. `file`: all in the order of the constitution."""
     wrappers: Literal["strip", "drop", "keep"] = "strip"
     """Words about a revision ("Sure! Here is …", quotation marks) are not trained on (`strip`), the
     revision is left out (`drop`), or it is trained on as it is (`keep`)."""

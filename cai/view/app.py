@@ -219,6 +219,7 @@ def _facts(desk: Desk) -> dict[str, Any]:
     return {
         **read(desk.source),
         "model": shown(desk.model.settings.path),
+        "reviser": models.reviser and shown(models.reviser.path),
         "feedback": None if feedback == desk.model.settings.path else shown(feedback),
         "diff": shown(shlex.join(_diff(desk))),
         "rounds": max(1, min(2, desk.settings.of(ReviseSettings).rounds)),

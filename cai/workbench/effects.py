@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from cai.compare import FORMS, FeedbackJudge, JudgementInputs, by_pair, label_all
 from cai.constitution import Constitution
+from cai.data.conversation import Conversation
 from cai.data.records import (
     ComparisonRow,
     JudgementRow,
@@ -23,7 +24,7 @@ from cai.data.rows import Item, Task, run_rows, silent
 from cai.data.store import RowStore, read_rows
 from cai.engines import Engine
 from cai.errors import CaiError
-from cai.revise import Reviser
+from cai.revise import ChainInputs, Reviser
 from cai.settings import (
     CompareSettings,
     PipelineSettings,
@@ -38,11 +39,15 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The rows of a run's `prompts`, `revise` and `compare` stages; none of a missing stage."""
+    """The rows of a run's `prompts`, `revise` and `compare` stages; none of a missing stage.
+
+    `responses` are the first responses that another model has revised.
+    """
 
     folder: Path
     settings: PipelineSettings
     prompts: list[PromptRow]
+    responses: list[RevisionRow]
     chains: list[RevisionRow]
     pairs: list[PairRow]
     judgements: list[JudgementRow]
@@ -71,9 +76,26 @@ class StoredRun:
         """Return key and fingerprint of each chain under this constitution."""
         if not self.chains or (self.revise.rounds and not constitution.supervised):
             return {}
-        made_by = Replay(self.chains[0].provenance)
-        items = self.reviser(constitution).items(self.prompts, made_by)
+        revised = (row for row in self.chains if row.responder or row.steps)
+        made_by = Replay(next(revised, self.chains[0]).provenance)
+        items = self.chain_items(constitution, made_by)
         return {item.key: item.fingerprint for item in items}
+
+    def chain_items(
+        self, constitution: Constitution, made_by: Replay, messages: Conversation | None = None
+    ) -> list[Item[ChainInputs]]:
+        """Return the chains under this constitution, from first responses as they are.
+
+        With `messages`, only those of prompts with these messages.
+        """
+        reviser = self.reviser(constitution)
+        prompts = [p for p in self.prompts if messages is None or p.messages == messages]
+        if not self.responses:
+            return reviser.items(prompts, made_by)
+        first = {row.key: row for row in self.responses}
+        asked = reviser.responder.items(prompts, made_by)
+        without = {item.inputs[0].key for item in asked if item.key not in first}
+        return reviser.items([p for p in prompts if p.key not in without], made_by, first)
 
     def judgement_items(self, constitution: Constitution) -> list[Item[JudgementInputs]]:
         """Return the judgements under this constitution, for the pairs as they are."""
@@ -101,6 +123,7 @@ def read_run(folder: Path, settings: PipelineSettings) -> StoredRun:
         folder,
         settings,
         rows(PromptsSettings, PromptRow),
+        rows(ReviseSettings, RevisionRow, "responses"),
         rows(ReviseSettings, RevisionRow),
         rows(CompareSettings, PairRow, "pairs"),
         rows(CompareSettings, JudgementRow, "judgements"),

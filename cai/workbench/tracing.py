@@ -141,16 +141,17 @@ def _find(run: StoredRun, key: str) -> RevisionRow | PairRow | JudgementRow | Co
 def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Origin:
     origin = Origin("revision chain", row, row.provenance)
     reviser = run.reviser(constitution)
-    prompts = [p for p in run.prompts if p.messages == row.messages]
-    item = _item_of(row, reviser.items(prompts, Replay(row.provenance)))
+    item = _item_of(row, run.chain_items(constitution, Replay(row.provenance), row.messages))
     if item is None:
         raise CaiError(
             f"The prompt of row {row.key} is no longer in {run.folder / 'prompts'}: run the"
             " pipeline again."
         )
     origin.current = item.fingerprint == row.fingerprint
-    names = ["response"]
-    texts = [row.response] if row.response else []
+    names, texts = ["response"], [row.response] if row.response else []
+    if first := item.inputs[2]:
+        names, texts = [], []
+        origin.sources = [_first_response(run, constitution, first)]
     for number, principle in enumerate(item.inputs[1], start=1):
         under = f"{number} under {principle.id}"
         names += [f"critique {under}", f"revision {under}"]
@@ -160,6 +161,20 @@ def _chain(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Orig
         texts += [text for text in (step.critique, step.revision) if text is not None]
     witness = _witness(origin, Replay(row.provenance, texts), names)
     _run(origin, reviser.row(item, witness), names)
+    return origin
+
+
+def _first_response(run: StoredRun, constitution: Constitution, row: RevisionRow) -> Origin:
+    """Trace a response that another model has revised."""
+    origin = Origin("first response", row, row.provenance)
+    responder = run.reviser(constitution).responder
+    prompts = [p for p in run.prompts if p.messages == row.messages]
+    item = _item_of(row, responder.items(prompts, Replay(row.provenance)))
+    if item is not None:
+        origin.current = item.fingerprint == row.fingerprint
+        replay = Replay(row.provenance, [row.response] if row.response else [])
+        names = ["response"]
+        _run(origin, responder.row(item, _witness(origin, replay, names)), names)
     return origin
 
 

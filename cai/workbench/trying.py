@@ -18,13 +18,12 @@ from cai.data.records import (
     RevisionRow,
     content_hash,
 )
-from cai.engines import Completion, Engine, GenerateRequest
+from cai.engines import Completion, Engine
 from cai.errors import CaiError
 from cai.revise import Reviser, single_prompt
 from cai.workbench.witness import Exchange, Witness
 
 StepKind = Literal["response", "critique", "revision"]
-_KINDS: dict[str, StepKind] = {"Critique": "critique", "Revision": "revision"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,15 @@ def pinned(constitution: Constitution, name: str) -> Constitution:
 
 
 async def try_chain(
-    reviser: Reviser, messages: Conversation, engine: Engine, tell: Callable[[Step], None]
+    reviser: Reviser,
+    messages: Conversation,
+    engine: Engine,
+    tell: Callable[[Step], None],
+    answered: RevisionRow | None = None,
 ) -> RevisionRow:
     """Answer one prompt, then criticise and revise the answer; `tell` is called after each step.
+
+    With `answered`, a row of `reviser.responder`, its response is revised.
 
     Returns:
         The chain, as the `revise` stage makes it for a red-team prompt.
@@ -61,18 +66,21 @@ async def try_chain(
     Raises:
         CaiError: There are rounds, but no principle has a critique and a revision.
     """
-    item = reviser.item(single_prompt(messages), engine)
-    revised = 0
+    item = reviser.item(single_prompt(messages), engine, answered=answered)
+    halves: list[StepKind] = ["critique", "revision"] if reviser.settings.critique else ["revision"]
+    steps: list[tuple[StepKind, int, Principle | None]] = [
+        *([] if answered else [("response", 0, None)]),
+        *(
+            (half, number, principle)
+            for number, principle in enumerate(item.inputs[1], start=1)
+            for half in halves
+        ),
+    ]
+    expected = iter(steps)
 
     def retell(exchange: Exchange) -> None:
-        nonlocal revised
-        request, answer = exchange.request, exchange.answer
-        if not isinstance(request, GenerateRequest) or not isinstance(answer, Completion):
-            return
-        kind = _KINDS.get(request.prompt.speaker, "response")
-        principle = None if kind == "response" else item.inputs[1][revised]
-        tell(Step(kind, revised + (principle is not None), principle, strip_thinking(answer.text)))
-        revised += kind == "revision"
+        if isinstance(exchange.answer, Completion):
+            tell(Step(*next(expected), strip_thinking(exchange.answer.text)))
 
     return await reviser.row(item, Witness(engine, retell))
 

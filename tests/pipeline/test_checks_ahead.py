@@ -22,6 +22,7 @@ NOWHERE = {"path": "no/such/folder"}
         ({"feedback": VLLM}, r"pip install 'cai\[vllm\]'"),
         ({"feedback": {"path": "judge", "engine": "openai", "server": SERVER}}, "NO_SUCH_KEY"),
         ({"fallback": NOWHERE}, "no/such/folder"),
+        ({"reviser": NOWHERE}, "no/such/folder"),
         ({"judge": VLLM}, r"pip install 'cai\[vllm\]'"),
         ({"rollouts": "vllm"}, r"pip install 'cai\[vllm\]'"),
     ],

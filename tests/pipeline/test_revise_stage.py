@@ -1,6 +1,7 @@
 """The `revise` stage with a scripted model: which revisions are trained on."""
 
 import json
+from io import StringIO
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from cai.data.store import read_rows, write_rows
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
 from cai.pipeline.stages.revise import STAGE
+from cai.revise.quality import FlawsRow
 from cai.settings import ReviseSettings
 
 PROMPTS = red_team_prompts(2)
@@ -37,12 +39,13 @@ def stage(tmp_path, monkeypatch):
         engine = ScriptedEngine(answer, lambda request: [])
         monkeypatch.setattr("cai.engines.opening.open_engine", lambda settings: engine)
         monkeypatch.setattr("cai.engines.opening.fingerprint_engine", lambda settings: "weights")
-        console = Console(record=True, quiet=True)
+        console = Console(record=True, file=StringIO())
         data = {"revise": {"rounds": len(revisions), **settings}}
         context = run_of(data, tmp_path, constitution=CONSTITUTION, console=console).first(
             ReviseSettings
         )
         metrics = STAGE.run(context)
+        run.said = console.export_text()
         rows = pq.read_table(tmp_path / "revise/train.parquet").to_pylist()
         return metrics, [row["completion"][0]["content"] for row in rows]
 
@@ -54,7 +57,7 @@ def stage(tmp_path, monkeypatch):
         asked[chain] = asked.get(chain, -1) + 1
         return asked[chain]
 
-    run.rounds, run.folder = rounds, tmp_path / "revise"
+    run.asked, run.rounds, run.folder = asked, rounds, tmp_path / "revise"
     return run
 
 
@@ -117,6 +120,12 @@ def test_revisions_with_flaws_are_counted_and_left_out(stage, settings, trained)
         "2": {"revisions": 2, "flawed": wanted},
     }
     assert {one["text"] for one in quality["examples"]} == {FLAWED}
+    rows = read_rows(stage.folder / "rows.jsonl", RevisionRow)
+    found = read_rows(stage.folder / "flaws.jsonl", FlawsRow)
+    assert [(one.key, one.fingerprint) for one in found] == [(r.key, r.fingerprint) for r in rows]
+    assert [[[f.flaw for f in one] for one in row.rounds] for row in found] == [
+        [[], ["describes"]]
+    ] * 2
 
 
 def test_the_gate_stops_a_run_whose_revisions_are_bad(stage):
@@ -124,6 +133,18 @@ def test_the_gate_stops_a_run_whose_revisions_are_bad(stage):
         stage("Ask the owner.", FLAWED, gate={"flawed": 0.4})
     assert (stage.folder / "quality.json").exists()
     assert not (stage.folder / "train.parquet").exists()
+
+
+def test_a_gate_that_only_warns_says_that_the_bound_is_missed(stage):
+    said = "more than a share of 0.4 (`revise.gate`)"
+    for bound, missed in ((0.4, ["flawed is 0.500 (wanted: at most 0.4)"]), (0.5, [])):
+        gate = {"flawed": bound, "action": "warn"}
+        metrics, _ = stage("Ask the owner.", FLAWED, gate=gate)
+        assert metrics["gate_missed"] == missed
+        assert (said in " ".join(stage.said.split())) == bool(missed)
+        stage.asked.clear()
+    metrics, _ = stage("Ask the owner.", FLAWED)
+    assert "gate_missed" not in metrics
 
 
 def test_a_run_whose_revisions_are_all_unfit_is_not_trained_on(stage):

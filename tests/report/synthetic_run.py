@@ -27,6 +27,8 @@ from cai.evaluate.results import CheckpointSummary, Elo, Harmfulness, Measures
 from cai.evaluate.summarise import summarise
 from cai.evaluate.texts import BenignText
 from cai.pipeline.load import pipeline_settings
+from cai.revise.flaws import Found
+from cai.revise.quality import FlawsRow
 from cai.settings import PipelineSettings
 
 CATEGORIES = ("fraud", "insults", "privacy", "theft", "threats")
@@ -118,6 +120,20 @@ def revisions() -> list[RevisionRow]:
             )
         )
     return rows
+
+
+def flaws() -> list[FlawsRow]:
+    """Return the flaws of the chains: every third one has some, in its last round."""
+    chains = [row for row in revisions() if row.steps and row.state == "ok"]
+    some = [Found("describes", "revision", "I won't help"), Found("echo", "critique")]
+    return [
+        FlawsRow(
+            key=row.key,
+            fingerprint=row.fingerprint,
+            rounds=[[], [] if number % 3 else some],
+        )
+        for number, row in enumerate(chains)
+    ]
 
 
 REASONING = "The principle is about theft. The request is about theft. They match."
@@ -328,6 +344,7 @@ def make_run(folder: Path, samples: int = 3) -> Path:
     write_rows(folder / "prompts" / "rows.jsonl", prompts())
     finish(folder / "prompts", 0.4, {"rows": 120})
     write_rows(folder / "revise" / "rows.jsonl", revisions())
+    write_rows(folder / "revise" / "flaws.jsonl", flaws())
     finish(folder / "revise", 61.2, data_counts(80))
     finish(folder / "sft", 34.0, {"steps": 62, "tokens": 201_344, "final_loss": 0.412345})
     write_rows(folder / "compare" / "rows.jsonl", rows)

@@ -16,6 +16,7 @@ from synthetic_run import (
     MODELS,
     answer_row,
     answers,
+    flaws,
     make_run,
     pipeline,
     prompts,
@@ -25,6 +26,7 @@ from synthetic_run import (
 from cai.data.store import write_json, write_rows
 from cai.report.comparison import write_comparison
 from cai.report.write import write_report
+from cai.revise.flaws import Found
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,10 @@ def test_text_of_models_never_runs_and_never_hides(visit, tmp_path: Path, text: 
             step.critique = step.principle.id = text
             step.revision = f"{text} {step.revision}"
     write_rows(folder / "revise" / "rows.jsonl", changed)
+    marked = flaws()
+    for row in marked:
+        row.rounds = [[Found("echo", "revision", text)], [Found("copied", "critique", text)]]
+    write_rows(folder / "revise" / "flaws.jsonl", marked)
     graded = answers(1)
     for row in graded:
         row.response = row.verdict["label"] = row.tags["category"] = text
@@ -131,6 +137,17 @@ def test_filters_agree_with_the_rows(visit, run: Path, report: Path):
     assert count(page) == sum(row["state"] == "too_long" for row in theft)
     page.get_by_text("Clear filters").click()
     assert count(page) == len(revised)
+    marked = [row for row in flaws() if any(row.rounds)]
+    page.get_by_label("Flaw", exact=True).select_option("describes")
+    assert count(page) == len(marked)
+    marks = page.locator("#detail .flaw")
+    assert marks.all_inner_texts() == ["echo", "describes"]
+    assert marks.first.get_attribute("title").startswith("critiques with this flaw repeat")
+    assert marks.last.get_attribute("title").endswith("are none: “I won't help”")
+    page.get_by_label("Flaw", exact=True).select_option("none")
+    assert count(page) == len(flaws()) - len(marked)
+    assert marks.count() == 0
+    page.get_by_text("Clear filters").click()
     page.get_by_label("Search all text of the rows").fill("BICYCLE because owner")
     assert count(page) == sum(ANSWERS["explained_refusal"] in json.dumps(row) for row in revised)
     page.get_by_label("Search all text of the rows").fill("no such words at all")

@@ -230,3 +230,38 @@ def test_the_example_prints_a_chain_of_the_shipped_model(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("response: ")
     assert [said.count(word) for word in ("critique: ", "revision: ")] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("order", "few_shot", "shown"),
+    [
+        ("file", 2, ["privacy 0", "theft 0"]),
+        ("principle", 1, ["theft 0"]),
+        ("principle", 2, ["theft 0", "theft 1"]),
+        ("principle", 5, ["theft 0", "theft 1", "privacy 0", "privacy 1"]),
+    ],
+)
+@pytest.mark.parametrize("asking", ["dialogue", "question"])
+def test_examples_of_the_drawn_principle_come_first_if_asked(order, few_shot, shown, asking):
+    examples = [
+        CritiqueExample(
+            messages=user("q"),
+            response="r",
+            critique_request=str(principle.critique),
+            critique=f"{principle.id} {number}",
+            revision_request=str(principle.revision),
+            revision="v",
+        )
+        for number in range(2)
+        for principle in (PRIVACY, THEFT)
+    ]
+    only_theft = Constitution(name="test", principles=(THEFT,), few_shot=FewShot(critique=examples))
+    settings = ReviseSettings(rounds=1, few_shot=few_shot, few_shot_order=order, asking=asking)
+    reviser, engine = Reviser(only_theft, settings), ScriptedEngine(by_speaker_of(asking))
+    asyncio.run(reviser.row(reviser.item(prompt(), engine), engine))
+    said = [m.content for m in engine.generated[1].prompt.messages if m.role == "assistant"]
+    assert [text for text in said if text[-1].isdigit()] == shown
+
+
+def by_speaker_of(asking):
+    return by_speaker if asking == "dialogue" else lambda request: "text"

@@ -52,6 +52,24 @@ def test_each_step_is_told_once_in_order_under_the_principle_of_the_row():
     assert [s.text for s in told if s.kind == "critique"] == [s.critique for s in chain.steps]
 
 
+@pytest.mark.parametrize("asking", ["dialogue", "question"])
+@pytest.mark.parametrize("critique", [True, False])
+def test_steps_are_named_by_what_they_are_however_they_are_asked_for(asking, critique):
+    told, engine = [], ScriptedEngine(said)
+    settings = ReviseSettings(rounds=2, asking=asking, critique=critique)
+    work = try_chain(Reviser(PLAYGROUND, settings), user("Hi"), engine, told.append)
+    chain = asyncio.run(work)
+    halves = ["critique", "revision"] if critique else ["revision"]
+    assert [(step.kind, step.round) for step in told] == [
+        ("response", 0),
+        *((half, number) for number in (1, 2) for half in halves),
+    ]
+    assert [s.text for s in told if s.kind == "revision"] == [s.revision for s in chain.steps]
+    assert [s.principle.id for s in told if s.kind == "revision"] == [
+        s.principle.id for s in chain.steps
+    ]
+
+
 def test_pinning_draws_nothing_else():
     for seed in range(5):
         chain, _ = chain_of(
@@ -138,5 +156,56 @@ def test_the_command_says_when_the_prompt_does_not_fit(try_):
 )
 def test_settings_of_the_model_are_checked(try_, change, words):
     result = try_(None, "playground", "--prompt", "Hi", "--model-set", change)
+    assert result.exit_code == 1
+    assert words in result.stderr
+
+
+def test_the_same_response_is_revised_in_several_ways(try_):
+    engine = ScriptedEngine(said, likes_second)
+    arguments = ["--prompt", "Hi", "--rounds", "1", "--compare"]
+    ways = ["--beside", "few_shot=0", "--beside", "few_shot=0 asking=question"]
+    result = try_(engine, "harmless", *arguments, *ways)
+    assert result.exit_code == 0, result.stderr
+    out = result.stdout
+    assert out.count("Response   Assistant after 1 messages") == 1
+    assert len(engine.generated) == 1 + 3 * 2
+    parts = out.split("With ")[1:]
+    assert [part.split(" ──")[0] for part in parts] == [
+        "few_shot=5, asking=dialogue",
+        "few_shot=0, asking=dialogue",
+        "few_shot=0, asking=question",
+    ]
+    drawn = [part.split("Round 1: ")[1].split()[0] for part in parts]
+    assert len(set(drawn)) == 1
+    assert "Critique after 3 messages" in parts[1]
+    examples = load_constitution("harmless").few_shot.critique
+    shown = sum(len(example.messages) + 5 for example in examples)
+    assert f"Critique after {shown + 3} messages" in parts[0]
+    assert "Critique   Assistant after 1 messages" in parts[2]
+    assert out.count("P(revision is better) =") == 2
+    assert "Nothing to compare" in parts[2]  # as a question, the revision is the response here
+
+
+def test_settings_and_flaws_are_shown(try_):
+    def answer(request):
+        return "The assistant's response is bad." if request.prompt.speaker == "Revision" else "Hm."
+
+    engine = ScriptedEngine(answer)
+    result = try_(engine, "harmless", "--prompt", "Hi", "--rounds", "1", "--set", "few_shot=1")
+    assert len(engine.generated[1].prompt.messages) == 3 + 6
+    assert "Flaw       describes, revision 1: “The assistant's response is”" in result.stdout
+    assert "With" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--beside", "few_shots=0"], "did you mean `few_shot`"),
+        (["--beside", "temperature=0"], "cannot change how it was sampled"),
+        (["--set", "rounds=many"], "`--set rounds=…`"),
+    ],
+)
+def test_settings_of_the_revisions_are_checked(try_, arguments, words):
+    result = try_(None, "playground", "--prompt", "Hi", *arguments)
     assert result.exit_code == 1
     assert words in result.stderr

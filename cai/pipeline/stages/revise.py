@@ -12,7 +12,8 @@ from typing import Any
 
 from cai import revise
 from cai.data.records import PromptRow, RevisionRow, content_hash
-from cai.data.store import RowStore, read_rows, write_json
+from cai.data.rows import RowsResult
+from cai.data.store import RowStore, read_rows, write_json, write_rows
 from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.engines.opening import check_engines
 from cai.errors import CaiError
@@ -31,9 +32,12 @@ from cai.pipeline.stage import (
 )
 from cai.pipeline.training_data import TRAIN, completion
 from cai.revise.flaws import FLAWS
-from cai.revise.quality import Assessed, Assessor, RevisionQuality, measure_revisions
+from cai.revise.quality import Assessed, Assessor, FlawsRow, RevisionQuality, measure_revisions
 from cai.revise.wrappers import Wrapping
-from cai.settings import ReviseSettings
+from cai.settings import ModelSettings, ReviseSettings
+
+RESPONSES = "responses"
+"""The file of first responses, where another model revises them."""
 
 WRAPPINGS: dict[Wrapping, str] = {
     "unchanged": "revisions say that nothing needs to change (see `wrappers` in docs/settings.md)",
@@ -43,8 +47,10 @@ WRAPPINGS: dict[Wrapping, str] = {
 
 
 def _inputs(context: Context[ReviseSettings]) -> dict[str, str]:
-    constitution = context.constitution
+    constitution, reviser = context.constitution, context.reviser
+    other = {"reviser model": context.fingerprint(reviser)} if reviser != context.policy else {}
     return {
+        **other,
         "critique examples": content_hash(constitution.few_shot.critique),
         **{
             f"principle {principle.id}": f"{principle.supervised_hash}, weight {principle.weight}"
@@ -55,27 +61,23 @@ def _inputs(context: Context[ReviseSettings]) -> dict[str, str]:
 
 def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
     started = time.monotonic()
-    reviser = revise.Reviser(context.constitution, context.settings, context.seed)
-    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
     with Engines(context.fingerprint) as engines:
-        engine = engines[context.policy]
-        result = make_rows(
-            context,
-            engines,
-            reviser.items(prompts, engine),
-            partial(reviser.row, engine=engine),
-            store=RowStore(context.folder, RevisionRow),
-            concurrency=context.settings.concurrency,
-            title=context.name,
-        )
+        first = _first_responses(context, engines)
+        result = _made(context, engines, _reviser(context), context.reviser, first)
     _check_chains(result.rows, context.folder)
-    assessor = Assessor(context.constitution)
+    assessor = Assessor(context.constitution, context.settings.flaws)
     chains = [assessor.rounds(row) if row.state == "ok" else [] for row in result.rows]
     wrapped = Counter(one.wrapping for chain in chains for one in chain)
     for kind, what in WRAPPINGS.items():
         if wrapped[kind]:
             total = sum(wrapped.values())
             context.progress.say(f"  {context.name}: {wrapped[kind]:,} of {total:,} {what}.")
+    flaws = [
+        FlawsRow(key=row.key, fingerprint=row.fingerprint, rounds=[one.found for one in chain])
+        for row, chain in zip(result.rows, chains, strict=True)
+        if chain
+    ]
+    write_rows(context.folder / "flaws.jsonl", flaws)
     quality = _assess(context, chains)
     left_out = _write_training_data(context, result.rows, chains)
     figures = {f"revisions_{kind}": wrapped[kind] for kind in WRAPPINGS}
@@ -84,14 +86,64 @@ def _run(context: Context[ReviseSettings]) -> dict[str, Any]:
         engines.usage,
         started,
         **figures,
+        **_of_first(first),
         revisions_flawed=quality.flawed,
         revisions_left_out=left_out.total(),
+        **({"gate_missed": _misses(context, quality)} if context.settings.gate else {}),
     )
+
+
+def _reviser(context: Context[ReviseSettings]) -> revise.Reviser:
+    return revise.Reviser(context.constitution, context.settings, context.seed)
+
+
+def _first_responses(
+    context: Context[ReviseSettings], engines: Engines
+) -> RowsResult[RevisionRow] | None:
+    """Make the first responses, if another model is to revise them, and close their model."""
+    if context.reviser == context.policy:
+        (context.folder / f"{RESPONSES}.jsonl").unlink(missing_ok=True)
+        return None
+    responder = _reviser(context).responder
+    first = _made(context, engines, responder, context.policy, None, name=RESPONSES)
+    engines.keep(context.reviser)
+    return first
+
+
+def _made(
+    context: Context[ReviseSettings],
+    engines: Engines,
+    reviser: revise.Reviser,
+    model: ModelSettings,
+    first: RowsResult[RevisionRow] | None,
+    *,
+    name: str = "rows",
+) -> RowsResult[RevisionRow]:
+    """Make chains with a model, from the first responses if these are there."""
+    engine = engines[model]
+    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
+    return make_rows(
+        context,
+        engines,
+        reviser.items(prompts, engine, first and {row.key: row for row in first.rows}),
+        partial(reviser.row, engine=engine),
+        store=RowStore(context.folder, RevisionRow, name),
+        concurrency=context.settings.concurrency,
+        title=context.name if name == "rows" else f"{context.name}: {name}",
+    )
+
+
+def _of_first(first: RowsResult[RevisionRow] | None) -> dict[str, Any]:
+    """Return what metrics say of first responses that a model of their own gave."""
+    if first is None:
+        return {}
+    made = len(first.rows) - len(first.reused)
+    return {"responses_made": made, "response_states": first.states}
 
 
 def _check(context: Context[ReviseSettings]) -> None:
     """Refuse a constitution to draw nothing from, and an engine that is not installed."""
-    check_engines(context.policy)
+    check_engines(context.policy, context.reviser)
     if context.settings.rounds and not context.constitution.supervised:
         raise CaiError(
             f"The constitution {context.constitution.name} has no principle with `critique` and "
@@ -123,7 +175,7 @@ def _assess(
         CaiError: More of them are flawed than the gate allows, and its action is `stop`.
     """
     settings, gate = context.settings, context.settings.gate
-    quality = measure_revisions(chains, settings.flaws)
+    quality = measure_revisions(chains)
     path = context.folder / "quality.json"
     write_json(path, asdict(quality))
     if not quality.flawed:
@@ -135,9 +187,12 @@ def _assess(
     )
     said = f"{quality.flawed:,} of {quality.revisions:,} revisions have flaws: {flaws}."
     look = f"`cai revisions {context.folder.parent}` shows them."
-    if gate and quality.flawed > gate.flawed * quality.revisions and gate.action == "stop":
+    missed = _misses(context, quality)
+    if gate and missed:
+        said += f" That is more than a share of {gate.flawed:g} (`{context.name}.gate`)."
+    if gate and missed and gate.action == "stop":
         raise CaiError(
-            f"{said} That is more than a share of {gate.flawed:g} (`{context.name}.gate`). {look} "
+            f"{said} {look} "
             f"Use another model, fewer worked examples (`{context.name}.few_shot`) or another "
             f"constitution, or set `{context.name}.gate.action` to `warn` to continue anyway."
         )
@@ -149,6 +204,15 @@ def _assess(
     treated = "left out of training" if settings.keep == "sound" else "trained on (`keep: all`)"
     context.progress.say(f"  {context.name}: {said} They are {treated}. {look}")
     return quality
+
+
+def _misses(context: Context[ReviseSettings], quality: RevisionQuality) -> list[str]:
+    """Return the bound of the gate that the revisions miss, if they do."""
+    gate = context.settings.gate
+    if gate is None or quality.flawed <= gate.flawed * quality.revisions:
+        return []
+    share = quality.flawed / quality.revisions
+    return [f"flawed is {share:.3f} (wanted: at most {gate.flawed:g})"]
 
 
 def _write_training_data(
@@ -192,7 +256,7 @@ def _unfit(one: Assessed, settings: ReviseSettings) -> str | None:
         return "unchanged"
     if one.wrapping == "wrapped" and settings.wrappers == "drop":
         return "wrapped"
-    if settings.keep == "sound" and one.is_flawed(settings.flaws):
+    if settings.keep == "sound" and one.flawed:
         return "flawed"
     return None
 
@@ -204,7 +268,7 @@ STAGE = Stage(
     needs=(Need(PROMPTS, ("prompts",)), Need(POLICY, (HELPFUL,))),
     inputs=_inputs,
     run=_run,
-    outputs=("rows.jsonl", TRAIN, "quality.json"),
+    outputs=(f"{RESPONSES}.jsonl", "rows.jsonl", TRAIN, "flaws.jsonl", "quality.json"),
     check=_check,
     version=revise.VERSION,
 )

@@ -196,6 +196,7 @@ function follow() {
 try {
   data = await unpack();
   data.labels.forEach((label) => LABELS.add(label));
+  Object.entries(data.flaws).forEach(([flaw, means]) => FLAWS.set(flaw, means));
   if (data.rows.length) {
     page["no-rows"].hidden = true;
     page.browser.hidden = false;

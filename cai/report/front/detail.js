@@ -51,22 +51,40 @@ function changes(before, after) {
   );
 }
 
-function drawRevision({ response, labels, steps }) {
-  const nodes = [said("First response", chip(labels[0])), text(response)];
+// What the flaws of texts mean; the page's data says it.
+const FLAWS = new Map();
+
+function flawMarks(flaws, where) {
+  return flaws
+    .filter((found) => found.where === where)
+    .map(({ flaw, quote }) => {
+      const means = `${where}s with this flaw ${FLAWS.get(flaw) ?? ""}`;
+      return element("span", { class: "flaw", title: quote ? `${means}: “${quote}”` : means }, plainly(flaw));
+    });
+}
+
+// `models` are those of the first response and of the revisions, if they are two.
+function drawRevision({ response, labels, models, steps }) {
+  const nodes = [said("First response", models[0] ? `by ${models[0]}` : null, chip(labels[0])), text(response)];
   let before = response;
   steps.forEach((step, n) => {
     const principle = element("b", {}, step.principle);
     if (step.critique !== null) {
-      nodes.push(said(`Critique ${n + 1} under`, principle), text(step.critique));
+      nodes.push(
+        said(`Critique ${n + 1} under`, principle, ...flawMarks(step.flaws, "critique")),
+        text(step.critique),
+      );
       nodes.at(-1).classList.add("quiet");
     }
     const same = step.text === before;
     nodes.push(
       said(
         `Revision ${n + 1}`,
+        models[1] ? `by ${models[1]}` : null,
         step.critique === null ? principle : null,
         chip(labels[n + 1]),
         same ? element("span", { class: "same" }, "unchanged") : null,
+        ...flawMarks(step.flaws, "revision"),
       ),
     );
     if (!same) nodes.push(changes(before, step.text));

@@ -299,6 +299,7 @@
       const written = found?.own ? found.texts[half] : undefined;
       if (!written || typed(written.text) === edits.get(key).trim()) edits.delete(key);
     }
+    const reviser = facts.reviser ? ` The run’s reviser, ${facts.reviser}, is not used here.` : "";
     const judge = facts.feedback ? ` The run’s feedback model, ${facts.feedback}, is not used here.` : "";
     const where = facts.copy ? `The file itself does not change: Save writes a copy, ${facts.target}.` : `Save writes to ${facts.path}.`;
     const strange = facts.model === "playground" && facts.name !== "playground" ? " The playground’s tiny model knows only the principles of its own constitution: use another model with --model." : "";
