@@ -137,7 +137,7 @@ def test_a_step_learns_from_the_log_probabilities_of_the_policy(
 
     # What it learns from, against one row at a time in float64 from the plain float32 weights.
     plain = load_causal_lm(tiny(family).model_copy(update={"dtype": "float32"}), device="cpu")
-    bound = 1e-4 if chosen.type == "cpu" else 0.05
+    bound = 1e-4 if chosen.type == "cpu" else 0.4  # as in tests/engines/test_engine_on_devices.py
     for row, (prompt, response) in enumerate(rows_of(rollout.episodes)):
         expected = naive_logprobs(plain, prompt, response, settings.temperature)
         for found in (rollout.logprobs_BT, rollout.ref_logprobs_BT):
@@ -150,7 +150,7 @@ def test_a_step_learns_from_the_log_probabilities_of_the_policy(
     metrics = update(learner, rollout, settings, seed=0, step=0)
     # The first step's ratios are 1: nothing is clipped, and the policy has not moved.
     assert metrics["policy/clipfrac_avg"] == 0
-    assert metrics["policy/approxkl_avg"] == pytest.approx(0, abs=1e-6)
+    assert metrics["policy/approxkl_avg"] == pytest.approx(0, abs=1e-5)
     moved = {n for n, p in learner.policy.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     assert not settings.lora_rank or all("lora_" in name for name in moved)

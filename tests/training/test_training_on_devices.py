@@ -83,8 +83,9 @@ def test_a_killed_training_ends_with_the_same_weights(
     with killed_after(5):
         start(name, "killed", lora_rank=lora_rank)
     resumed = start(name, "killed", lora_rank=lora_rank)
-    assert resumed["steps"] == whole["steps"] == 2 * 4
-    assert whole["final_loss"] < whole["first_loss"]
+    assert resumed["steps"] == whole["steps"] > 5
+    for loss in ("first_loss", "final_loss"):
+        assert resumed[loss] == pytest.approx(whole[loss], rel=tolerance(chosen))
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     for key, weight in first.items():
         # A GPU may add in another order.
