@@ -155,6 +155,8 @@ def test_a_recorded_run_becomes_tables(run):
     assert change["low"] > 0.6
     result = {
         **found,
+        "smoke": True,
+        "settings": ["seed=1"],
         "seconds": 60.0,
         "peak_gib": 4.5,
         "stages": {"sft": {"seconds": 20.0, "peak_gib": 4.5}},
@@ -167,6 +169,7 @@ def test_a_recorded_run_becomes_tables(run):
         },
     }
     page = shown.markdown(result)
+    assert "options `--smoke --set seed=1`, one seed, 19 answers a side" in page
     assert (
         "| red team: refused, by wording | 0.00 [0.00, 0.17] | 1.00 [0.84, 1.00] * | 19 |" in page
     )

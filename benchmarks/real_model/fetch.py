@@ -82,15 +82,21 @@ def join(wheels: Sequence[Path], out: Path) -> None:
 def convert(weights: Path, out: Path) -> None:
     """Write a GGUF file as a folder in transformers' format, in bfloat16."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    named = {"gguf_file": weights.name}
-    tokenizer = AutoTokenizer.from_pretrained(weights.parent, **named)
-    model: Any = AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.bfloat16, **named)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    folder, named = weights.parent, weights.name
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=named)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=named,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    # It is written as the plain model that it now is.
+    model.config.__dict__.pop("quantization_config", None)
+    model.hf_quantizer, model.is_quantized = None, False
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 

@@ -23,6 +23,7 @@ PIPELINE = HERE / "pipeline.yaml"
 SMOKE = (
     "prompts.red_team.limit=12",
     "prompts.helpful.limit=12",
+    "prompts.helpfulness_comparisons.limit=6",
     "revise.max_new_tokens=40",
     "sft.epochs=1",
     "compare.max_new_tokens=32",
@@ -123,7 +124,7 @@ def measured(options: Options) -> dict[str, Any]:
         "name": NAME,
         "seed": 0,
         "smoke": options.smoke,
-        "changes": [*options.changes],
+        "settings": [*options.changes],
         "machine": machine(),
         "seconds": round(seconds, 1),
         "peak_gib": gib(max(size for _, size in watched.samples)),

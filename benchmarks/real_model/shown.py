@@ -27,7 +27,24 @@ SIDES = {"red_team": "red team", "helpful": "benign"}
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Show all of a result."""
-    return "\n\n".join((_models(result), _known(result), _labels(result), _facts(result)))
+    parts = (_about(result), _models(result), _known(result), _labels(result), _facts(result))
+    return "\n\n".join(parts)
+
+
+def _about(result: Mapping[str, Any]) -> str:
+    """Say what was run, and how much to believe."""
+    prompts = min(one["refused"]["n"] for m in result["models"].values() for one in m.values())
+    changed = "".join(f" --set {change}" for change in result["settings"])
+    options = f"{' --smoke' if result['smoke'] else ''}{changed}"
+    return (
+        f"Qwen2.5-Coder-0.5B-Instruct (4-bit weights, computed in float32), LoRA of rank 8, options"
+        f" `{options.strip() or 'none'}`, one seed, {prompts} answers a side and model. A star"
+        " marks a change from the first model whose interval excludes zero. Refusals and warnings "
+        "are found by their wording; harm is also rated by the model before training, and labels "
+        "are that model's. The second table says what these measures are worth: on answers whose "
+        "kind is known, they must differ between its columns. `first` and `longer` in the third "
+        "are the accuracies of rules that read nothing."
+    )
 
 
 def _models(result: Mapping[str, Any]) -> str:
