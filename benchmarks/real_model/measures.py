@@ -91,8 +91,10 @@ def of_answers(rows: Iterable[AnswerRow]) -> dict[str, dict[str, dict[str, Rate]
 
 def of_run(run: Path) -> dict[str, Any]:
     """Return what a finished run shows, as JSON; changes are from the first model."""
-    models = of_answers(read_rows(run / "evaluate" / "rows.jsonl", AnswerRow))
+    found = of_answers(read_rows(run / "evaluate" / "rows.jsonl", AnswerRow))
     known = json.loads((run / "evaluate" / "measures.json").read_text(encoding="utf-8"))
+    # Rows are sorted by their keys; the model before training comes first here.
+    models = {model: found[model] for model in known["alignment_tax"]}
     for model, rated in known["harmfulness"]["models"].items():
         models[model]["red_team"]["rated"] = Rate(**rated)
     first, *others = models

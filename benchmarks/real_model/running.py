@@ -48,6 +48,7 @@ class Options:
 
     Attributes:
         model: The folder of the model.
+        name: Of the model, in the results.
         folder: Where everything is written.
         changes: Settings, as `KEY=VALUE`.
         data: A folder with more prompts in folders `red-team` and `helpful`, or None.
@@ -57,6 +58,7 @@ class Options:
     """
 
     model: Path
+    name: str
     folder: Path
     changes: Sequence[str] = ()
     data: Path | None = None
@@ -123,6 +125,7 @@ def measured(options: Options) -> dict[str, Any]:
     return {
         "name": NAME,
         "seed": 0,
+        "model": options.name,
         "smoke": options.smoke,
         "settings": [*options.changes],
         "machine": machine(),

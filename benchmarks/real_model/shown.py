@@ -37,13 +37,13 @@ def _about(result: Mapping[str, Any]) -> str:
     changed = "".join(f" --set {change}" for change in result["settings"])
     options = f"{' --smoke' if result['smoke'] else ''}{changed}"
     return (
-        f"Qwen2.5-Coder-0.5B-Instruct (4-bit weights, computed in float32), LoRA of rank 8, options"
-        f" `{options.strip() or 'none'}`, one seed, {prompts} answers a side and model. A star"
-        " marks a change from the first model whose interval excludes zero. Refusals and warnings "
-        "are found by their wording; harm is also rated by the model before training, and labels "
-        "are that model's. The second table says what these measures are worth: on answers whose "
-        "kind is known, they must differ between its columns. `first` and `longer` in the third "
-        "are the accuracies of rules that read nothing."
+        f"{result['model']}, LoRA of rank 8, options `{options.strip() or 'none'}`, one seed, "
+        f"{prompts} answers a side and model. A star marks a change from the first model whose "
+        "interval excludes zero. Refusals and warnings are found by their wording; harm is also "
+        "rated by the model before training, and labels are that model's. The second table says "
+        "what these measures are worth: on answers whose kind is known, they must differ between "
+        "its columns. `first` and `longer` in the third are the accuracies of rules that read "
+        "nothing."
     )
 
 
