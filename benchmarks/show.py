@@ -27,7 +27,9 @@ def share(rate: Mapping[str, Any]) -> str:
 
 
 def interval(rate: Mapping[str, Any]) -> str:
-    """Write a rate with its 95% interval."""
+    """Write a rate with its 95% interval, if it has one."""
+    if rate["low"] is None:
+        return share(rate)
     return f"{share(rate)} [{rate['low']:.2f}, {rate['high']:.2f}]"
 
 

@@ -17,15 +17,17 @@ from benchmarks import (
     quickstart,
 )
 from benchmarks.playground_feedback import shown as playground_feedback
+from benchmarks.real_model import shown as real_model
 from benchmarks.runs import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
-HEAD = """# Experiments on the playground
+HEAD = """# Experiments
 
 Made by `python -m benchmarks.tables` from `benchmarks/results/`, each part by the command that it
-names. Rates are shares of answers to held-out tasks (stratum `task`) at temperature 1, by the
-strict ground-truth grader. Every experiment is one seed unless it says otherwise; with about 300
-answers a side over 40 tasks, rates that differ by less than 5 points do not differ.
+names. Rates on the playground are shares of answers to held-out tasks (stratum `task`) at
+temperature 1, by the strict ground-truth grader. Every experiment is one seed unless it says
+otherwise; with about 300 answers a side over 40 tasks, rates that differ by less than 5 points do
+not differ.
 """
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     quickstart.NAME: ("The quickstart", quickstart.markdown),
@@ -35,6 +37,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     playground_guard.NAME: ("The guard", playground_guard.markdown),
     playground_claims.NAME: ("The paper's claims", playground_claims.markdown),
     playground_feedback.NAME: ("AI feedback", playground_feedback.markdown),
+    real_model.NAME: ("A real model", real_model.markdown),
 }
 
 

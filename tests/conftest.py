@@ -134,3 +134,13 @@ def barriers():
         return results.generate_report() if results.violations_count else ""
 
     return found
+
+
+@pytest.fixture
+def chosen(device, monkeypatch):
+    """Return the device of a test `ON_EACH_DEVICE`; what chooses a device by itself takes it."""
+    import torch
+
+    if device == "cpu":
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return torch.device(device)

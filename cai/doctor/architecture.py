@@ -50,7 +50,7 @@ def examine_architecture(
     facts = [
         *_engines(config, model, vocabulary),
         *_training(config, model),
-        *_memory(Shape.of(config), settings, context_of(config)),
+        *_memory(config, settings),
     ]
     return [Finding(area=area, name=n, state=s, detail=d) for area, n, s, d in facts]
 
@@ -186,8 +186,9 @@ def _name(path: str, layer: Any) -> str:  # noqa: ANN401
     return layer.parameter_name if isinstance(layer, ParamWrapper) else path.rpartition(".")[2]
 
 
-def _memory(shape: Shape, settings: ModelSettings, context: int | None) -> Iterator[Fact]:
+def _memory(config: Any, settings: ModelSettings) -> Iterator[Fact]:  # noqa: ANN401
     device, precision = device_and_dtype(settings)
+    shape, context = Shape.of(config, precision), context_of(config)
     free, bits = free_memory(device), precision.itemsize
     where = f"{_gigabytes(free)} are free on this {device.type}"
 

@@ -217,6 +217,9 @@ async def _ask(
 
     asker = Asker(evaluation.folder, settings, seed, grader, task)
     subjects = _subjects(evaluation, engines)
+    if judge and grader is not judge:
+        # The judge is asked after them, and its own model is then the only one in memory.
+        subjects.sort(key=lambda subject: subject.engine is judge.engine)
     found = _Found(await asker.ask(subjects, keep=judge.engine if judge else None))
     if judge and settings.elo == JUDGE:
         found.matches = await play(

@@ -178,9 +178,9 @@ def _critic_backbone(judge: Judge, opened: PreferenceModel, settings: PPOSetting
     return cast("Any", PreferenceModel.load(judge, device="cpu").model).base_model
 
 
-def shape(model: PolicyLike | Judge) -> Shape:
-    """Return what of a model decides its memory, without loading it."""
-    return Shape.of(_config(model))
+def shape(model: PolicyLike | Judge, precision: torch.dtype) -> Shape:
+    """Return what of a model decides its memory in a run of this precision, without loading it."""
+    return Shape.of(_config(model), precision)
 
 
 def shared_context(models: Sequence[PolicyLike | Judge]) -> int:

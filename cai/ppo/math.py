@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+MAX_LOGITS = 2**26
+"""The largest number of logits at once, see `token_logprobs`."""
+
 _CACHED = 2**18
 """Numbers worked on at a time on a CPU: 1 MB."""
 _LOWEST = -1e4
@@ -161,7 +164,7 @@ def token_logprobs(
     head: Callable[[Tensor], Tensor],
     *,
     temperature: float,
-    max_logits: int = 2**26,
+    max_logits: int = MAX_LOGITS,
 ) -> tuple[Tensor, Tensor]:
     """Return log P of each target and the entropy of its distribution, both `(N,)` float32, nats.
 

@@ -15,17 +15,13 @@ from transformers.pytorch_utils import Conv1D
 
 from cai.engines.vllm_sampler import MEMORY
 from cai.errors import CaiError
+from cai.ppo.math import MAX_LOGITS
 from cai.settings import PPOSettings
+from cai.training.activations import Kept, kept
 
 FULL = 4
 """Bytes of a float32 number: a weight that is trained, its gradient, each of Adam's two moments."""
 
-_HIDDEN_STATES = 17
-"""Numbers of the size of a hidden state that a layer keeps for its backward pass: 34 bytes in 16
-bits (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1), attention probabilities not kept."""
-
-_LOGITS = 2**26
-"""Most logits held at once (`token_logprobs`), three times over: logits, softmax, gradient."""
 
 _SHARE = 0.9
 """The share of the free memory that a run may plan with."""
@@ -46,9 +42,13 @@ class Shape:
     cache: int
     """Numbers in the keys and values of one token in one layer."""
     vocabulary: int
+    kept: Kept
+    """What a forward pass in the precision of the run keeps, if all weights are trained."""
+    kept_lora: Kept
+    """The same under LoRA."""
 
     @classmethod
-    def of(cls, config: Any) -> Shape:  # noqa: ANN401 (any transformers config)
+    def of(cls, config: Any, precision: torch.dtype) -> Shape:  # noqa: ANN401 (any transformers config)
         """Read the sizes off a transformers config, from a model without weights."""
         with torch.device("meta"):
             model = cast("Any", AutoModelForCausalLM.from_config(config))
@@ -66,6 +66,8 @@ class Shape:
             hidden=text.hidden_size,
             cache=2 * heads * head_dim if queries else 0,
             vocabulary=text.vocab_size,
+            kept=kept(config, precision, lora=False),
+            kept_lora=kept(config, precision, lora=True),
         )
 
 
@@ -161,10 +163,7 @@ def estimate(
     if not settings.has_critic:
         del roles["critic"]
     roles["independent scorer"] = sum(bits * judge.backbone for judge in independent)
-    tokens = micro_batch_size * longest
-    kept = 1 + _HIDDEN_STATES / policy.layers if settings.gradient_checkpointing else _HIDDEN_STATES
-    logits = 3 * 4 * min(_LOGITS, tokens * policy.vocabulary)
-    roles["update"] = int(bits * kept * tokens * policy.layers * policy.hidden) + logits
+    roles["update"] = _update(policy, settings, bits, micro_batch_size * longest, micro_batch_size)
     if settings.rollouts != "vllm" or vllm is None:
         roles["sampling"] = bits * batch_tokens * policy.layers * policy.cache
     elif vllm.sleeps:
@@ -172,6 +171,24 @@ def estimate(
     else:
         roles |= {"vLLM": vllm.whole, "sampling": 0}
     return roles
+
+
+def _update(
+    policy: Shape, settings: PPOSettings, bits: int, tokens: int, micro_batch_size: int
+) -> int:
+    """Return the bytes of a forward and backward pass, besides weights and gradients."""
+    saved = policy.kept_lora if settings.lora_rank else policy.kept
+    states = int(saved.per_token * tokens) + saved.once
+    logits = min(MAX_LOGITS, micro_batch_size * settings.max_new_tokens * policy.vocabulary)
+    # They are float32, and one tensor from the output head to the gradient; the head's own result
+    # is another one where they are made more precise, or divided by a temperature.
+    logits *= FULL + (bits if bits < FULL or settings.temperature != 1 else 0)
+    if not settings.gradient_checkpointing:
+        return states + logits
+    # Each layer's input, and in turn the logits and what one layer keeps. Without LoRA, inputs are
+    # float32.
+    inputs = policy.layers * policy.hidden * (bits if settings.lora_rank else FULL)
+    return inputs * tokens + max(states // policy.layers, logits)
 
 
 def needed(roles: Mapping[str, int]) -> int:

@@ -269,27 +269,28 @@ class PPO:
         if judge is not None and settings.lora_rank:
             adapter = preference_adapter(self._policy, judge)
         where, longest = device(self._policy), longest_prompt + settings.max_new_tokens
-        policy, vllm = shape(self._policy), None
+        low, vllm = precision(self._policy), None
+        policy = shape(self._policy, low)
         if settings.rollouts == "vllm":
             vllm = vllm_share(
                 policy,
                 self._policy.options if isinstance(self._policy, ModelSettings) else {},
-                precision=precision(self._policy),
+                precision=low,
                 total=total_memory(where),
             )
         check_memory(
             policy,
-            None if judge is None else shape(judge),
+            None if judge is None else shape(judge, low),
             settings,
             available=free_memory(where) // (1 if where.type == "cuda" else processes.count),
             micro_batch_size=settings.micro_batch_size or rows_of_length(longest, where),
-            precision=precision(self._policy),
+            precision=low,
             longest=longest,
             batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
             zero_parts=processes.count if processes.deepspeed else 1,
             shared=adapter is not None,
             parts=processes.count if processes.sharded else 1,
-            independent=[shape(it) for it in preference_models(self._independent).values()],
+            independent=[shape(it, low) for it in preference_models(self._independent).values()],
             vllm=vllm,
         )
 

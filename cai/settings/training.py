@@ -20,8 +20,8 @@ class OptimizerSettings(StageSettings, frozen=True):
     batch_size: Positive = 32
     """Sequences (or pairs) per optimizer step."""
     micro_batch_size: Positive | None = None
-    """Sequences per forward pass; if left out, the whole batch of a process. Changes memory, not
-    results."""
+    """Sequences (or pairs) per forward pass; if left out, the whole batch of a process, on a CPU as
+    many as keep 1 GiB for the backward pass. Changes memory, not results."""
     epochs: Positive = 1
     """Passes over the data."""
     max_length: Positive = 1024

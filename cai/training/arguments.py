@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from cai.models.loading import device_and_dtype
 from cai.settings import ModelSettings, OptimizerSettings
+from cai.training.activations import kept
 from cai.training.processes import ALONE, Processes
 from cai.training.sharding import layers
 from cai.training.zero import SAID_BY_TRAINING, zero_config
@@ -22,6 +23,10 @@ from cai.training.zero import SAID_BY_TRAINING, zero_config
 _WARMUP_SHARE = 0.03
 _MOST_WARMUP_STEPS = 100
 _MOST_LOGGED_STEPS = 1000
+
+MOST_KEPT = 2**30
+"""Bytes that a forward pass on a CPU may keep for its backward pass, if `micro_batch_size` is not
+set. A GPU recomputes layers instead (`gradient_checkpointing`)."""
 
 
 OnStep = Callable[[Mapping[str, float]], None]
@@ -65,6 +70,7 @@ def training_arguments(
     run: Run,
     *,
     rows: int,
+    longest: int = 0,
     group: Processes = ALONE,
     model: PreTrainedModel | None = None,
 ) -> TrainingArguments:
@@ -73,10 +79,13 @@ def training_arguments(
     The learning rate is constant (as in the paper, section 3.2) after a warm-up of 3% of the steps,
     unless `final_learning_rate` says otherwise. Weights and optimizer are float32; on a GPU passes
     compute in bfloat16 by autocast. Under FSDP2, the layers of `model` are gathered one at a time.
+    `longest` are the tokens that the longest row takes in a batch.
     """
-    micro = micro_batch_size(settings, group.count)
     steps = settings.epochs * math.ceil(rows / settings.batch_size)
     on_cpu = device_and_dtype(run.base)[0].type == "cpu"
+    micro = micro_batch_size(settings, group.count)
+    if on_cpu and settings.micro_batch_size is None and model is not None:
+        micro = _fitting(micro, longest * _bytes_per_token(model.config, settings))
     arguments = TrainingArguments(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=micro,
@@ -122,6 +131,16 @@ def micro_batch_size(settings: OptimizerSettings, processes: int = 1) -> int:
     """Return the sequences (or pairs) per forward pass; raise a CaiError if they cannot be."""
     settings.checked(processes=processes)
     return settings.micro_batch_size or settings.batch_size // processes
+
+
+def _bytes_per_token(config: Any, settings: OptimizerSettings) -> float:  # noqa: ANN401
+    return kept(config, torch.float32, lora=bool(settings.lora_rank)).per_token
+
+
+def _fitting(rows: int, size: float) -> int:
+    """Return the largest divisor of a number of rows whose bytes, `size` each, fit; at least 1."""
+    divisors = (n for n in range(rows, 1, -1) if rows % n == 0)
+    return next((n for n in divisors if n * size <= MOST_KEPT), 1)
 
 
 def _splitting(group: Processes, model: PreTrainedModel | None) -> dict[str, Any]:

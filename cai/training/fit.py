@@ -76,7 +76,9 @@ def fit(
     # Trainers change the configurations.
     names = [name for name in ("config", "generation_config") if hasattr(model, name)]
     configs = {name: copy.deepcopy(getattr(model, name)) for name in names}
-    arguments = training_arguments(settings, run, rows=len(rows), group=group, model=model)
+    arguments = training_arguments(
+        settings, run, rows=len(rows), longest=max(map(_tokens, rows)), group=group, model=model
+    )
     adapted = with_lora(model, settings, arguments)
     hollow = without_weights(adapted) if group.sharded and group.is_main else None
     if group.splits and computes_in_bfloat16(run.base):
@@ -122,6 +124,12 @@ def _keep(
     vars(policy).update(configs)
     snapshots.save(policy, snapshot_folder(snapshots.stage, step))
     vars(policy).update(training)
+
+
+def _tokens(row: Row) -> int:
+    """Return the tokens that a row takes in a batch, its sequences padded to the longest."""
+    lengths = [len(value) for name, value in row.items() if name.endswith("ids")]
+    return len(lengths) * max(lengths)
 
 
 def _check_finite(model: PreTrainedModel, settings: OptimizerSettings) -> None:

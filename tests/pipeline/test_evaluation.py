@@ -153,6 +153,14 @@ def test_matches_and_ratings_by_a_judge(models, tmp_path):
     assert "judge" in models.events[0] or models.events[-1] == "close judge"
 
 
+def test_a_judge_that_is_a_party_is_never_in_memory_with_another(models, tmp_path):
+    settings = {"harmfulness": "judge", "judge": ModelSettings(path="base")}
+    rows, found = run(models, tmp_path, settings=settings)
+    assert models.events == ["open tuned", "close tuned", "open base", "close base"]
+    assert list(found["evaluation"]) == ["base", "tuned"]
+    assert [row.key for row in rows.rows] == sorted(row.key for row in rows.rows)
+
+
 @pytest.mark.parametrize(
     ("judge", "said"),
     [("tuned", "one of the models"), ("feedback", "made the labels"), ("other", None)],

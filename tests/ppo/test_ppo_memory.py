@@ -20,6 +20,7 @@ from cai.ppo.learner import Learner
 from cai.ppo.memory import Shape, VLLMShare, check_memory, estimate, needed, vllm_share
 from cai.ppo.update import update
 from cai.settings import ModelSettings, PPOSettings
+from cai.training.activations import Kept
 
 Tiny = Callable[[str], ModelSettings]
 
@@ -29,7 +30,7 @@ def test_the_estimate_counts_weights_gradients_and_moments_to_the_byte(
     family: str, tiny: Tiny, token_prompts: PromptsOf
 ) -> None:
     """Of policy, reference and critic, against the tensors of a learner after an update."""
-    shape = Shape.of(AutoConfig.from_pretrained(tiny(family).path))
+    shape = Shape.of(AutoConfig.from_pretrained(tiny(family).path), torch.float32)
     sizes = {"longest": 10, "batch_tokens": 10, "micro_batch_size": 1}
     for settings in (
         SETTINGS,
@@ -67,6 +68,8 @@ SEVEN_BILLION = Shape(
     hidden=4096,
     cache=2048,
     vocabulary=32000,
+    kept=Kept(per_token=7e6, once=14 * 10**9),
+    kept_lora=Kept(per_token=5e6, once=0),
 )
 
 

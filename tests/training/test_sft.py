@@ -15,6 +15,7 @@ from cai.errors import CaiError
 from cai.models.chat import TEMPLATE_DATE, ChatFormat
 from cai.models.loading import load_causal_lm, load_chat_format
 from cai.settings import ModelSettings, SftSettings
+from cai.training.activations import kept
 from cai.training.arguments import Run, training_arguments
 from cai.training.data import read_rows
 from cai.training.sft import train_sft
@@ -170,6 +171,28 @@ def test_micro_batches_change_memory_not_results(micro, undisturbed, base, compl
     assert_same(weights(undisturbed[0]), weights(tmp_path), atol=2e-4)
     for loss in ("first_loss", "final_loss"):
         assert metrics[loss] == pytest.approx(undisturbed[1][loss], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "share", "expected"), [(24, 0.01, 24), (24, 0.08, 12), (24, 0.1, 8), (7, 0.9, 1)]
+)
+def test_without_a_micro_batch_a_pass_on_a_cpu_keeps_a_gibibyte(
+    batch, share, expected, base, tmp_path
+):
+    model = load_causal_lm(base(), device="cpu")
+    run = Run(base(), tmp_path, 0, tmp_path, tmp_path, None)
+    # The longest row takes this share of it.
+    longest = int(share * 2**30 / kept(model.config, torch.float32, lora=False).per_token)
+
+    def micro(**settings):
+        found = training_arguments(
+            SftSettings(batch_size=batch, **settings), run, rows=50, longest=longest, model=model
+        )
+        assert found.per_device_train_batch_size * found.gradient_accumulation_steps == batch
+        return found.per_device_train_batch_size
+
+    assert micro() == expected
+    assert micro(micro_batch_size=batch) == batch
 
 
 @pytest.mark.parametrize("passes", [3, 9, 13])
