@@ -88,6 +88,7 @@ def collect_rollout(
         scores_B=scores_B,
         ended_B=ended_B,
         parts=parts,
+        samples_compared=settings.samples_compared if training else 1,
     )
 
 
