@@ -154,7 +154,10 @@ class Rollout:
     ended_B: Tensor
     """True where the last token of the response is a stop token, in the very last slot too."""
     parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """What each scorer said of the responses that were scored, not weighted, `(n,)`."""
+    """What each scorer said of the responses that were scored, not weighted, `(n,)`; NaN where it
+    has no score."""
+    states: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many responses have no score, by state."""
     samples_compared: int = 1
     """K where the samples of a prompt, K neighbours, are compared with each other; else 1."""
 

@@ -117,6 +117,7 @@ def estimate(
     parts: int = 1,
     independent: Sequence[Shape] = (),
     vllm: VLLMShare | None = None,
+    feedback: int = 0,
 ) -> dict[str, int]:
     """Return the bytes each role needs; without a critic it is not among the roles.
 
@@ -135,6 +136,7 @@ def estimate(
             copy of the policy.
         independent: The preference models of the guard.
         vllm: Its memory, if it samples.
+        feedback: Bytes of the feedback model of a reward by principles, if it is on this machine.
     """
     bits = _bytes_of(precision)
     critic = preference or policy
@@ -160,6 +162,7 @@ def estimate(
         roles["critic"] = state * policy.hidden
     if not settings.has_critic:
         del roles["critic"]
+    roles["feedback model"] = feedback
     roles["independent scorer"] = sum(bits * judge.backbone for judge in independent)
     tokens = micro_batch_size * longest
     kept = 1 + _HIDDEN_STATES / policy.layers if settings.gradient_checkpointing else _HIDDEN_STATES

@@ -21,6 +21,7 @@ from cai.settings.prompts import PromptsSettings as PromptsSettings
 from cai.settings.prompts import SourceSettings as SourceSettings
 from cai.settings.revise import ReviseSettings as ReviseSettings
 from cai.settings.revise import RevisionGateSettings as RevisionGateSettings
+from cai.settings.reward import RewardSettings as RewardSettings
 from cai.settings.training import ComparisonSettings as ComparisonSettings
 from cai.settings.training import DpoSettings as DpoSettings
 from cai.settings.training import HarmfulnessSettings as HarmfulnessSettings

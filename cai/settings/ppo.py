@@ -15,6 +15,7 @@ from cai.settings.base import (
     Settings,
     StageSettings,
 )
+from cai.settings.reward import RewardSettings
 
 
 class GuardSettings(Settings, frozen=True):
@@ -46,11 +47,18 @@ class GuardSettings(Settings, frozen=True):
 
 COMPARING = ("rloo", "grpo", "dr_grpo", "online_dpo")
 """The values of `ppo.advantage` that compare the samples of a prompt with each other."""
+MOST_RANKED = 9
+"""Responses in one question."""
 
 
 class PPOSettings(StageSettings, frozen=True):
     """Policy optimisation against the preference model: PPO, RLOO, GRPO, REINFORCE, online DPO."""
 
+    reward: RewardSettings | None = None
+    """The constitution's principles as the reward; null: the preference model alone."""
+    max_left_out: Fraction = 0.5
+    """The run stops if more than this share of a step's episodes gets no score. They are left out
+    of the update and counted (`reward/left_out`)."""
     steps: Positive = 100
     """The number of rollouts, each followed by an update."""
     batch_size: Positive = 64
@@ -219,6 +227,29 @@ class PPOSettings(StageSettings, frozen=True):
             raise ValueError(
                 "`ppo.kl_coef` is β of `ppo.advantage: online_dpo`, and 0 leaves no loss. Set it "
                 "to a positive number, such as 0.1."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reward_fits(self) -> PPOSettings:
+        """Refuse rewards that need other samples, or a guard."""
+        reward = self.reward
+        if reward is None:
+            return self
+        if reward.compares and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"`ppo.reward.form: {reward.form}` compares the samples of a prompt, and "
+                "`ppo.samples_per_prompt` is 1. Set it to 2 or more, or use `form: rating`."
+            )
+        if reward.form == "ranking" and self.samples_per_prompt > MOST_RANKED:
+            raise ValueError(
+                f"`ppo.reward.form: ranking` shows at most {MOST_RANKED} responses at once, and "
+                f"`ppo.samples_per_prompt` is {self.samples_per_prompt}. Use `form: comparison`."
+            )
+        if reward.held_out and (self.guard is None or self.guard.independent is not None):
+            raise ValueError(
+                "`ppo.reward.held_out` is the independent score of the guard. Leave out "
+                "`ppo.guard: null` and `ppo.guard.independent`, or `held_out`."
             )
         return self
 

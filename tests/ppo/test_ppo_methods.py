@@ -312,7 +312,8 @@ def test_online_dpo_takes_the_scores_of_a_preference_model_as_log_odds(
     for settings in (with_settings(), with_settings(**ONLINE_DPO)):
         scorers = {"preference": (tiny_preference("llama"), 1.0)}
         _, reward = open_models(policy, scorers, settings, chat, seed=0)
-        totals[settings.advantage] = reward.total(reward.parts(prompts, responses))
+        parts = {n: torch.tensor(x) for n, x in reward.scores(prompts, responses).items()}
+        totals[settings.advantage] = reward.total(parts)
     pairs = zip(prompts, responses, strict=True)
     raw = judge.raw_scores([[*prompt.ids, *ids] for prompt, ids in pairs])
     torch.testing.assert_close(totals["gae"], (raw - 0.25) / 2, rtol=0, atol=1e-5)
