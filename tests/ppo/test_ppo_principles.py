@@ -482,7 +482,6 @@ def test_several_processes_with_a_vllm_each_are_refused(tmp_path: Path) -> None:
         },
         "ppo": {"reward": {"form": "rating"}, "launch": "ddp", "processes": 2},
     }
-    pytest.importorskip("vllm")
     with pytest.raises(CaiError, match="Start a server"):
         STAGE.check(run_of(data, tmp_path).first(PPOSettings))
 

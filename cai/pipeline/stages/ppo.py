@@ -167,7 +167,6 @@ def _check_reward(context: Context[PPOSettings]) -> None:
     from cai.engines.opening import check_engines
     from cai.ppo.principles import principles_of
 
-    check_engines(context.feedback)
     principles_of(context.constitution, settings.reward)
     if settings.launch is not None and context.feedback.engine == "vllm":
         raise CaiError(
@@ -175,6 +174,7 @@ def _check_reward(context: Context[PPOSettings]) -> None:
             "own to ask for rewards. Start a server (`vllm serve MODEL`), and give it as "
             "`models.feedback` with `engine: openai`."
         )
+    check_engines(context.feedback)
 
 
 def _check(context: Context[PPOSettings]) -> None:
