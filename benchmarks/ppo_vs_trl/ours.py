@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from cai.settings import ModelSettings, PPOSettings
 
 def settings_of(workload: Workload) -> PPOSettings:
     """Return a workload as our settings."""
-    return PPOSettings(
+    settings = PPOSettings(
         steps=workload.steps + 1,
         batch_size=workload.batch_size,
         minibatches=workload.minibatches,
@@ -36,6 +37,15 @@ def settings_of(workload: Workload) -> PPOSettings:
         clip_range=workload.clip_range,
         value_clip_range=workload.clip_range,
     )
+    return settings.checked(**workload.method)
+
+
+class IdScorer:
+    """The sum of the last ids, modulo 17: a reward that costs nothing."""
+
+    def score_ids(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return `(N,)` scores."""
+        return torch.tensor([sum(ids[-8:]) % 17 / 5 for ids in sequences])
 
 
 def load(folder: Path, workload: Workload) -> tuple[Learner, PreferenceModel]:
@@ -65,14 +75,18 @@ def main() -> None:
     folder, result = Path(sys.argv[1]), Path(sys.argv[2])
     workload = Workload(**json.loads((folder / "workload.json").read_text()))
     learner, preference = load(folder, workload)
-    reward = Reward({"preference": (preference, 1.0)})
+    reward = Reward({"preference": (IdScorer() if workload.scores_ids else preference, 1.0)})
     prompts = [
         TokenPrompt(tuple(ids), "helpful")
         for ids in json.loads((folder / "prompts.json").read_text())
     ]
     settings = settings_of(workload)
     pool = PromptPool(
-        prompts, batch_size=workload.batch_size, red_team_fraction=0.0, seed=workload.seed
+        prompts,
+        batch_size=workload.batch_size,
+        red_team_fraction=0.0,
+        seed=workload.seed,
+        samples_per_prompt=settings.samples_per_prompt,
     )
     seconds: list[float] = []
     cpu_seconds: list[float] = []

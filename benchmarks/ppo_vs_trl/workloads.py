@@ -2,8 +2,9 @@
 
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -53,6 +54,10 @@ class Workload:
     seed: int = 0
     snapshot_every: int = 0
     """Save the policy every so many steps, the first included (0: never), off the clock."""
+    method: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further settings of ours under `ppo`, for methods without a critic."""
+    scores_ids: bool = False
+    """Score by the ids of responses, which costs nothing, not by the preference model."""
 
 
 PLAYGROUND_WORKLOAD = Workload("playground", 64, epochs=4, max_new_tokens=64, steps=3)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -149,11 +150,33 @@ class Rollout:
 
     scores_B: Tensor
     """What is maximised: the weighted sum of the scorers, or `no_eos_reward` where a response did
-    not end."""
+    not end. NaN where a scorer has no score for it."""
     ended_B: Tensor
     """True where the last token of the response is a stop token, in the very last slot too."""
     parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """What each scorer said of the responses that were scored, not weighted, `(n,)`."""
+    """What each scorer said of the responses that were scored, not weighted, `(n,)`; NaN where it
+    has no score."""
+    states: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many responses have no score, by state."""
+    samples_compared: int = 1
+    """K where the samples of a prompt, K neighbours, are compared with each other; else 1."""
+
+    @cached_property
+    def used_B(self) -> Tensor:
+        """Which episodes the update uses, `(B,)` bool on the host.
+
+        An episode without a score is left out. So is one without another sample of its prompt left,
+        if samples are compared.
+        """
+        used_GK = ~self.scores_B.cpu().isnan().reshape(-1, self.samples_compared)
+        if self.samples_compared > 1:
+            used_GK = used_GK & (used_GK.sum(dim=1, keepdim=True) > 1)
+        return used_GK.flatten()
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """True on the real tokens of the episodes that the update uses, `(B, T)`."""
+        return self.episodes.mask_BT & self.used_B.to(self.episodes.device)[:, None]
 
 
 def length_sorted(

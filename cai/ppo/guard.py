@@ -49,10 +49,13 @@ class Guard:
     """A score that the policy is not trained on."""
     start: dict[str, float] = field(default_factory=dict[str, float])
     """Metrics before the first step."""
+    start_texts: list[str] = field(default_factory=list[str])
+    """The answers then, which later ones are compared with (`GroupScorer`)."""
     highest: float = float("-inf")
     """The highest independent score so far."""
     deviation: float = 1.0
-    """The standard deviation of independent scores at the start."""
+    """The standard deviation of independent scores at the start; 1 if they have none, as if all
+    answers were compared with themselves."""
     best: float = float("-inf")
     """Held-out reward of the best check without an alarm; `best_…` belong to that check."""
     best_step: int = 0
@@ -74,6 +77,7 @@ class Guard:
 
         The first check is the start, and raises no alarm.
         """
+        against = self.start_texts or None
         rollout = collect_rollout(
             learner,
             self.prompts,
@@ -82,29 +86,34 @@ class Guard:
             seed=derive_seed(self.seed, "guard"),
             step=0,
             training=False,
+            against=against,
         )
         ids = rollout.episodes.response_ids_BT.tolist()
         lengths = rollout.episodes.response_lengths_B.tolist()
         texts = [learner.chat.text(row[:n]) for row, n in zip(ids, lengths, strict=True)]
         kl = (rollout.logprobs_BT - rollout.ref_logprobs_BT).sum(dim=1).mean().item()
-        scores = {"guard/score": rollout.scores_B.mean().item()}
+        scores = {"guard/score": rollout.scores_B.nanmean().item()}
+        left_out = sum(rollout.states.values())
         if self.independent is not None:
-            scores_B, _ = score_episodes(
+            scores_B, _, states = score_episodes(
                 self.independent,
                 self.prompts,
                 rollout.episodes,
                 rollout.ended_B,
                 self.settings,
                 processes=learner.processes,
+                against=against,
             )
-            if not scores_B.isfinite().all():
+            known = scores_B[~scores_B.isnan()]
+            if not len(known) or known.isinf().any():
                 raise CaiError(
-                    "The independent scorer of PPO's guard gave a score that is not a number. Fix "
-                    "it, or leave it out."
+                    "The independent scorer of PPO's guard gave a score that is not a number, or "
+                    "none at all. Fix it, or leave it out."
                 )
-            scores["guard/independent"] = scores_B.mean().item()
+            scores["guard/independent"] = known.mean().item()
+            left_out += sum(states.values())
             if not self.start:
-                self.deviation = scores_B.std(correction=0).item()
+                self.deviation = known.std(correction=0).item() or 1.0
         trusted = scores.get("guard/independent", scores["guard/score"])
         metrics = {
             **scores,
@@ -112,10 +121,11 @@ class Guard:
             "guard/reward": trusted - self.settings.kl_coef * kl,
             "guard/length": sum(lengths) / len(lengths),
             "guard/ended": rollout.ended_B.float().mean().item(),
+            "guard/left_out": left_out,
             **text_measures(texts, [prompt.kind for prompt in self.prompts]),
         }
         if not self.start:
-            self.start = metrics
+            self.start, self.start_texts = metrics, texts
         if self.independent is not None:
             self.highest = max(self.highest, trusted)
         alarms = alarms_of(

@@ -130,6 +130,9 @@ def open_models(
         seed=seed,
     )
     reward = {name: (opened.get(name, scorer), w) for name, (scorer, w) in scorers.items()}
+    if settings.advantage == "online_dpo":
+        # A difference of raw scores is the log-odds of a label; normalised ones were divided.
+        reward |= {name: (judge, reward[name][1] * judge.std) for name, judge in opened.items()}
     return learner, Reward(reward, chat)
 
 

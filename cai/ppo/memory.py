@@ -119,6 +119,7 @@ def estimate(
     parts: int = 1,
     independent: Sequence[Shape] = (),
     vllm: VLLMShare | None = None,
+    feedback: int = 0,
 ) -> dict[str, int]:
     """Return the bytes each role needs; without a critic it is not among the roles.
 
@@ -137,6 +138,7 @@ def estimate(
             copy of the policy.
         independent: The preference models of the guard.
         vllm: Its memory, if it samples.
+        feedback: Bytes of the feedback model of a reward by principles, if it is on this machine.
     """
     bits = _bytes_of(precision)
     critic = preference or policy
@@ -162,6 +164,7 @@ def estimate(
         roles["critic"] = state * policy.hidden
     if not settings.has_critic:
         del roles["critic"]
+    roles["feedback model"] = feedback
     roles["independent scorer"] = sum(bits * judge.backbone for judge in independent)
     roles["update"] = _update(policy, settings, bits, micro_batch_size * longest, micro_batch_size)
     if settings.rollouts != "vllm" or vllm is None:

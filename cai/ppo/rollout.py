@@ -5,13 +5,18 @@ Processes share the prompts of each part of it; all of them get the whole rollou
 
 from __future__ import annotations
 
+# ruff: noqa: N815 (names end in the shapes of what they hold)
+import math
+from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from itertools import chain, groupby, islice
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cai.data.records import derive_seed
+from cai.data.states import ADVICE
 from cai.engines.decode import TokenRequest
 from cai.errors import CaiError
 from cai.ppo.batch import Episodes, Rollout
@@ -19,7 +24,7 @@ from cai.ppo.control import Control
 from cai.ppo.forward import response_logprobs, without_gradient
 from cai.ppo.learner import Learner
 from cai.ppo.prompts import TokenPrompt
-from cai.ppo.rewards import Reward
+from cai.ppo.rewards import Reward, Score
 from cai.ppo.sampling import check_agreement, sample_here
 from cai.settings import PPOSettings
 from cai.training.processes import ALONE, Processes
@@ -34,21 +39,24 @@ def collect_rollout(
     seed: int,
     step: int,
     training: bool = True,
+    against: Sequence[str] | None = None,
 ) -> Rollout:
     """Sample one response per prompt and score it (steps 2 to 5 of docs/ppo.md).
 
     A prompt that is given twice gets two draws. Draws are seeded by `seed`, the `step` (from 0) and
-    the prompt's place. `training=False` changes neither the scores nor their running scale.
+    the prompt's place. `training=False` changes neither the scores nor their running scale, and
+    takes each prompt alone; `against` are then the texts that the responses are compared with.
 
     Raises:
-        CaiError: A score is not finite, or a scorer returns too few or too many.
+        CaiError: A score is not finite, too many responses get none, or a scorer returns too few
+            or too many.
     """
     # 2. Sample.
     episodes, sampled_logprobs_BT = sample(learner, prompts, settings, seed=seed, step=step)
     # 3. Score.
     learner.act_as("preference")
     ended_B = has_ended(episodes, learner.chat.stop_ids)
-    scores_B, parts = score_episodes(
+    scored = score_episodes(
         reward,
         prompts,
         episodes,
@@ -56,14 +64,10 @@ def collect_rollout(
         settings,
         learner.control if training else None,
         learner.processes,
+        samples=settings.samples_per_prompt if training else 1,
+        against=against,
     )
-    for name, scores in parts.items():
-        if not scores.isfinite().all():
-            raise CaiError(
-                f"The reward `{name}` gave a score that is not a number at PPO step {step + 1}. If "
-                "it is a preference model, lower `preference.learning_rate` and train it again; if "
-                "it is your own function, fix it. The newest checkpoint is kept."
-            )
+    _check_scores(scored, settings, f"PPO step {step + 1}" if training else "the guard's check")
     # 4. Reference log-probabilities, and 5. values.
     with learner.autocast():
         logprobs_BT = sampled_logprobs_BT
@@ -85,9 +89,11 @@ def collect_rollout(
         logprobs_BT=logprobs_BT,
         ref_logprobs_BT=ref_logprobs_BT,
         values_BT=values_BT,
-        scores_B=scores_B,
+        scores_B=scored.scores_B,
         ended_B=ended_B,
-        parts=parts,
+        parts=scored.parts,
+        states=scored.states,
+        samples_compared=settings.samples_compared if training else 1,
     )
 
 
@@ -134,6 +140,18 @@ def has_ended(episodes: Episodes, stop_ids: frozenset[int]) -> Tensor:
     return torch.isin(last_ids_B, torch.tensor(sorted(stop_ids), device=episodes.device))
 
 
+class Scored(NamedTuple):
+    """What scorers say of sampled responses."""
+
+    scores_B: Tensor
+    """The score of each response, `(B,)` float32; NaN where a scorer has none."""
+    parts: dict[str, Tensor]
+    """Each scorer's scores of the responses that were read, not weighted, `(n,)`: NaN where it has
+    none, infinite where what it said is not a number."""
+    states: dict[str, int]
+    """How many responses have no score, by state."""
+
+
 def score_episodes(
     reward: Reward,
     prompts: Sequence[TokenPrompt],
@@ -142,32 +160,75 @@ def score_episodes(
     settings: PPOSettings,
     control: Control | None = None,
     processes: Processes = ALONE,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Score the sampled ids; each process scores its share.
+    *,
+    samples: int = 1,
+    against: Sequence[str] | None = None,
+) -> Scored:
+    """Score the sampled ids; each process scores its share of the prompts.
 
     A response that did not end gets `no_eos_reward` unread; where that is None it is scored like
     any other. `no_eos_penalty` is subtracted in both cases. With `normalise_rewards`, the given
-    scores are normalised by `control`, if there is one.
-
-    Returns:
-        The score of each response, `(B,)` float32, and each scorer's scores of the responses that
-        were read, `(n,)`.
+    scores are normalised by `control`, if there is one. `samples` neighbours answer the same
+    prompt; `against` is as in `Reward.scores`.
     """
     scored_B = ended_B if settings.no_eos_reward is not None else torch.ones_like(ended_B)
     scores_B = torch.full((len(episodes),), settings.no_eos_reward or 0.0, device=episodes.device)
+    rows: list[int] = scored_B.nonzero().squeeze(1).tolist()
     parts: dict[str, Tensor] = {}
-    if scored_B.any():
-        rows = list(processes.share(scored_B.nonzero().squeeze(1).tolist()))
-        sequences = episodes.select(torch.tensor(rows, dtype=torch.long)).sequences()
-        asked = [prompts[row] for row in rows]
+    states: Counter[str] = Counter()
+    if rows:
+        groups = [list(part) for _, part in groupby(rows, key=lambda row: row // samples)]
+        shared = processes.share(groups)
+        mine = list(chain(*shared))
+        sequences = episodes.select(torch.tensor(mine, dtype=torch.long)).sequences()
+        asked = [prompts[row] for row in mine]
         pairs = zip(asked, sequences, strict=True)
-        shared = reward.parts(asked, [ids[len(prompt.ids) :] for prompt, ids in pairs])
-        parts = {name: torch.tensor(processes.gather(x.tolist())) for name, x in shared.items()}
+        said = reward.scores(
+            asked,
+            [ids[len(prompt.ids) :] for prompt, ids in pairs],
+            groups=[len(group) for group in shared],
+            against=None if against is None else [against[row] for row in mine],
+        )
+        by_row = zip(*said.values(), strict=True)
+        gathered = processes.gather([list(islice(by_row, len(group))) for group in shared])
+        by_scorer = [list(scores) for scores in zip(*chain(*gathered), strict=True)]
+        parts = {n: _numbers(x) for n, x in zip(reward.scorers, by_scorer, strict=True)}
+        worst = [next((x for x in row if isinstance(x, str)), None) for row in chain(*gathered)]
+        states.update(state for state in worst if state is not None)
         scores = reward.total(parts)
         if settings.normalise_rewards and control is not None:
-            scores = control.normalise(scores)
+            known = ~scores.isnan()
+            scores[known] = control.normalise(scores[known])
         scores_B[scored_B] = scores.to(scores_B)
-    return scores_B - settings.no_eos_penalty * ~ended_B, parts
+    return Scored(scores_B - settings.no_eos_penalty * ~ended_B, parts, dict(states))
+
+
+def _numbers(scores: Sequence[Score]) -> Tensor:
+    """Write states as NaN, and what is not finite as infinity, `(n,)` float32."""
+    return torch.tensor(
+        [math.nan if isinstance(x, str) else x if math.isfinite(x) else math.inf for x in scores]
+    )
+
+
+def _check_scores(scored: Scored, settings: PPOSettings, where: str) -> None:
+    """Raise a CaiError if a score is not finite, or too many responses have none."""
+    for name, scores in scored.parts.items():
+        if scores.isinf().any():
+            raise CaiError(
+                f"The reward `{name}` gave a score that is not a number at {where}. If it is a "
+                "preference model, lower `preference.learning_rate` and train it again; if it is "
+                "your own function, fix it. The newest checkpoint is kept."
+            )
+    lost, count = sum(scored.states.values()), len(scored.scores_B)
+    if lost <= settings.max_left_out * count and lost < count:
+        return
+    said = ", ".join(f"{state} {n}" for state, n in scored.states.items())
+    common = max(scored.states, key=lambda state: scored.states[state])
+    raise CaiError(
+        f"{lost} of {count} responses got no score at {where} ({said}); `ppo.max_left_out` allows "
+        f"{settings.max_left_out:.0%}. {ADVICE.get(common, 'Repair the reward.')} The newest "
+        "checkpoint is kept."
+    )
 
 
 def policy_logprobs(

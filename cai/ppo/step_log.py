@@ -24,28 +24,33 @@ def rollout_metrics(
     """Return means over the episodes of a rollout, one per prompt, also by kind of prompt.
 
     `objective/kl` is a sum per sequence, in nats. `reward/NAME` is the mean of one scorer over the
-    responses it has read, not weighted.
+    responses it has scored, not weighted; `reward/left_out` counts the episodes that the update
+    does not use, `left_out/STATE` those without a score, by state.
     """
     scores = rollout.scores_B
+    known = ~scores.isnan()
+    mean_score = scores[known].mean().item()
     kl = (rollout.logprobs_BT - rollout.ref_logprobs_BT).sum(dim=1).mean().item()
     metrics = {
-        "objective/scores": scores.mean().item(),
+        "objective/scores": mean_score,
         "objective/kl": kl,
         "objective/entropy": -rollout.logprobs_BT.sum(dim=1).mean().item(),
         "objective/kl_coef": kl_coef,
         "objective/non_score_reward": -kl_coef * kl,
-        "objective/rlhf_reward": scores.mean().item() - kl_coef * kl,
+        "objective/rlhf_reward": mean_score - kl_coef * kl,
         "tokens": rollout.episodes.response_lengths_B.sum().item(),
         "response/length": rollout.episodes.response_lengths_B.float().mean().item(),
         "val/num_eos_tokens": rollout.ended_B.sum().item(),
         "response/ended": rollout.ended_B.float().mean().item(),
+        "reward/left_out": (~rollout.used_B).sum().item(),
+        **{f"left_out/{state}": count for state, count in rollout.states.items()},
     }
     for name, part in rollout.parts.items():
-        metrics[f"reward/{name}"] = part.mean().item()
+        metrics[f"reward/{name}"] = part.nanmean().item()
     for kind in ("red_team", "helpful"):
         of_kind = torch.tensor([prompt.kind == kind for prompt in prompts], device=scores.device)
-        if of_kind.any():
-            metrics[f"objective/scores_{kind}"] = scores[of_kind].mean().item()
+        if (of_kind & known).any():
+            metrics[f"objective/scores_{kind}"] = scores[of_kind & known].mean().item()
     return metrics
 
 

@@ -16,27 +16,21 @@ from cai.data.records import content_hash
 from cai.data.store import whole_folder
 from cai.engines.vllm_arguments import import_vllm
 from cai.errors import CaiError
-from cai.ppo.batch import rows_of_length
 from cai.ppo.check import check_same_tokens, check_shares
+from cai.ppo.fitting import check_fits
 from cai.ppo.guard import Guard
 from cai.ppo.learner import Learner
 from cai.ppo.loading import (
     PolicyLike,
     as_policy,
     check_kind,
-    device,
     identity,
     judge_format,
     loaded,
-    max_batch_tokens,
     open_models,
     policy_format,
-    precision,
-    preference_adapter,
-    shape,
     shared_context,
 )
-from cai.ppo.memory import check_memory, free_memory, total_memory, vllm_share
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import PromptLike, PromptPool, TokenPrompt, tokenize_prompts
 from cai.ppo.rewards import (
@@ -61,6 +55,7 @@ RESUMABLE = (
     "gradient_checkpointing",
     "launch",
     "processes",
+    "max_left_out",
 )
 """Settings that may change when a run is resumed: they move memory, speed and what is kept."""
 
@@ -96,9 +91,10 @@ class PPO:
         Args:
             policy: The start of the policy, and the reference: a folder, a hub id, settings, or a
                 transformers model, which is then trained in place.
-            reward: A preference model (or its folder), a function of prompts and responses, or
-                several of these by name, alone or paired with weights. The critic, if any, starts
-                from the heaviest preference model among them; without one, from the policy.
+            reward: A preference model (or its folder), a function of prompts and responses, a
+                `PrincipleReward`, or several of these by name, alone or paired with weights. The
+                critic, if any, starts from the heaviest preference model among them; without one,
+                from the policy.
             settings: How to train.
             tokenizer: The policy's; None for the one in its folder.
             seed: Sets the order of prompts and minibatches, and all sampling.
@@ -263,35 +259,13 @@ class PPO:
 
     def _check_memory(self, longest_prompt: int, processes: Processes) -> None:
         """Raise a CaiError that says what to change if the models will not fit."""
-        settings = self.settings
-        judge = next(iter(preference_models(self.scorers).values()), None)
-        adapter = None
-        if judge is not None and settings.lora_rank:
-            adapter = preference_adapter(self._policy, judge)
-        where, longest = device(self._policy), longest_prompt + settings.max_new_tokens
-        low, vllm = precision(self._policy), None
-        policy = shape(self._policy, low)
-        if settings.rollouts == "vllm":
-            vllm = vllm_share(
-                policy,
-                self._policy.options if isinstance(self._policy, ModelSettings) else {},
-                precision=low,
-                total=total_memory(where),
-            )
-        check_memory(
-            policy,
-            None if judge is None else shape(judge, low),
-            settings,
-            available=free_memory(where) // (1 if where.type == "cuda" else processes.count),
-            micro_batch_size=settings.micro_batch_size or rows_of_length(longest, where),
-            precision=low,
-            longest=longest,
-            batch_tokens=min(max_batch_tokens(self._policy), settings.batch_size * longest),
-            zero_parts=processes.count if processes.deepspeed else 1,
-            shared=adapter is not None,
-            parts=processes.count if processes.sharded else 1,
-            independent=[shape(it, low) for it in preference_models(self._independent).values()],
-            vllm=vllm,
+        check_fits(
+            self._policy,
+            self.scorers,
+            self._independent,
+            self.settings,
+            longest_prompt=longest_prompt,
+            processes=processes,
         )
 
     def _pretraining(self, texts: Sequence[str]) -> Pretraining | None:
@@ -331,10 +305,14 @@ class PPO:
     ) -> str:
         """Hash all that determines the weights, so that no checkpoint of another run is resumed."""
         return content_hash(
-            self.settings.model_dump(exclude=set(RESUMABLE)),
+            # What `reward` asks, and whom, is in the identity of its scorers.
+            self.settings.model_dump(exclude={*RESUMABLE, "reward"}),
             identity(self._policy),
             [identity(judge) for judge in self._judges()],
-            [(name, w) for name, (_, w) in [*self.scorers.items(), *self._independent.items()]],
+            [
+                (name, w, getattr(scorer, "identity", None))
+                for name, (scorer, w) in [*self.scorers.items(), *self._independent.items()]
+            ],
             [(prompt.kind, prompt.ids) for prompt in prompts],
             list(pretraining),
             [prompt.ids for prompt in held_out],

@@ -1,10 +1,12 @@
 """One update: advantages, then policy and value steps over epochs and minibatches."""
 
+# ruff: noqa: N815 (names end in the shapes of what they hold)
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +17,13 @@ from cai.ppo.batch import Episodes, Rollout, length_sorted
 from cai.ppo.forward import response_logprobs
 from cai.ppo.learner import Learner
 from cai.ppo.math import explained_variance, kl_shaped_rewards, masked_whiten, value_loss
-from cai.ppo.objectives import OBJECTIVES, PolicyTokens, policy_kl
+from cai.ppo.objectives import (
+    LOSS_AVERAGES,
+    OBJECTIVES,
+    PolicyTokens,
+    policy_kl,
+    reference_kl,
+)
 from cai.ppo.pretraining import Pretraining
 from cai.ppo.prompts import permutation
 from cai.ppo.rollout import policy_logprobs
@@ -46,16 +54,16 @@ def update(
     Raises:
         CaiError: A loss or a gradient is not finite; that step is not taken.
     """
-    mask_BT = rollout.episodes.mask_BT
     # 6. Rewards.
     rewards_BT = kl_shaped_rewards(
         rollout.scores_B,
         rollout.logprobs_BT,
         rollout.ref_logprobs_BT,
-        mask_BT,
-        learner.control.kl_coef,
+        rollout.episodes.mask_BT,
+        learner.control.kl_coef if settings.kl_in == "reward" else 0.0,
     )
     # 7. Advantages and returns.
+    mask_BT = rollout.mask_BT
     batch = RewardedEpisodes(
         rewards_BT=rewards_BT,
         mask_BT=mask_BT,
@@ -63,6 +71,9 @@ def update(
         gamma=settings.gamma,
         lam=settings.lam,
         samples_per_prompt=settings.samples_per_prompt,
+        scores_B=rollout.scores_B,
+        log_ratios_BT=rollout.logprobs_BT - rollout.ref_logprobs_BT,
+        kl_coef=learner.control.kl_coef,
     )
     advantages_BT, returns_BT = ADVANTAGES[settings.advantage](batch)
     if settings.whiten_advantages:
@@ -109,27 +120,35 @@ def policy_gradients(
     `rows` (on the host). `advantages_BT` are of the whole batch, `(B, T)`.
     """
     learner.act_as("policy")
-    total = torch.zeros(4, device=learner.device)
-    for part, episodes, token_count in _micro_batches(learner, rollout.episodes, rows, settings):
+    kl_coef = learner.control.kl_coef if settings.kl_in == "loss" else 0.0
+    weights_of = LOSS_AVERAGES[settings.loss_average]
+    total = torch.zeros(5, device=learner.device)
+    for part in _micro_batches(learner, rollout.episodes, rows, settings, rollout.used_B):
         with learner.autocast():
             logprobs_BT, entropies_BT = response_logprobs(
-                learner.policy, episodes, settings.temperature
+                learner.policy, part.episodes, settings.temperature
             )
         tokens = PolicyTokens(
             logprobs_BT=logprobs_BT,
-            old_logprobs_BT=rollout.logprobs_BT[part],
-            advantages_BT=advantages_BT[part],
-            mask_BT=episodes.mask_BT,
-            token_count=token_count,
+            old_logprobs_BT=rollout.logprobs_BT[part.rows],
+            advantages_BT=advantages_BT[part.rows],
+            mask_BT=part.mask_BT,
+            token_count=part.token_count,
             clip_range=settings.clip_range,
             penalty_coef=learner.control.penalty_coef,
+            weights_B=weights_of(part.lengths_B, part.token_count, part.episode_count),
+            ref_logprobs_BT=rollout.ref_logprobs_BT[part.rows],
         )
         result = OBJECTIVES[settings.objective](tokens)
-        learner.policy_optimizer.backward(result.loss)
-        entropy = entropies_BT.sum() / token_count
-        total += torch.stack([*result, entropy]).detach()
-    names = ("loss/policy_avg", "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg")
-    return dict(zip(names, total, strict=True))
+        kl = reference_kl(tokens) if kl_coef else torch.zeros_like(result.loss)
+        learner.policy_optimizer.backward(result.loss + kl_coef * kl)
+        entropy = entropies_BT.masked_fill(~part.mask_BT, 0.0).sum() / part.token_count
+        total += torch.stack([*result, entropy, kl]).detach()
+    names = ["loss/policy_avg", "policy/clipfrac_avg", "policy/approxkl_avg", "policy/entropy_avg"]
+    metrics = dict(zip([*names, "loss/kl_avg"], total, strict=True))
+    if not kl_coef:
+        del metrics["loss/kl_avg"]
+    return metrics
 
 
 def pretraining_gradients(
@@ -142,10 +161,10 @@ def pretraining_gradients(
     learner.act_as("policy")
     total = torch.zeros((), device=learner.device)
     everything = torch.arange(len(texts))
-    for _, episodes, token_count in _micro_batches(learner, texts, everything, settings):
+    for part in _micro_batches(learner, texts, everything, settings):
         with learner.autocast():
-            logprobs_BT, _ = response_logprobs(learner.policy, episodes, temperature=1.0)
-        loss = -logprobs_BT.sum() / token_count
+            logprobs_BT, _ = response_logprobs(learner.policy, part.episodes, temperature=1.0)
+        loss = -logprobs_BT.sum() / part.token_count
         learner.policy_optimizer.backward(settings.ptx_coef * loss)
         total += loss.detach()
     return {"loss/ptx_avg": total}
@@ -167,16 +186,16 @@ def value_gradients(
     learner.act_as("critic")
     weight = settings.value_coef if settings.critic == "value_head" else 1.0
     total = torch.zeros(2, device=learner.device)
-    for part, episodes, token_count in _micro_batches(learner, rollout.episodes, rows, settings):
+    for part in _micro_batches(learner, rollout.episodes, rows, settings, rollout.used_B):
         with learner.autocast():
-            values_BT = critic(episodes)
+            values_BT = critic(part.episodes)
         result = value_loss(
             values_BT,
-            old_values_BT[part],
-            returns_BT[part],
-            episodes.mask_BT,
+            old_values_BT[part.rows],
+            returns_BT[part.rows],
+            part.mask_BT,
             clip_range=settings.value_clip_range or math.inf,
-            token_count=token_count,
+            token_count=part.token_count,
         )
         optimizer.backward(weight * result.loss)
         total += torch.stack([*result]).detach()
@@ -187,19 +206,53 @@ def policy_moved(learner: Learner, rollout: Rollout, settings: PPOSettings) -> f
     """Return KL per token from the policy of the rollout to the one of now, nats."""
     with learner.autocast():
         logprobs_BT = policy_logprobs(learner, "policy", rollout.episodes, settings)
-    return policy_kl(logprobs_BT, rollout.logprobs_BT, rollout.episodes.mask_BT).item()
+    return policy_kl(logprobs_BT, rollout.logprobs_BT, rollout.mask_BT).item()
+
+
+class MicroBatch(NamedTuple):
+    """Episodes that go through a model together, and what their whole minibatch has."""
+
+    rows: Tensor
+    """Their places in the rollout."""
+    episodes: Episodes
+    mask_BT: Tensor
+    """The real tokens; none of an episode that is left out."""
+    lengths_B: Tensor
+    """Response tokens."""
+    token_count: int
+    """Response tokens of the whole minibatch that are used; at least 1."""
+    episode_count: int
+    """Episodes of the whole minibatch that are used."""
 
 
 def _micro_batches(
-    learner: Learner, episodes: Episodes, rows: Tensor, settings: PPOSettings
-) -> Iterator[tuple[Tensor, Episodes, int]]:
-    """Yield rows and episodes of each micro-batch of this process, and the minibatch's tokens."""
-    token_count = int(episodes.response_lengths_B[rows].sum())
+    learner: Learner,
+    episodes: Episodes,
+    rows: Tensor,
+    settings: PPOSettings,
+    used_B: Tensor | None = None,
+) -> Iterator[MicroBatch]:
+    """Yield the micro-batches of this process; `used_B` are those of all episodes that count.
+
+    Those that do not count take part, so that all processes have the same number of rows.
+    """
+    used = torch.ones(len(rows), dtype=torch.bool) if used_B is None else used_B[rows]
+    token_count = int(episodes.response_lengths_B[rows][used].sum())
     size, processes = settings.micro_batch_size, learner.processes
     for places in length_sorted(episodes.lengths_B[rows], size, processes, learner.device):
-        part = rows[places]
-        moved = part.to(learner.device, non_blocking=True)
-        yield moved, episodes.select(part), token_count
+        selected = episodes.select(rows[places])
+        rows_here, used_here, lengths_B = (
+            x.to(learner.device, non_blocking=True)
+            for x in (rows[places], used[places], selected.response_lengths_B)
+        )
+        yield MicroBatch(
+            rows_here,
+            selected,
+            selected.mask_BT & used_here[:, None],
+            lengths_B,
+            max(1, token_count),
+            int(used.sum()),
+        )
 
 
 def _sum_and_clip(

@@ -22,6 +22,7 @@ from cai.settings.prompts import PromptsSettings as PromptsSettings
 from cai.settings.prompts import SourceSettings as SourceSettings
 from cai.settings.revise import ReviseSettings as ReviseSettings
 from cai.settings.revise import RevisionGateSettings as RevisionGateSettings
+from cai.settings.reward import RewardSettings as RewardSettings
 from cai.settings.samples import BestOfNSettings as BestOfNSettings
 from cai.settings.samples import PairSettings as PairSettings
 from cai.settings.samples import SampleSettings as SampleSettings

@@ -15,6 +15,7 @@ from cai.settings.base import (
     Settings,
     StageSettings,
 )
+from cai.settings.reward import RewardSettings
 
 
 class GuardSettings(Settings, frozen=True):
@@ -44,18 +45,29 @@ class GuardSettings(Settings, frozen=True):
     its scores at the start."""
 
 
-class PPOSettings(StageSettings, frozen=True):
-    """Proximal policy optimisation against the preference model."""
+COMPARING = ("rloo", "grpo", "dr_grpo", "online_dpo")
+"""The values of `ppo.advantage` that compare the samples of a prompt with each other."""
+MOST_RANKED = 9
+"""Responses in one question."""
 
+
+class PPOSettings(StageSettings, frozen=True):
+    """Policy optimisation against the preference model: PPO, RLOO, GRPO, REINFORCE, online DPO."""
+
+    reward: RewardSettings | None = None
+    """The constitution's principles as the reward; null: the preference model alone."""
+    max_left_out: Fraction = 0.5
+    """The run stops if more than this share of a step's episodes gets no score. They are left out
+    of the update and counted (`reward/left_out`)."""
     steps: Positive = 100
     """The number of rollouts, each followed by an update."""
     batch_size: Positive = 64
     """Episodes (sampled responses) per step."""
     samples_per_prompt: Positive = 1
     """Responses sampled for each prompt; all of them are in one batch, an episode each."""
-    advantage: Literal["gae", "rloo"] = "gae"
-    """GAE with a critic, or leave-one-out (RLOO): each response is compared with the others to its
-    prompt, without a critic."""
+    advantage: Literal["gae", "rloo", "grpo", "dr_grpo", "reinforce", "online_dpo"] = "gae"
+    """GAE with a critic; or without one: a response is compared with the others to its prompt
+    (`rloo`, `grpo`, `dr_grpo`, pairs for `online_dpo`) or with the whole batch (`reinforce`)."""
     minibatches: Positive = 2
     """Optimizer steps per epoch over a rollout; the batch is split into as many equal parts."""
     micro_batch_size: Positive | None = None
@@ -73,11 +85,17 @@ class PPOSettings(StageSettings, frozen=True):
     """β: the per-token KL penalty against SL-CAI, on normalised scores; if β adapts, its start."""
     kl_target: PositiveFloat | None = None
     """The target KL per response, in nats, to which β adapts; null: β is constant."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where the KL penalty is: in the reward of each token, or a term of the loss with a gradient
+    of its own (as in GRPO). `online_dpo` has it in neither: `kl_coef` is the β of its pairs."""
     kl_horizon: Positive = 10000
     """Episodes over which β adapts; larger is slower."""
     objective: Literal["clip", "kl_penalty", "policy_gradient"] = "clip"
     """Clipped; with a penalty on the KL from the policy before the step (PPO paper, section 4); or
     the plain policy gradient, for one optimizer step per rollout."""
+    loss_average: Literal["tokens", "responses", "response_sums"] = "tokens"
+    """The policy loss of a minibatch: the mean over its tokens; over its responses of the mean over
+    their tokens (GRPO); or over its responses of the sum over their tokens (RLOO, online DPO)."""
     clip_range: PositiveFloat = 0.2
     """ε of the clipped policy objective."""
     penalty_coef: PositiveFloat = 1.0
@@ -149,9 +167,15 @@ class PPOSettings(StageSettings, frozen=True):
         """Whether advantages are taken from a critic's values."""
         return self.advantage == "gae"
 
+    @property
+    def samples_compared(self) -> int:
+        """How many samples of a prompt are compared with each other; 1 if they are not."""
+        return self.samples_per_prompt if self.advantage in COMPARING else 1
+
     @model_validator(mode="after")
     def _samples_suit_the_advantage(self) -> PPOSettings:
-        """Refuse batches that split the samples of a prompt, and settings that contradict RLOO."""
+        """Refuse batches that split the samples of a prompt, and settings without a critic's."""
+        name = f"`ppo.advantage: {self.advantage}`"
         if self.batch_size % self.samples_per_prompt:
             together = math.lcm(self.samples_per_prompt, self.minibatches * (self.processes or 1))
             raise ValueError(
@@ -159,22 +183,73 @@ class PPOSettings(StageSettings, frozen=True):
                 f"prompts with `ppo.samples_per_prompt` {self.samples_per_prompt} episodes each. "
                 f"Make it a multiple of {together}."
             )
-        if self.advantage != "rloo":
-            return self
-        if self.samples_per_prompt < 2:
+        if self.advantage in COMPARING and self.samples_per_prompt < 2:
             raise ValueError(
-                "`ppo.advantage: rloo` compares a response with the others to its prompt, and "
+                f"{name} compares a response with the others to its prompt, and "
                 "`ppo.samples_per_prompt` is 1. Set it to 2 or more."
             )
+        if self.has_critic:
+            return self
         if self.critic != "separate":
             raise ValueError(
-                f"`ppo.advantage: rloo` has no critic, and `ppo.critic` is `{self.critic}`. Leave "
+                f"{name} has no critic, and `ppo.critic` is `{self.critic}`. Leave "
                 "`critic` out, or set `ppo.advantage: gae`."
             )
         if self.gamma != 1:
             raise ValueError(
-                f"`ppo.advantage: rloo` uses the reward of whole responses, and `ppo.gamma` "
+                f"{name} uses the reward of whole responses, and `ppo.gamma` "
                 f"{self.gamma:g} discounts tokens. Leave `gamma` out, or set `ppo.advantage: gae`."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_of_online_dpo(self) -> PPOSettings:
+        """Refuse settings under which online DPO would not have the gradient of DPO."""
+        if self.advantage != "online_dpo":
+            return self
+        wanted: dict[str, object] = {
+            "loss_average": "response_sums",
+            "whiten_advantages": False,
+            "kl_in": "reward",
+            "normalise_rewards": False,
+            "minibatches": 1,
+            "epochs": 1,
+        }
+        wrong = [key for key, value in wanted.items() if getattr(self, key) != value]
+        if wrong:
+            fixed = ", ".join(f"{key}: {str(wanted[key]).lower()}" for key in wrong)
+            raise ValueError(
+                "`ppo.advantage: online_dpo` has the gradient of DPO's loss only with one "
+                "optimizer step per rollout, sums over responses, and advantages, scores and KL as "
+                f"they are. Set `ppo: {{{fixed}}}`."
+            )
+        if not self.kl_coef:
+            raise ValueError(
+                "`ppo.kl_coef` is β of `ppo.advantage: online_dpo`, and 0 leaves no loss. Set it "
+                "to a positive number, such as 0.1."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reward_fits(self) -> PPOSettings:
+        """Refuse rewards that need other samples, or a guard."""
+        reward = self.reward
+        if reward is None:
+            return self
+        if reward.compares and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"`ppo.reward.form: {reward.form}` compares the samples of a prompt, and "
+                "`ppo.samples_per_prompt` is 1. Set it to 2 or more, or use `form: rating`."
+            )
+        if reward.form == "ranking" and self.samples_per_prompt > MOST_RANKED:
+            raise ValueError(
+                f"`ppo.reward.form: ranking` shows at most {MOST_RANKED} responses at once, and "
+                f"`ppo.samples_per_prompt` is {self.samples_per_prompt}. Use `form: comparison`."
+            )
+        if reward.held_out and (self.guard is None or self.guard.independent is not None):
+            raise ValueError(
+                "`ppo.reward.held_out` is the independent score of the guard. Leave out "
+                "`ppo.guard: null` and `ppo.guard.independent`, or `held_out`."
             )
         return self
 

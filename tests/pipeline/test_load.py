@@ -139,8 +139,8 @@ def test_missing_files_and_folders(tmp_path):
 
 
 def test_a_stage_without_its_input_is_refused(tmp_path):
-    with pytest.raises(CaiError, match="`ppo:` but not `preference:`"):
-        load_pipeline(write(tmp_path, MINIMAL + "ppo: {}\n"))
+    with pytest.raises(CaiError, match="`preference:` but not `compare:`"):
+        load_pipeline(write(tmp_path, MINIMAL + "preference: {}\n"))
 
 
 def test_a_constitution_beside_the_pipeline_is_found(tmp_path):

@@ -213,14 +213,14 @@ def test_fact_11_a_response_without_end_gets_the_fixed_score_unread(
         assert [list(ids) for ids in sequences] == [episodes.sequences()[i] for i in (0, 3)]
         return torch.tensor([0.5, 2.0])
 
-    scores, parts = score_episodes(reward_of(scorer), prompts, episodes, ended, settings)
+    scores, parts, _ = score_episodes(reward_of(scorer), prompts, episodes, ended, settings)
     assert parts["test"].tolist() == [0.5, 2.0]
     assert scores.tolist() == [0.5, -3.0, -3.0, 2.0, -3.0, -3.0]
 
     def never(_: Sequence[Sequence[int]]) -> Tensor:
         raise AssertionError("nothing to score")
 
-    scores, _ = score_episodes(reward_of(never), prompts, episodes, ~ended & ended, settings)
+    scores, *_ = score_episodes(reward_of(never), prompts, episodes, ~ended & ended, settings)
     assert scores.tolist() == [-3.0] * 6
 
 
@@ -232,7 +232,7 @@ def test_fact_11_a_response_without_end_may_be_scored_and_fined_instead(
     episodes, _ = sample(learner_of("llama", settings), prompts, settings, seed=3, step=0)
     ended = torch.tensor([True, False, False, True, False, False])
     ones = reward_of(lambda sequences: torch.ones(len(sequences)))
-    scores, parts = score_episodes(ones, prompts, episodes, ended, settings)
+    scores, parts, _ = score_episodes(ones, prompts, episodes, ended, settings)
     assert scores.tolist() == [1.0, 0.5, 0.5, 1.0, 0.5, 0.5]
     assert len(parts["test"]) == 6
 

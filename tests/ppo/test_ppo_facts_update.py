@@ -126,7 +126,7 @@ def test_fact_24_sampled_ids_and_text_get_the_same_preference_score(
     ended = has_ended(episodes, learner.chat.stop_ids)
     reward = Reward({"preference": (preference, 1.0)})
     asked = [TokenPrompt(tuple(prompts[0]))]
-    scores, _ = score_episodes(reward, asked, episodes, ended, SETTINGS)
+    scores, *_ = score_episodes(reward, asked, episodes, ended, SETTINGS)
     assert ended.all()
     assert scores.tolist() == pytest.approx(preference.score([(user("How?"), text)]), abs=1e-5)
 

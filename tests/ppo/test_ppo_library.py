@@ -150,7 +150,7 @@ def test_what_is_no_reward_or_no_prompt_is_refused(tmp_path: Path, tiny: Tiny) -
     with pytest.raises(CaiError, match="No held-out prompt of the 1 leaves room"):
         PPO(policy, letters, SHORT).train(["How?"], tmp_path, held_out=["how " * 9999])
     for wrong, words in (
-        (lambda prompts, responses: [1.0], "shape"),
+        (lambda prompts, responses: [1.0], "1 scores for 4"),
         (lambda prompts, responses: ["good"] * len(responses), "other than numbers"),
         (lambda prompts, responses: [float("inf")] * len(responses), "not a number at PPO step 1"),
     ):

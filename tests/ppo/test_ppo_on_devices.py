@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cai.data.records import PromptRow
 from cai.models.loading import load_causal_lm, load_chat_format
+from cai.models.preference_model import PreferenceModel
 from cai.ppo import PPO
 from cai.ppo.batch import Episodes, Rollout
 from cai.ppo.learner import Learner
@@ -27,7 +28,6 @@ from cai.ppo.rollout import collect_rollout
 from cai.ppo.update import update
 from cai.settings import ModelSettings, PPOSettings, PreferenceSettings
 from cai.training.preference import train_preference
-from cai.training.preference_model import PreferenceModel
 
 Tiny = Callable[[str], ModelSettings]
 pytestmark = ON_EACH_DEVICE

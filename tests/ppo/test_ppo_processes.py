@@ -37,6 +37,7 @@ SETTINGS = SHORT.model_copy(
     }
 )
 FSDP2 = {"ACCELERATE_USE_FSDP": "true"}
+GRPO = {**WITHOUT_CRITIC, "advantage": "grpo", "kl_in": "loss", "loss_average": "responses"}
 NO_RESHARD = {**FSDP2, "FSDP_RESHARD_AFTER_FORWARD": "false"}
 ZERO_1, ZERO_2 = ({**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage} for stage in "12")
 
@@ -121,15 +122,19 @@ def test_fact_25_two_processes_make_the_run_of_one(
 
 
 @pytest.mark.parametrize(
-    "variables",
-    [pytest.param({}, id="ddp"), pytest.param(FSDP2, id="fsdp2")],
+    ("variables", "method"),
+    [
+        pytest.param({}, WITHOUT_CRITIC, id="ddp"),
+        pytest.param(FSDP2, WITHOUT_CRITIC, id="fsdp2"),
+        pytest.param(FSDP2, GRPO, id="fsdp2-grpo"),
+    ],
 )
 def test_two_processes_make_the_run_of_one_without_a_critic(
-    variables: dict[str, str], tmp_path: Path, run: Run
+    variables: dict[str, str], method: dict[str, Any], tmp_path: Path, run: Run
 ) -> None:
     """Each process samples only one of a prompt's two responses: advantages need both."""
-    assert together(lambda: run(tmp_path / "two", **WITHOUT_CRITIC), **variables) == ["", ""]
-    run(tmp_path / "one", **WITHOUT_CRITIC)
+    assert together(lambda: run(tmp_path / "two", **method), **variables) == ["", ""]
+    run(tmp_path / "one", **method)
     assert_same_run(tmp_path / "two", tmp_path / "one")
     assert not OF_A_CRITIC & {name for record in metrics_of(tmp_path / "two") for name in record}
 

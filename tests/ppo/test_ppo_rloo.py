@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,7 +33,6 @@ from ppo_references import (
 )
 from pydantic import ValidationError
 from rich.console import Console
-from safetensors.torch import load_file
 
 from cai.data.records import PromptRow
 from cai.models.preference_model import PreferenceModel
@@ -229,34 +228,6 @@ def test_metrics_of_a_critic_are_absent_and_what_reads_them_copes(tmp_path: Path
     said = console.file.getvalue().splitlines()
     assert [line.split(":")[0] for line in said] == [f"step {n}/4" for n in (1, 2, 3, 4)]
     assert curves(without).keys() == curves(whole).keys()
-
-
-def test_a_killed_run_without_a_critic_resumes_to_the_same_weights(
-    tmp_path: Path, run: Run
-) -> None:
-    def kill_after(step: int) -> Callable[[Mapping[str, float]], None]:
-        def on_step(metrics: Mapping[str, float]) -> None:
-            if metrics["step"] == step:
-                raise KilledError
-
-        return on_step
-
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(whole)
-    for step in (1, 3, 4):
-        with pytest.raises(KilledError):
-            run(killed, on_step=kill_after(step))
-    saved = torch.load(killed / "checkpoints/step-000004/state.pt", weights_only=True)
-    assert not [name for name in saved if "critic" in name]
-    run(killed)
-    weights, expected = (load_file(f / "model/model.safetensors") for f in (killed, whole))
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in weights)
-    ours, theirs = (
-        [{k: x for k, x in r.items() if not k.startswith("time/")} for r in steps_of(folder)]
-        for folder in (killed, whole)
-    )
-    assert ours == theirs
 
 
 def test_lora_and_gradient_checkpointing_train_without_a_critic(

@@ -1,14 +1,17 @@
-"""`ppo`: SL-CAI and the preference model in, RL-CAI out."""
+"""`ppo`: SL-CAI and the preference model, or the principles themselves, in; RL-CAI out."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from cai.constitution import Constitution
 from cai.data.records import PromptRow, content_hash
 from cai.data.store import read_rows
+from cai.errors import CaiError
 from cai.pipeline.context import Context
 from cai.pipeline.launch import Job, launcher_of, run_job
 from cai.pipeline.stage import HELPFUL, POLICY, PREFERENCE_MODEL, PROMPTS, Need, Output, Stage
@@ -33,6 +36,13 @@ def _inputs(context: Context[PPOSettings]) -> dict[str, str]:
     read: dict[str, str] = {}
     if independent := _independent(context):
         read["independent preference model"] = context.fingerprint(independent)
+    if context.settings.reward is not None:
+        from cai.ppo.principles import PrincipleReward
+
+        asked = PrincipleReward(context.constitution, context.feedback, context.settings.reward)
+        held_out = asked.held_out()
+        read |= {"feedback model": context.fingerprint(context.feedback), **asked.inputs()}
+        read |= held_out.inputs() if held_out else {}
     texts = _pretraining(context)
     if texts is None or not texts.is_file():
         return read
@@ -45,7 +55,9 @@ class PPOJob(Job, frozen=True):
 
     Attributes:
         policy: SL-CAI.
-        preference_model: Its folder.
+        preference_model: Its folder; None if the reward does not need it.
+        constitution: With the principles of the reward; None if no principle is asked about.
+        feedback: The model that is asked about them.
         independent: The folder of the preference model that only the guard asks.
         settings: The section of the stage.
         seed: The seed of the run.
@@ -57,7 +69,9 @@ class PPOJob(Job, frozen=True):
 
     work: str = f"{__name__}:PPOJob"
     policy: ModelSettings
-    preference_model: Path
+    preference_model: Path | None
+    constitution: Constitution | None = None
+    feedback: ModelSettings | None = None
     independent: Path | None
     settings: PPOSettings
     seed: int
@@ -75,24 +89,47 @@ class PPOJob(Job, frozen=True):
         prompts = [row for row in read_rows(self.prompts, PromptRow) if row.split == "train"]
         held_out = watched(prompts, guard.prompts) if guard else []
         kept = {prompt.key for prompt in held_out}
-        ppo = PPO(self.policy, self.preference_model, self.settings, seed=self.seed)
-        metrics = ppo.train(
-            [prompt for prompt in prompts if prompt.key not in kept],
-            folder=self.folder,
-            held_out=held_out,
-            independent=self.independent,
-            pretraining=read_texts(self.pretraining) if self.pretraining else (),
-            log_dir=self.log_dir,
-            on_step=on_step,
-        )
+        with ExitStack() as stack:
+            reward, independent = self._rewards(stack)
+            metrics = PPO(self.policy, reward, self.settings, seed=self.seed).train(
+                [prompt for prompt in prompts if prompt.key not in kept],
+                folder=self.folder,
+                held_out=held_out,
+                independent=independent,
+                pretraining=read_texts(self.pretraining) if self.pretraining else (),
+                log_dir=self.log_dir,
+                on_step=on_step,
+            )
         return dict(metrics)
+
+    def _rewards(self, stack: ExitStack) -> tuple[Any, Any]:
+        """Return the reward, and the independent score of the guard; `stack` closes their model."""
+        from cai.ppo import PrincipleReward
+
+        settings = self.settings.reward
+        if settings is None:
+            return self.preference_model, self.independent
+        assert self.constitution is not None
+        assert self.feedback is not None
+        asked = PrincipleReward(self.constitution, self.feedback, settings, seed=self.seed)
+        stack.callback(asked.close)
+        reward: dict[str, Any] = {"principles": (asked, settings.weight)}
+        if settings.preference_weight:
+            reward["preference"] = (self.preference_model, settings.preference_weight)
+        held_out = asked.held_out()
+        return reward, {"held_out": held_out} if held_out else self.independent
 
 
 def _run(context: Context[PPOSettings]) -> dict[str, Any]:
     settings, independent = context.settings, _independent(context)
+    asks = settings.reward is not None
     job = PPOJob(
         policy=context.policy,
-        preference_model=context.source(PREFERENCE_MODEL) / "model",
+        preference_model=context.source(PREFERENCE_MODEL) / "model"
+        if _scores_with_preference_model(settings)
+        else None,
+        constitution=context.constitution if asks else None,
+        feedback=context.feedback if asks else None,
         independent=Path(independent.path) if independent else None,
         settings=settings,
         seed=context.seed,
@@ -111,9 +148,40 @@ def _run(context: Context[PPOSettings]) -> dict[str, Any]:
         return run_job(job, file, launcher, on_step=on_step, warn=context.progress.say)
 
 
+def _scores_with_preference_model(settings: PPOSettings) -> bool:
+    return settings.reward is None or settings.reward.preference_weight > 0
+
+
+def _check_reward(context: Context[PPOSettings]) -> None:
+    """Refuse a reward without its model or its principles."""
+    settings, there = context.settings, context.placed.sources.get(PREFERENCE_MODEL)
+    if not there and _scores_with_preference_model(settings):
+        asks = "needs" if settings.reward is None else "gives a weight to"
+        raise CaiError(
+            f"`{context.name}` {asks} a preference model, and this pipeline makes none. Add "
+            "`preference:` (it may be empty: `preference: {}`), or let the principles of the "
+            f"constitution be the only reward: `{context.name}: {{reward: {{}}, "
+            "samples_per_prompt: 2}`."
+        )
+    if settings.reward is None:
+        return
+    from cai.engines.opening import check_engines
+    from cai.ppo.principles import principles_of
+
+    principles_of(context.constitution, settings.reward)
+    if settings.launch is not None and context.feedback.engine == "vllm":
+        raise CaiError(
+            f"`{context.name}.launch` starts several processes, and each would start a vLLM of its "
+            "own to ask for rewards. Start a server (`vllm serve MODEL`), and give it as "
+            "`models.feedback` with `engine: openai`."
+        )
+    check_engines(context.feedback)
+
+
 def _check(context: Context[PPOSettings]) -> None:
-    """Refuse a launcher or an engine that would not do, and texts that cannot be read."""
+    """Refuse a reward, launcher or engine that would not do, and texts that cannot be read."""
     settings = context.settings
+    _check_reward(context)
     if settings.rollouts == "vllm":
         from cai.engines.vllm_arguments import check_vllm
 
@@ -158,7 +226,7 @@ STAGE = Stage(
     needs=(
         Need(PROMPTS, ("prompts",)),
         Need(POLICY, ("sl-cai", HELPFUL)),
-        Need(PREFERENCE_MODEL, ("preference-model",)),
+        Need(PREFERENCE_MODEL, ("preference-model",), optional=True),
     ),
     inputs=_inputs,
     run=_run,
