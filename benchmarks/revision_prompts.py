@@ -6,7 +6,8 @@
 MODEL answers the first PROMPTS (any file of docs/data.md). It then revises each answer once in each
 way of `WAYS`: so many worked examples, as a dialogue or as a question, the examples of the drawn
 principle first or not. The constitution is `harmless`, with only those principles that have a
-worked example. Everything is kept in FOLDER, and made only once.
+worked example. Everything is kept in FOLDER, and made only once. When the minutes for the revisions
+are over, only those prompts count that were revised in every way.
 
 Prints the share of revisions with a flaw (`cai.revise.flaws`) for each way and for several ways
 together, with 95% intervals clustered by prompt, and the shares of the commonest flaws.
