@@ -78,12 +78,18 @@ def is_question(record: Record) -> bool:
     keyed = any(record.has(name) for name in (*ANSWER_COLUMNS, *OTHER_ANSWER_COLUMNS))
     if not (has_question and keyed):
         return False
-    if any(record.has(name) for name in OPTION_COLUMNS) or _numbered(record):
+    if lists_options(record):
         return True
     question = structure(_question(record))
     if isinstance(question, Mapping):
         return "stem" in question and "choices" in question
     return isinstance(question, str) and shown(question) is not None
+
+
+def lists_options(record: Record) -> bool:
+    """Say whether a row has options in columns of their own."""
+    listed = any(record.has(name) for name in OPTION_COLUMNS)
+    return listed or bool(_numbered(record)) or _scored(record) is not None
 
 
 def written(record: Record) -> Written:

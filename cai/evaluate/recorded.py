@@ -16,6 +16,7 @@ from cai.data.records import AnswerRow, Kind, content_hash
 from cai.engines import Completion, GenerateRequest, ScoreRequest, Scores, Usage
 from cai.errors import CaiError
 from cai.evaluate.answer import Sample, answer_seed
+from cai.evaluate.options import lists_options
 from cai.evaluate.rates import Rate, rate
 from cai.evaluate.sets import conversations, prompt_rows, xstest_kind
 
@@ -139,6 +140,12 @@ def _answers(record: Record) -> list[str]:
         found = [_NEXT_TURN.split(t, maxsplit=1)[0] if isinstance(t, str) else t for t in whole]
     else:
         name = next((name for name in ANSWERS if record.has(name)), None)
+        if name in ("answer", "output") and lists_options(record):
+            raise CaiError(
+                f"{record.where} is a multiple-choice question: its `{name}` says which option is "
+                "right, and is no answer of a model. Name the file in `--prompts "
+                "multiple_choice:FILE`."
+            )
         if name is None:
             raise CaiError(
                 f"{record.where} has no answer: it has {record.columns()}. Give its column "

@@ -80,8 +80,8 @@ async def grow(
     """
     if len(seeds) < settings.shots:
         raise CaiError(
-            f"Each request needs {settings.shots} examples, but there are only"
-            f" {len(seeds)} prompts: give more, or lower `--shots`."
+            f"Each request needs {settings.shots} examples, and the file has {len(seeds)}: give "
+            "more prompts, or lower `--shots`."
         )
 
     async def make(item: Item[int]) -> Grown:

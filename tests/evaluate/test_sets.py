@@ -220,6 +220,20 @@ def test_a_file_without_answers_is_an_error(tmp_path):
     assert read_recorded("playground") is None
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Why?", "choices": ["a", "b"], "answer": "A"},
+        {"input": "Why?", "target_scores": {"a": 1, "b": 0}, "output": "a"},
+        {"question": "Why?", "A": "a", "B": "b", "answer": "A"},
+    ],
+)
+def test_right_options_are_no_answers_of_a_model(tmp_path, row):
+    with pytest.raises(CaiError, match=r"answers.jsonl:1 is a multiple-choice question"):
+        answers(tmp_path, [row])
+    assert answers(tmp_path, [{**row, "response": "It is (A)."}]).texts == ("It is (A).",)
+
+
 def test_agreement_counts_what_people_and_grader_both_judged(tmp_path):
     labels = ["1_full_compliance", "2_full_refusal", "3_partial_refusal", ""]
     found = answers(

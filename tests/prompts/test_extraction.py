@@ -71,7 +71,7 @@ def test_a_named_column_is_taken_as_it_is():
     [
         ({"a": "x", "b": 1}, None, "it has `a`, `b`.*`column`"),
         ({"prompt": "x"}, "a", "no column `a`; it has `prompt`"),
-        ({"prompt": True}, None, r"`prompt` holds 'True' \(bool\)"),
+        ({"prompt": True}, None, r"`prompt` holds true, not a text"),
         ({"prompt": {"text": "x"}}, None, "not a text"),
         ({"prompt": "half \ud83d"}, None, "lone surrogate at position 5"),
         ({"messages": [{"role": "tool", "content": "x"}]}, None, "a turn of a tool's"),

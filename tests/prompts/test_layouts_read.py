@@ -85,7 +85,7 @@ def test_whose_text_it_is(tmp_path, row, expected):
         ({"role": "teacher", "text": "Hi"}, "`role` is 'teacher', no known role"),
         ({"prompt": "Hi", "history": ["only a question"]}, "`history` does not end with an answer"),
         ({"prompt": "Hi", "history": [["a", "b", "c"]]}, "not all of them a question and its"),
-        ({"prompt": "Hi", "system": 3}, r"`system` holds '3' \(int\)"),
+        ({"prompt": "Hi", "system": 3}, r"`system` holds 3, not a text"),
         ({"text": "<|im_start|>user\nHi<|im_end|>"}, "a chat template has already written"),
         ({"text": "### Human: Hi### Assistant: Yo"}, "a chat template has already written"),
         (

@@ -72,12 +72,13 @@ def layout_of(record: Record) -> Layout:
     """
     found = next((layout for layout in LAYOUTS if layout.fits(record)), None)
     if found is None:
-        known = "; ".join(
-            " and ".join(f"`{column}`" for column in layout.columns) for layout in LAYOUTS
-        )
+        pairs = ", ".join(f"`{one}` and `{two}`" for one, two in TWO_RESPONSES)
+        verdict = ", ".join(f"`{name}`" for name in VERDICT_COLUMNS)
         raise CaiError(
-            f"{record.where} is no comparison: it has {record.columns()}. The known layouts have "
-            f"{known}. Rename the columns."
+            f"{record.where} is no comparison: it has {record.columns()}. A comparison has "
+            f"`chosen` and `rejected`; two responses ({pairs}) and which one is better "
+            f"({verdict}); or another layout of docs/data.md. Rename the columns. (`cai feedback` "
+            "takes multiple-choice questions, too: docs/evaluate.md has their layouts.)"
         )
     return found
 

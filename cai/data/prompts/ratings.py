@@ -39,6 +39,11 @@ def rated_rows(records: Iterable[Record], source: SourceSettings, seed: int) -> 
 
 
 def _rated(record: Record, column: str | None) -> RatedRow:
+    if not record.has("rating"):
+        raise CaiError(
+            f"{record.where} has no column `rating`: it has {record.columns()}. Name the column of "
+            "the ratings from 0 (harmless) to 4 so."
+        )
     value = record.get("rating")
     try:
         rating = float(cast("Any", value))

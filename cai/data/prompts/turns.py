@@ -12,6 +12,7 @@ from cai.data.conversation import Conversation, Message, Role, strip_thinking
 from cai.data.prompts.record import LeftOut, Record
 from cai.data.prompts.transcripts import ROLES, is_transcript, join_turns, split_turns, strip_markup
 from cai.errors import CaiError
+from cai.settings.wording import shown
 
 ALTERNATING = ("conversation", "conversations", "messages", "history")
 """Columns whose lists of texts hold both sides in turn, the user first."""
@@ -206,8 +207,8 @@ def checked_text(value: object, name: str, where: str) -> str:
 def not_text(value: object, name: str, where: str) -> CaiError:
     """Say that a value is no text."""
     return CaiError(
-        f"{where}: `{name}` holds {str(value)[:40]!r} ({type(value).__name__}), not a text. Fix "
-        "the row, or name another column in `column`."
+        f"{where}: `{name}` holds {shown(value)}, not a text. Fix the row, or name another column "
+        "in `column`."
     )
 
 
