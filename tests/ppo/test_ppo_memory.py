@@ -206,7 +206,7 @@ def test_where_vllm_does_not_fit_sampling_without_it_is_the_remedy() -> None:
 def test_memory_is_checked_before_anything_is_loaded(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cai.ppo.train.free_memory", lambda device: 10**6)
+    monkeypatch.setattr("cai.ppo.fitting.free_memory", lambda device: 10**6)
     monkeypatch.setattr("cai.ppo.train.open_models", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(CaiError, match=r"PPO needs about .* free: policy"):
         PPO(tiny("llama"), LENGTH.scorers["test"][0], SETTINGS).train(["How?"], tmp_path)

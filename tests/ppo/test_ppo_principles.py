@@ -27,11 +27,13 @@ from cai.data.records import PromptRow
 from cai.engines import PromptTooLong, ScoreRequest, Unanswered, Unscored
 from cai.engines.scripted import ScriptedEngine
 from cai.errors import CaiError
+from cai.models.loading import load_causal_lm
 from cai.pipeline.stages.ppo import STAGE, PPOJob
-from cai.ppo import PPO, PrincipleReward
+from cai.ppo import PPO, PrincipleReward, fitting
 from cai.ppo.principles import relative_scores
 from cai.ppo.rewards import Samples
 from cai.settings import GuardSettings, ModelSettings, PPOSettings, RewardSettings
+from cai.training.processes import ALONE
 
 CONSTITUTION = Constitution(
     name="letters",
@@ -525,6 +527,29 @@ def test_weights_mix_principles_and_a_preference_model(
     (record,) = steps_of(tmp_path)
     expected = 0.5 * record["reward/principles"] + 2 * record["reward/preference"]
     assert record["objective/scores"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["transformers", "openai"])
+def test_a_feedback_model_on_this_machine_counts_in_the_memory_once(
+    engine: str, tiny: Callable[[str], ModelSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(fitting, "check_memory", lambda *_, feedback, **__: seen.append(feedback))
+    server = {"server": {"base_url": "http://localhost:1/v1"}} if engine == "openai" else {}
+    path = tiny("llama").path
+    model = ModelSettings.model_validate({"path": path, "engine": engine, **server})
+    reward = PrincipleReward(CONSTITUTION, model, RewardSettings(principles="a", held_out="e"))
+    fitting.check_fits(
+        tiny("llama"),
+        {"principles": (reward, 1.0)},
+        {"held_out": (reward.held_out(), 1.0)},
+        RUN,
+        longest_prompt=10,
+        processes=ALONE,
+    )
+    numbers = sum(w.numel() for w in load_causal_lm(tiny("llama"), device="cpu").parameters())
+    assert seen == [0 if engine == "openai" else 4 * numbers]
+    reward.close()
 
 
 def test_the_playground_is_a_feedback_model(
