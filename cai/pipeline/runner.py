@@ -118,8 +118,10 @@ def _run_stage(context: Context[Any], reasons: list[str]) -> None:
     # Whatever happens from here on, this stage is not complete until its manifest is there again.
     inputs, settings = _inputs(context), _settings(context)
     (folder / "manifest.json").unlink(missing_ok=True)
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, processor = datetime.now(UTC), time.monotonic(), time.process_time()
     metrics = stage.run(context)
+    # Of all threads of this process; processes of `launch` and vLLM's are not counted.
+    metrics["processor_seconds"] = round(time.process_time() - processor, 2)
     write_metrics(folder, metrics)
     context.run.forget_fingerprints()
     manifest = Manifest(

@@ -1,0 +1,59 @@
+"""The table of the methods, over seeds, in Markdown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.show import markdown_table
+
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""The 0.975 quantile of Student's t, by the number of seeds."""
+COLUMNS = {
+    "harmful_rate": "harmful",
+    "evasive_rate": "evasive",
+    "explained_refusal_rate": "explained",
+    "helpful_rate": "helpful",
+    "over_refusal_rate": "over-refusal",
+    "garbled_rate": "garbled",
+    "reward": "reward",
+    "kl": "KL to SL-CAI",
+    "sampled_tokens": "sampled",
+    "gradient_tokens": "trained on",
+    "processor_seconds": "processor",
+}
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the table: means over seeds, with 95% intervals of the first five rates."""
+    seeds = [*result["seeds"].values()]
+    rows = [
+        (name, *(cell(column, [seed[name] for seed in seeds]) for column in COLUMNS))
+        for name in seeds[0]
+    ]
+    return markdown_table(("method", *COLUMNS.values()), rows)
+
+
+def cell(column: str, found: Sequence[Mapping[str, float]]) -> str:
+    """Write one measure of one method, of all seeds."""
+    if column == "kl" and "kl_at_most" in found[0]:
+        return f"≤ {found[0]['kl_at_most']:.1f}"
+    values = [one[column] for one in found if column in one]
+    if not values:
+        return "-"
+    mean = sum(values) / len(values)
+    if column.endswith("_rate"):
+        return percent(values)
+    if column.endswith("_tokens"):
+        return f"{mean / 1000:.0f}k" if mean else "-"
+    return f"{mean:.0f} s" if column == "processor_seconds" else f"{mean:.1f}"
+
+
+def percent(values: Sequence[float]) -> str:
+    """Write the mean of shares in percent, with its 95% interval over seeds."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return f"{100 * mean:.0f}"
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    half = T_95[len(values)] * deviation / math.sqrt(len(values))
+    low, high = max(0.0, mean - half), min(1.0, mean + half)
+    return f"{100 * mean:.0f} ({100 * low:.0f}–{100 * high:.0f})"
