@@ -96,7 +96,7 @@ def measured(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def cost(run: Path, method: Method) -> dict[str, float]:
-    """Add up processor seconds, tokens sampled, and tokens with a gradient, of a method's stages."""
+    """Add up processor seconds, tokens sampled, and tokens trained on, of a method's stages."""
     total = {"processor_seconds": 0.0, "sampled_tokens": 0.0, "gradient_tokens": 0.0}
     for stage in method.stages:
         metrics = json.loads((run / stage / "metrics.json").read_text())
