@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cai.data.store import write_atomically
+from cai.data.store import check_output, write_atomically
 from cai.errors import CaiError
 from cai.pipeline.context import Context, Run
 from cai.pipeline.manifest import (
@@ -38,7 +38,7 @@ def plan(run: Run, only: str | None = None) -> dict[str, list[str]]:
     Raises:
         CaiError: `only` cannot run alone (as in `run_pipeline`), or the run folder is a file.
     """
-    _check_folder(run.folder)
+    check_output(run.folder, folder=True)
     reasons: dict[str, list[str]] = {}
     for placed in run.stages:
         upstream = [name for name in placed.upstream if reasons[name]]
@@ -78,13 +78,6 @@ def run_pipeline(run: Run, only: str | None = None) -> list[str]:
             else:
                 run.progress.say(f"{placed.name}: up to date")
     return ran
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a run folder that is a file, or would be in one."""
-    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
-    if there is not None and not there.is_dir():
-        raise CaiError(f"{there} is a file. Give the run a folder with `--out`.")
 
 
 def _check_only(only: str, run: Run, reasons: Mapping[str, Sequence[str]]) -> None:
@@ -233,7 +226,7 @@ def hint(stage: str, metrics: dict[str, Any]) -> str | None:
 @contextmanager
 def _locked(run: Run) -> Generator[None]:
     """Keep a second process out of the run folder."""
-    _check_folder(run.folder)
+    check_output(run.folder, folder=True)
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / ".lock").open("w") as file:
         try:

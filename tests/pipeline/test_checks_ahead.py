@@ -22,7 +22,6 @@ NOWHERE = {"path": "no/such/folder"}
         ({"feedback": VLLM}, r"pip install 'cai\[vllm\]'"),
         ({"feedback": {"path": "judge", "engine": "openai", "server": SERVER}}, "NO_SUCH_KEY"),
         ({"fallback": NOWHERE}, "no/such/folder"),
-        ({"reviser": NOWHERE}, "no/such/folder"),
         ({"judge": VLLM}, r"pip install 'cai\[vllm\]'"),
         ({"rollouts": "vllm"}, r"pip install 'cai\[vllm\]'"),
     ],
@@ -52,8 +51,8 @@ def test_what_a_late_stage_lacks_is_said_before_the_first_works(tmp_path, change
     [
         (["--only", "sl-cai"], "This pipeline has no stage `sl-cai`. It has: prompts, revise"),
         (["--only", "revise"], "`prompts` is stale (never ran). Run it first"),
-        (["--out", "FILE"], "Cannot write FILE: it is a file. Give the name of a folder"),
-        (["--out", "FILE/inside/it"], "Cannot write FILE/inside/it: FILE is a file, not a folder"),
+        (["--out", "FILE"], "FILE: it is a file. Give the name of a folder."),
+        (["--out", "FILE/inside/it"], "FILE is a file, not a folder"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_refuses(tmp_path, dry, more, said):

@@ -186,12 +186,12 @@ def test_report_json_is_read_as_it_was_written(run: Path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("measures.json", '{"schema": 1}', "schema: Input should be 2"),
+        ("measures.json", '{"schema": 1}', "`schema` must be 2"),
         ("measures.json", '{"schema": 2, "elo": {"method": "dice"}}', "elo.method"),
         ("summary.json", '{"m": {"harmful_rate": {"value": "much", "n": 1}}}', "value"),
         ("summary.json", '{"m": {"harmless_rate": {}}}', "m.harmless_rate"),
         ("summary.json", '{"m": ', "not JSON"),
-        ("revisions.json", "[]", "RevisionScores"),
+        ("revisions.json", "[]", "it must be a section of keys and values"),
     ],
 )
 def test_results_that_are_damaged_or_of_another_version_are_named(

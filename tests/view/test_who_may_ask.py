@@ -118,16 +118,16 @@ def test_there_are_no_files_to_reach(client, path):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "the body: Invalid JSON"),
-        (b"{", "the body: Invalid JSON"),
-        (b"\xff\xfe", "the body: Invalid JSON"),
-        (b"[]", "the body: Input should be an object"),
-        (b"{}", "version: Field required"),
-        (b'{"version": 1, "edits": []}', "version: Input should be a valid string"),
-        (b'{"version": "", "edits": [], "more": 1}', "more: Extra inputs"),
-        (b'{"version": "", "edits": [{"principle": "x"}]}', "edits.0.half: Field required"),
-        (b'{"version": "\\ud800", "edits": []}', "Invalid JSON"),
-        (b"[" * 100_000, "Invalid JSON"),
+        (b"", "The request: it is not valid JSON."),
+        (b"{", "The request: it is not valid JSON."),
+        (b"\xff\xfe", "The request: it is not valid JSON."),
+        (b"[]", "The request: it must be a section of keys and values"),
+        (b"{}", "`version` is missing"),
+        (b'{"version": 1, "edits": []}', "`version` must be text"),
+        (b'{"version": "", "edits": [], "more": 1}', "`more` is unknown"),
+        (b'{"version": "", "edits": [{"principle": "x"}]}', "`edits.0.half` is missing"),
+        (b'{"version": "\\ud800", "edits": []}', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
     ],
 )
 def test_bodies_that_cannot_be_read_are_one_sentence(client, body, words):
