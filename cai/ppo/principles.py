@@ -104,8 +104,7 @@ class PrincipleReward:
 
         Args:
             constitution: With the principles and the worked examples.
-            feedback: The model that is asked. Close a `Feedback` that you make; any other is
-                closed by `close`.
+            feedback: The model that is asked; `close` closes it.
             settings: How to ask.
             seed: Of chains of thought.
             ids: The principles to ask about; None for those of `settings.principles`.
