@@ -1,10 +1,13 @@
 """What a backward pass needs, counted without weights, against the tensors of a real pass."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import FAMILIES
 from transformers import MixtralConfig
 
+from benchmarks import training_memory
 from cai.models.loading import load_causal_lm
 from cai.ppo.adapters import Adapted
 from cai.training import activations
@@ -57,3 +60,16 @@ def test_what_cannot_be_counted_is_estimated_by_its_hidden_states(monkeypatch):
     monkeypatch.setattr(activations, "_bytes_of_pass", router)
     config = MixtralConfig(hidden_size=32, num_hidden_layers=3, vocab_size=77)
     assert kept(config, torch.bfloat16, lora=True) == activations.Kept(17 * 3 * 32 * 2.0, 0)
+
+
+@pytest.mark.parametrize("training", training_memory.SETTINGS)
+def test_a_split_batch_has_the_loss_of_the_whole_one(training, base, tmp_path, monkeypatch):
+    """In the benchmark of memory, which compares the two."""
+    losses = []
+    for name, micro in (("whole", 4), ("split", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr("cai.training.arguments.MOST_KEPT", 2**20)
+        path = Path(base("llama").path)
+        losses.append(training_memory.train(path, training, 4, micro, folder))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
