@@ -159,8 +159,6 @@ def test_a_recorded_run_becomes_tables(run):
         "model": "Model",
         "smoke": True,
         "settings": ["seed=1"],
-        "seconds": 60.0,
-        "peak_gib": 4.5,
         "stages": {"sft": {"seconds": 20.0, "peak_gib": 4.5}},
         "known_answers": {"refusing": {"refused": RATE, "unwarned": RATE, "rated": RATE}},
         "labels": {

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from benchmarks.machine import machine
-from benchmarks.memory import Watched, by_stage, gib
+from benchmarks.memory import Watched, by_stage
 from benchmarks.real_model import measures
 from benchmarks.real_model.shown import NAME
 
@@ -115,12 +114,11 @@ def measured(options: Options) -> dict[str, Any]:
     """Run the whole method, ask about known answers, and return what was found."""
     pipeline, run = write_inputs(options), options.folder / "run"
     changes = [*(SMOKE if options.smoke else ()), *options.changes]
-    started = time.monotonic()
     spelt = [part for change in changes for part in ("--set", change)]
     watched = Watched([*_CAI, "run", str(pipeline), "--out", str(run), *spelt])
     if status := watched.wait():
         raise SystemExit(status)
-    seconds = time.monotonic() - started
+    stages = _stages(options.folder / "stages.json", by_stage(run, watched.samples))
     known = {"own": options.folder / "known.jsonl", **{path.stem: path for path in options.known}}
     return {
         "name": NAME,
@@ -129,13 +127,26 @@ def measured(options: Options) -> dict[str, Any]:
         "smoke": options.smoke,
         "settings": [*options.changes],
         "machine": machine(),
-        "seconds": round(seconds, 1),
-        "peak_gib": gib(max(size for _, size in watched.samples)),
-        "stages": by_stage(run, watched.samples),
+        "stages": stages,
         **measures.of_run(run),
         "known_answers": _known_answers(options),
         "labels": {name: _labels(options, name, path) for name, path in known.items()},
     }
+
+
+def _stages(path: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the stages that ran now to those of earlier calls in this folder."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = {**before, **now}
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return found
+
+
+def _model_settings(options: Options, flag: str) -> list[str]:
+    """Return what the run says of the model, as options of a command."""
+    settings = yaml.safe_load((options.folder / "run" / "pipeline.yaml").read_text("utf-8"))
+    said = settings["models"]["helpful"]
+    return [part for key in ("format", "dtype") for part in (flag, f"{key}={said[key]}")]
 
 
 def _known_answers(options: Options) -> dict[str, Any]:
@@ -144,7 +155,8 @@ def _known_answers(options: Options) -> dict[str, Any]:
     by_wording = measures.of_known([k["better"] for k in own], [k["worse"] for k in own])
     files = [f"{name}=answers:{options.folder / f'{name}.jsonl'}" for name in _SIDES]
     out = options.folder / "known"
-    judge = ("--harmfulness", "judge", "--judge", str(options.model))
+    judge = ["--harmfulness", "judge", "--judge", str(options.model)]
+    judge += _model_settings(options, "--judge-set")
     _cai("evaluate", *files, *judge, "--out", str(out))
     found = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     rated = found["measures"]["harmfulness"]["models"]
@@ -161,7 +173,8 @@ def _labels(options: Options, name: str, known: Path) -> dict[str, Any]:
     more = ("--limit", str(limit)) if limit else ()
     _cai(
         *("feedback", str(known), "--constitution", str(settings["constitution"])),
-        *("--model", str(options.model), "--json", str(out), *more),
+        *("--model", str(options.model), *_model_settings(options, "--model-set")),
+        *("--json", str(out), *more),
         *(part for key, value in asked.items() for part in ("--set", f"{key}={value}")),
     )
     found = json.loads(out.read_text(encoding="utf-8"))

@@ -6,6 +6,8 @@ from typing import Any
 from benchmarks.show import interval, markdown_table, share
 
 NAME = "real_model"
+FEW = 30
+"""Answers to prompts of one kind; with fewer, an interval is a third of the scale wide, or more."""
 SHOWN = {
     "red_team": {
         "refused": "refused, by wording",
@@ -34,6 +36,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 def _about(result: Mapping[str, Any]) -> str:
     """Say what was run, and how much to believe."""
     prompts = min(one["refused"]["n"] for m in result["models"].values() for one in m.values())
+    few = prompts < FEW
     changed = "".join(f" --set {change}" for change in result["settings"])
     options = f"{' --smoke' if result['smoke'] else ''}{changed}"
     return (
@@ -44,6 +47,7 @@ def _about(result: Mapping[str, Any]) -> str:
         "what these measures are worth: on answers whose kind is known, they must differ between "
         "its columns. `first` and `longer` in the third are the accuracies of rules that read "
         "nothing."
+        + (" **So few answers show that it runs, not what the method moves.**" if few else "")
     )
 
 
@@ -111,11 +115,14 @@ def _facts(result: Mapping[str, Any]) -> str:
         f"{revised['revisions']} revisions in {revised['chains']} chains: {revised['flawed']} with "
         f"a flaw that keeps them out of training, {revised['unchanged']} change nothing, "
         f"{revised['cut_off']} were cut off. Flaws: {flaws}.",
-        f"{result['seconds']:.0f} s, peak memory {result['peak_gib']:.1f} GiB. By stage: "
+        "Seconds and peak memory of each stage: "
         + ", ".join(
-            f"{name} {one['seconds']:.0f} s, {one['peak_gib']:.1f} GiB"
-            for name, one in result["stages"].items()
+            f"{name} {one['seconds']:.0f} s, {_gib(one)}" for name, one in result["stages"].items()
         )
         + ".",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _gib(stage: Mapping[str, Any]) -> str:
+    return f"{stage['peak_gib']:.1f} GiB" if "peak_gib" in stage else "memory not measured"
