@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import playground_guard, ppo_gpu
 from benchmarks import ppo_time_to_quality as time_to_quality
-from benchmarks.ppo_vs_trl import workloads
+from benchmarks.ppo_vs_trl import ours, without_critic, workloads
 from benchmarks.ppo_vs_trl.__main__ import ratios
+from benchmarks.ppo_vs_trl.trl_without_critic import score
 
 TINY_LINEAR = [(16, 16), (8, 16), (8, 16), (16, 16), (32, 16), (32, 16), (16, 32)]
 """Rows and columns of a layer's matrices: q, k, v, o, gate, up, down."""
@@ -30,6 +32,20 @@ def test_ratios_are_our_advantage():
     found = ratios("tiny", pairs)
     assert found["tiny: episodes per second"] == {"min": 2.0, "median": 3.0, "max": 5.0}
     assert found["tiny: peak memory"] == {"min": 2.0, "median": 3.0, "max": 4.0}
+
+
+def test_methods_without_a_critic_are_settings_and_both_sides_score_the_same():
+    for name, method in without_critic.METHODS.items():
+        workload = replace(
+            workloads.PLAYGROUND_WORKLOAD, epochs=1, method={**without_critic.SHARED, **method}
+        )
+        settings = ours.settings_of(workload)
+        assert settings.advantage == name.lower()
+        assert not settings.has_critic
+        assert settings.samples_per_prompt == without_critic.SAMPLES
+    responses = [[random.Random(i).randrange(1000) for _ in range(8 + i)] for i in range(5)]
+    sequences = [[1, 2, 3, *response] for response in responses]
+    assert ours.IdScorer().score_ids(sequences).tolist() == pytest.approx(score(responses))
 
 
 def test_the_random_llama_stops_once_in_48_tokens_whatever_it_read(

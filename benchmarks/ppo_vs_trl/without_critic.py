@@ -28,8 +28,8 @@ SHARED = {"samples_per_prompt": SAMPLES, "whiten_advantages": False}
 TRL_MICRO_BATCH = {"playground": 16, "llama": 8}
 """Rows of TRL's forward and backward passes, as for PPO."""
 WANTED = {
-    f"{workload}: {method}, episodes per second over TRL's": least
-    for workload, least in (("playground", 1.5), ("llama", 1.5))
+    f"{workload}: {method}, episodes per second over TRL's": 1.2
+    for workload in ("playground", "llama")
     for method in METHODS
 }
 TRL_SIDE = Path(__file__).with_name("trl_without_critic.py")

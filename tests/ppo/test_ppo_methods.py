@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -436,3 +438,13 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_every_average_of_the_loss_is_a_setting() -> None:
     assert set(get_args(PPOSettings.model_fields["loss_average"].annotation)) == set(LOSS_AVERAGES)
+
+
+def test_the_methods_of_the_papers_in_the_documentation_are_settings() -> None:
+    page = Path(__file__).parents[2] / "docs/ppo.md"
+    table = page.read_text(encoding="utf-8").split("The methods of the papers, as settings:")[1]
+    rows = re.findall(r"^\| (.+?) \| `(\{.+?\})` \|$", table, re.MULTILINE)
+    assert len(rows) == 5
+    for name, written in rows:
+        settings = PPOSettings.model_validate({"batch_size": 32, **yaml.safe_load(written)})
+        assert settings.advantage == name.lower().replace(". ", "_").replace(" ", "_")
