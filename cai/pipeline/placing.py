@@ -65,7 +65,7 @@ class _Placing:
                         f"{need.kind}, and `from` names {_listed(s.name for s in found)}."
                     )
                 sources[need.kind] = tuple(found)
-            elif taken := self._default(section, need):
+            elif need.wanted(section.settings) and (taken := self._default(section, need)):
                 sources[need.kind] = (taken,)
         return replace(section, sources=sources)
 

@@ -67,11 +67,13 @@ class Need:
         default: Names of outputs; the first one in this pipeline is used, unless `from` names
             another.
         optional: Whether the stage can run without it.
+        wanted: Whether these settings ask for it; otherwise the default is not read.
     """
 
     kind: str
     default: tuple[str, ...]
     optional: bool = False
+    wanted: Callable[[Any], bool] = lambda _: True
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,26 @@ def test_sections_run_in_the_methods_order_wherever_they_stand(tmp_path):
     assert found["report"].upstream == ("prompts", "revise", "sft")
 
 
+@pytest.mark.parametrize(
+    ("section", "reads_it"),
+    [
+        ("ppo: {}", True),
+        ("ppo: {samples_per_prompt: 2, reward: {}}", False),
+        ("ppo: {samples_per_prompt: 2, reward: {preference_weight: 1}}", True),
+        ("sample: {}", True),
+        ("sample: {scored_by: playground}", False),
+        ("demonstrations: {}", True),
+        ("demonstrations: {files: a.jsonl}", False),
+        ("kto: {}", True),
+        ("kto: {ratings: {path: a.jsonl}}", False),
+    ],
+)
+def test_a_stage_reads_only_what_its_settings_ask_for(tmp_path, section, reads_it):
+    found = placed(tmp_path, f"compare: {{}}\npreference: {{}}\n{section}\n")
+    stage = found[section.partition(":")[0]]
+    assert bool({"comparisons", "preference model"} & {*stage.sources}) == reads_it
+
+
 def test_without_fine_tuning_the_helpful_model_takes_its_place(tmp_path):
     found = placed(tmp_path, "compare: {}\npreference: {}\nppo: {}\n")
     assert reads(found["ppo"]) == {

@@ -85,7 +85,12 @@ STAGE = Stage(
     makes=Output("demonstrations", COMPLETIONS),
     needs=(
         Need(PROMPTS, ("prompts",)),
-        Need(COMPARISONS, ("comparisons",), optional=True),
+        Need(
+            COMPARISONS,
+            ("comparisons",),
+            optional=True,
+            wanted=lambda settings: not settings.files,
+        ),
     ),
     inputs=_inputs,
     run=_run,

@@ -226,7 +226,12 @@ STAGE = Stage(
     needs=(
         Need(PROMPTS, ("prompts",)),
         Need(POLICY, ("sl-cai", HELPFUL)),
-        Need(PREFERENCE_MODEL, ("preference-model",), optional=True),
+        Need(
+            PREFERENCE_MODEL,
+            ("preference-model",),
+            optional=True,
+            wanted=_scores_with_preference_model,
+        ),
     ),
     inputs=_inputs,
     run=_run,

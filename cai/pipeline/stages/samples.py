@@ -198,7 +198,12 @@ SAMPLE = Stage(
     needs=(
         Need(PROMPTS, ("prompts",)),
         Need(POLICY, ("sl-cai", HELPFUL)),
-        Need(PREFERENCE_MODEL, ("preference-model",), optional=True),
+        Need(
+            PREFERENCE_MODEL,
+            ("preference-model",),
+            optional=True,
+            wanted=lambda settings: settings.scored_by == PREFERENCE,
+        ),
     ),
     run=_sample,
     outputs=("responses.jsonl", "rows.jsonl"),

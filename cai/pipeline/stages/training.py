@@ -149,7 +149,12 @@ KTO = Stage(
     makes=Output("kto-cai", POLICY),
     needs=(
         Need(PROMPTS, ("prompts",)),
-        Need(COMPARISONS, ("comparisons",), optional=True),
+        Need(
+            COMPARISONS,
+            ("comparisons",),
+            optional=True,
+            wanted=lambda settings: settings.ratings is None,
+        ),
         Need(POLICY, ("sl-cai", HELPFUL)),
     ),
     inputs=_ratings,
