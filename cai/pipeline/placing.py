@@ -139,8 +139,8 @@ class _Placing:
         may_be_empty = "" if needed else f" (it may be empty: `{maker.name}: {{}}`)"
         raise CaiError(
             f"The pipeline {self._settings.name} has `{section.name}:` but not `{maker.name}:`, "
-            f"whose files it reads. Add a `{maker.name}:` section{may_be_empty}, or remove "
-            f"`{section.name}:`."
+            f"whose files it reads. Add a `{maker.name}:` section{may_be_empty}, or "
+            f"{need.instead.format(section.name)}."
         )
 
     def _check_training(self, placed: Placed) -> None:

@@ -68,12 +68,14 @@ class Need:
             another.
         optional: Whether the stage can run without it.
         wanted: Whether these settings ask for it; otherwise the default is not read.
+        instead: What to set so that it is not wanted; `{}` is the name of the section.
     """
 
     kind: str
     default: tuple[str, ...]
     optional: bool = False
     wanted: Callable[[Any], bool] = lambda _: True
+    instead: str = "remove `{}:`"
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def test_a_second_run_does_nothing_and_a_new_share_only_what_follows(finished):
     ("change", "said"),
     [
         ("again.from=[right, best-of-n]", "`best-of-n` has no weights of its own"),
-        ("preference=null", "needs|preference"),
+        ("preference=null", "not `preference:`"),
         ("grow.scored_by=judge", "nothing called `judge` scores samples"),
         ("kept.from=paired", "`paired` is of the kind `comparisons`"),
         ("improved.from=[paired, helpful-only]", "`paired` is of the kind `comparisons`"),

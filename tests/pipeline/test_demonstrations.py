@@ -131,9 +131,3 @@ def test_a_file_without_answers_is_refused(made, tmp_path, text, said):
     (tmp_path / "answers.jsonl").write_text(text)
     with pytest.raises(CaiError, match=said):
         made({"files": "answers.jsonl"})
-
-
-def test_without_files_and_comparisons_there_is_nothing_to_imitate(tmp_path):
-    context = run_of({"demonstrations": {}}, tmp_path).first(DemonstrationsSettings)
-    with pytest.raises(CaiError, match="`demonstrations` has nothing to imitate"):
-        context.placed.stage.check(context)

@@ -70,6 +70,29 @@ def test_a_stage_reads_only_what_its_settings_ask_for(tmp_path, section, reads_i
     assert bool({"comparisons", "preference model"} & {*stage.sources}) == reads_it
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            "ppo: {}",
+            r"not `preference:`.*or let the constitution's principles be the only reward "
+            r"\(`ppo: \{reward: \{\}, samples_per_prompt: 2\}`\)\.",
+        ),
+        (
+            "more: {stage: ppo, samples_per_prompt: 2, reward: {preference_weight: 1}}",
+            r"has `more:` but not `preference:`.*\(`more: \{reward",
+        ),
+        ("sample: {}", r"not `preference:`.*or set `sample.scored_by` to a grader\."),
+        ("demonstrations: {}", r"not `compare:`.*name files with answers \(`demonstrations.files`"),
+        ("kto: {}", r"not `compare:`.*or name rated responses \(`kto.ratings`\)\."),
+        ("dpo: {}", r"not `compare:`.*or remove `dpo:`\."),
+    ],
+)
+def test_what_a_stage_lacks_is_told_with_what_to_do_instead(tmp_path, section, said):
+    with pytest.raises(CaiError, match=said):
+        placed(tmp_path, f"{section}\n")
+
+
 def test_without_fine_tuning_the_helpful_model_takes_its_place(tmp_path):
     found = placed(tmp_path, "compare: {}\npreference: {}\nppo: {}\n")
     assert reads(found["ppo"]) == {

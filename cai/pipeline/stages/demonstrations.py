@@ -70,15 +70,6 @@ def _inputs(context: Context[DemonstrationsSettings]) -> dict[str, str]:
     return fingerprints(context.settings.files, "demonstrations", context.base_dir)
 
 
-def _check(context: Context[DemonstrationsSettings]) -> None:
-    if not context.settings.files and not context.folders(COMPARISONS):
-        raise CaiError(
-            f"`{context.name}` has nothing to imitate. Name files with answers "
-            f"(`{context.name}.files`), or add a `compare:` section, whose better responses are "
-            "imitated."
-        )
-
-
 STAGE = Stage(
     name="demonstrations",
     settings=DemonstrationsSettings,
@@ -88,12 +79,11 @@ STAGE = Stage(
         Need(
             COMPARISONS,
             ("comparisons",),
-            optional=True,
             wanted=lambda settings: not settings.files,
+            instead="name files with answers (`{}.files`)",
         ),
     ),
     inputs=_inputs,
     run=_run,
     outputs=("rows.jsonl", TRAIN),
-    check=_check,
 )

@@ -153,16 +153,8 @@ def _scores_with_preference_model(settings: PPOSettings) -> bool:
 
 
 def _check_reward(context: Context[PPOSettings]) -> None:
-    """Refuse a reward without its model or its principles."""
-    settings, there = context.settings, context.placed.sources.get(PREFERENCE_MODEL)
-    if not there and _scores_with_preference_model(settings):
-        asks = "needs" if settings.reward is None else "gives a weight to"
-        raise CaiError(
-            f"`{context.name}` {asks} a preference model, and this pipeline makes none. Add "
-            "`preference:` (it may be empty: `preference: {}`), or let the principles of the "
-            f"constitution be the only reward: `{context.name}: {{reward: {{}}, "
-            "samples_per_prompt: 2}`."
-        )
+    """Refuse a reward without its principles, or with a model that processes cannot share."""
+    settings = context.settings
     if settings.reward is None:
         return
     from cai.engines.opening import check_engines
@@ -229,8 +221,9 @@ STAGE = Stage(
         Need(
             PREFERENCE_MODEL,
             ("preference-model",),
-            optional=True,
             wanted=_scores_with_preference_model,
+            instead="let the constitution's principles be the only reward "
+            "(`{}: {{reward: {{}}, samples_per_prompt: 2}}`)",
         ),
     ),
     inputs=_inputs,

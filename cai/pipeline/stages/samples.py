@@ -116,12 +116,6 @@ async def grade(rows: Sequence[SamplesRow], grader: Grader, name: str) -> None:
 
 def _check_sample(context: Context[SampleSettings]) -> None:
     check_engines(context.policy)
-    if context.settings.scored_by == PREFERENCE and not context.folders(PREFERENCE_MODEL):
-        raise CaiError(
-            f"`{context.name}` scores samples with a preference model, and this pipeline trains "
-            "none. Add a `preference:` section (it may be empty: `preference: {}`), or set "
-            f"`{context.name}.scored_by` to a grader."
-        )
 
 
 def _select(context: Context[SelectSettings]) -> dict[str, Any]:
@@ -201,8 +195,8 @@ SAMPLE = Stage(
         Need(
             PREFERENCE_MODEL,
             ("preference-model",),
-            optional=True,
             wanted=lambda settings: settings.scored_by == PREFERENCE,
+            instead="set `{}.scored_by` to a grader",
         ),
     ),
     run=_sample,

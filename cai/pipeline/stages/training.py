@@ -10,7 +10,6 @@ from cai.data.prompts import exclude_held_out, fingerprints, reader_of
 from cai.data.records import PromptRow, RatedRow
 from cai.data.store import read_rows, write_rows
 from cai.data.tables import LABELLED_COLUMNS, write_parquet
-from cai.errors import CaiError
 from cai.pipeline.context import Context
 from cai.pipeline.launch import launcher_of, run_training
 from cai.pipeline.stage import (
@@ -82,15 +81,6 @@ def _kto(context: Context[KtoSettings]) -> dict[str, Any]:
     return _train(context, "cai.training.kto:train_kto", data) | left_out
 
 
-def _check_kto(context: Context[KtoSettings]) -> None:
-    _check(context)
-    if context.settings.ratings is None and not context.folders(COMPARISONS):
-        raise CaiError(
-            f"`{context.name}` has nothing to train on. Name rated responses "
-            f"(`{context.name}.ratings`), or add a `compare:` section."
-        )
-
-
 def _rated(context: Context[Any], source: SourceSettings) -> tuple[list[RatedRow], dict[str, int]]:
     """Read rated responses, without those to held-out prompts, which the metrics count."""
     reader = reader_of(source, context.base_dir)
@@ -152,15 +142,15 @@ KTO = Stage(
         Need(
             COMPARISONS,
             ("comparisons",),
-            optional=True,
             wanted=lambda settings: settings.ratings is None,
+            instead="name rated responses (`{}.ratings`)",
         ),
         Need(POLICY, ("sl-cai", HELPFUL)),
     ),
     inputs=_ratings,
     run=_kto,
     outputs=("model", SNAPSHOTS),
-    check=_check_kto,
+    check=_check,
     trains=True,
 )
 VERIFIER = Stage(
