@@ -126,7 +126,10 @@ def _checks_table(guard: Mapping[str, Any]) -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Show the rates of all runs, what the guard saw, and what was expected."""
+    """Show the rates of all runs, what the guard saw, and what was expected.
+
+    A `note` in the result is printed first.
+    """
     guards, runs = result["guard"], result["runs"]
     said = [f"- {text}: **{'yes' if met else 'no'}**" for text, met in checks(result).items()]
     saved = [
@@ -140,8 +143,9 @@ def markdown(result: dict[str, Any]) -> str:
         for name, guard in guards.items()
     ]
     head = ("run", "steps", "checks with an alarm", "saved policy's step", "helpful minus harmful")
+    note = f"{result['note']}\n\n" if "note" in result else ""
     return (
-        f"{rates_table({'unguarded': runs['unguarded']}, ('sl-cai',))}\n\n"
+        f"{note}{rates_table({'unguarded': runs['unguarded']}, ('sl-cai',))}\n\n"
         f"{rates_table(runs, ('rl-cai',))}\n\n{markdown_table(head, saved)}\n\n"
         "What the guard saw of the unguarded run, on its own prompts, and the truth on held-out "
         f"tasks:\n\n{_checks_table(guards['unguarded'])}\n\nAnd of the baseline:\n\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 _TOKENS = (64, 128)
@@ -40,12 +40,26 @@ def kept(config: Any, precision: torch.dtype, *, lora: bool) -> Kept:  # noqa: A
         lora: Whether only adapters on the linear layers are trained. What they add is their rank
             a layer, and not counted.
     """
-    return _counted(config.model_type, config.to_json_string(use_diff=False), precision, lora)
+    return _counted(_Config(config), precision, lora)
+
+
+class _Config:
+    """A config that equals others of the same content, so that each is counted once."""
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401
+        self.config = copy.deepcopy(config)
+        self._text = f"{type(config).__name__} {config.to_json_string(use_diff=False)}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Config) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
 
 @lru_cache(maxsize=64)
-def _counted(model_type: str, text: str, precision: torch.dtype, lora: bool) -> Kept:
-    config: Any = CONFIG_MAPPING[model_type].from_dict(json.loads(text))
+def _counted(of: _Config, precision: torch.dtype, lora: bool) -> Kept:
+    config = of.config
     weights = precision if lora else torch.float32
     try:
         with FakeTensorMode():
