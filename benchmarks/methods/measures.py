@@ -1,6 +1,7 @@
 """What a run with every method says of each: rates, reward, KL, tokens, processor time."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def cost(run: Path, method: Method) -> dict[str, float]:
     for stage in method.stages:
         metrics = json.loads((run / stage / "metrics.json").read_text())
         settings = json.loads((run / stage / "manifest.json").read_text())["settings"]
-        total["processor_seconds"] += metrics["processor_seconds"]
+        # NaN where an older version of cai ran the stage, which did not measure it.
+        total["processor_seconds"] += metrics.get("processor_seconds", math.nan)
         if "final_kl" in metrics:  # policy optimisation: its tokens are sampled, then trained on
             total["sampled_tokens"] += metrics["tokens"]
             total["gradient_tokens"] += metrics["tokens"] * settings["epochs"]

@@ -6,8 +6,6 @@ from typing import Any
 
 from benchmarks.show import markdown_table
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""The 0.975 quantile of Student's t, by the number of seeds."""
 COLUMNS = {
     "harmful_rate": "harmful",
     "evasive_rate": "evasive",
@@ -24,7 +22,7 @@ COLUMNS = {
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return the table: means over seeds, with 95% intervals of the first five rates."""
+    """Return the table: means over seeds; of rates also the lowest and the highest seed."""
     seeds = [*result["seeds"].values()]
     rows = [
         (name, *(cell(column, [seed[name] for seed in seeds]) for column in COLUMNS))
@@ -37,7 +35,7 @@ def cell(column: str, found: Sequence[Mapping[str, float]]) -> str:
     """Write one measure of one method, of all seeds."""
     if column == "kl" and "kl_at_most" in found[0]:
         return f"≤ {found[0]['kl_at_most']:.1f}"
-    values = [one[column] for one in found if column in one]
+    values = [one[column] for one in found if not math.isnan(one.get(column, math.nan))]
     if not values:
         return "-"
     mean = sum(values) / len(values)
@@ -49,11 +47,8 @@ def cell(column: str, found: Sequence[Mapping[str, float]]) -> str:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Write the mean of shares in percent, with its 95% interval over seeds."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return f"{100 * mean:.0f}"
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    half = T_95[len(values)] * deviation / math.sqrt(len(values))
-    low, high = max(0.0, mean - half), min(1.0, mean + half)
-    return f"{100 * mean:.0f} ({100 * low:.0f}–{100 * high:.0f})"
+    """Write the mean of shares in percent, with the lowest and the highest seed."""
+    mean, low, high = (
+        round(100 * x) for x in (sum(values) / len(values), min(values), max(values))
+    )
+    return f"{mean} ({low}–{high})" if len(values) > 1 else f"{mean}"
