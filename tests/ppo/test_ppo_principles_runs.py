@@ -278,17 +278,12 @@ def test_a_pipeline_can_mix_principles_with_its_preference_model(
 @pytest.mark.parametrize(
     ("ppo", "words"),
     [
-        ({}, "`ppo` needs a preference model, .*samples_per_prompt: 2"),
-        (
-            {"reward": {"preference_weight": 1.0}, "samples_per_prompt": 2},
-            "`ppo` gives a weight to a preference model",
-        ),
         ({"reward": {"principles": "thefts", "form": "rating"}}, "did you mean `theft`"),
         ({"reward": {"held_out": "privac", "form": "rating"}}, "ppo.reward.held_out. names"),
         ({"reward": {"weights": {"x": 1}, "form": "rating"}}, "ppo.reward.weights. names"),
     ],
 )
-def test_what_a_pipeline_lacks_is_said_before_it_runs(
+def test_principles_that_are_not_there_are_named_before_it_runs(
     ppo: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     context = run_of({"ppo": ppo}, tmp_path).first(PPOSettings)
