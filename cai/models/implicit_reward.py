@@ -94,8 +94,9 @@ class ImplicitReward:
         Raises:
             CaiError: One is longer than the models' context.
         """
-        sequences = [self.ids(messages, response) for messages, response in items]
-        starts = [len(self.chat.prompt_ids(Prompt(messages))) for messages, _ in items]
+        prompts = [self.chat.prompt_ids(Prompt(messages)) for messages, _ in items]
+        answers = [self.chat.completion_ids(response) for _, response in items]
+        sequences = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
         longest = max(map(len, sequences), default=0)
         if longest > self.context:
             raise CaiError(
@@ -110,7 +111,8 @@ class ImplicitReward:
             batch = order[first : first + size]
             ids, mask = pad_right([sequences[index] for index in batch], self.chat.pad_id)
             response = mask.bool() & (
-                torch.arange(ids.shape[1]) >= torch.tensor([starts[i] for i in batch])[:, None]
+                torch.arange(ids.shape[1])
+                >= torch.tensor([len(prompts[i]) for i in batch])[:, None]
             )
             inputs = (ids.to(device), mask.to(device), response.to(device))
             policy, reference = (_log_likelihoods(model, *inputs) for model in self._models)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from cai.data.records import Row
+from cai.data.prompts import exclude_held_out
+from cai.data.records import DemonstrationRow, PromptRow, RatedRow, Row
 from cai.data.rows import Item, RowsResult, run_rows
 from cai.data.states import StateLimit
-from cai.data.store import RowStore
+from cai.data.store import RowStore, read_rows
 from cai.engines import Usage
 from cai.pipeline.context import Context
 from cai.pipeline.engines import Engines
+from cai.pipeline.stage import PROMPTS
+from cai.settings import PromptsSettings
 from cai.settings.base import SamplingSettings
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
+A = TypeVar("A", DemonstrationRow, RatedRow)
 
 
 def make_rows(
@@ -50,6 +54,13 @@ def make_rows(
     return engines.run(
         run_rows(items, make, store=store, concurrency=concurrency, task=task, limit=limit)
     )
+
+
+def not_held_out(context: Context[Any], rows: Sequence[A]) -> list[A]:
+    """Leave out rows of a file that answer held-out prompts of the run."""
+    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
+    near = context.section_of(PROMPTS, PromptsSettings).near_duplicate
+    return exclude_held_out(rows, prompts, near)
 
 
 def data_metrics(

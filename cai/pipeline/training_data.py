@@ -67,8 +67,9 @@ def labelled(row: DemonstrationRow, desirable: float) -> dict[str, Any]:
 
 def labelled_of_comparisons(path: Path) -> list[dict[str, Any]]:
     """Return both responses of each comparison of a file, as labelled responses."""
-    import pyarrow.parquet as pq
+    from cai.training.data import read_rows
 
+    columns = ("key", "prompt", "chosen", "rejected", "chosen_probability")
     return [
         {
             "key": f"{row['key']}-{side}",
@@ -76,7 +77,7 @@ def labelled_of_comparisons(path: Path) -> list[dict[str, Any]]:
             "completion": row[side],
             "desirable": probability,
         }
-        for row in pq.read_table(path).to_pylist()
+        for row in read_rows(path, columns)
         for side, probability in (
             ("chosen", row["chosen_probability"]),
             ("rejected", 1 - row["chosen_probability"]),

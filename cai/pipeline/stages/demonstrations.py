@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cai.data.prompts import exclude_held_out, fingerprints, reader_of
-from cai.data.records import ComparisonRow, DemonstrationRow, Kind, PromptRow
+from cai.data.prompts import fingerprints, reader_of
+from cai.data.records import ComparisonRow, DemonstrationRow, Kind
 from cai.data.store import read_rows, write_rows
 from cai.data.tables import SFT_COLUMNS, write_parquet
 from cai.errors import CaiError
 from cai.pipeline.context import Context
+from cai.pipeline.data_stage import not_held_out
 from cai.pipeline.stage import COMPARISONS, COMPLETIONS, PROMPTS, Need, Output, Stage
 from cai.pipeline.training_data import TRAIN, completion
-from cai.settings import DemonstrationsSettings, PromptsSettings
+from cai.settings import DemonstrationsSettings
 
 
 def _run(context: Context[DemonstrationsSettings]) -> dict[str, Any]:
@@ -26,13 +27,11 @@ def _run(context: Context[DemonstrationsSettings]) -> dict[str, Any]:
 
 def _of_files(context: Context[DemonstrationsSettings]) -> list[tuple[Kind, DemonstrationRow]]:
     """Read the files, without answers to prompts that are held out."""
-    prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
-    near = context.section_of(PROMPTS, PromptsSettings).near_duplicate
     rows: dict[str, DemonstrationRow] = {}
     for source in context.settings.files:
         for row in reader_of(source, context.base_dir).demonstrations(seed=context.seed):
             rows[row.key] = row
-    kept = exclude_held_out(list(rows.values()), prompts, near)
+    kept = not_held_out(context, list(rows.values()))
     if not kept:
         raise CaiError(
             f"All {len(rows)} demonstrations of `{context.name}` answer held-out prompts. Give "

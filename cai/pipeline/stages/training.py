@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cai.data.prompts import exclude_held_out, fingerprints, reader_of
-from cai.data.records import PromptRow, RatedRow
-from cai.data.store import read_rows, write_rows
+from cai.data.prompts import fingerprints, reader_of
+from cai.data.records import RatedRow
+from cai.data.store import write_rows
 from cai.data.tables import LABELLED_COLUMNS, write_parquet
 from cai.pipeline.context import Context
+from cai.pipeline.data_stage import not_held_out
 from cai.pipeline.launch import launcher_of, run_training
 from cai.pipeline.stage import (
     BASE,
@@ -31,7 +32,6 @@ from cai.settings import (
     HarmfulnessSettings,
     KtoSettings,
     PreferenceSettings,
-    PromptsSettings,
     SftSettings,
     SourceSettings,
     VerifierSettings,
@@ -86,9 +86,7 @@ def _rated(context: Context[Any], source: SourceSettings) -> tuple[list[RatedRow
     reader = reader_of(source, context.base_dir)
     rated = read = reader.ratings(seed=context.seed)
     if not reader.own_split:
-        prompts = read_rows(context.source(PROMPTS) / "rows.jsonl", PromptRow)
-        near = context.section_of(PROMPTS, PromptsSettings).near_duplicate
-        rated = exclude_held_out(read, prompts, near)
+        rated = not_held_out(context, read)
     return rated, {"ratings_of_held_out_prompts": len(read) - len(rated)}
 
 
